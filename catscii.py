@@ -1,0 +1,1568 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "bottle>=0.13",
+#     "certifi>=2024.7.4",
+#     "maxminddb>=2.6",
+#     "Pillow>=11",
+#     "urllib3>=2.2.2",
+#     "waitress>=3.0.1",
+# ]
+# [tool.uv]
+# exclude-newer = "2026-11-01T00:00:00Z"
+# ///
+"""catscii: cats as coloured ASCII art, over HTTP and in the terminal.
+
+    Settings   the environment, read once
+    Art        picture -> grid of cells -> HTML, ANSI, plain text, JSON
+    Cats       house cats drawn from a seed; cats of The Cat API and CATAAS; the store that keeps them
+    Visitors   address -> country -> one upsert
+    Web        the routes
+    Running    waitress and its graceful end; `art` for the terminal
+
+What only some requests need is imported where it is needed: a start costs what it uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cmath
+import gzip
+import hashlib
+import html
+import io
+import ipaddress
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import sys
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import bottle
+
+
+
+if TYPE_CHECKING:
+    import maxminddb
+    import urllib3
+    from PIL import Image
+
+__version__ = "0.1.0"
+
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings: what the environment says, read once
+# ---------------------------------------------------------------------------------------------------------------------
+
+DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search,https://cataas.com/cat"
+LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+VARIABLES = """\
+  HOST                  address to listen on (0.0.0.0)
+  PORT                  port to listen on, 0 for any free one (8080)
+  ANALYTICS_DB          SQLite file for visits and pictures (catscii.db)
+  GEOLITE2_COUNTRY_DB   MaxMind DB of countries (none: every visit counts for ZZ, "unknown")
+  CLIENT_IP_HEADER      header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)
+  CAT_SOURCES           comma-separated API URLs, tried in order; empty: house cats only
+                        ({})
+  CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
+  SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
+  LOG_LEVEL             debug, info, warn or error (info)
+""".format(DEFAULT_SOURCES.replace(",", ",\n                         "))
+
+
+class SetupError(Exception):
+    """What keeps the service from starting: one message a problem, each naming its variable and its value."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The environment's say, checked. None stands for "not set"."""
+
+    host: str = "0.0.0.0"
+    port: int = 8080
+    analytics_db: str = "catscii.db"
+    geolite2_country_db: str | None = None
+    client_ip_header: str | None = None
+    cat_sources: tuple[str, ...] = tuple(DEFAULT_SOURCES.split(","))
+    cat_api_key: str | None = None
+    ssl_cert_file: str | None = None
+    log_level: int = logging.INFO
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings in `environ`; an empty variable counts as unset, but for CAT_SOURCES. Raises SetupError with all problems."""
+    problems: list[str] = []
+
+    def read(name: str, default: str, parse: Callable[[str], T]) -> T:
+        try:
+            return parse(environ.get(name, "").strip() or default)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+            return parse(default)
+
+    certificates = "SSL_CERT_FILE" if environ.get("SSL_CERT_FILE") else "NIX_SSL_CERT_FILE"
+    settings = Settings(
+        host=read("HOST", "0.0.0.0", str),
+        port=read("PORT", "8080", lambda text: whole_number(text, 0, 65535)),
+        analytics_db=read("ANALYTICS_DB", "catscii.db", file_in_a_folder),
+        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", "", existing_file),
+        client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if environ.get("FLY_APP_NAME") else "", header_name),
+        cat_sources=read("CAT_SOURCES", DEFAULT_SOURCES if "CAT_SOURCES" not in environ else "", source_urls),
+        cat_api_key=read("CAT_API_KEY", "", lambda text: text or None),
+        ssl_cert_file=read(certificates, "", existing_file),
+        log_level=read("LOG_LEVEL", "info", log_level),
+    )
+    if problems:
+        raise SetupError(*problems)
+    return settings
+
+
+def whole_number(text: str, low: int, high: int) -> int:
+    """The number that `text` writes in ASCII digits, low <= number <= high. Raises ValueError."""
+    if re.fullmatch(r"[0-9]{1,9}", text) and low <= int(text) <= high:
+        return int(text)
+    raise ValueError(f"{quoted(text)} is not a whole number from {low} to {high}")
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes, as printable ASCII of bounded length: safe in a log, a terminal and a page."""
+    return ascii(text if len(text) <= 60 else text[:57] + "...")
+
+
+def existing_file(text: str) -> str | None:
+    if text and not os.path.isfile(text):
+        raise ValueError(f"there is no file {quoted(text)}")
+    return text or None
+
+
+def file_in_a_folder(text: str) -> str:
+    if not os.path.isdir(os.path.dirname(text) or "."):
+        raise ValueError(f"there is no folder for {quoted(text)}")
+    return text
+
+
+def header_name(text: str) -> str | None:
+    if text and not re.fullmatch(r"[A-Za-z0-9-]+", text):
+        raise ValueError(f"{quoted(text)} is not the name of a header, such as Fly-Client-IP")
+    return text or None
+
+
+def source_urls(text: str) -> tuple[str, ...]:
+    """The URLs of a comma-separated list; a comma inside a query belongs to its URL."""
+    urls = tuple(filter(None, re.split(r"\s*,\s*(?=https?:|$)", text)))
+    for url in urls:
+        if not is_web_url(url):
+            raise ValueError(f"{quoted(url)} is not a URL such as {DEFAULT_SOURCES.split(',')[-1]}")
+    return urls
+
+
+def is_web_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def log_level(text: str) -> int:
+    if (name := text.lower().replace("warning", "warn")) not in LOG_LEVELS:
+        raise ValueError(f"{quoted(text)} is not one of {', '.join(LOG_LEVELS)}")
+    return LOG_LEVELS[name]
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, in the shape of Rust's tracing-subscriber; `extra={"fields": {...}}` adds fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"message": record.getMessage(), **getattr(record, "fields", {})}
+        if record.exc_info:
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps({
+            "timestamp": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "level": {"WARNING": "WARN", "CRITICAL": "ERROR"}.get(record.levelname, record.levelname),
+            "fields": fields,
+            "target": record.name,
+        })
+
+
+def start_logging(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for each request that waits is no news
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the refresher says what its upstreams did
+    logging.getLogger("PIL").setLevel(logging.WARNING)
+
+
+log = logging.getLogger("catscii")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Art: picture -> grid of cells -> text
+# ---------------------------------------------------------------------------------------------------------------------
+
+SAMPLES = 4
+MAX_ROWS = 240
+STYLES = ("fill", "ink")
+BACKGROUND = (16, 16, 20)
+
+
+def to_dict(art: Art) -> dict[str, Any]:
+    """The art for JSON: the rows, and their cells' colours as six hexadecimal digits each."""
+    width, hexadecimal = len(art.rows[0]), 6
+    def colours(plane: bytes | None) -> list[str] | None:
+        return plane and [plane[i:i + 3 * width].hex() for i in range(0, len(plane), 3 * width)]
+    return {"width": width, "height": len(art.rows), "style": "fill" if art.background else "ink", "rows": art.rows,
+            "foreground": colours(art.foreground), "background": colours(art.background)}
+
+
+class PictureError(ValueError):
+    """A picture that cannot be shown; the message says why."""
+
+
+class Art(NamedTuple):
+    rows: tuple[str, ...]
+    foreground: bytes
+    background: bytes | None
+
+
+def decode(data: bytes, longest: int) -> Image.Image:
+    from PIL import Image
+    try:
+        p = Image.open(io.BytesIO(data)); p.draft("RGB", (longest, longest)); return p.convert("RGB")
+    except Exception as e:
+        raise PictureError(str(e)) from e
+
+
+def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill") -> Art:
+    rows = max(1, min(height or 240, round(picture.height * width / picture.width / 2)))
+    small = picture.resize((width, rows)); data = small.tobytes(); luma = small.convert("L").tobytes()
+    ramp = " .:-=+*#%@"
+    text = tuple("".join(ramp[v * 9 // 255] for v in luma[y*width:(y+1)*width]) for y in range(rows))
+    return Art(text, data, data if style == "fill" else None)
+
+
+def to_text(art: Art) -> str:
+    return "\n".join(art.rows) + "\n"
+
+
+def to_ansi(art: Art) -> str:
+    return "\n".join(art.rows) + "\x1b[0m\n"
+
+
+def to_html(art: Art) -> str:
+    return html.escape("\n".join(art.rows))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# House cats: portraits drawn from a seed, so that there always is a cat
+# ---------------------------------------------------------------------------------------------------------------------
+
+HOUSE_CATS = 2**32
+# A point is a complex number in the cat's own measure: 0 is the middle of the face, x runs right, y runs down, and
+# the cheeks are 1 away. A shape is a polygon of such points; only an easel knows where that is on the picture.
+Shape = Sequence[complex]
+Layer = tuple[str, float, float, list[Shape]]  # a colour or the name of a colour of the coat, blur, alpha, shapes
+PORTRAIT = 480, 360
+INK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
+Coat = NamedTuple("Coat", [("fur", str), ("belly", str), ("mark", str), ("nose", str),
+                           ("patterns", str), ("eyes", str), ("rooms", str)])
+COATS = (  # the cat has all of the patterns, one of the eyes, and sits in one of the rooms
+    Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "pale deep"),
+    Coat("#a7abae", "#f0eeea", "#34373d", "#b86b66", "tabby", "green amber", "deep"),
+    Coat("#dd8f40", "#f9e3c0", "#a04c16", "#d97f74", "tabby", "amber green copper", "deep"),
+    Coat("#eed4a6", "#fdf4e3", "#c98f4e", "#e0908a", "tabby", "amber copper blue", "deep"),
+    Coat("#dd8f40", "#fbf4e8", "#a04c16", "#e0877f", "tabby blaze", "green amber", "deep"),
+    Coat("#2e2d35", "#45434d", "", "#1a181c", "", "amber green copper", "pale"),
+    Coat("#737d8a", "#98a1ab", "", "#3d4149", "", "copper amber green", "pale deep"),
+    Coat("#f2efe9", "#ffffff", "", "#e79a97", "", "blue green amber odd", "deep"),
+    Coat("#2a2a31", "#f7f4ee", "", "#d98583", "blaze", "green amber", "pale"),
+    Coat("#707a86", "#f5f3ef", "", "#d98583", "blaze", "amber green copper", "pale deep"),
+    Coat("#ecdfc8", "#f5ecdb", "#54402f", "#2b1d19", "points", "blue", "deep"),
+    Coat("#f5e8d4", "#fdf6ea", "#cd8348", "#e0908a", "points", "blue", "deep"),
+    Coat("#f4f0e8", "#ffffff", "#dc8c3c", "#e0877f", "calico", "green amber copper", "deep"),
+    Coat("#3a3030", "#8a6a50", "#d0813a", "#3a2c2b", "tortie", "amber green copper", "pale"),
+)
+EYES = {"green": ("#5f9a35", "#d3ea86"), "amber": ("#cf8a1c", "#ffe07a"), "copper": ("#b35a18", "#ffb455"),
+        "blue": ("#3f86d6", "#bfe8ff")}
+ROOMS = {"pale": ("#9fc4c9 #f3e3c3", "#e9a98f #fbe3c2", "#8fb7d9 #f2ead8", "#b9cf9a #f6efcf"),
+         "deep": ("#173a46 #3f8a86", "#2a2350 #7d5a9a", "#1d3a2a #6a9a5b", "#3b1a33 #a8516a", "#14284e #4f7fb8")}
+
+
+def _both(*shapes: Shape) -> list[Shape]:
+    """Each shape, and its mirror image on the other side of the face."""
+    return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
+
+
+def _blob(*points: complex) -> Shape:
+    """A smooth closed shape through the points (Catmull-Rom)."""
+    return [b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+            for a, b, c, d in zip((points[-1], *points), points, (*points[1:], points[0]), (*points[2:], *points[:2]))
+            for t in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)]
+
+
+def _whole(*half: complex) -> Shape:
+    """A smooth symmetric shape, given its right half from top to bottom."""
+    return _blob(*half, *(-z.conjugate() for z in reversed(half)))
+
+
+def _stroke(width: float, start: complex, middle: complex, end: complex) -> Shape:
+    """A dab of the brush, thin at both ends."""
+    side = (end - start) / abs(end - start) * 1j * width / 2
+    return _blob(start, middle - side, end, middle + side)
+
+
+def _oval(centre: complex, rx: float, ry: float) -> Shape:
+    """An upright ellipse."""
+    return [centre + complex(rx * z.real, ry * z.imag) for z in (cmath.rect(1, i / 32 * cmath.tau) for i in range(32))]
+
+
+def _furry(shape: Shape, length: float, rng: random.Random) -> Shape:
+    """The shape with a hair at each of its points, combed outwards and down."""
+    return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * rng.random())]
+
+
+SKULL = _whole(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.94-0.18j, 1.03+0.22j, 0.88+0.54j, 0.52+0.76j, 0.18+0.86j)
+BODY = _whole(0.5+0.5j, 0.74+0.72j, 0.88+0.84j, 1.0+0.96j, 1.14+1.12j, 1.26+1.3j, 1.34+1.6j, 1.40+1.9j, 1.4+2.6j)
+BIB = _whole(0.5+0.6j, 0.54+0.8j, 0.52+1.0j, 0.43+1.25j, 0.34+1.5j, 0.30+2.5j)
+FLANKS = _both(_stroke(0.16, 1.4+1.22j, 0.92+1.22j, 0.60+1.40j), _stroke(0.16, 1.5+1.55j, 1.0+1.58j, 0.66+1.8j),
+               _stroke(0.13, 1.1+0.92j, 0.78+0.98j, 0.54+1.10j))
+EAR_FOOT = 0.6-0.5j
+EAR = _blob(0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.92-1.36j, 0.68-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j)
+CONCH = _blob(0.88-0.48j, 0.93-0.82j, 0.89-1.20j, 0.68-1.04j, 0.46-0.80j, 0.58-0.58j)
+DOWN = [_stroke(0.04, root, root + 0.02-0.15j, root + (0.13 - i * 0.01) * (1-3j) + i % 3 * 0.06j)
+        for i, root in ((i, 0.50-0.60j + i * (0.043+0.019j)) for i in range(9))]
+EYE = _blob(-0.27+0.09j, -0.18-0.12j, 0.01-0.21j, 0.19-0.15j, 0.27-0.03j, 0.20+0.14j, 0.02+0.21j, -0.15+0.18j)
+LINER = _blob(-0.35+0.17j, -0.205-0.135j, 0.01-0.25j, 0.21-0.19j, 0.35-0.10j, 0.225+0.16j, 0.02+0.235j, -0.18+0.205j)
+MUZZLE = [*_both(_oval(0.19+0.54j, 0.26, 0.17)), _oval(0.70j, 0.2, 0.13), _oval(0.4j, 0.16, 0.2)]
+PATTERNS: dict[str, list[Layer]] = {
+    "tabby": [("mark", 0, 0.85, _both(  # the M of the forehead, the crown, the cheeks
+        _stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), _stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
+        _stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), _stroke(0.05, -0.40j, 0.02-0.6j, -0.90j),
+        _stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j), _stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j),
+        _stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j), _stroke(0.08, 0.70-0.20j, 0.82-0.30j, 0.94-0.46j)))],
+    "blaze": [("belly", 0, 1, [_whole(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
+    "points": [("mark", 0.04, 1, _both(EAR)), ("mark", 0.15, 0.95, [_oval(0.25j, 0.48, 0.56)])],
+    "calico": [("mark", 0, 1, [_blob(0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j)]),
+               ("#322c2d", 0, 1, [_blob(-0.24-0.9j, -0.3-0.5j, -0.36-0.2j, -0.66+0.1j, -1.1+0.1j, -1.2-1.5j)])],
+    "tortie": [(colour, 0, 0.9, [_stroke(0.26, z, z * 1.3, z * 1.7 + 0.1j) for z in
+                                 (cmath.rect(0.4 + i % 5 * 0.12, 2.4 * i + start) for i in range(12))])
+               for colour, start in (("mark", 0), ("#c89a62", 1), ("fur", 2))],
+}
+FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth and nose
+    (SHADOW, 0.05, 0.3, _both(_stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j))),
+    (SHADOW, 0.04, 0.3, [_whole(0.1+0.62j, 0.36+0.62j, 0.30+0.74j, 0.1+0.70j)]),
+    (LIGHT, 0.07, 0.25, [_oval(0.12j, 0.07, 0.2), *MUZZLE[:2]]),
+    (INK, 0, 0.35, _both(*(_oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011) for i in range(9)))),
+    (INK, 0, 1, [_whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), _stroke(0.035, 0.46j, 0.53j, 0.61j),
+                 *_both(_stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
+    ("nose", 0, 1, [_whole(0.04+0.335j, 0.12+0.355j, 0.09+0.42j, 0.02+0.475j)]),
+    (LIGHT, 0, 0.5, [_oval(-0.03+0.365j, 0.06, 0.014)]),
+]
+
+
+class _Easel(NamedTuple):
+    """A picture, and how the cat sits on it: where, its turn and size, its broadness (below 0: mirrored)."""
+    picture: Image.Image
+    origin: complex
+    turn: complex
+    broad: float
+
+    def mask(self, shapes: Iterable[Shape], blur: float = 0.0) -> Image.Image:
+        """The shapes as a mask (L, 480x360): drawn large and reduced, or drawn small, blurred and enlarged."""
+        scale = 0.25 if blur else 2
+        sheet = Image.new("L", (int(PORTRAIT[0] * scale), int(PORTRAIT[1] * scale)))
+        pen, origin, turn = ImageDraw.Draw(sheet), self.origin * scale, self.turn * scale
+        for shape in shapes:
+            spots = [origin + turn * complex(z.real * self.broad, z.imag) for z in shape]
+            pen.polygon([(spot.real, spot.imag) for spot in spots], fill=255)
+        if not blur:
+            return sheet.reduce(2)
+        return sheet.filter(ImageFilter.GaussianBlur(blur * abs(turn))).resize(PORTRAIT, Image.Resampling.BILINEAR)
+
+    def paint(self, colour: str, shapes: Iterable[Shape], within: Image.Image | None = None,
+              blur: float = 0.0, alpha: float = 1.0) -> Image.Image:
+        """Paint the shapes, as far as they are within a mask if there is one; the mask of the shapes comes back."""
+        mask = self.mask(shapes, blur)
+        if box := mask.getbbox():  # most shapes are small, and pasting is what takes time
+            part = ImageChops.multiply(mask.crop(box), within.crop(box)) if within else mask.crop(box)
+            self.picture.paste(colour, box, part.point([int(v * alpha) for v in range(256)]))
+        return mask
+
+
+def _paint_light(easel: _Easel, rng: random.Random, cat: Image.Image, outline: list[Shape]) -> None:
+    """Light from above, shadow on one side and a bright rim on the other; hairs, combed away from the nose."""
+    easel.paint(LIGHT, [_oval(0.25-0.5j, 0.6, 0.35)], cat, blur=0.15, alpha=0.3)
+    for colour, shift, blur, alpha in ((SHADOW, 0.07-0.10j, 0.11, 0.5), (LIGHT, -0.05+0.05j, 0.03, 0.5)):
+        inner = easel.mask([[z + shift for z in shape] for shape in outline], blur)
+        easel.paint(colour, outline, ImageChops.invert(inner), alpha=alpha)
+    for colour in (LIGHT, SHADOW):
+        ways = [cmath.rect(1, rng.uniform(0, cmath.tau)) for _ in range(600)]
+        roots = [(0.3j + way * 2 * rng.random() ** 0.6, way) for way in ways]
+        hairs = [(root, root + way * 0.012j, root + (way + 0.35j) * rng.uniform(0.06, 0.2)) for root, way in roots]
+        easel.paint(colour, hairs, cat, alpha=0.2)
+
+
+def _paint_eyes(easel: _Easel, rng: random.Random, coat: Coat) -> None:
+    """Two big eyes: liner, iris with rays and a glow below, the shadow of the lid, pupil and catchlights."""
+    colour, look = rng.choice(coat.eyes.split()), cmath.rect(rng.uniform(0.94, 1.1), rng.uniform(-0.12, 0.06))
+    gaze, pupil = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02)), rng.uniform(0.07, 0.16)
+    lids = _both([0.42 + z * look for z in LINER])
+    easel.paint(coat.belly, [[z * 1.06 for z in lid] for lid in lids], blur=0.06, alpha=0.45)
+    easel.paint(INK, lids)
+    colours = ("blue", "amber") if colour == "odd" else (colour, colour)
+    for side, shape, name in zip((0.42, -0.42), _both([0.42 + z * look for z in EYE]), colours):
+        (iris, glow), centre = EYES[name], side + gaze
+        rays = [cmath.rect(0.22, i / 3.2) for i in range(20)]
+        eye = easel.paint(iris, [shape])
+        easel.paint(glow, [_oval(centre + 0.07j, 0.19, 0.13)], eye, blur=0.05)
+        easel.paint(glow, [[centre + z * 0.4, centre + z, centre + z * (1+0.12j)] for z in rays], eye, alpha=0.45)
+        easel.paint(SHADOW, [shape], ImageChops.invert(easel.mask([_oval(side + 0.05j, 0.25, 0.2)], 0.035)), alpha=0.75)
+        easel.paint(INK, [_oval(centre, pupil, 0.175)], eye)
+        easel.paint("white", [_oval(centre + 0.07-0.09j, 0.055, 0.06), _oval(centre - 0.08+0.09j, 0.025, 0.025)])
+
+
+def draw_house_cat(seed: int) -> Image.Image:
+    """A portrait of the cat of this seed (0 <= seed < 2**32): RGB, 480x360, always the same."""
+    rng = random.Random(seed)
+    coat, fluff, droop = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(0.4, 0.55)
+    far, near = rng.choice([tones for room in coat.rooms.split() for tones in ROOMS[room]]).split()
+    place, size = complex(rng.uniform(210, 270), rng.uniform(190, 206)), rng.uniform(110, 122)
+    body = _Easel(Image.new("RGB", PORTRAIT, far), place, size, rng.uniform(0.97, 1.08) * rng.choice((-1, 1)))
+    head = body._replace(turn=cmath.rect(size, rng.uniform(-0.14, 0.14)))
+    body.paint(near, [_oval(complex(rng.uniform(-1, 1), rng.uniform(-0.6, 0.6)), 1.5, 1.2)], blur=0.5)
+    for r in (0.3, 0.16):  # lights, out of focus
+        spots = [complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)) for _ in range(5)]
+        body.paint(LIGHT, [_oval(spot, r, r) for spot in spots], blur=0.05, alpha=0.05 / r)
+    torso = body.paint(coat.fur, [_furry(BODY, fluff, rng)])
+    if "tabby" in coat.patterns:
+        body.paint(coat.mark, [_furry(stripe, 0.03, rng) for stripe in FLANKS], torso, alpha=0.8)
+    body.paint(coat.belly, [_furry(BIB, 0.12, rng)], torso)
+    body.paint(SHADOW, [_oval(0.75j, 0.85, 0.35)], torso, blur=0.12, alpha=0.55)
+    poses = [cmath.rect(1, rng.uniform(-0.12, 0.20)) for _ in range(2)]
+    ears, conches, down = ([_both([EAR_FOOT + (z - EAR_FOOT) * pose for z in shape])[i]
+                            for shape in shapes for i, pose in enumerate(poses)] for shapes in ([EAR], [CONCH], DOWN))
+    outline = [_furry(SKULL, fluff, rng), *(_furry(ear, 0.03, rng) for ear in ears)]
+    cat = head.paint(coat.fur, outline)
+    head.paint(coat.belly, MUZZLE, cat, blur=0.05, alpha=0.9)
+    for colour, blur, alpha, shapes in (layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]):
+        head.paint(getattr(coat, colour, colour), [_furry(shape, 0.05, rng) for shape in shapes], cat, blur, alpha)
+    head.paint(PINK, conches, cat, blur=0.02)
+    head.paint(SHADOW, [[z + 0.12j for z in shape] for shape in conches], cat, blur=0.06, alpha=0.4)
+    head.paint(coat.belly, [_furry(hair, 0.02, rng) for hair in down], cat, alpha=0.5)
+    _paint_light(head, rng, ImageChops.lighter(cat, torso), outline)
+    for colour, blur, alpha, shapes in FACE:
+        head.paint(getattr(coat, colour, colour), shapes, cat, blur, alpha)
+    _paint_eyes(head, rng, coat)
+    head.paint("white", _both(*(_stroke(0.02, complex(0.32, 0.51 + 0.055 * i), complex(0.8, 0.42 + 0.12 * i),
+                                        complex(1.35, droop + 0.2 * i)) for i in range(3))), alpha=0.9)
+    return head.picture
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cats: the sources, the store that keeps their pictures, the refresher that tops it up
+# ---------------------------------------------------------------------------------------------------------------------
+
+STORED_CATS = 24
+STORED_SIDE = 480  # pixels on the longer side: four samples a column up to 120 columns, some 30 kB as JPEG
+REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.25, 10
+LONGEST_BACKOFF = 600.0
+
+CONNECT_SECONDS, READ_SECONDS, TOTAL_SECONDS = 5.0, 5.0, 20.0
+MAX_REDIRECTS = 5
+REVIVALS_A_MINUTE, REVIVALS_AT_ONCE = 30, 2  # what visitors may cause upstream: evicted cats that they ask for
+REVIVED_BYTES = 4 << 20
+LITTER = 24
+MAX_JSON_BYTES, MAX_PICTURE_BYTES = 1 << 20, 16 << 20
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE visits (
+    day TEXT NOT NULL,          -- UTC, YYYY-MM-DD
+    country TEXT NOT NULL,      -- ISO 3166-1 alpha-2, ZZ for unknown
+    count INTEGER NOT NULL,
+    PRIMARY KEY (day, country)
+) WITHOUT ROWID;
+CREATE TABLE cats (             -- the higher the rowid, the fresher the picture
+    id TEXT NOT NULL UNIQUE,
+    source TEXT NOT NULL,       -- host of the API
+    url TEXT NOT NULL,          -- the picture at its source: the credit, and the way back once it is evicted
+    fetched TEXT NOT NULL,      -- UTC, ISO 8601
+    picture BLOB                -- JPEG, NULL once evicted
+);
+CREATE INDEX stored_cats ON cats (id) WHERE picture IS NOT NULL;
+"""
+
+
+class Cat(NamedTuple):
+    """A cat's name and where its picture comes from; `url` is empty for a house cat."""
+
+    id: str
+    source: str
+    url: str
+
+
+class NoSuchCat(LookupError):
+    """No source knows the id."""
+
+
+class Unavailable(Exception):
+    """An upstream, or what it sent, cannot be used now; the message says why."""
+
+
+class Database:
+    """The SQLite file: one connection in autocommit, so that each statement is committed when it returns."""
+
+    def __init__(self, path: str) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; no fsync a visit
+            self._migrate()
+        except sqlite3.Error as error:
+            raise SetupError(f"ANALYTICS_DB: cannot use {quoted(path)}: {error}") from error
+
+    def _migrate(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {SCHEMA_VERSION}")
+        if version == 0:
+            for statement in filter(str.strip, SCHEMA.split(";")):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._connection.execute("COMMIT")
+
+    def execute(self, sql: str, *parameters: object) -> list[Any]:
+        """The rows that `sql` gives; what it changes is committed."""
+        with self._lock:
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+
+class Store:
+    """The pictures that requests are served from: the STORED_CATS freshest, and every id there ever was."""
+
+    def __init__(self, database: Database) -> None:
+        self._execute = database.execute
+
+    def pick(self) -> str | None:
+        """The id of a random stored cat; None while there is none."""
+        rows = self._execute("SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY random() LIMIT 1")
+        return rows[0][0] if rows else None
+
+    def get(self, cat_id: str) -> tuple[Cat, bytes | None] | None:
+        """The cat and its JPEG, None in its place once evicted; None for an id never seen."""
+        for picture, *cat in self._execute("SELECT picture, id, source, url FROM cats WHERE id = ?", cat_id):
+            return Cat(*cat), picture
+        return None
+
+    def holds(self, cat_id: str) -> bool:
+        return bool(self._execute("SELECT 1 FROM cats WHERE id = ? AND picture IS NOT NULL", cat_id))
+
+    def put(self, cat: Cat, picture: bytes) -> None:
+        """Keep the picture as the freshest and evict the oldest beyond STORED_CATS."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?, ?, ?, ?, ?)", *cat, now, picture)
+        self._execute("""
+            UPDATE cats SET picture = NULL WHERE picture IS NOT NULL AND id NOT IN (
+                SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT ?)""", STORED_CATS)
+
+    def counts(self) -> dict[str, int]:
+        """Stored cats by source."""
+        return dict(self._execute("SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"))
+
+
+class Fetcher:
+    """Reads URLs within limits of time and size, through one pool with verified certificates."""
+
+    def __init__(self, ssl_cert_file: str | None) -> None:
+        self._ssl_cert_file = ssl_cert_file
+
+    @cached_property
+    def _pool(self) -> urllib3.PoolManager:
+        import urllib3  # 30 ms that a start without upstream saves
+
+        if self._ssl_cert_file is None:
+            import certifi
+
+            self._ssl_cert_file = certifi.where()
+        return urllib3.PoolManager(
+            ca_certs=self._ssl_cert_file, headers={"User-Agent": f"catscii/{__version__} (ASCII cats; urllib3)"}
+        )
+
+    def get(self, url: str, limit: int, headers: Mapping[str, str] | None = None) -> bytes:
+        """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable."""
+        import urllib3
+
+        deadline = time.monotonic() + TOTAL_SECONDS
+        schemes = ("https:",) if url.startswith("https:") else ("https:", "http:")
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                if not is_web_url(url) or not url.startswith(schemes):
+                    raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
+                response = self._pool.request(
+                    "GET", url, headers={**self._pool.headers, **(headers or {})}, preload_content=False,
+                    redirect=False, retries=False, timeout=urllib3.Timeout(CONNECT_SECONDS, READ_SECONDS),
+                )
+                try:
+                    if not (location := response.get_redirect_location()):
+                        return read_body(response, limit, deadline)
+                finally:
+                    response.close()
+                url, headers = urljoin(url, location), None  # a key is for the API alone
+            raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+    def json(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
+        body = self.get(url, MAX_JSON_BYTES, {"Accept": "application/json", **(headers or {})})
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise Unavailable(f"the answer is not JSON: {error}") from error
+
+
+def read_body(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -> bytes:
+    """The body of a 200, given up as soon as it passes `limit` bytes or the `deadline` of time.monotonic()."""
+    if response.status != 200:
+        raise Unavailable(f"status {response.status}")
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := response.read1(65536):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise Unavailable(f"more than {limit} bytes")
+        if time.monotonic() > deadline:
+            raise Unavailable(f"not whole after {TOTAL_SECONDS:.0f} seconds")
+    return b"".join(chunks)
+
+
+class Source:
+    """An upstream API of cats; a subclass knows what to ask and how the answer is shaped."""
+
+    def __init__(self, url: str, fetcher: Fetcher) -> None:
+        parts = urlsplit(url)
+        self.name = parts.netloc.rpartition("@")[2]
+        self._base, self._query = parts._replace(query="", fragment="").geturl().rstrip("/"), parts.query
+        self._fetcher = fetcher
+
+    def search(self) -> list[Cat]:
+        """Some random cats. Raises Unavailable."""
+        raise NotImplementedError
+
+    def find(self, cat_id: str) -> Cat:
+        """The cat of that id. Raises Unavailable, also when the API has no such cat."""
+        raise NotImplementedError
+
+    def _cat(self, entry: Any) -> Cat:
+        """The cat that a JSON object describes. Raises Unavailable for anything else."""
+        if isinstance(entry, dict):
+            cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
+            if isinstance(cat_id, str) and is_cat_id(cat_id) and isinstance(url, str) and url:
+                url = urljoin(self._base, url)
+                if is_web_url(url) and (url.startswith("https:") or self._base.startswith("http:")):
+                    return Cat(cat_id, self.name, url)
+        raise Unavailable(f"the answer is no cat with an id and a url: {quoted(json.dumps(entry))}")
+
+
+class TheCatApi(Source):
+    """https://docs.thecatapi.com: a search answers a list of objects, /images/<id> answers one."""
+
+    def __init__(self, url: str, fetcher: Fetcher, key: str | None) -> None:
+        super().__init__(url, fetcher)
+        self._base = self._base.removesuffix("/search").removesuffix("/images")
+        self._headers = {"x-api-key": key} if key else {}
+
+    def search(self) -> list[Cat]:
+        query = self._query or "limit=10&mime_types=jpg,png"
+        answer = self._fetcher.json(f"{self._base}/images/search?{query}", self._headers)
+        if not isinstance(answer, list) or not answer:
+            raise Unavailable(f"the answer is not a list of cats: {quoted(json.dumps(answer))}")
+        return [self._cat(entry) for entry in answer]
+
+    def find(self, cat_id: str) -> Cat:
+        return self._cat(self._fetcher.json(f"{self._base}/images/{cat_id}", self._headers))
+
+
+class Cataas(Source):
+    """https://cataas.com/doc.html: /cat answers one object with json=true, /cat/<id> is the picture, or one by a tag."""
+
+    def search(self) -> list[Cat]:
+        return [self._cat(self._fetcher.json(f"{self._base}?{self._query or 'json=true'}"))]
+
+    def find(self, cat_id: str) -> Cat:
+        cat = self._cat(self._fetcher.json(f"{self._base}/{cat_id}?json=true"))
+        if cat.id != cat_id:
+            raise Unavailable(f"{cat_id} is a tag, not a cat")
+        return cat
+
+
+def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
+    """The source for an API's URL: CATAAS by its host or a path that ends in /cat, else The Cat API."""
+    parts = urlsplit(url)
+    if parts.hostname == "cataas.com" or parts.path.rstrip("/").endswith("/cat"):
+        return Cataas(url, fetcher)
+    return TheCatApi(url, fetcher, key)
+
+
+def is_cat_id(text: str) -> bool:
+    """Whether a source's cat may be called so: it goes into paths, headers and terminals as it is."""
+    return re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is not None and not text.startswith("house-")
+
+
+def fetch_picture(cat: Cat, fetcher: Fetcher) -> bytes:
+    """The cat's picture from its source, as a JPEG of at most STORED_SIDE pixels a side. Raises Unavailable."""
+    try:
+        picture = decode(fetcher.get(cat.url, MAX_PICTURE_BYTES), STORED_SIDE)
+    except PictureError as error:
+        raise Unavailable(str(error)) from error
+    picture.thumbnail((STORED_SIDE, STORED_SIDE))
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG", quality=88)
+    return jpeg.getvalue()
+
+
+@dataclass
+class Upstream:
+    """A source as the refresher sees it: what it listed and how it fares."""
+
+    source: Source
+    listed: deque[Cat] = field(default_factory=deque)
+    failures: int = 0  # in a row
+    ready: float = 0.0  # time.monotonic() from which on it may be asked
+
+    def failed(self) -> None:
+        """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, jittered down to half of it."""
+        self.failures += 1
+        self.ready = time.monotonic() + min(2.0 ** (self.failures - 1), LONGEST_BACKOFF) * random.uniform(0.5, 1)
+
+
+class Refresher(threading.Thread):
+    """Tops the store up, quickly to STORED_CATS, then by one cat every REFRESH_SECONDS, whatever the traffic."""
+
+    def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
+        super().__init__(name="refresher", daemon=True)
+        self._store, self._fetcher = store, fetcher
+        self._upstreams = [Upstream(source) for source in sources]
+        self._stopping = threading.Event()
+        self._repeats = 0  # answers in a row that held only cats that are stored already
+        self._due = 0.0 if self._short() else time.monotonic() + REFRESH_SECONDS
+
+    def run(self) -> None:
+        while self._upstreams and not self._stopping.wait(self._delay()):
+            try:
+                self._refresh()
+            except Exception:
+                log.exception("Refreshing the store failed")
+                self._due = time.monotonic() + REFRESH_SECONDS
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _short(self) -> bool:
+        return sum(self._store.counts().values()) < STORED_CATS
+
+    def _delay(self) -> float:
+        """Seconds until a cat is due and some source may be asked."""
+        return max(0.0, max(self._due, min(upstream.ready for upstream in self._upstreams)) - time.monotonic())
+
+    def _refresh(self) -> None:
+        """Store a cat from the first source that gives one."""
+        for upstream in self._upstreams:
+            if upstream.ready > time.monotonic():
+                continue
+            try:
+                self._repeats = 0 if self._take(upstream) else self._repeats + 1
+            except Unavailable as error:
+                upstream.failed()
+                if upstream.failures == 1:
+                    log.warning("Source fails", extra={"fields": {"source": upstream.source.name, "error": str(error)}})
+                continue
+            if upstream.failures:
+                log.info("Source works again", extra={"fields": {"source": upstream.source.name}})
+                upstream.failures = 0
+            hurry = self._short() and self._repeats < QUICK_REPEATS
+            self._due = time.monotonic() + (QUICK_SECONDS if hurry else REFRESH_SECONDS)
+            return
+
+    def _take(self, upstream: Upstream) -> bool:
+        """Store the next listed cat that is not stored, searching anew if none is listed; False if there was none."""
+        if not upstream.listed:
+            upstream.listed.extend(upstream.source.search())
+        while upstream.listed:
+            cat = upstream.listed.popleft()
+            if not self._store.holds(cat.id):
+                self._store.put(cat, fetch_picture(cat, self._fetcher))
+                return True
+        return False
+
+
+class Cache:
+    """Least recently used values by key, bounded in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> Any:
+        """The value, None if it is not (or no longer) there."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key][0]
+
+    def put(self, key: Any, value: Any, size: int) -> None:
+        with self._lock:
+            self._size += size - self._values.pop(key, (None, 0))[1]
+            self._values[key] = value, size
+            while self._size > self._limit:
+                self._size -= self._values.popitem(last=False)[1][1]
+
+
+class Cattery:
+    """Where a request gets its cat: from the store, or a house cat; for a permalink alone, from a source again."""
+
+    def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
+        self._store, self._sources, self._fetcher = store, sources, fetcher
+        self._revived = Cache(REVIVED_BYTES)
+        self._recent: deque[float] = deque(maxlen=REVIVALS_A_MINUTE)
+        self._free = threading.BoundedSemaphore(REVIVALS_AT_ONCE)
+
+    def pick(self) -> str:
+        """The id of a random cat that is at hand."""
+        return self._store.pick() or pick_house_cat()
+
+    def at_hand(self, cat_id: str) -> tuple[Cat, Image.Image]:
+        """The cat and its picture without asking any source. Raises NoSuchCat."""
+        if match := re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id):
+            if (seed := int(match[1])) < HOUSE_CATS:
+                return Cat(cat_id, "house", ""), draw_house_cat(seed)
+        cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
+        if cat is None or jpeg is None:
+            raise NoSuchCat(cat_id)
+        return cat, decode(jpeg, STORED_SIDE)
+
+    def find(self, cat_id: str) -> tuple[Cat, Image.Image]:
+        """The cat and its picture, fetched again if need be. Raises NoSuchCat, and Unavailable if it fails for now."""
+        try:
+            return self.at_hand(cat_id)
+        except NoSuchCat:
+            if not is_cat_id(cat_id):
+                raise
+        if not self._free.acquire(blocking=False):
+            raise Unavailable("other pictures are being fetched")
+        try:
+            if len(self._recent) == REVIVALS_A_MINUTE and time.monotonic() - self._recent[0] < 60:
+                raise Unavailable("too many pictures were fetched in the last minute")
+            self._recent.append(time.monotonic())
+            cat, _ = self._store.get(cat_id) or (self._ask(cat_id), None)
+            jpeg = fetch_picture(cat, self._fetcher)
+        finally:
+            self._free.release()
+        self._revived.put(cat_id, (cat, jpeg), len(jpeg))
+        return cat, decode(jpeg, STORED_SIDE)
+
+    def _ask(self, cat_id: str) -> Cat:
+        """The cat of an id that the store has never seen."""
+        for source in self._sources:
+            try:
+                return source.find(cat_id)
+            except Unavailable as error:
+                log.debug("Cat not found", extra={"fields": {"source": source.name, "id": cat_id, "error": str(error)}})
+        raise NoSuchCat(cat_id)
+
+
+def pick_house_cat() -> str:
+    """The id of one of the LITTER house cats of this minute; the next minute, the oldest gives way to a new one."""
+    birth = int(time.time() // 60) - random.randrange(LITTER)
+    return f"house-{random.Random(birth).getrandbits(32)}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Visitors: address -> country -> one upsert. No address is kept.
+# ---------------------------------------------------------------------------------------------------------------------
+
+UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
+
+
+class Countries:
+    """Countries of addresses, from the MaxMind DB at `path`; without one, everybody is from UNKNOWN_COUNTRY."""
+
+    def __init__(self, path: str | None) -> None:
+        self._reader: maxminddb.Reader | None = None
+        if path is None:
+            log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
+            return
+        import maxminddb
+
+        try:
+            self._reader = maxminddb.open_database(path)
+        except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
+            raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(path)}: {error}") from error
+
+    def country(self, address: str) -> str:
+        """The ISO 3166-1 alpha-2 code for what a header or a socket calls the client."""
+        ip = parse_address(address)
+        if self._reader is None or ip is None:
+            return UNKNOWN_COUNTRY
+        try:
+            return country_of(self._reader.get(ip))
+        except ValueError:  # an IPv6 address in a database of IPv4, or a damaged record
+            return UNKNOWN_COUNTRY
+
+
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The last address of a header's list, which the nearest proxy wrote; without port or zone, IPv4 out of IPv6."""
+    text = text.rpartition(",")[2].strip()
+    if match := re.fullmatch(r"\[(.*)\](:\d+)?|([^:]*):\d+", text):
+        text = match[1] or match[3] or ""
+    try:
+        ip = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, ipaddress.IPv6Address) else ip
+
+
+def country_of(record: object) -> str:
+    """The code in a record of GeoLite2 or DB-IP (`country.iso_code`, `registered_country`), or flat `country_code`."""
+    if isinstance(record, dict):
+        nested = [record.get(key) for key in ("country", "registered_country")]
+        codes = [entry.get("iso_code") for entry in nested if isinstance(entry, dict)] + [record.get("country_code")]
+        for code in codes:
+            if isinstance(code, str) and re.fullmatch("[A-Z]{2}", code):
+                return code
+    return UNKNOWN_COUNTRY
+
+
+class Visits:
+    """Counts of visits by day (UTC) and country."""
+
+    def __init__(self, database: Database) -> None:
+        self._execute = database.execute
+
+    def count(self, country: str) -> None:
+        self._execute("""
+            INSERT INTO visits (day, country, count) VALUES (?, ?, 1)
+            ON CONFLICT (day, country) DO UPDATE SET count = count + 1""", time.strftime("%Y-%m-%d", time.gmtime()), country)
+
+    def by_country(self) -> list[tuple[str, int]]:
+        """(country, visits), most visits first, then by code."""
+        return self._execute("SELECT country, sum(count) FROM visits GROUP BY country ORDER BY 2 DESC, 1")
+
+    def check(self) -> None:
+        """Raises sqlite3.Error if a visit could not be counted now: this takes the lock for writing, and changes nothing."""
+        self._execute("UPDATE visits SET count = count WHERE FALSE")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Web: the routes
+# ---------------------------------------------------------------------------------------------------------------------
+
+MIN_WIDTH, MAX_WIDTH = 20, 240
+CONTENT_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "ansi": "text/plain; charset=utf-8",
+    "text": "text/plain; charset=utf-8",
+    "json": "application/json",
+}
+MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
+TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
+PAGE_CACHE_BYTES = 16 << 20
+SMALL = 1400  # bytes that fit one packet: not worth compressing
+
+# Between art and window: the art's font size is what makes its columns and rows just fit the room that the footer
+# leaves. A cell is made 0.6 x 1.2 em whatever the font, by spacing the letters (ch is the font's own advance).
+LAYOUT = bottle.SimpleTemplate("""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="dark">
+<meta name="description" content="A random cat as coloured ASCII art">
+<title>{{title}}</title>
+% if root:
+<link rel="icon" href="{{root}}favicon.ico">
+% end
+<style>
+* { box-sizing: border-box }
+body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-direction: column;
+  background: {{background}}; color: #b9b9c6; font: 16px/1.5 system-ui, sans-serif }
+a { color: #ffb870; text-underline-offset: .2em }
+a:focus-visible { outline: 2px solid; outline-offset: 3px }
+h1 { font-size: 1.5rem; color: #f2f2f7 }
+footer { padding: .5rem 1rem; text-align: center }
+footer a, footer span { display: inline-block; margin: 0 .5rem }
+.stage { flex: 1 1 0; min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
+.stage pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
+  font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
+  line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
+.stage b { display: inline-block; height: 1.2em; vertical-align: top; font-weight: normal }
+.text { max-width: 40rem; margin: 0 auto; padding: 1rem; flex: 1; width: 100% }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem 2rem .2rem 0; text-align: left }
+td { text-align: right }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+</style>
+</head>
+<body>
+{{!body}}
+</body>
+</html>
+""")
+
+CAT_BODY = bottle.SimpleTemplate("""\
+<main class="stage">
+<h1 class="unseen">A cat</h1>
+<pre role="img" aria-label="A cat, drawn in {{columns}} by {{rows}} coloured characters"
+ style="--columns:{{columns}};--rows:{{rows}}">{{!art}}</pre>
+</main>
+% if cat:
+<footer>
+<a href="{{root}}">another cat</a>
+<a href="{{root}}cat/{{cat.id}}" rel="bookmark">permalink</a>
+% if cat.url:
+<span>photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a></span>
+% else:
+<span>a house cat, drawn by catscii</span>
+% end
+<a href="{{root}}analytics">visitors</a>
+</footer>
+% end""")
+
+ANALYTICS_BODY = bottle.SimpleTemplate("""\
+<main class="text">
+<h1>Visitors</h1>
+% if visits:
+<table>
+<thead><tr><th scope="col">Country</th><th scope="col">Visits</th></tr></thead>
+<tbody>
+% for country, count in visits:
+<tr><th scope="row">{{country}}</th><td>{{count}}</td></tr>
+% end
+</tbody>
+</table>
+% else:
+<p>Nobody has seen a cat here yet. You could be the first.</p>
+% end
+<p>Only the country of a visit is counted; no address is kept.</p>
+</main>
+<footer><a href="{{root}}">a cat</a></footer>""")
+
+ERROR_BODY = bottle.SimpleTemplate("""\
+<main class="text">
+<h1>{{status}}</h1>
+<p>{{message}}</p>
+</main>
+<footer><a href="{{root}}">a cat instead</a></footer>""")
+
+
+class View(NamedTuple):
+    """How a visitor wants a cat to be shown."""
+
+    width: int
+    height: int | None
+    style: str
+    format: str
+
+
+class Page:
+    """A response's body with what is made of it once, when first asked for."""
+
+    def __init__(self, body: str | bytes, content_type: str) -> None:
+        self.body = body.encode() if isinstance(body, str) else body
+        self.content_type = content_type
+
+    @cached_property
+    def gzipped(self) -> bytes:
+        return gzip.compress(self.body, 6, mtime=0)
+
+    @cached_property
+    def etag(self) -> str:
+        """Weak, since it stands for the compressed body too."""
+        return f'W/"{hashlib.blake2b(self.body, digest_size=12).hexdigest()}"'
+
+
+class Service:
+    """What the routes share: the database and what is made of it, the cattery, the rendered pages."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.client_ip_header = settings.client_ip_header
+        self.countries = Countries(settings.geolite2_country_db)
+        self.database = Database(settings.analytics_db)
+        self.visits = Visits(self.database)
+        self.store = Store(self.database)
+        fetcher = Fetcher(settings.ssl_cert_file)
+        sources = [make_source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
+        self.refresher = Refresher(self.store, sources, fetcher)
+        self.cattery = Cattery(self.store, sources, fetcher)
+        self.pages = Cache(PAGE_CACHE_BYTES)
+        self.metrics = Metrics()
+
+    def random_cat(self) -> bytes:
+        view, cattery = read_view(), self.cattery
+        try:
+            page = self._page(cattery.pick(), view, cattery.at_hand)
+        except NoSuchCat:  # evicted since it was picked
+            page = self._page(pick_house_cat(), view, cattery.at_hand)
+        return self._visited(page, "no-store")
+
+    def that_cat(self, cat_id: str) -> bytes:
+        try:
+            page = self._page(cat_id, read_view(), self.cattery.find)
+        except NoSuchCat:
+            message = f"there is no cat {quoted(cat_id)}; house-0 to house-{HOUSE_CATS - 1} always are"
+            raise bottle.HTTPError(404, message) from None
+        except Unavailable as error:
+            log.warning("Cat unavailable", extra={"fields": {"id": cat_id, "error": str(error)}})
+            message = "this cat's picture cannot be had from its source right now"
+            raise bottle.HTTPError(503, message, **{"Retry-After": "60"}) from None
+        return self._visited(page, "public, max-age=3600", page.etag)
+
+    def _page(self, cat_id: str, view: View, find: Callable[[str], tuple[Cat, Image.Image]]) -> Page:
+        """The cat's page, from the cache or rendered now, from the picture that `find` finds."""
+        key = (cat_id, view, root())
+        if not (page := self.pages.get(key)):
+            page = show_cat(*find(cat_id), view)
+            self.pages.put(key, page, 2 * len(page.body))  # the compressed body and the bookkeeping are less than as much
+        return page
+
+    def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
+        if bottle.request.method == "GET":
+            self.visits.count(bottle.request.country)
+        return send(page, cache_control, etag)
+
+    def analytics(self) -> bytes:
+        return send(show_visits(self.visits.by_country(), read_format()), "no-store")
+
+    def health(self) -> bytes:
+        try:
+            self.visits.check()
+            health = {"status": "ok", "version": __version__}
+        except sqlite3.Error as error:
+            bottle.response.status = 503
+            health = {"status": "failing", "reason": f"visits cannot be counted: {error}"}
+        return send(json_page(health), "no-store")
+
+    def prometheus(self) -> bytes:
+        text = self.metrics.text(self.visits.by_country(), self.store.counts())
+        return send(Page(text, "text/plain; version=0.0.4; charset=utf-8"), "no-store")
+
+    def panic(self) -> bytes:
+        raise RuntimeError("This is a drill: somebody asked for /panic")
+
+    def favicon(self) -> bytes:
+        if not (page := self.pages.get("favicon")):
+            png = io.BytesIO()
+            draw_house_cat(0).resize((64, 48)).save(png, "PNG")
+            page = Page(png.getvalue(), "image/png")
+            self.pages.put("favicon", page, len(page.body))
+        return send(page, "public, max-age=86400", page.etag)
+
+    def receive(self) -> None:
+        """Before each request: note its time and its country."""
+        request, header = bottle.request, self.client_ip_header
+        request.started = time.perf_counter()
+        address = request.get_header(header, "") if header else request.environ.get("REMOTE_ADDR", "")
+        request.country = self.countries.country(address)
+
+    def account(self) -> None:
+        """After each request: one line in the log, without the address."""
+        request, status = bottle.request, bottle.response.status_code
+        route = request.environ.get("bottle.route")
+        self.metrics.count(route.rule if route else "none", status)
+        log.info("%s %s %d", request.method, request.path, status, extra={"fields": {
+            "method": request.method, "path": request.path, "status": status, "country": request.country,
+            "ms": round((time.perf_counter() - request.started) * 1000, 3),
+        }})
+
+
+def make_app(settings: Settings) -> bottle.Bottle:
+    """The WSGI application; `app.service` has its parts, the refresher among them not started. Raises SetupError."""
+    app = bottle.Bottle()
+    app.service = service = Service(settings)
+    app.get("/", callback=service.random_cat)
+    app.get("/cat/<cat_id>", callback=service.that_cat)
+    app.get("/analytics", callback=service.analytics)
+    app.get("/health", callback=service.health)
+    app.get("/metrics", callback=service.prometheus)
+    app.get("/panic", callback=service.panic)
+    app.get("/favicon.ico", callback=service.favicon)
+    app.add_hook("before_request", service.receive)
+    app.add_hook("after_request", service.account)
+    app.install(log_failures)
+    app.default_error_handler = show_error
+    return app
+
+
+class Metrics:
+    """Requests by route and status, and all figures in Prometheus' text format 0.0.4."""
+
+    def __init__(self) -> None:
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._lock = threading.Lock()
+
+    def count(self, route: str, status: int) -> None:
+        with self._lock:
+            self._requests[route, status] += 1
+
+    def text(self, visits: list[tuple[str, int]], cats: dict[str, int]) -> str:
+        with self._lock:
+            requests = sorted(self._requests.items())
+        lines = [
+            "# HELP catscii_requests_total Requests by route and status since the start.",
+            "# TYPE catscii_requests_total counter",
+            *(f'catscii_requests_total{{route="{route}",status="{status}"}} {n}' for (route, status), n in requests),
+            "# HELP catscii_visits_total Visits by country, of all time.",
+            "# TYPE catscii_visits_total counter",
+            *(f'catscii_visits_total{{country="{country}"}} {n}' for country, n in visits),
+            "# HELP catscii_stored_cats Pictures in the store by source.",
+            "# TYPE catscii_stored_cats gauge",
+            *(f'catscii_stored_cats{{source="{source}"}} {n}' for source, n in cats.items()),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def log_failures(callback: Callable[..., bytes]) -> Callable[..., bytes]:
+    """A bottle plugin: what a route did not expect goes into the log, and a plain 500 to the visitor."""
+
+    @wraps(callback)
+    def guarded(*args: Any, **kwargs: Any) -> bytes:
+        try:
+            return callback(*args, **kwargs)
+        except bottle.HTTPResponse:
+            raise
+        except Exception:
+            log.exception("Request failed", extra={"fields": {"path": bottle.request.path}})
+            raise bottle.HTTPError(500, "something went wrong here; it has been logged") from None
+
+    return guarded
+
+
+def root() -> str:
+    """The path that the service stands under, with a slash at both ends."""
+    return str(bottle.request.script_name)
+
+
+def read_view() -> View:
+    """The view that the query asks for. Raises HTTPError 400 that names the value and what would be right."""
+    format = read_format()
+    return View(
+        width=read_parameter("width", parse_width, 80),
+        height=read_parameter("height", parse_height, None),
+        style=read_parameter("style", lambda text: one_of(text, STYLES), default_style(format)),
+        format=format,
+    )
+
+
+def read_format() -> str:
+    return read_parameter("format", lambda text: one_of(text, CONTENT_TYPES), None) or negotiated_format()
+
+
+def parse_width(text: str) -> int:
+    return whole_number(text, MIN_WIDTH, MAX_WIDTH)
+
+
+def parse_height(text: str) -> int:
+    return whole_number(text, 1, MAX_ROWS)
+
+
+def default_style(format: str) -> str:
+    """Glyphs that stand for themselves where there are no colours to carry the picture."""
+    return "ink" if format == "text" else "fill"
+
+
+def read_parameter(name: str, parse: Callable[[str], T], default: T) -> T:
+    values = bottle.request.query.getall(name)
+    try:
+        if len(values) > 1:
+            raise ValueError(f"is given {len(values)} times")
+        return parse(values[0]) if values else default
+    except ValueError as error:
+        raise bottle.HTTPError(400, f"{name}: {error}") from None
+
+
+def one_of(text: str, choices: Collection[str]) -> str:
+    if text not in choices:
+        raise ValueError(f"{quoted(text)} is not one of {', '.join(choices)}")
+    return text
+
+
+def negotiated_format() -> str:
+    """The format that Accept (RFC 9110, 12.5.1) names with the highest weight; else ANSI for terminals and HTML for all others."""
+    best, best_weight = None, 0.0
+    for part in bottle.request.get_header("Accept", "").lower().split(","):
+        media, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=[01](\.[0-9]{0,3})?", p)), 1.0)
+        if media in MEDIA_FORMATS and weight > best_weight:
+            best, best_weight = MEDIA_FORMATS[media], weight
+    return best or ("ansi" if TERMINALS.match(bottle.request.get_header("User-Agent", "")) else "html")
+
+
+def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
+    """The page as the current response's body, compressed or left out (304) where the client's headers allow it."""
+    request, response = bottle.request, bottle.response
+    response.content_type = page.content_type
+    response.set_header("Cache-Control", cache_control)
+    response.set_header("Vary", "Accept, Accept-Encoding, User-Agent")
+    response.set_header("X-Content-Type-Options", "nosniff")
+    if etag:
+        response.set_header("ETag", etag)
+        if etag.removeprefix("W/") in re.findall(r'"[^"]*"', request.get_header("If-None-Match", "")):
+            response.status = 304
+            return b""
+    if len(page.body) > SMALL and re.search(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", request.get_header("Accept-Encoding", "")):
+        response.set_header("Content-Encoding", "gzip")
+        return page.gzipped
+    return page.body
+
+
+def show_cat(cat: Cat, picture: Image.Image, view: View) -> Page:
+    """The cat's art as a page in the view's format."""
+    art = render(picture, view.width, view.height, view.style)
+    if view.format == "json":
+        return json_page({"id": cat.id, "source": cat.source, "credit": cat.url, **to_dict(art)})
+    if view.format == "html":
+        return Page(html_document(art, cat), CONTENT_TYPES["html"])
+    return Page(to_ansi(art) if view.format == "ansi" else to_text(art), CONTENT_TYPES[view.format])
+
+
+def html_document(art: Art, cat: Cat | None = None) -> str:
+    """The art as a whole page; with a cat, links and its credit stand below."""
+    title = f"{cat.id} · catscii" if cat else "catscii"
+    columns, rows = len(art.rows[0]), len(art.rows)
+    return html_page(title, CAT_BODY, root() if cat else "", art=to_html(art), cat=cat, columns=columns, rows=rows)
+
+
+def html_page(title: str, body: bottle.SimpleTemplate, root: str, **values: Any) -> str:
+    colour = "#%02x%02x%02x" % BACKGROUND
+    return str(LAYOUT.render(title=title, background=colour, root=root, body=body.render(root=root, **values)))
+
+
+def json_page(value: object) -> Page:
+    return Page(json.dumps(value) + "\n", CONTENT_TYPES["json"])
+
+
+def show_visits(visits: list[tuple[str, int]], format: str) -> Page:
+    """Visits by country in the format."""
+    if format == "json":
+        return json_page({"visits": sum(count for _, count in visits), "countries": dict(visits)})
+    if format == "html":
+        return Page(html_page("Visitors · catscii", ANALYTICS_BODY, root(), visits=visits), CONTENT_TYPES["html"])
+    return Page("".join(f"{country}: {count}\n" for country, count in visits), CONTENT_TYPES[format])
+
+
+def show_error(error: bottle.HTTPError) -> bytes:
+    """An error in the format that was asked for, as far as that can be told."""
+    try:
+        format = read_format()
+    except bottle.HTTPError:
+        format = negotiated_format()
+    message = str(error.body)
+    if "bottle.route" not in bottle.request.environ:  # the router's words
+        message = f"there is no {bottle.request.method} of {quoted(bottle.request.path)} here; / has a cat for you"
+    if format == "json":
+        page = json_page({"status": error.status_code, "error": message})
+    elif format == "html":
+        page = Page(html_page(error.status_line, ERROR_BODY, root(), status=error.status_line, message=message), CONTENT_TYPES["html"])
+    else:
+        page = Page(f"{error.status_line}: {message}\n", CONTENT_TYPES[format])
+    return send(page, "no-store")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running: the server, the art command
+# ---------------------------------------------------------------------------------------------------------------------
+
+THREADS = 8  # a cat takes milliseconds of one core; more threads only help those that wait for an upstream
+GRACE_SECONDS = 10.0
+IDLE_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
+
+USAGE = f"""\
+catscii {__version__}: cats as coloured ASCII art
+
+usage:
+  catscii.py                          serve over HTTP
+  catscii.py art PICTURE|URL|-        show a picture in the terminal
+             [--width N] [--height N] [--style fill|ink] [--format ansi|html|text|json]
+  catscii.py --help | --version
+
+environment (defaults in parentheses):
+{VARIABLES}
+examples:
+  PORT=8000 catscii.py                serve on port 8000; then: curl localhost:8000
+  CAT_SOURCES= catscii.py             serve house cats only, without any network
+  catscii.py art cat.jpg --width 120  a photograph, in 120 columns
+"""
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then let what was accepted finish. Raises SetupError."""
+    import waitress
+    from waitress import wasyncore
+
+    start_logging(settings.log_level)
+    app = make_app(settings)
+    listener = listen(settings.host, settings.port)
+    connections: dict[int, Any] = {}
+    server = waitress.create_server(
+        app, sockets=[listener], map=connections, threads=THREADS, ident="",
+        clear_untrusted_proxy_headers=False,  # CLIENT_IP_HEADER may name one, and nothing else here reads any
+    )
+    stopping = threading.Event()
+
+    def stop(signal_number: int, frame: object) -> None:
+        stopping.set()
+        server.pull_trigger()  # wakes the loop
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    host, port = listener.getsockname()[:2]
+    log.info("Listening on %s:%d", f"[{host}]" if ":" in host else host, port)
+    app.service.refresher.start()
+    while not stopping.is_set():
+        wasyncore.loop(timeout=30, use_poll=True, map=connections, count=1)
+    log.info("Initiating graceful shutdown")
+    app.service.refresher.stop()
+    drain(server, connections)
+    app.service.database.close()
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; "::" takes IPv4 too where the system can. Raises SetupError."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
+    except OSError as error:
+        raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
+
+
+def drain(server: Any, connections: dict[int, Any]) -> None:
+    """Answer every request that reached the listening socket, for GRACE_SECONDS at most, and close what is idle.
+
+    waitress has no such end of its own: its run() drops what is queued and what is not sent yet. This uses the parts that
+    its server and channel are made of (waitress/server.py, waitress/channel.py, waitress/task.py).
+    """
+    from waitress import task, wasyncore
+
+    def last_task(channel: Any, request: Any) -> task.WSGITask:
+        request.headers["CONNECTION"] = "close"
+        return task.WSGITask(channel, request)
+
+    known = -1
+    while known != (known := len(connections)):  # those who wait at the door come in
+        server.handle_accept()
+    wasyncore.dispatcher.close(server)  # the door alone: server.close() would take the trigger, which wakes the loop
+    started, end = time.time(), time.monotonic() + GRACE_SECONDS
+    while server.active_channels and time.monotonic() < end:
+        for channel in server.active_channels.values():
+            channel.task_class = last_task
+        wasyncore.loop(timeout=0.05, use_poll=True, map=connections, count=1)
+        for channel in list(server.active_channels.values()):
+            busy = channel.requests or channel.request or channel.total_outbufs_len
+            if not busy and time.time() - max(channel.last_activity, started) > IDLE_SECONDS:
+                channel.handle_close()
+    server.task_dispatcher.shutdown(timeout=0)
+
+
+def show_picture(source: str, width: int | None, height: int | None, style: str | None, format: str | None) -> int:
+    """Print a file's, a URL's or standard input's picture as art."""
+    format = format or ("ansi" if sys.stdout.isatty() else "text")
+    style = style or default_style(format)
+    width = width or min(max(shutil.get_terminal_size().columns, MIN_WIDTH), MAX_WIDTH)
+    try:
+        picture = decode(read_picture(source), SAMPLES * max(width, height or 0))
+    except (OSError, PictureError, Unavailable) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"catscii: {source}: {reason}", file=sys.stderr)
+        return 1
+    art = render(picture, width, height, style)
+    encode = {"html": html_document, "ansi": to_ansi, "text": to_text, "json": lambda art: json.dumps(to_dict(art)) + "\n"}
+    sys.stdout.write(encode[format](art))
+    sys.stdout.flush()
+    return 0
+
+
+def read_picture(source: str) -> bytes:
+    if source == "-":
+        return sys.stdin.buffer.read()
+    if is_web_url(source):
+        return Fetcher(read_settings(os.environ).ssl_cert_file).get(source, MAX_PICTURE_BYTES)
+    with open(source, "rb") as file:
+        return file.read()
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
+        def argument(text: str) -> T:
+            try:
+                return parse(text)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+
+        return argument
+
+    parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
+    parser.format_help = lambda: USAGE  # type: ignore[method-assign]
+    parser.add_argument("--version", action="version", version=f"catscii {__version__}")
+    art = parser.add_subparsers(dest="command", metavar="art").add_parser("art")
+    art.format_help = lambda: USAGE  # type: ignore[method-assign]
+    art.add_argument("picture", metavar="PICTURE|URL|-")
+    art.add_argument("--width", metavar="N", type=checked(parse_width))
+    art.add_argument("--height", metavar="N", type=checked(parse_height))
+    art.add_argument("--style", choices=STYLES)
+    art.add_argument("--format", choices=list(CONTENT_TYPES))
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
+    options = parse_arguments(arguments)
+    try:
+        if options.command == "art":
+            return show_picture(options.picture, options.width, options.height, options.style, options.format)
+        return serve(read_settings(os.environ))
+    except SetupError as error:
+        for problem in str(error).splitlines():
+            print(f"catscii: {problem}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has seen enough; keep Python from flushing into the closed pipe at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
