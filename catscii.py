@@ -16,7 +16,8 @@
 
     Settings   the environment, read once
     Art        picture -> grid of cells -> HTML, ANSI, plain text, JSON
-    Cats       house cats drawn from a seed; cats of The Cat API and CATAAS; the store that keeps them
+    House cats portraits drawn from a seed, so that there always is a cat
+    Cats       The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
     Visitors   address -> country -> one upsert
     Web        the routes
     Running    waitress and its graceful end; `art` for the terminal
@@ -26,7 +27,7 @@ What only some requests need is imported where it is needed: a start costs what 
 
 from __future__ import annotations
 
-import argparse
+import base64
 import cmath
 import gzip
 import hashlib
@@ -45,22 +46,24 @@ import sqlite3
 import sys
 import threading
 import time
+import warnings
+import zlib
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from functools import cached_property, wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from datetime import UTC, datetime
+from functools import cache, cached_property, wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
-import bottle
-
-
+import bottle  # type: ignore[import-untyped]
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
 
 if TYPE_CHECKING:
+    import argparse
+
     import maxminddb
     import urllib3
-    from PIL import Image
 
 __version__ = "0.1.0"
 
@@ -111,7 +114,7 @@ class Settings:
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings in `environ`; an empty variable counts as unset, but for CAT_SOURCES. Raises SetupError with all problems."""
+    """The settings; an empty variable counts as unset, but for CAT_SOURCES. Raises SetupError with all problems."""
     problems: list[str] = []
 
     def read(name: str, default: str, parse: Callable[[str], T]) -> T:
@@ -128,7 +131,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         analytics_db=read("ANALYTICS_DB", "catscii.db", file_in_a_folder),
         geolite2_country_db=read("GEOLITE2_COUNTRY_DB", "", existing_file),
         client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if environ.get("FLY_APP_NAME") else "", header_name),
-        cat_sources=read("CAT_SOURCES", DEFAULT_SOURCES if "CAT_SOURCES" not in environ else "", source_urls),
+        cat_sources=read("CAT_SOURCES", "" if "CAT_SOURCES" in environ else DEFAULT_SOURCES, source_urls),
         cat_api_key=read("CAT_API_KEY", "", lambda text: text or None),
         ssl_cert_file=read(certificates, "", existing_file),
         log_level=read("LOG_LEVEL", "info", log_level),
@@ -199,7 +202,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
         return json.dumps({
-            "timestamp": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "timestamp": datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "level": {"WARNING": "WARN", "CRITICAL": "ERROR"}.get(record.levelname, record.levelname),
             "fields": fields,
             "target": record.name,
@@ -221,58 +224,295 @@ log = logging.getLogger("catscii")
 # ---------------------------------------------------------------------------------------------------------------------
 # Art: picture -> grid of cells -> text
 # ---------------------------------------------------------------------------------------------------------------------
+# A picture is sampled at 5 x 10 parts a cell. COVERAGE says how much of each part a glyph's ink covers. A cell drawn
+# with coverage m in foreground f on background b has the luma b + (f - b) m; so the glyph whose coverage, about its
+# mean, correlates best with the cell's luma, about its mean, leaves the least squared error. Pillow matches one glyph
+# with all cells at once: against a stencil of black and white parts, the mean absolute difference is that correlation.
 
-SAMPLES = 4
+STYLES = ("fill", "ink")  # glyphs on a background of their own; glyphs alone
+BACKGROUND = (16, 16, 20)  # the page's: what transparent pictures, and glyphs alone, are seen on
+MAX_PIXELS = 64_000_000
 MAX_ROWS = 240
-STYLES = ("fill", "ink")
-BACKGROUND = (16, 16, 20)
-
-
-def to_dict(art: Art) -> dict[str, Any]:
-    """The art for JSON: the rows, and their cells' colours as six hexadecimal digits each."""
-    width, hexadecimal = len(art.rows[0]), 6
-    def colours(plane: bytes | None) -> list[str] | None:
-        return plane and [plane[i:i + 3 * width].hex() for i in range(0, len(plane), 3 * width)]
-    return {"width": width, "height": len(art.rows), "style": "fill" if art.background else "ink", "rows": art.rows,
-            "foreground": colours(art.foreground), "background": colours(art.background)}
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+PARTS = PARTS_ACROSS, PARTS_DOWN = 5, 10
+# The 95 glyphs of printable ASCII in DejaVu Sans Mono: coverage of 5 x 10 parts in 15ths, two a byte; zlib, base 85.
+COVERAGE = """
+c-oCt-*3}a6#g9BaT52zrR@T7imd)1#bqe!fVPZDZc|9Af#d=rg}nqe0%$KT#HH$}<hE`bN*~gsrQKWF!eHzr?a<ic5Zc5Zw>|BV{RjIGc1_~gZmG2UaO8
+WB&N<&bKR#bz|K$gMK?6_$3uLTqZH*|QJ|aG3L*+YO{1!aK{r+Ruw6C*%OoMsid#s4dIJDD#Te+qn{{GxIhG~PFOECACQ*-2#>}x9-4*}b_Q@9qmI(JyPH
+DoIYma--GET4o890j8x310yr0qs@A0DJ~`U=tyUT&4?*V54f!VM--}{(wI#5W8fOX!|S;tza{|Pe<eXCX~_;c6K9(fK#XnZW3@VKfRJH`ZKfot8<xIStQ%
+K0?ame0W~o(V=L0qP!xELVRQ?kK<B3&MOze9g<c1WJ!0dnx+_}63(S>|%E9$FkU^>S@@4u!zmg6dBkAfnMmZKSCDP=-AD<MDWK3BUdhJ`%`580_bO9@*Ra
+gTT;Z(3+Y+BxqJoKyPs3;}l4yu&MDWz0YNtX`DNDH1Mg{?I0&Xr5CH|_N5wY%&y3H|DxjF0Be=FL5)+zjZ&c;D89<T^~onJ9b}?2xjMe6+Y!frqh^w@dfF
+y&NpvdwljQZovlR{|nz~4I=aQo$1e_!^X1^Plr0Soi7$!v}`(<Sg21*SQVR3Y8VHrL2Qo4Y{2xmpm%d>Ne`rn=q6jcr}HzU9tO_jn+)_>+j^m9MN(O`<{K
+*zodS|Vsd5W(ywVj@b@`wgyKcvj2K7KvH76etp$8JuU_FLWo%5=&wzZYY;C&EF+(=Pbq3-I0emeY(Fje8wn$EXN_Mj6OGJIuQ5RmpPDVM)*m|R(V^6TVB$
+qhz#a-|MVamm%3{wz7Vq90F4H|q6}`o*wnnp|2n`$eJNKE4H|FPJd0XBMj|acF3l#c%;ktsasd4XZno>)geP&RvSPI5kg&{Tc$#fYRlNl(u8|^K<T$IMhe
+S2eW~58PgK8DHkeM=*V%GjBTFBs>Z%?de;wsg?e$kZ~mw3%a`X5H>!5$GSVmAyfB&Z{fno@Xy}yC;kZhLq^Ab`ZdY(0X=Pqv3)E}O<5Mzu_0B%1&{i%SL7
+BA}gb)eukuySvDG-9R2g9Ou-X&PWZtBQYM(V-;S%LgKkvTx!pYkRO?1N6NnEhDFj@b852tzY(%fo>oLq8umkoGd>#F%UW=G%mr>LSZf<MTgm@?m8o)heW~
+dt$5?vRv}{Y=4u`Teo1wsETiCnkrl4T=tAJv8cHkCax-hybIOO<y5FyD<*?&%82Vnpkm3+l{14?#RGw4HB=Q{1$zug(9I2ToBCUch>hwAyM0VojmSTW)!e
+9pkG7V#?nHW*w{k7*Zp8;tRqs*A27A5pQMGtm7!I7!a-T<<*WyW!#h+LBBWkg~RZ4Cm=pw*%GpL|w9SwL(xSkOO440ckxC_N*m>&#6!&kr<@O$pTSV%jxq
+8yd3c;IqsPUf*?_}}c}b{?UPFUP;meRe^}cz&pKVS{^#3z8@^Qo{2#QS}Iq6@&hV7#~&K50H1bkJAtZ7m?AL_0uHmPOa6-xaN9HguKFfTTpkcrs1s@NYHq
+1amaH;#0J`%$DHkdG1*5@
+"""
+FILL_GLYPHS = r"""_*w,Lg^|M+mF/$>4\W`=J@T<'#Pyq%pY"""  # few, unlike each other: each takes a pass over the picture
+STENCIL_EDGE = 0.2  # a part is white in a stencil from this share of the glyph's highest contrast on
+CONTRAST = 1.2  # above 1: what the stencil's hard edges lose
+ROUNDED = [min(255, (level + 4) // 8 * 8) for level in range(256)] * 3  # finer steps only cost bytes
 
 
 class PictureError(ValueError):
-    """A picture that cannot be shown; the message says why."""
+    """A picture that cannot be shown; the message says why, for people."""
 
 
 class Art(NamedTuple):
-    rows: tuple[str, ...]
-    foreground: bytes
-    background: bytes | None
+    """A grid of cells, row by row."""
+
+    rows: tuple[str, ...]  # one printable ASCII character a cell
+    foreground: bytes  # R, G, B a cell
+    background: bytes | None  # the same; None in style "ink"
 
 
 def decode(data: bytes, longest: int) -> Image.Image:
-    from PIL import Image
-    try:
-        p = Image.open(io.BytesIO(data)); p.draft("RGB", (longest, longest)); return p.convert("RGB")
-    except Exception as e:
-        raise PictureError(str(e)) from e
+    """The first frame in RGB, upright; a JPEG is decoded no larger than `longest` pixels need."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")  # of odd metadata, and of bombs, which are refused below
+        try:
+            with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
+                width, height = picture.size
+                if width * height > MAX_PIXELS:
+                    raise PictureError(f"the picture has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+                scale = min(1, longest / max(width, height))
+                picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
+                return ImageOps.exif_transpose(flatten(picture))
+        except PictureError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise PictureError(f"the picture has more than {MAX_PIXELS:,} pixels") from error
+        except UnidentifiedImageError as error:
+            raise PictureError(f"this is no picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
+        except Exception as error:  # Pillow's decoders raise almost anything on broken data
+            raise PictureError(f"the picture cannot be read: {error}") from error
+
+
+def flatten(picture: Image.Image) -> Image.Image:
+    """The picture in RGB, whatever its mode, on the page's background where it is transparent."""
+    if picture.mode.startswith("I;16"):
+        picture = picture.convert("I").point(lambda level: level * (1 / 257))
+    elif picture.mode in ("I", "F"):  # no agreed range: stretch
+        (low, high) = cast(tuple[float, float], picture.getextrema())
+        scale = 255 / (high - low or 1)
+        picture = picture.point(lambda level: level * scale - low * scale)
+    elif picture.mode == "LAB":
+        from PIL import ImageCms
+
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        picture = ImageCms.applyTransform(picture, ImageCms.buildTransform(*profiles, "LAB", "RGB")) or picture
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    page = Image.new("RGBA", picture.size, BACKGROUND)
+    return Image.alpha_composite(page, picture.convert("RGBA")).convert("RGB")
+
+
+def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
+    """Columns and rows that keep the aspect of a picture of that size, rounded half up, within `width` x `height`."""
+    across, down = size
+    limit = height or MAX_ROWS
+    rows = (width * down + across) // (2 * across)
+    if rows <= limit:
+        return width, max(1, rows)
+    return min(width, max(1, (4 * limit * across + down) // (2 * down))), limit
+
+
+@cache
+def coverage() -> dict[str, bytes]:
+    """Of each glyph: the coverage of its parts, 0 to 255, row by row."""
+    packed = zlib.decompress(base64.b85decode("".join(COVERAGE.split())))
+    levels = bytes(17 * level for pair in packed for level in (pair >> 4, pair & 15))
+    parts = PARTS_ACROSS * PARTS_DOWN
+    return {chr(32 + i): levels[parts * i:parts * (i + 1)] for i in range(95)}
+
+
+class Stencil(NamedTuple):
+    """A glyph made ready for matching."""
+
+    glyph: str
+    parts: bytes  # 255 where there is ink, else 0
+    ranks: bytes  # of a mean absolute difference, 0 to 255: how well the glyph fits, one way round or the other
+    ink: int  # how far the foreground stands from the cell's mean, in 128ths of the match
+    paper: int  # and the background, on the other side
+
+
+@cache
+def stencils() -> list[Stencil]:
+    made = []
+    for glyph in FILL_GLYPHS:
+        levels = [level / 255 for level in coverage()[glyph]]
+        mean = sum(levels) / len(levels)
+        centred = [level - mean for level in levels]
+        parts = [level > STENCIL_EDGE * max(centred) for level in centred]
+        share = sum(parts) / len(parts)
+        agreement = sum(level * (part - share) for level, part in zip(centred, parts, strict=True))
+        energy = sum(level * level for level in centred)
+        spread = len(parts) * share * (1 - share)
+        weight = 10 * agreement / (spread * energy**0.5)
+        ranks = bytes(min(255, round(abs(difference - 127.5) * weight)) for difference in range(256))
+        contrast = 32 * CONTRAST * len(parts) * agreement / (spread * energy)
+        ink, paper = min(255, round(contrast * (1 - mean))), round(contrast * mean)
+        made.append(Stencil(glyph, bytes(255 * part for part in parts), ranks, ink, paper))
+    return made
+
+
+@cache
+def softened() -> list[tuple[str, bytes, float]]:
+    """Of each glyph: its coverage, softened, and brightened so that the densest is white; its mean, 0 to 1."""
+    means = {glyph: sum(levels) / len(levels) for glyph, levels in coverage().items()}
+    densest = max(means.values())
+    made = []
+    for glyph, levels in coverage().items():
+        soft = Image.frombytes("L", PARTS, levels).filter(ImageFilter.GaussianBlur(1))
+        bright = bytes(min(255, round(level * 255 / densest)) for level in soft.tobytes())
+        made.append((glyph, bright, means[glyph] / densest))
+    return made
+
+
+def tile(parts: bytes, columns: int, rows: int) -> Image.Image:
+    """An image (L) of columns x rows cells with the same parts in each."""
+    lines = (parts[i:i + PARTS_ACROSS] * columns for i in range(0, len(parts), PARTS_ACROSS))
+    return Image.frombytes("L", (columns * PARTS_ACROSS, rows * PARTS_DOWN), b"".join(lines) * rows)
 
 
 def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill") -> Art:
-    rows = max(1, min(height or 240, round(picture.height * width / picture.width / 2)))
-    small = picture.resize((width, rows)); data = small.tobytes(); luma = small.convert("L").tobytes()
-    ramp = " .:-=+*#%@"
-    text = tuple("".join(ramp[v * 9 // 255] for v in luma[y*width:(y+1)*width]) for y in range(rows))
-    return Art(text, data, data if style == "fill" else None)
+    """The picture as art of `width` columns and the rows that keep its aspect, `height` at most: a pure function."""
+    picture = picture if picture.mode == "RGB" else flatten(picture)
+    columns, rows = fit(picture.size, width, height)
+    samples = picture.resize((columns * PARTS_ACROSS, rows * PARTS_DOWN), Image.Resampling.BOX, reducing_gap=2.0)
+    cells, foreground, background = render_fill(samples) if style == "fill" else (*render_ink(samples), None)
+    text = cells.tobytes().decode("ascii")
+    lines = tuple(text[i:i + columns] for i in range(0, len(text), columns))
+    return Art(lines, foreground.tobytes(), background.tobytes() if background else None)
+
+
+def render_fill(samples: Image.Image) -> tuple[Image.Image, Image.Image, Image.Image]:
+    """Character codes (L), foreground and background (RGB), a pixel a cell."""
+    luma, mean = samples.convert("L"), samples.reduce(PARTS)
+    grid = mean.size
+    own = luma.reduce(PARTS).resize(luma.size, Image.Resampling.NEAREST)
+    contrast = ImageChops.subtract(luma, own, 0.5, 128)  # doubled, about 128
+    best, match, cells = Image.new("L", grid, 3), Image.new("L", grid, 128), Image.new("L", grid, ord(" "))
+    ink, paper = bytearray(256), bytearray(256)
+    for stencil in stencils():
+        code = ord(stencil.glyph)
+        ink[code], paper[code] = stencil.ink, stencil.paper
+        difference = ImageChops.difference(contrast, tile(stencil.parts, *grid)).reduce(PARTS)
+        rank = Image.frombytes("L", grid, difference.tobytes().translate(stencil.ranks))
+        better = ImageChops.subtract(rank, best, 1 / 255)
+        cells.paste(code, mask=better)
+        match.paste(difference, mask=better)
+        best = ImageChops.lighter(best, rank)
+    brighter = ImageChops.subtract(Image.new("L", grid, 128), match, 0.5)  # ink brighter than its paper, or darker
+    darker = ImageChops.subtract(match, Image.new("L", grid, 127), 0.5)
+
+    def shifted(way: Image.Image, back: Image.Image, factors: bytearray) -> Image.Image:
+        factor = Image.frombytes("L", grid, cells.tobytes().translate(factors))
+        up, down = (Image.merge("RGB", (ImageChops.multiply(level, factor),) * 3) for level in (way, back))
+        return ImageChops.subtract(ImageChops.add(mean, up), down).point(ROUNDED)
+
+    return cells, shifted(brighter, darker, ink), shifted(darker, brighter, paper)
+
+
+def render_ink(samples: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """Character codes (L) and foreground (RGB), a pixel a cell: glyphs of the softened coverage nearest to the luma."""
+    luma = ImageOps.autocontrast(samples.convert("L"), cutoff=1)
+    mean = samples.reduce(PARTS)
+    best, cells = Image.new("L", mean.size, 255), Image.new("L", mean.size, ord(" "))
+    for glyph, parts, _ in softened():
+        difference = ImageChops.difference(luma, tile(parts, *mean.size)).reduce(PARTS)
+        cells.paste(ord(glyph), mask=ImageChops.subtract(best, difference, 1 / 255))
+        best = ImageChops.darker(best, difference)
+    return cells, vivid(mean, luma.reduce(PARTS), cells)
+
+
+def vivid(mean: Image.Image, luma: Image.Image, cells: Image.Image) -> Image.Image:
+    """The cells' mean colours, made as bright as lets their glyphs show the luma."""
+    density = {ord(glyph): max(cover, 0.01) for glyph, _, cover in softened()}
+    colours = bytearray()
+    for rgb, level, code in zip(batched(mean.tobytes(), 3), luma.tobytes(), cells.tobytes(), strict=True):
+        red, green, blue = rgb
+        own = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
+        gain = min(level / density[code], 255.0) / max(own, 1.0)
+        colours += bytes(ROUNDED[round(min(gain * part, 255.0))] for part in rgb)
+    return Image.frombytes("RGB", mean.size, bytes(colours))
+
+
+def batched(values: bytes, size: int) -> list[bytes]:
+    return [values[i:i + size] for i in range(0, len(values), size)]
+
+
+class Run(NamedTuple):
+    """Neighbouring cells of the same colours."""
+
+    text: str
+    ink: bytes | None  # R, G, B; None if all are spaces, which show no foreground
+    paper: bytes | None
+
+
+def runs(art: Art) -> Iterator[list[Run]]:
+    """The runs of each row; a space joins any foreground."""
+    width = len(art.rows[0])
+    inks = batched(art.foreground, 3)
+    papers: Sequence[bytes | None] = batched(art.background, 3) if art.background else [None] * len(inks)
+    for y, row in enumerate(art.rows):
+        made, start, ink, paper = [], 0, None, papers[y * width]
+        for x, glyph in enumerate(row):
+            own_ink, own_paper = None if glyph == " " else inks[y * width + x], papers[y * width + x]
+            if own_paper != paper or (ink and own_ink and own_ink != ink):
+                made.append(Run(row[start:x], ink, paper))
+                start, ink, paper = x, own_ink, own_paper
+            ink = ink or own_ink
+        yield [*made, Run(row[start:], ink, paper)]
 
 
 def to_text(art: Art) -> str:
-    return "\n".join(art.rows) + "\n"
+    """The characters alone, a line a row."""
+    return "".join(f"{row}\n" for row in art.rows)
 
 
 def to_ansi(art: Art) -> str:
-    return "\n".join(art.rows) + "\x1b[0m\n"
+    """Characters and 24-bit SGR (ISO 8613-6), written where it changes; every line ends with a reset."""
+    written = []
+    for row in runs(art):
+        ink = paper = None
+        for run in row:
+            codes = []
+            if run.ink and run.ink != ink:
+                codes.append("38;2;%d;%d;%d" % tuple(run.ink))
+            if run.paper and run.paper != paper:
+                codes.append("48;2;%d;%d;%d" % tuple(run.paper))
+            ink, paper = run.ink or ink, run.paper
+            written.append(f"\x1b[{';'.join(codes)}m{run.text}" if codes else run.text)
+        written.append("\x1b[0m\n")
+    return "".join(written)
 
 
 def to_html(art: Art) -> str:
-    return html.escape("\n".join(art.rows))
+    """The inside of a <pre>: an element a run."""
+    return "\n".join("".join(map(element, row)) for row in runs(art))
+
+
+def element(run: Run) -> str:
+    colours = (("color", run.ink), ("background", run.paper))
+    style = ";".join(f"{name}:#{colour.hex()}" for name, colour in colours if colour)
+    text = html.escape(run.text, quote=False)
+    return f"<b style={style}>{text}</b>" if style else text
+
+
+def to_dict(art: Art) -> dict[str, Any]:
+    """The art for JSON: rows as text, and of each row the colours of its cells, six hexadecimal digits a cell."""
+    width = len(art.rows[0])
+
+    def colours(plane: bytes | None) -> list[str] | None:
+        return [line.hex() for line in batched(plane, 3 * width)] if plane else None
+
+    return {"width": width, "height": len(art.rows), "style": "fill" if art.background else "ink", "rows": art.rows,
+            "foreground": colours(art.foreground), "background": colours(art.background)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -318,7 +558,8 @@ def _both(*shapes: Shape) -> list[Shape]:
 def _blob(*points: complex) -> Shape:
     """A smooth closed shape through the points (Catmull-Rom)."""
     return [b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-            for a, b, c, d in zip((points[-1], *points), points, (*points[1:], points[0]), (*points[2:], *points[:2]))
+            for a, b, c, d in zip((points[-1], *points), points, (*points[1:], points[0]), (*points[2:], *points[:2]),
+                                  strict=False)
             for t in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)]
 
 
@@ -432,7 +673,7 @@ def _paint_eyes(easel: _Easel, rng: random.Random, coat: Coat) -> None:
     easel.paint(coat.belly, [[z * 1.06 for z in lid] for lid in lids], blur=0.06, alpha=0.45)
     easel.paint(INK, lids)
     colours = ("blue", "amber") if colour == "odd" else (colour, colour)
-    for side, shape, name in zip((0.42, -0.42), _both([0.42 + z * look for z in EYE]), colours):
+    for side, shape, name in zip((0.42, -0.42), _both([0.42 + z * look for z in EYE]), colours, strict=True):
         (iris, glow), centre = EYES[name], side + gaze
         rays = [cmath.rect(0.22, i / 3.2) for i in range(20)]
         eye = easel.paint(iris, [shape])
@@ -587,8 +828,8 @@ class Store:
 
     def put(self, cat: Cat, picture: bytes) -> None:
         """Keep the picture as the freshest and evict the oldest beyond STORED_CATS."""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?, ?, ?, ?, ?)", *cat, now, picture)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)", *cat, now, picture)
         self._execute("""
             UPDATE cats SET picture = NULL WHERE picture IS NOT NULL AND id NOT IN (
                 SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT ?)""", STORED_CATS)
@@ -712,7 +953,7 @@ class TheCatApi(Source):
 
 
 class Cataas(Source):
-    """https://cataas.com/doc.html: /cat answers one object with json=true, /cat/<id> is the picture, or one by a tag."""
+    """https://cataas.com/doc.html: /cat answers one object with json=true, /cat/<id or tag> is a picture."""
 
     def search(self) -> list[Cat]:
         return [self._cat(self._fetcher.json(f"{self._base}?{self._query or 'json=true'}"))]
@@ -765,7 +1006,7 @@ class Upstream:
 
 
 class Refresher(threading.Thread):
-    """Tops the store up, quickly to STORED_CATS, then by one cat every REFRESH_SECONDS, whatever the traffic."""
+    """Tops the store up, quickly to STORED_CATS, then by one cat a REFRESH_SECONDS, whatever the traffic."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         super().__init__(name="refresher", daemon=True)
@@ -803,7 +1044,8 @@ class Refresher(threading.Thread):
             except Unavailable as error:
                 upstream.failed()
                 if upstream.failures == 1:
-                    log.warning("Source fails", extra={"fields": {"source": upstream.source.name, "error": str(error)}})
+                    fields = {"source": upstream.source.name, "error": str(error)}
+                    log.warning("Source fails", extra={"fields": fields})
                 continue
             if upstream.failures:
                 log.info("Source works again", extra={"fields": {"source": upstream.source.name}})
@@ -863,9 +1105,8 @@ class Cattery:
 
     def at_hand(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """The cat and its picture without asking any source. Raises NoSuchCat."""
-        if match := re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id):
-            if (seed := int(match[1])) < HOUSE_CATS:
-                return Cat(cat_id, "house", ""), draw_house_cat(seed)
+        if (match := re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)) and int(match[1]) < HOUSE_CATS:
+            return Cat(cat_id, "house", ""), draw_house_cat(int(match[1]))
         cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
         if cat is None or jpeg is None:
             raise NoSuchCat(cat_id)
@@ -897,7 +1138,8 @@ class Cattery:
             try:
                 return source.find(cat_id)
             except Unavailable as error:
-                log.debug("Cat not found", extra={"fields": {"source": source.name, "id": cat_id, "error": str(error)}})
+                fields = {"source": source.name, "id": cat_id, "error": str(error)}
+                log.debug("Cat not found", extra={"fields": fields})
         raise NoSuchCat(cat_id)
 
 
@@ -970,16 +1212,17 @@ class Visits:
         self._execute = database.execute
 
     def count(self, country: str) -> None:
+        """One more visit today, committed on return."""
         self._execute("""
-            INSERT INTO visits (day, country, count) VALUES (?, ?, 1)
-            ON CONFLICT (day, country) DO UPDATE SET count = count + 1""", time.strftime("%Y-%m-%d", time.gmtime()), country)
+            INSERT INTO visits (day, country, count) VALUES (strftime('%Y-%m-%d'), ?, 1)
+            ON CONFLICT (day, country) DO UPDATE SET count = count + 1""", country)
 
     def by_country(self) -> list[tuple[str, int]]:
         """(country, visits), most visits first, then by code."""
         return self._execute("SELECT country, sum(count) FROM visits GROUP BY country ORDER BY 2 DESC, 1")
 
     def check(self) -> None:
-        """Raises sqlite3.Error if a visit could not be counted now: this takes the lock for writing, and changes nothing."""
+        """Raises sqlite3.Error if no visit can be counted now: it takes the lock for writing, and changes nothing."""
         self._execute("UPDATE visits SET count = count WHERE FALSE")
 
 
@@ -996,6 +1239,7 @@ CONTENT_TYPES = {
 }
 MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
+ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 PAGE_CACHE_BYTES = 16 << 20
 SMALL = 1400  # bytes that fit one packet: not worth compressing
 
@@ -1151,9 +1395,10 @@ class Service:
     def _page(self, cat_id: str, view: View, find: Callable[[str], tuple[Cat, Image.Image]]) -> Page:
         """The cat's page, from the cache or rendered now, from the picture that `find` finds."""
         key = (cat_id, view, root())
-        if not (page := self.pages.get(key)):
+        page: Page | None = self.pages.get(key)
+        if page is None:
             page = show_cat(*find(cat_id), view)
-            self.pages.put(key, page, 2 * len(page.body))  # the compressed body and the bookkeeping are less than as much
+            self.pages.put(key, page, 2 * len(page.body))  # at most as much again for the compressed body and the rest
         return page
 
     def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
@@ -1318,7 +1563,7 @@ def one_of(text: str, choices: Collection[str]) -> str:
 
 
 def negotiated_format() -> str:
-    """The format that Accept (RFC 9110, 12.5.1) names with the highest weight; else ANSI for terminals and HTML for all others."""
+    """The format that Accept (RFC 9110, 12.5.1) weighs most; else ANSI for terminals, HTML for others."""
     best, best_weight = None, 0.0
     for part in bottle.request.get_header("Accept", "").lower().split(","):
         media, *parameters = (piece.strip() for piece in part.split(";"))
@@ -1340,7 +1585,7 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
         if etag.removeprefix("W/") in re.findall(r'"[^"]*"', request.get_header("If-None-Match", "")):
             response.status = 304
             return b""
-    if len(page.body) > SMALL and re.search(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", request.get_header("Accept-Encoding", "")):
+    if len(page.body) > SMALL and ACCEPTS_GZIP.search(request.get_header("Accept-Encoding", "")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
     return page.body
@@ -1390,12 +1635,15 @@ def show_error(error: bottle.HTTPError) -> bytes:
     message = str(error.body)
     if "bottle.route" not in bottle.request.environ:  # the router's words
         message = f"there is no {bottle.request.method} of {quoted(bottle.request.path)} here; / has a cat for you"
+    if error.status_code == 405:
+        bottle.response.set_header("Allow", "GET, HEAD")
+    status = error.status_line
     if format == "json":
         page = json_page({"status": error.status_code, "error": message})
     elif format == "html":
-        page = Page(html_page(error.status_line, ERROR_BODY, root(), status=error.status_line, message=message), CONTENT_TYPES["html"])
+        page = Page(html_page(status, ERROR_BODY, root(), status=status, message=message), CONTENT_TYPES["html"])
     else:
-        page = Page(f"{error.status_line}: {message}\n", CONTENT_TYPES[format])
+        page = Page(f"{status}: {message}\n", CONTENT_TYPES[format])
     return send(page, "no-store")
 
 
@@ -1427,7 +1675,7 @@ examples:
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then let what was accepted finish. Raises SetupError."""
-    import waitress
+    import waitress  # type: ignore[import-untyped]
     from waitress import wasyncore
 
     start_logging(settings.log_level)
@@ -1471,8 +1719,8 @@ def listen(host: str, port: int) -> socket.socket:
 def drain(server: Any, connections: dict[int, Any]) -> None:
     """Answer every request that reached the listening socket, for GRACE_SECONDS at most, and close what is idle.
 
-    waitress has no such end of its own: its run() drops what is queued and what is not sent yet. This uses the parts that
-    its server and channel are made of (waitress/server.py, waitress/channel.py, waitress/task.py).
+    waitress has no such end of its own: its run() drops what is queued and what is not sent yet. So this goes to the
+    parts that its server and channels are made of (waitress/server.py, channel.py, task.py).
     """
     from waitress import task, wasyncore
 
@@ -1493,7 +1741,7 @@ def drain(server: Any, connections: dict[int, Any]) -> None:
             busy = channel.requests or channel.request or channel.total_outbufs_len
             if not busy and time.time() - max(channel.last_activity, started) > IDLE_SECONDS:
                 channel.handle_close()
-    server.task_dispatcher.shutdown(timeout=0)
+    server.task_dispatcher.shutdown(timeout=1)
 
 
 def show_picture(source: str, width: int | None, height: int | None, style: str | None, format: str | None) -> int:
@@ -1502,14 +1750,15 @@ def show_picture(source: str, width: int | None, height: int | None, style: str 
     style = style or default_style(format)
     width = width or min(max(shutil.get_terminal_size().columns, MIN_WIDTH), MAX_WIDTH)
     try:
-        picture = decode(read_picture(source), SAMPLES * max(width, height or 0))
+        picture = decode(read_picture(source), PARTS_DOWN * max(width, height or 0))
     except (OSError, PictureError, Unavailable) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         print(f"catscii: {source}: {reason}", file=sys.stderr)
         return 1
     art = render(picture, width, height, style)
-    encode = {"html": html_document, "ansi": to_ansi, "text": to_text, "json": lambda art: json.dumps(to_dict(art)) + "\n"}
-    sys.stdout.write(encode[format](art))
+    encoders: dict[str, Callable[[Art], str]] = {
+        "html": html_document, "ansi": to_ansi, "text": to_text, "json": lambda art: json.dumps(to_dict(art)) + "\n"}
+    sys.stdout.write(encoders[format](art))
     sys.stdout.flush()
     return 0
 
@@ -1524,6 +1773,8 @@ def read_picture(source: str) -> bytes:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    import argparse
+
     def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
         def argument(text: str) -> T:
             try:

@@ -20,8 +20,6 @@
 
 from __future__ import annotations
 
-import gzip
-import html.parser
 import io
 import json
 import os
@@ -36,10 +34,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -49,8 +44,6 @@ import netaddr
 import pytest
 import trustme
 import urllib3
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from PIL import Image, ImageDraw
 
