@@ -150,7 +150,7 @@ def whole_number(text: str, low: int, high: int) -> int:
 
 def quoted(text: str) -> str:
     """`text` in quotes, as printable ASCII of bounded length: safe in a log, a terminal and a page."""
-    return ascii(text if len(text) <= 60 else text[:57] + "...")
+    return ascii(text if len(text) <= 200 else text[:197] + "...")
 
 
 def existing_file(text: str) -> str | None:
@@ -1403,7 +1403,10 @@ class Service:
 
     def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
         if bottle.request.method == "GET":
-            self.visits.count(bottle.request.country)
+            try:
+                self.visits.count(bottle.request.country)
+            except sqlite3.Error as error:  # a cat is served all the same, and /health tells
+                log.error("Visit not counted", extra={"fields": {"error": str(error)}})
         return send(page, cache_control, etag)
 
     def analytics(self) -> bytes:
@@ -1633,10 +1636,11 @@ def show_error(error: bottle.HTTPError) -> bytes:
     except bottle.HTTPError:
         format = negotiated_format()
     message = str(error.body)
-    if "bottle.route" not in bottle.request.environ:  # the router's words
-        message = f"there is no {bottle.request.method} of {quoted(bottle.request.path)} here; / has a cat for you"
     if error.status_code == 405:
         bottle.response.set_header("Allow", "GET, HEAD")
+        message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
+    elif "bottle.route" not in bottle.request.environ:
+        message = f"there is nothing at {quoted(bottle.request.path)}; / has a cat for you"
     status = error.status_line
     if format == "json":
         page = json_page({"status": error.status_code, "error": message})

@@ -20,6 +20,8 @@
 
 from __future__ import annotations
 
+import gzip
+import html.parser
 import io
 import json
 import os
@@ -34,7 +36,10 @@ import sys
 import threading
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -44,6 +49,8 @@ import netaddr
 import pytest
 import trustme
 import urllib3
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from PIL import Image, ImageDraw
 
@@ -337,7 +344,7 @@ def test_an_unusable_database_is_a_clear_error_at_the_start(tmp_path: Path, how:
             connection.execute("PRAGMA user_version = 99")
     result = run(ANALYTICS_DB=str(path), PORT="0")
     assert result.returncode == 2
-    assert re.fullmatch(rf"catscii: ANALYTICS_DB: .*{path}.*\n", result.stderr.decode())
+    assert re.fullmatch(rf"catscii: ANALYTICS_DB: .*{path}.*", result.stderr.decode().splitlines()[-1])
 
 
 @pytest.mark.parametrize("how", ["garbage", "empty", "truncated"])
@@ -355,3 +362,731 @@ def test_a_port_in_use_is_a_clear_error(tmp_path: Path):
         result = run(HOST="127.0.0.1", PORT=port, ANALYTICS_DB=str(tmp_path / "x.db"), CAT_SOURCES="")
     assert result.returncode == 2
     assert f"cannot listen on '127.0.0.1', port {port}: " in result.stderr.decode()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Art
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Spans(html.parser.HTMLParser):
+    """An art's HTML as rows of (character, style)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[tuple[str, str]]] = [[]]
+        self.style = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag == "b"
+        self.style = dict(attrs)["style"] or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self.style = ""
+
+    def handle_data(self, data: str) -> None:
+        for character in data:
+            if character == "\n":
+                self.rows.append([])
+            else:
+                self.rows[-1].append((character, self.style))
+
+
+def cells_of_art(art: catscii.Art) -> list[list[tuple[str, str, str]]]:
+    """Rows of (character, foreground, background), the foreground of spaces left out."""
+    def colour(plane: bytes | None, i: int) -> str:
+        return plane[3 * i:3 * i + 3].hex() if plane else ""
+
+    width = len(art.rows[0])
+    return [[(c, "" if c == " " else colour(art.foreground, y * width + x), colour(art.background, y * width + x))
+             for x, c in enumerate(row)] for y, row in enumerate(art.rows)]
+
+
+def cells_of_ansi(text: str) -> list[list[tuple[str, str, str]]]:
+    rows = []
+    for line in text.splitlines():
+        ink = paper = ""
+        row: list[tuple[str, str, str]] = []
+        for codes, character in re.findall(r"\x1b\[([0-9;]*)m|(.)", line):
+            if character:
+                row.append((character, "" if character == " " else ink, paper))
+            elif codes == "0":
+                ink = paper = ""
+            else:
+                for kind, *rgb in re.findall(r"([34]8);2;(\d+);(\d+);(\d+)", codes):
+                    value = bytes(map(int, rgb)).hex()
+                    ink, paper = (value, paper) if kind == "38" else (ink, value)
+        assert (ink, paper) == ("", ""), "a line leaves its colours behind"
+        rows.append(row)
+    return rows
+
+
+def cells_of_html(text: str) -> list[list[tuple[str, str, str]]]:
+    def cell(character: str, style: str) -> tuple[str, str, str]:
+        colours = dict(part.split(":#") for part in style.split(";")) if style else {}
+        return character, "" if character == " " else colours.get("color", ""), colours.get("background", "")
+
+    return [[cell(*pair) for pair in row] for row in Spans(text).rows]
+
+
+pictures = st.builds(lambda seed, size, mode: Image.open(io.BytesIO(photograph(seed, size, "PNG"))).convert(mode),
+                     st.integers(0, 99), st.tuples(st.integers(1, 300), st.integers(1, 300)),
+                     st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(pictures, st.integers(20, 240), st.none() | st.integers(1, 240), st.sampled_from(catscii.STYLES))
+def test_art_has_exactly_the_shape_that_fits_and_printable_ascii(picture, width, height, style):
+    columns, rows = catscii.fit(picture.size, width, height)
+    art = catscii.render(picture, width, height, style)
+    assert 1 <= columns <= width and 1 <= rows <= (height or catscii.MAX_ROWS)
+    assert [len(row) for row in art.rows] == [columns] * rows
+    assert all(" " <= character <= "~" for row in art.rows for character in row)
+    assert len(art.foreground) == 3 * columns * rows
+    assert (art.background is None) == (style == "ink") and (art.background is None or len(art.background) == len(art.foreground))
+
+
+@settings(max_examples=30, deadline=None)
+@given(pictures, st.integers(20, 60), st.sampled_from(catscii.STYLES))
+def test_the_encoders_agree_cell_by_cell(picture, width, style):
+    art = catscii.render(picture, width, None, style)
+    cells = cells_of_art(art)
+    assert cells_of_ansi(catscii.to_ansi(art)) == cells
+    assert cells_of_html(catscii.to_html(art)) == cells
+    assert catscii.to_text(art).splitlines() == list(art.rows) == json.loads(json.dumps(catscii.to_dict(art)))["rows"]
+    assert "".join(catscii.to_dict(art)["foreground"]) == art.foreground.hex()
+
+
+@pytest.mark.parametrize(("size", "width", "height", "grid"), [
+    ((400, 400), 80, None, (80, 40)), ((400, 300), 80, None, (80, 30)), ((300, 400), 80, None, (80, 53)),
+    ((400, 400), 80, 20, (40, 20)), ((400, 300), 240, 240, (240, 90)), ((1, 20000), 80, None, (1, 240)), ((20000, 1), 80, None, (80, 1)),
+])
+def test_a_cell_is_twice_as_tall_as_wide(size, width, height, grid):
+    assert catscii.fit(size, width, height) == grid
+
+
+def test_a_flat_picture_gives_its_colour_back():
+    art = catscii.render(Image.new("RGB", (200, 100), (200, 120, 40)), 40)
+    assert {c for row in cells_of_art(art) for c, _, _ in row} == {" "}
+    assert all(abs(a - b) <= 4 for a, b in zip(art.background[:3], (200, 120, 40), strict=True))
+
+
+@pytest.mark.parametrize("glyph", catscii.FILL_GLYPHS)
+def test_a_picture_of_a_glyph_comes_back_as_that_glyph(glyph):
+    cell = Image.frombytes("L", catscii.PARTS, catscii.coverage()[glyph])
+    picture = Image.new("L", (40 * 5, 10 * 10))
+    for x in range(0, picture.width, 5):
+        for y in range(0, picture.height, 10):
+            picture.paste(cell, (x, y))
+    assert set("".join(catscii.render(picture, 40).rows)) == {glyph}
+
+
+def test_art_is_deterministic_and_sees_what_is_there():
+    picture = Image.open(io.BytesIO(photograph(7)))
+    assert catscii.render(picture) == catscii.render(picture)
+    assert catscii.render(picture) != catscii.render(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+
+
+@pytest.mark.parametrize(("format", "mode"), [
+    ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "1"), ("PNG", "L"), ("PNG", "LA"), ("PNG", "P"), ("PNG", "RGB"),
+    ("PNG", "RGBA"), ("PNG", "I;16"), ("GIF", "P"), ("WEBP", "RGB"), ("BMP", "RGB"), ("TIFF", "CMYK"), ("TIFF", "F"), ("PPM", "RGB")])
+def test_every_format_and_mode_shows_the_same_picture(format, mode):
+    picture = Image.open(io.BytesIO(photograph(3, (320, 240)))).convert("L")
+    data = io.BytesIO()
+    (picture.convert("I").point(lambda v: v * 257).convert("I;16") if mode == "I;16" else picture.convert(mode)).save(data, format)
+    seen = catscii.decode(data.getvalue(), 320).convert("L")
+    difference = sum(abs(a - b) for a, b in zip(seen.tobytes(), picture.tobytes(), strict=True)) / (320 * 240)
+    assert difference < (125 if mode == "1" else 20 if mode == "F" else 3)
+
+
+def test_exif_orientation_transparency_and_first_frame():
+    picture, data = Image.new("RGB", (60, 40), "red"), io.BytesIO()
+    picture.paste("blue", (0, 0, 60, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    picture.save(data, "PNG", exif=exif)
+    turned = catscii.decode(data.getvalue(), 100)
+    assert (turned.size, turned.getpixel((5, 5)), turned.getpixel((35, 5))) == ((40, 60), (255, 0, 0), (0, 0, 255))
+
+    data = io.BytesIO()
+    Image.new("RGBA", (9, 9), (255, 255, 255, 0)).save(data, "PNG")
+    assert catscii.decode(data.getvalue(), 9).getpixel((4, 4)) == catscii.BACKGROUND
+
+    data, frames = io.BytesIO(), [Image.new("RGB", (9, 9), colour) for colour in ("lime", "red", "blue")]
+    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:])
+    assert catscii.decode(data.getvalue(), 9).getpixel((4, 4)) == (0, 255, 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"<html>not a picture</html>", photograph()[:3000], b"\x89PNG\r\n\x1a\n" + b"\0" * 99])
+def test_what_is_no_whole_picture_is_refused_with_a_reason(data):
+    with pytest.raises(catscii.PictureError, match="picture"):
+        catscii.decode(data, 480)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_from_its_header():
+    data = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(data, "PNG")
+    with pytest.raises(catscii.PictureError, match="9000 x 9000"):
+        catscii.decode(data.getvalue(), 480)
+
+
+def test_a_jpeg_is_decoded_no_larger_than_needed():
+    assert max(catscii.decode(photograph(1, (3200, 2400)), 400).size) == 400
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# House cats
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_house_cat_is_the_same_for_the_same_seed(seed):
+    picture = catscii.draw_house_cat(seed)
+    assert (picture.mode, picture.size) == ("RGB", catscii.PORTRAIT)
+    assert picture.tobytes() == catscii.draw_house_cat(seed).tobytes()
+
+
+def test_house_cats_differ_and_have_dark_pupils_in_bright_eyes():
+    cats = [catscii.draw_house_cat(seed) for seed in range(12)]
+    assert len({cat.tobytes() for cat in cats}) == 12
+    for cat in cats:
+        dark, bright = cat.convert("L").crop((120, 120, 360, 300)).getextrema()
+        assert dark < 40 and bright > 220
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cats: sources, store, refresher
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def make_refresher(tmp_path: Path, *urls: str, ca_file: str | None = None, key: str | None = None):
+    """A store in a file, and a refresher that is stepped by hand."""
+    database = catscii.Database(str(tmp_path / "cats.db"))
+    fetcher = catscii.Fetcher(ca_file)
+    store = catscii.Store(database)
+    return store, catscii.Refresher(store, [catscii.make_source(url, fetcher, key) for url in urls], fetcher)
+
+
+def test_the_store_fills_at_the_start_and_requests_are_served_from_it(start, upstream):
+    service = start(CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    served = {service.json("/")["id"] for _ in range(60)}
+    assert len(served) > 12 and served <= upstream.known
+    shown = service.json("/")
+    assert shown["source"] == urlsplit(upstream.url).netloc and shown["credit"] == f"{upstream.url}/images/{shown['id']}.jpg"
+    assert upstream.asked("/v1/images/search?limit=10&mime_types=jpg,png") == 3
+    assert upstream.asked("/images/") == catscii.STORED_CATS
+    assert all(re.match(r"catscii/\d", headers["User-Agent"]) for _, headers in upstream.requests)
+
+
+def test_traffic_causes_no_upstream_requests(start, upstream):
+    service = start(CAT_SOURCES=upstream.cataas)
+    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    before = len(upstream.requests)
+    for _ in range(100):
+        assert service.get("/").status == 200
+    assert len(upstream.requests) == before
+
+
+def test_pictures_are_stored_small_with_their_credit(tmp_path, upstream):
+    upstream.answers["/cat"] = lambda handler: reply(handler, {"_id": "big", "url": "/big", "mimetype": "image/png"})
+    upstream.answers["/big"] = lambda handler: reply(handler, photograph(1, (2000, 1000), "PNG"))
+    store, refresher = make_refresher(tmp_path, upstream.cataas)
+    refresher._refresh()
+    cat, jpeg = store.get("big")
+    assert cat == catscii.Cat("big", urlsplit(upstream.url).netloc, f"{upstream.url}/big")
+    assert (Image.open(io.BytesIO(jpeg)).format, Image.open(io.BytesIO(jpeg)).size) == ("JPEG", (480, 240))
+
+
+def test_a_full_store_replaces_its_oldest_cat_once_a_minute(tmp_path, upstream):
+    store, refresher = make_refresher(tmp_path, upstream.the_cat_api)
+    order = []
+    while sum(store.counts().values()) < catscii.STORED_CATS:
+        assert refresher._delay() <= catscii.QUICK_SECONDS
+        refresher._refresh()
+        order += [cat for cat in upstream.known if store.holds(cat) and cat not in order]
+    assert 59 < refresher._delay() <= 60
+    refresher._refresh()
+    assert sum(store.counts().values()) == catscii.STORED_CATS
+    assert not store.holds(order[0]) and store.get(order[0]) == (store.get(order[0])[0], None)
+    assert all(store.holds(cat) for cat in order[1:])
+
+
+def test_an_upstream_with_few_cats_is_not_asked_without_end(tmp_path, upstream):
+    upstream.answers["/cat"] = lambda handler: reply(handler, upstream.cataas_entry("only"))
+    upstream.known.add("only")
+    store, refresher = make_refresher(tmp_path, upstream.cataas)
+    for _ in range(catscii.QUICK_REPEATS + 1):
+        refresher._refresh()
+    assert store.counts() and refresher._delay() > 59
+    assert upstream.asked("/cat/only") == 1
+
+
+def test_the_second_source_serves_while_the_first_fails_and_rests(tmp_path, upstream, caplog):
+    upstream.answers["/v1/images/search"] = lambda handler: reply(handler, b"no", 500)
+    store, refresher = make_refresher(tmp_path, upstream.the_cat_api, upstream.cataas)
+    for _ in range(6):
+        refresher._refresh()
+    first, second = refresher._upstreams
+    assert sum(store.counts().values()) == 6 and upstream.asked("/v1") == first.failures == 1 and second.failures == 0
+    for failures, longest in ((4, 8), (12, 600), (40, 600)):
+        first.failures = failures - 1
+        first.failed()
+        assert longest / 2 <= first.ready - time.monotonic() <= longest
+    del upstream.answers["/v1/images/search"]
+    first.ready = 0
+    refresher._refresh()
+    assert first.failures == 0
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ["Source fails"]
+
+
+def test_with_every_source_down_house_cats_serve_at_once_and_the_store_recovers(start, upstream):
+    upstream.answers["/cat"] = lambda handler: reply(handler, b"down", 503)
+    service = start(CAT_SOURCES=upstream.cataas)
+    assert service.json("/")["id"].startswith("house-")
+    service.wait_for("Source fails")
+    del upstream.answers["/cat"]
+    service.wait_for("Source works again")
+    eventually(lambda: not service.json("/")["id"].startswith("house-"))
+
+
+def test_a_hanging_upstream_delays_nobody(start, upstream):
+    release = threading.Event()
+    upstream.answers["/cat"] = lambda handler: release.wait(30) and None
+    service = start(CAT_SOURCES=upstream.cataas)
+    eventually(lambda: upstream.asked("/cat"))
+    assert service.get("/").status == 200
+    assert service.stop() == 0
+    release.set()
+
+
+def test_https_is_verified_and_the_key_goes_to_the_api_alone(tmp_path, secure_upstream, ca_file):
+    store, refresher = make_refresher(tmp_path, secure_upstream.the_cat_api, ca_file=ca_file, key="s3cret")
+    refresher._refresh()
+    assert sum(store.counts().values()) == 1
+    sent = {path.partition("?")[0].rpartition("/")[0]: headers.get("x-api-key") for path, headers in secure_upstream.requests}
+    assert sent == {"/v1/images": "s3cret", "/images": None}
+
+    _, distrustful = make_refresher(tmp_path, secure_upstream.cataas)
+    distrustful._refresh()
+    assert distrustful._upstreams[0].failures == 1
+
+
+def test_redirects_lead_from_https_to_https_only(upstream, secure_upstream, ca_file):
+    fetcher = catscii.Fetcher(ca_file)
+    secure_upstream.answers["/down"] = redirect(f"{upstream.url}/images/1")
+    secure_upstream.answers["/file"] = redirect("file:///etc/passwd")
+    secure_upstream.answers["/loop"] = redirect("/loop")
+    secure_upstream.answers["/ok"] = redirect("/images/2")
+    upstream.answers["/up"] = redirect(f"{secure_upstream.url}/images/3")
+    for path in ("/down", "/file", "/loop"):
+        with pytest.raises(catscii.Unavailable):
+            fetcher.get(secure_upstream.url + path, 1 << 20)
+    assert not upstream.requests and secure_upstream.asked("/loop") == catscii.MAX_REDIRECTS + 1
+    assert fetcher.get(f"{secure_upstream.url}/ok", 1 << 20) == photograph("/images/2")
+    assert fetcher.get(f"{upstream.url}/up", 1 << 20) == photograph("/images/3")
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.close_connection = True
+    while True:
+        handler.wfile.write(b"\0" * 65536)
+
+
+def dripping(handler: BaseHTTPRequestHandler) -> None:
+    reply(handler, b"", **{"Content-Length": "1000"})  # type: ignore[arg-type]
+    for _ in range(40):
+        handler.wfile.write(b"x")
+        time.sleep(0.1)
+
+
+def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
+    upstream.answers["/endless"], upstream.answers["/drip"] = endless, dripping
+    upstream.answers["/short"] = lambda handler: reply(handler, b"short", **{"Content-Length": "9"}) or handler.connection.close()
+    fetcher = catscii.Fetcher(None)
+    with pytest.raises(catscii.Unavailable, match="more than 1000000 bytes"):
+        fetcher.get(f"{upstream.url}/endless", 1_000_000)
+    monkeypatch.setattr(catscii, "TOTAL_SECONDS", 0.5)
+    with pytest.raises(catscii.Unavailable, match="not whole after"):
+        fetcher.get(f"{upstream.url}/drip", 1_000_000)
+
+
+@pytest.mark.parametrize("answer", [b"", b"<html>", b"[]", b"{}", b"null", b"[1]", b'[{"id": 1, "url": "x"}]', b'{"id": "a b", "url": "/x"}',
+                                    b'[{"id": "house-1", "url": "/x"}]', b'[{"id": "x", "url": "ftp://x"}]', b"[" * 100000])
+def test_an_answer_of_another_shape_is_a_failure_and_nothing_more(tmp_path, upstream, answer):
+    upstream.answers["/v1/images/search"] = upstream.answers["/cat"] = lambda handler: reply(handler, answer)
+    store, refresher = make_refresher(tmp_path, upstream.the_cat_api, upstream.cataas)
+    refresher._refresh()
+    assert [each.failures for each in refresher._upstreams] == [1, 1] and not store.counts()
+
+
+def test_an_evicted_cat_keeps_its_permalink(start, upstream):
+    service = start(CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    with sqlite3.connect(service.database) as connection:
+        cat = connection.execute("UPDATE cats SET picture = NULL WHERE rowid = 1 RETURNING id").fetchone()[0]
+    before = upstream.asked(f"/images/{cat}.jpg")
+    assert service.json(f"/cat/{cat}")["id"] == service.json(f"/cat/{cat}?width=40")["id"] == cat
+    assert upstream.asked(f"/images/{cat}.jpg") == before + 1
+
+    with sqlite3.connect(service.database) as connection:
+        cat = connection.execute("UPDATE cats SET picture = NULL WHERE rowid = 2 RETURNING id").fetchone()[0]
+    upstream.answers[f"/images/{cat}.jpg"] = lambda handler: reply(handler, b"gone", 410)
+    response = service.get(f"/cat/{cat}")
+    assert (response.status, response.headers["Retry-After"]) == (503, "60")
+
+
+def test_a_cat_that_only_a_source_knows_is_found_there(start, upstream):
+    service = start(CAT_SOURCES=f"{upstream.the_cat_api},{upstream.cataas}")
+    upstream.known.add("abc123")
+    assert service.json("/cat/abc123")["credit"] == f"{upstream.url}/images/abc123.jpg"
+    assert service.get("/cat/nobody").status == 404
+
+
+def test_visitors_cause_a_bounded_number_of_upstream_requests(start, upstream):
+    service = start(CAT_SOURCES=upstream.cataas)
+    statuses = Counter(service.get(f"/cat/unknown{i}").status for i in range(40))
+    assert statuses == {404: catscii.REVIVALS_A_MINUTE, 503: 40 - catscii.REVIVALS_A_MINUTE}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Visitors
+# ---------------------------------------------------------------------------------------------------------------------
+
+ADDRESSES = [
+    ("81.2.69.160", "GB"), (" 81.2.69.160 ", "GB"), ("2001:db8:1::5", "FR"), ("198.51.100.7", "DE"), ("2001:db8:2::1", "JP"),
+    ("::ffff:81.2.69.160", "GB"), ("81.2.69.160:4711", "GB"), ("[2001:db8:1::5]:4711", "FR"), ("[2001:db8:1::5]", "FR"),
+    ("2001:db8:1::5%eth0", "FR"), ("10.0.0.1, 81.2.69.160", "GB"), ("203.0.113.9", "ZZ"), ("127.0.0.1", "ZZ"), ("", "ZZ"),
+    ("garbage", "ZZ"), ("81.2.69", "ZZ"), ("[]", "ZZ"), (":1", "ZZ"), ("81.2.69.160,", "ZZ"),
+]
+
+
+@pytest.mark.parametrize(("address", "country"), ADDRESSES)
+def test_the_country_of_an_address(country_db, address, country):
+    assert catscii.Countries(country_db).country(address) == country
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_as_an_address_gives_a_country_and_no_error(country_db, text):
+    assert re.fullmatch("[A-Z]{2}", catscii.Countries(country_db).country(text))
+
+
+def test_visits_are_counted_by_the_header_of_a_trusted_proxy_only(start, country_db):
+    service = start(GEOLITE2_COUNTRY_DB=country_db, CLIENT_IP_HEADER="X-Real-IP")
+    for address in ("81.2.69.160", "2001:db8:1::5", "2001:db8:1::6"):
+        assert service.get("/", CURL | {"X-Real-IP": address}).status == 200
+    assert service.get("/analytics").data == b"FR: 2\nGB: 1\n"
+    assert service.json("/analytics") == {"visits": 3, "countries": {"FR": 2, "GB": 1}}
+
+    service.stop()
+    service = start(GEOLITE2_COUNTRY_DB=country_db)
+    service.get("/", CURL | {"X-Real-IP": "81.2.69.160", "X-Forwarded-For": "81.2.69.160", "Fly-Client-IP": "81.2.69.160"})
+    assert service.get("/analytics").data == b"FR: 2\nGB: 1\nZZ: 1\n"
+
+
+def test_only_a_shown_cat_is_a_visit(start):
+    service = start()
+    for path in ("/health", "/metrics", "/analytics", "/favicon.ico", "/nothing", "/panic", "/?width=1", "/cat/none"):
+        service.get(path)
+    service.get("/", method="HEAD")
+    assert service.get("/analytics").data == b""
+    service.get("/")
+    service.get("/cat/house-1")
+    assert service.get("/analytics").data == b"ZZ: 2\n"
+
+
+def test_visits_are_kept_by_day_in_utc_and_an_address_nowhere(start, country_db):
+    service = start(GEOLITE2_COUNTRY_DB=country_db, CLIENT_IP_HEADER="X-Real-IP")
+    service.get("/", CURL | {"X-Real-IP": "81.2.69.160"})
+    service.stop()
+    with sqlite3.connect(service.database) as connection:
+        assert connection.execute("SELECT * FROM visits").fetchall() == [(datetime.now(UTC).strftime("%Y-%m-%d"), "GB", 1)]
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA user_version").fetchone() == (catscii.SCHEMA_VERSION,)
+    assert b"81.2.69" not in service.database.read_bytes() and "81.2.69" not in json.dumps(service.log)
+
+
+def test_two_processes_count_into_one_database(start):
+    services = [start(), start()]
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda i: services[i % 2].get("/cat/house-1").status, range(200)))
+    assert statuses == [200] * 200
+    assert services[0].get("/analytics").data == services[1].get("/analytics").data == b"ZZ: 200\n"
+
+
+def test_a_killed_process_has_lost_no_visit_that_it_answered(start):
+    service = start()
+    answered = 0
+    killer = threading.Timer(0.7, service.process.kill)
+    killer.start()
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        while True:
+            answered += service.get("/cat/house-1").status == 200
+    killer.join()
+    counted = int(start().get("/analytics").data.split()[1])
+    assert answered > 5 and answered <= counted <= answered + 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Web
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One service of house cats for the tests that only read from it."""
+    service = Running(tmp_path_factory.mktemp("service"))
+    yield service
+    service.process.kill()
+    service.process.wait()
+
+
+def kind(response: urllib3.BaseHTTPResponse) -> str:
+    """The format that a response is in."""
+    body = response.data.decode()
+    if response.headers["Content-Type"].startswith("text/html"):
+        assert body.startswith("<!DOCTYPE html>")
+        return "html"
+    if response.headers["Content-Type"] == "application/json":
+        json.loads(body)
+        return "json"
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+    return "ansi" if "\x1b[" in body else "text"
+
+
+@pytest.mark.parametrize(("headers", "expected"), [
+    (CHROME, "html"), (CURL, "ansi"), ({}, "html"), ({"Accept": "*/*"}, "html"),
+    ({"User-Agent": "Wget/1.21.4", "Accept": "*/*"}, "ansi"), ({"User-Agent": "HTTPie/3.2.4", "Accept": "*/*"}, "ansi"),
+    ({"User-Agent": "xh/0.24.0", "Accept": "*/*"}, "ansi"), ({"User-Agent": "fetch libfetch/2.0", "Accept": "*/*"}, "ansi"),
+    ({"User-Agent": "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.22621"}, "ansi"),
+    ({"User-Agent": "HTTPie/3.2.4", "Accept": "application/json, */*;q=0.5"}, "json"),
+    (CURL | {"Accept": "text/html"}, "html"), (CURL | {"Accept": "text/plain"}, "text"),
+    ({"Accept": "text/html;q=0.2, application/json;q=0.7"}, "json"), (CURL | {"Accept": "text/html;q=0"}, "ansi"),
+    ({"Accept": "image/png"}, "html"), ({"Accept": ";;q=,,"}, "html"),
+])
+def test_the_format_is_what_accept_or_the_client_asks_for(service, headers, expected):
+    assert kind(service.get("/cat/house-1", headers)) == expected
+
+
+@pytest.mark.parametrize("format", ["html", "ansi", "text", "json"])
+def test_each_format_by_its_name_with_parameters(service, format):
+    response = service.get(f"/cat/house-2?format={format}&width=60&height=12&style=ink", CHROME)
+    assert (response.status, kind(response)) == (200, format)
+    body = response.data.decode()
+    art = catscii.render(catscii.draw_house_cat(2), 60, 12, "ink")
+    if format == "json":
+        assert json.loads(body) == {"id": "house-2", "source": "house", "credit": "", **json.loads(json.dumps(catscii.to_dict(art)))}
+    elif format == "html":
+        assert f">{catscii.to_html(art)}</pre>" in body
+    else:
+        assert body == (catscii.to_ansi(art) if format == "ansi" else catscii.to_text(art))
+
+
+def test_the_terminal_gets_80_columns_that_end_reset(service):
+    body = service.get("/").data.decode()
+    assert body.endswith("\x1b[0m\n")
+    assert {len(row) for row in cells_of_ansi(body)} == {80}
+
+
+def test_plain_text_shows_the_cat_without_colours(service):
+    body = service.get("/cat/house-3?format=text").data.decode()
+    assert body == catscii.to_text(catscii.render(catscii.draw_house_cat(3), 80, None, "ink"))
+
+
+@pytest.mark.parametrize("query", ["width=19", "width=241", "width=", "width=80.0", "width=1e2", "width=-80", "width=%D9%A8%D9%A0", "height=0",
+                                   "height=241", "height=%00", "style=bold", "format=gif", "width=40&width=50", "width=%ff", "width=" + "9" * 5000])
+@pytest.mark.parametrize("path", ["/", "/cat/house-1"])
+def test_a_bad_parameter_is_a_400_that_names_it_and_what_would_be_right(service, path, query):
+    for headers, expected in ((CURL, "text"), (CHROME, "html"), ({"Accept": "application/json"}, "json")):
+        response = service.get(f"{path}?{query}", headers)
+        assert (response.status, kind(response)) == (400, expected)
+        name = query.partition("=")[0]
+        assert f"{name}: " in response.data.decode() and len(response.data) < 4000
+        assert re.search("from 20 to 240|from 1 to 240|fill, ink|html, ansi, text, json|given 2 times", response.data.decode())
+
+
+@pytest.mark.parametrize(("path", "method", "status"), [
+    ("/nothing", "GET", 404), ("/cat/house-4294967296", "GET", 404), ("/cat/house-01", "GET", 404), ("/cat/", "GET", 404),
+    ("/cat/%3Cscript%3Ealert(1)%3C/script%3E", "GET", 404), ("/cat/%1b%5b31m", "GET", 404), ("/cat/%00", "GET", 404),
+    ("/cat/%ff%fe", "GET", 404), ("/", "POST", 405), ("/analytics", "DELETE", 405), ("/panic", "GET", 500),
+])
+def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(service, path, method, status):
+    for headers, expected in ((CURL, "text"), (CHROME, "html"), ({"Accept": "application/json"}, "json")):
+        response = service.get(path, headers, method)
+        assert (response.status, kind(response)) == (status, expected)
+        body = response.data.decode()
+        assert "Traceback" not in body and "\x1b" not in body and "\0" not in body
+        assert expected != "html" or "<script" not in body
+        if expected == "json":
+            assert json.loads(body)["status"] == status
+        if status == 405:
+            assert response.headers["Allow"] == "GET, HEAD"
+
+
+def test_permalinks_can_be_cached_and_the_random_cat_cannot(service):
+    assert service.get("/").headers["Cache-Control"] == "no-store" and "ETag" not in service.get("/").headers
+    first = service.get("/cat/house-5")
+    assert first.headers["Cache-Control"] == "public, max-age=3600"
+    again = service.get("/cat/house-5", CURL | {"If-None-Match": f'"other", {first.headers["ETag"]}'})
+    assert (again.status, again.data, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+    assert service.get("/cat/house-5", CURL | {"If-None-Match": '"other"'}).status == 200
+    assert service.get("/cat/house-6").headers["ETag"] != first.headers["ETag"]
+
+
+def test_pages_are_compressed_for_those_who_take_it(service):
+    plain = service.get("/cat/house-7", CHROME)
+    packed = service.get("/cat/house-7", CHROME | {"Accept-Encoding": "br, gzip;q=0.8"})
+    assert "Content-Encoding" not in plain.headers and packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.data) == plain.data and len(packed.data) < 40_000
+    assert "Content-Encoding" not in service.get("/cat/house-7", CHROME | {"Accept-Encoding": "gzip;q=0, br"}).headers
+    assert "Accept-Encoding" in plain.headers["Vary"] and "User-Agent" in plain.headers["Vary"]
+
+
+def test_head_is_get_without_a_body(service):
+    for path in ("/cat/house-8", "/analytics", "/health", "/favicon.ico", "/nothing"):
+        get, head = service.get(path), service.get(path, method="HEAD")
+        assert (head.status, head.data, head.headers.get("Content-Length")) == (get.status, b"", get.headers["Content-Length"])
+
+
+def test_the_page_has_what_a_browser_and_a_screen_reader_need(service):
+    body = service.get("/", CHROME).data.decode()
+    cat = re.search(r'href="/cat/(house-\d+)"', body)
+    assert cat and f"<title>{cat[1]}" in body
+    for part in ('<html lang="en">', 'name="viewport"', 'role="img" aria-label="A cat', 'rel="icon"', 'href="/analytics"', 'href="/"'):
+        assert part in body
+    assert service.get("/favicon.ico").headers["Content-Type"] == "image/png"
+
+
+def test_health_and_metrics(service):
+    health = service.get("/health")
+    assert (health.status, json.loads(health.data)["status"]) == (200, "ok")
+    service.get("/cat/house-9")
+    metrics = service.get("/metrics")
+    assert metrics.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert re.search(r'(?m)^catscii_requests_total\{route="/cat/<cat_id>",status="200"\} \d+$', metrics.data.decode())
+    assert re.search(r'(?m)^catscii_visits_total\{country="ZZ"\} \d+$', metrics.data.decode())
+
+
+def test_health_fails_while_visits_cannot_be_counted(start):
+    service = start()
+    with sqlite3.connect(service.database) as connection:
+        connection.execute("ALTER TABLE visits RENAME TO gone")
+    response = service.get("/health")
+    assert (response.status, json.loads(response.data)["status"]) == (503, "failing")
+    assert service.get("/").status == 200
+
+
+def test_an_empty_analytics_page_is_friendly_and_a_full_one_a_table(start, country_db):
+    service = start(GEOLITE2_COUNTRY_DB=country_db, CLIENT_IP_HEADER="X-Real-IP")
+    assert "Nobody has seen a cat here yet" in service.get("/analytics", CHROME).data.decode()
+    service.get("/", CURL | {"X-Real-IP": "81.2.69.160"})
+    assert '<th scope="row">GB</th><td>1</td>' in service.get("/analytics", CHROME).data.decode()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
+    service = start(LOG_LEVEL="info")
+    service.get("/cat/house-1?width=40")
+    service.get("/panic")
+    assert service.stop() == 0
+    for line in service.log:
+        assert set(line) == {"timestamp", "level", "target", "fields"}
+        assert line["timestamp"].endswith("Z") and datetime.fromisoformat(line["timestamp"]).tzinfo
+        assert line["target"] == "catscii"
+    messages = service.messages()
+    assert re.fullmatch(r"Listening on 127\.0\.0\.1:\d+", messages[1])
+    assert messages[0] == "No countries: GEOLITE2_COUNTRY_DB is not set" and messages[-1] == "Initiating graceful shutdown"
+    access = next(line["fields"] for line in service.log if line["fields"].get("path") == "/cat/house-1")
+    assert {name: access[name] for name in ("method", "status", "country")} == {"method": "GET", "status": 200, "country": "ZZ"}
+    assert access["ms"] > 0
+    failure = next(line for line in service.log if line["level"] == "ERROR")
+    assert "RuntimeError" in failure["fields"]["error"]
+    assert sum("RuntimeError" in json.dumps(line) for line in service.log) == 1
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_every_request_that_arrived_before_the_signal_is_answered(start, signal_number):
+    service = start()
+    host, port = service.url.removeprefix("http://").split(":")
+    waiting = [socket.create_connection((host, int(port))) for _ in range(24)]
+    for seed, connection in enumerate(waiting):
+        connection.sendall(b"GET /cat/house-%d?format=text HTTP/1.1\r\nHost: x\r\n\r\n" % seed)
+    time.sleep(0.1)
+    assert service.stop(signal_number) == 0
+    for connection in waiting:
+        connection.settimeout(5)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))  # noqa: B023
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and len(answer.partition(b"\r\n\r\n")[2]) == 30 * 81
+        connection.close()
+    assert "Initiating graceful shutdown" in service.messages()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+    assert not Path(f"{service.database}-wal").exists(), "the database is closed"
+
+
+def test_a_client_that_never_ends_its_request_does_not_keep_the_service_up(start):
+    service = start()
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as idle, socket.create_connection((host, int(port))) as half:
+        half.sendall(b"GET / HTTP/1.1\r\nHost:")
+        time.sleep(0.2)
+        started = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - started < 14
+        assert idle.recv(1) == b""
+
+
+def test_art_from_a_file_standard_input_and_a_url(tmp_path, upstream):
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(photograph("/images/x"))
+    file = run("art", str(path), "--width", "60", "--style", "fill", "--format", "ansi")
+    assert (file.returncode, file.stderr) == (0, b"")
+    assert {len(row) for row in cells_of_ansi(file.stdout.decode())} == {60}
+    piped = run("art", "-", "--width", "60", "--style", "fill", "--format", "ansi", stdin=path.read_bytes())
+    fetched = run("art", f"{upstream.url}/images/x", "--width", "60", "--style", "fill", "--format", "ansi")
+    assert file.stdout == piped.stdout == fetched.stdout
+
+
+def test_art_is_80_columns_of_plain_text_where_there_is_no_terminal(tmp_path):
+    result = run("art", "-", stdin=photograph())
+    assert {len(line) for line in result.stdout.decode().splitlines()} == {80} and b"\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize("format", ["html", "json", "text"])
+def test_art_in_other_formats(format):
+    result = run("art", "-", "--format", format, "--width", "40", "--height", "10", stdin=photograph()).stdout.decode()
+    assert {"html": "<!DOCTYPE html>", "json": '{"width"', "text": ""}[format] in result
+    assert (json.loads(result)["height"] if format == "json" else 10) == 10
+
+
+@pytest.mark.parametrize(("arguments", "status", "words"), [
+    (["art", "/no/such.jpg"], 1, "catscii: /no/such.jpg: No such file or directory"),
+    (["art", __file__], 1, f"catscii: {__file__}: this is no picture"),
+    (["art", "http://127.0.0.1:9/x.jpg"], 1, "catscii: http://127.0.0.1:9/x.jpg: "),
+    (["art"], 2, "required"), (["draw"], 2, "draw"), (["art", "-", "--width", "9"], 2, "'9' is not a whole number from 20 to 240"),
+    (["art", "-", "--style", "x"], 2, "'fill', 'ink'"),
+])
+def test_art_explains_what_is_wrong_in_one_line(arguments, status, words):
+    result = run(*arguments)
+    assert result.returncode == status and words in result.stderr.decode().splitlines()[-1] and b"Traceback" not in result.stderr
+    assert status == 2 or len(result.stderr.decode().splitlines()) == 1
+
+
+def test_art_into_a_closed_pipe_is_quiet(tmp_path):
+    (tmp_path / "cat.jpg").write_bytes(photograph())
+    command = f"{sys.executable} {SCRIPT} art {tmp_path}/cat.jpg --width 240 --format json | head -c 10"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, timeout=30)
+    assert (result.stdout, result.stderr) == (b'{"width": ', b"")
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__, "-p", "no:cacheprovider", *sys.argv[1:]]))
