@@ -57,8 +57,10 @@ from PIL import Image, ImageDraw
 import catscii
 
 SCRIPT = Path(catscii.__file__)
-CHROME = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0 Safari/537.36",
-          "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"}
+CHROME = {
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0 Safari/537.36",
+    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+}
 CURL = {"User-Agent": "curl/8.16.0", "Accept": "*/*"}
 http = urllib3.PoolManager(retries=False, timeout=30)
 
@@ -91,7 +93,9 @@ class Running:
     def messages(self) -> list[str]:
         return [line["fields"]["message"] for line in self.log]
 
-    def get(self, path: str, headers: dict[str, str] = CURL, method: str = "GET", **kwargs: Any) -> urllib3.BaseHTTPResponse:
+    def get(
+        self, path: str, headers: dict[str, str] = CURL, method: str = "GET", **kwargs: Any
+    ) -> urllib3.BaseHTTPResponse:
         return http.request(method, self.url + path, headers=headers, redirect=False, decode_content=False, **kwargs)
 
     def json(self, path: str) -> Any:
@@ -275,7 +279,9 @@ def country_db(tmp_path_factory: pytest.TempPathFactory) -> str:
 def run(*arguments: str, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
     """`python catscii.py ARGUMENTS` to its end."""
     environment = {"PATH": os.environ["PATH"], **variables}
-    return subprocess.run([sys.executable, SCRIPT, *arguments], input=stdin, capture_output=True, env=environment, timeout=60)
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments], input=stdin, capture_output=True, env=environment, timeout=60
+    )
 
 
 def script_metadata(path: Path) -> dict[str, Any]:
@@ -299,16 +305,38 @@ def test_help_names_commands_variables_and_defaults():
     result = run("--help")
     text = result.stdout.decode()
     assert result.returncode == 0
-    for word in ("art PICTURE|URL|-", "HOST", "0.0.0.0", "PORT", "8080", "ANALYTICS_DB", "catscii.db", "GEOLITE2_COUNTRY_DB",
-                 "CLIENT_IP_HEADER", "Fly-Client-IP", "CAT_SOURCES", "api.thecatapi.com", "CAT_API_KEY", "SSL_CERT_FILE",
-                 "LOG_LEVEL", "examples:"):
+    for word in (
+        "art PICTURE|URL|-",
+        "HOST",
+        "0.0.0.0",
+        "PORT",
+        "8080",
+        "ANALYTICS_DB",
+        "catscii.db",
+        "GEOLITE2_COUNTRY_DB",
+        "CLIENT_IP_HEADER",
+        "Fly-Client-IP",
+        "CAT_SOURCES",
+        "api.thecatapi.com",
+        "CAT_API_KEY",
+        "SSL_CERT_FILE",
+        "LOG_LEVEL",
+        "examples:",
+    ):
         assert word in text
     assert run("--version").stdout.decode() == f"catscii {catscii.__version__}\n"
 
 
 def test_all_wrong_settings_are_reported_in_one_go():
-    result = run(PORT="http", GEOLITE2_COUNTRY_DB="/no/such.mmdb", CAT_SOURCES="ftp://cats", LOG_LEVEL="loud",
-                 CLIENT_IP_HEADER="a b", ANALYTICS_DB="/no/such/folder/x.db", SSL_CERT_FILE="/no/such.pem")
+    result = run(
+        PORT="http",
+        GEOLITE2_COUNTRY_DB="/no/such.mmdb",
+        CAT_SOURCES="ftp://cats",
+        LOG_LEVEL="loud",
+        CLIENT_IP_HEADER="a b",
+        ANALYTICS_DB="/no/such/folder/x.db",
+        SSL_CERT_FILE="/no/such.pem",
+    )
     lines = result.stderr.decode().splitlines()
     assert result.returncode == 2
     assert len(lines) == 7
@@ -316,18 +344,25 @@ def test_all_wrong_settings_are_reported_in_one_go():
         assert sum(f"{value!r}" in line for line in lines) == 1
 
 
-@pytest.mark.parametrize(("variables", "field", "value"), [
-    ({}, "cat_sources", ("https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat")),
-    ({"CAT_SOURCES": ""}, "cat_sources", ()),
-    ({"CAT_SOURCES": "https://a/s?m=jpg,png, http://b/cat,"}, "cat_sources", ("https://a/s?m=jpg,png", "http://b/cat")),
-    ({}, "client_ip_header", None),
-    ({"FLY_APP_NAME": "cats"}, "client_ip_header", "Fly-Client-IP"),
-    ({"FLY_APP_NAME": "cats", "CLIENT_IP_HEADER": "X-Real-IP"}, "client_ip_header", "X-Real-IP"),
-    ({"PORT": ""}, "port", 8080),
-    ({"NIX_SSL_CERT_FILE": __file__}, "ssl_cert_file", __file__),
-    ({"NIX_SSL_CERT_FILE": "/dev/null", "SSL_CERT_FILE": __file__}, "ssl_cert_file", __file__),
-    ({"LOG_LEVEL": "WARNING"}, "log_level", 30),
-])
+@pytest.mark.parametrize(
+    ("variables", "field", "value"),
+    [
+        ({}, "cat_sources", ("https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat")),
+        ({"CAT_SOURCES": ""}, "cat_sources", ()),
+        (
+            {"CAT_SOURCES": "https://a/s?m=jpg,png, http://b/cat,"},
+            "cat_sources",
+            ("https://a/s?m=jpg,png", "http://b/cat"),
+        ),
+        ({}, "client_ip_header", None),
+        ({"FLY_APP_NAME": "cats"}, "client_ip_header", "Fly-Client-IP"),
+        ({"FLY_APP_NAME": "cats", "CLIENT_IP_HEADER": "X-Real-IP"}, "client_ip_header", "X-Real-IP"),
+        ({"PORT": ""}, "port", 8080),
+        ({"NIX_SSL_CERT_FILE": __file__}, "ssl_cert_file", __file__),
+        ({"NIX_SSL_CERT_FILE": "/dev/null", "SSL_CERT_FILE": __file__}, "ssl_cert_file", __file__),
+        ({"LOG_LEVEL": "WARNING"}, "log_level", 30),
+    ],
+)
 def test_settings(variables: dict[str, str], field: str, value: object):
     assert getattr(catscii.read_settings(variables), field) == value
 
@@ -350,7 +385,7 @@ def test_an_unusable_database_is_a_clear_error_at_the_start(tmp_path: Path, how:
 @pytest.mark.parametrize("how", ["garbage", "empty", "truncated"])
 def test_an_unusable_country_database_is_a_clear_error_at_the_start(tmp_path: Path, country_db: str, how: str):
     path, good = tmp_path / "x.mmdb", Path(country_db).read_bytes()
-    path.write_bytes({"garbage": b"no database" * 99, "empty": b"", "truncated": good[:len(good) // 2]}[how])
+    path.write_bytes({"garbage": b"no database" * 99, "empty": b"", "truncated": good[: len(good) // 2]}[how])
     result = run(GEOLITE2_COUNTRY_DB=str(path), ANALYTICS_DB=str(tmp_path / "x.db"), PORT="0")
     assert result.returncode == 2
     assert f"catscii: GEOLITE2_COUNTRY_DB: cannot read '{path}'" in result.stderr.decode().splitlines()[-1]
@@ -395,12 +430,18 @@ class Spans(html.parser.HTMLParser):
 
 def cells_of_art(art: catscii.Art) -> list[list[tuple[str, str, str]]]:
     """Rows of (character, foreground, background), the foreground of spaces left out."""
+
     def colour(plane: bytes | None, i: int) -> str:
-        return plane[3 * i:3 * i + 3].hex() if plane else ""
+        return plane[3 * i : 3 * i + 3].hex() if plane else ""
 
     width = len(art.rows[0])
-    return [[(c, "" if c == " " else colour(art.foreground, y * width + x), colour(art.background, y * width + x))
-             for x, c in enumerate(row)] for y, row in enumerate(art.rows)]
+    return [
+        [
+            (c, "" if c == " " else colour(art.foreground, y * width + x), colour(art.background, y * width + x))
+            for x, c in enumerate(row)
+        ]
+        for y, row in enumerate(art.rows)
+    ]
 
 
 def cells_of_ansi(text: str) -> list[list[tuple[str, str, str]]]:
@@ -430,9 +471,12 @@ def cells_of_html(text: str) -> list[list[tuple[str, str, str]]]:
     return [[cell(*pair) for pair in row] for row in Spans(text).rows]
 
 
-pictures = st.builds(lambda seed, size, mode: Image.open(io.BytesIO(photograph(seed, size, "PNG"))).convert(mode),
-                     st.integers(0, 99), st.tuples(st.integers(1, 300), st.integers(1, 300)),
-                     st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"]))
+pictures = st.builds(
+    lambda seed, size, mode: Image.open(io.BytesIO(photograph(seed, size, "PNG"))).convert(mode),
+    st.integers(0, 99),
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"]),
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -444,7 +488,9 @@ def test_art_has_exactly_the_shape_that_fits_and_printable_ascii(picture, width,
     assert [len(row) for row in art.rows] == [columns] * rows
     assert all(" " <= character <= "~" for row in art.rows for character in row)
     assert len(art.foreground) == 3 * columns * rows
-    assert (art.background is None) == (style == "ink") and (art.background is None or len(art.background) == len(art.foreground))
+    assert (art.background is None) == (style == "ink") and (
+        art.background is None or len(art.background) == len(art.foreground)
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -458,10 +504,18 @@ def test_the_encoders_agree_cell_by_cell(picture, width, style):
     assert "".join(catscii.to_dict(art)["foreground"]) == art.foreground.hex()
 
 
-@pytest.mark.parametrize(("size", "width", "height", "grid"), [
-    ((400, 400), 80, None, (80, 40)), ((400, 300), 80, None, (80, 30)), ((300, 400), 80, None, (80, 53)),
-    ((400, 400), 80, 20, (40, 20)), ((400, 300), 240, 240, (240, 90)), ((1, 20000), 80, None, (1, 240)), ((20000, 1), 80, None, (80, 1)),
-])
+@pytest.mark.parametrize(
+    ("size", "width", "height", "grid"),
+    [
+        ((400, 400), 80, None, (80, 40)),
+        ((400, 300), 80, None, (80, 30)),
+        ((300, 400), 80, None, (80, 53)),
+        ((400, 400), 80, 20, (40, 20)),
+        ((400, 300), 240, 240, (240, 90)),
+        ((1, 20000), 80, None, (1, 240)),
+        ((20000, 1), 80, None, (80, 1)),
+    ],
+)
 def test_a_cell_is_twice_as_tall_as_wide(size, width, height, grid):
     assert catscii.fit(size, width, height) == grid
 
@@ -488,13 +542,33 @@ def test_art_is_deterministic_and_sees_what_is_there():
     assert catscii.render(picture) != catscii.render(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
-@pytest.mark.parametrize(("format", "mode"), [
-    ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "1"), ("PNG", "L"), ("PNG", "LA"), ("PNG", "P"), ("PNG", "RGB"),
-    ("PNG", "RGBA"), ("PNG", "I;16"), ("GIF", "P"), ("WEBP", "RGB"), ("BMP", "RGB"), ("TIFF", "CMYK"), ("TIFF", "F"), ("PPM", "RGB")])
+@pytest.mark.parametrize(
+    ("format", "mode"),
+    [
+        ("JPEG", "RGB"),
+        ("JPEG", "L"),
+        ("JPEG", "CMYK"),
+        ("PNG", "1"),
+        ("PNG", "L"),
+        ("PNG", "LA"),
+        ("PNG", "P"),
+        ("PNG", "RGB"),
+        ("PNG", "RGBA"),
+        ("PNG", "I;16"),
+        ("GIF", "P"),
+        ("WEBP", "RGB"),
+        ("BMP", "RGB"),
+        ("TIFF", "CMYK"),
+        ("TIFF", "F"),
+        ("PPM", "RGB"),
+    ],
+)
 def test_every_format_and_mode_shows_the_same_picture(format, mode):
     picture = Image.open(io.BytesIO(photograph(3, (320, 240)))).convert("L")
     data = io.BytesIO()
-    (picture.convert("I").point(lambda v: v * 257).convert("I;16") if mode == "I;16" else picture.convert(mode)).save(data, format)
+    (picture.convert("I").point(lambda v: v * 257).convert("I;16") if mode == "I;16" else picture.convert(mode)).save(
+        data, format
+    )
     seen = catscii.decode(data.getvalue(), 320).convert("L")
     difference = sum(abs(a - b) for a, b in zip(seen.tobytes(), picture.tobytes(), strict=True)) / (320 * 240)
     assert difference < (125 if mode == "1" else 20 if mode == "F" else 3)
@@ -518,7 +592,9 @@ def test_exif_orientation_transparency_and_first_frame():
     assert catscii.decode(data.getvalue(), 9).getpixel((4, 4)) == (0, 255, 0)
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", b"<html>not a picture</html>", photograph()[:3000], b"\x89PNG\r\n\x1a\n" + b"\0" * 99])
+@pytest.mark.parametrize(
+    "data", [b"", b"GIF89a", b"<html>not a picture</html>", photograph()[:3000], b"\x89PNG\r\n\x1a\n" + b"\0" * 99]
+)
 def test_what_is_no_whole_picture_is_refused_with_a_reason(data):
     with pytest.raises(catscii.PictureError, match="picture"):
         catscii.decode(data, 480)
@@ -575,7 +651,10 @@ def test_the_store_fills_at_the_start_and_requests_are_served_from_it(start, ups
     served = {service.json("/")["id"] for _ in range(60)}
     assert len(served) > 12 and served <= upstream.known
     shown = service.json("/")
-    assert shown["source"] == urlsplit(upstream.url).netloc and shown["credit"] == f"{upstream.url}/images/{shown['id']}.jpg"
+    assert (
+        shown["source"] == urlsplit(upstream.url).netloc
+        and shown["credit"] == f"{upstream.url}/images/{shown['id']}.jpg"
+    )
     assert upstream.asked("/v1/images/search?limit=10&mime_types=jpg,png") == 3
     assert upstream.asked("/images/") == catscii.STORED_CATS
     assert all(re.match(r"catscii/\d", headers["User-Agent"]) for _, headers in upstream.requests)
@@ -666,7 +745,10 @@ def test_https_is_verified_and_the_key_goes_to_the_api_alone(tmp_path, secure_up
     store, refresher = make_refresher(tmp_path, secure_upstream.the_cat_api, ca_file=ca_file, key="s3cret")
     refresher._refresh()
     assert sum(store.counts().values()) == 1
-    sent = {path.partition("?")[0].rpartition("/")[0]: headers.get("x-api-key") for path, headers in secure_upstream.requests}
+    sent = {
+        path.partition("?")[0].rpartition("/")[0]: headers.get("x-api-key")
+        for path, headers in secure_upstream.requests
+    }
     assert sent == {"/v1/images": "s3cret", "/images": None}
 
     _, distrustful = make_refresher(tmp_path, secure_upstream.cataas)
@@ -706,7 +788,9 @@ def dripping(handler: BaseHTTPRequestHandler) -> None:
 
 def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
     upstream.answers["/endless"], upstream.answers["/drip"] = endless, dripping
-    upstream.answers["/short"] = lambda handler: reply(handler, b"short", **{"Content-Length": "9"}) or handler.connection.close()
+    upstream.answers["/short"] = lambda handler: (
+        reply(handler, b"short", **{"Content-Length": "9"}) or handler.connection.close()
+    )
     fetcher = catscii.Fetcher(None)
     with pytest.raises(catscii.Unavailable, match="more than 1000000 bytes"):
         fetcher.get(f"{upstream.url}/endless", 1_000_000)
@@ -715,8 +799,22 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
         fetcher.get(f"{upstream.url}/drip", 1_000_000)
 
 
-@pytest.mark.parametrize("answer", [b"", b"<html>", b"[]", b"{}", b"null", b"[1]", b'[{"id": 1, "url": "x"}]', b'{"id": "a b", "url": "/x"}',
-                                    b'[{"id": "house-1", "url": "/x"}]', b'[{"id": "x", "url": "ftp://x"}]', b"[" * 100000])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b"null",
+        b"[1]",
+        b'[{"id": 1, "url": "x"}]',
+        b'{"id": "a b", "url": "/x"}',
+        b'[{"id": "house-1", "url": "/x"}]',
+        b'[{"id": "x", "url": "ftp://x"}]',
+        b"[" * 100000,
+    ],
+)
 def test_an_answer_of_another_shape_is_a_failure_and_nothing_more(tmp_path, upstream, answer):
     upstream.answers["/v1/images/search"] = upstream.answers["/cat"] = lambda handler: reply(handler, answer)
     store, refresher = make_refresher(tmp_path, upstream.the_cat_api, upstream.cataas)
@@ -758,10 +856,25 @@ def test_visitors_cause_a_bounded_number_of_upstream_requests(start, upstream):
 # ---------------------------------------------------------------------------------------------------------------------
 
 ADDRESSES = [
-    ("81.2.69.160", "GB"), (" 81.2.69.160 ", "GB"), ("2001:db8:1::5", "FR"), ("198.51.100.7", "DE"), ("2001:db8:2::1", "JP"),
-    ("::ffff:81.2.69.160", "GB"), ("81.2.69.160:4711", "GB"), ("[2001:db8:1::5]:4711", "FR"), ("[2001:db8:1::5]", "FR"),
-    ("2001:db8:1::5%eth0", "FR"), ("10.0.0.1, 81.2.69.160", "GB"), ("203.0.113.9", "ZZ"), ("127.0.0.1", "ZZ"), ("", "ZZ"),
-    ("garbage", "ZZ"), ("81.2.69", "ZZ"), ("[]", "ZZ"), (":1", "ZZ"), ("81.2.69.160,", "ZZ"),
+    ("81.2.69.160", "GB"),
+    (" 81.2.69.160 ", "GB"),
+    ("2001:db8:1::5", "FR"),
+    ("198.51.100.7", "DE"),
+    ("2001:db8:2::1", "JP"),
+    ("::ffff:81.2.69.160", "GB"),
+    ("81.2.69.160:4711", "GB"),
+    ("[2001:db8:1::5]:4711", "FR"),
+    ("[2001:db8:1::5]", "FR"),
+    ("2001:db8:1::5%eth0", "FR"),
+    ("10.0.0.1, 81.2.69.160", "GB"),
+    ("203.0.113.9", "ZZ"),
+    ("127.0.0.1", "ZZ"),
+    ("", "ZZ"),
+    ("garbage", "ZZ"),
+    ("81.2.69", "ZZ"),
+    ("[]", "ZZ"),
+    (":1", "ZZ"),
+    ("81.2.69.160,", "ZZ"),
 ]
 
 
@@ -785,7 +898,9 @@ def test_visits_are_counted_by_the_header_of_a_trusted_proxy_only(start, country
 
     service.stop()
     service = start(GEOLITE2_COUNTRY_DB=country_db)
-    service.get("/", CURL | {"X-Real-IP": "81.2.69.160", "X-Forwarded-For": "81.2.69.160", "Fly-Client-IP": "81.2.69.160"})
+    service.get(
+        "/", CURL | {"X-Real-IP": "81.2.69.160", "X-Forwarded-For": "81.2.69.160", "Fly-Client-IP": "81.2.69.160"}
+    )
     assert service.get("/analytics").data == b"FR: 2\nGB: 1\nZZ: 1\n"
 
 
@@ -805,7 +920,9 @@ def test_visits_are_kept_by_day_in_utc_and_an_address_nowhere(start, country_db)
     service.get("/", CURL | {"X-Real-IP": "81.2.69.160"})
     service.stop()
     with sqlite3.connect(service.database) as connection:
-        assert connection.execute("SELECT * FROM visits").fetchall() == [(datetime.now(UTC).strftime("%Y-%m-%d"), "GB", 1)]
+        assert connection.execute("SELECT * FROM visits").fetchall() == [
+            (datetime.now(UTC).strftime("%Y-%m-%d"), "GB", 1)
+        ]
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA user_version").fetchone() == (catscii.SCHEMA_VERSION,)
     assert b"81.2.69" not in service.database.read_bytes() and "81.2.69" not in json.dumps(service.log)
@@ -859,16 +976,27 @@ def kind(response: urllib3.BaseHTTPResponse) -> str:
     return "ansi" if "\x1b[" in body else "text"
 
 
-@pytest.mark.parametrize(("headers", "expected"), [
-    (CHROME, "html"), (CURL, "ansi"), ({}, "html"), ({"Accept": "*/*"}, "html"),
-    ({"User-Agent": "Wget/1.21.4", "Accept": "*/*"}, "ansi"), ({"User-Agent": "HTTPie/3.2.4", "Accept": "*/*"}, "ansi"),
-    ({"User-Agent": "xh/0.24.0", "Accept": "*/*"}, "ansi"), ({"User-Agent": "fetch libfetch/2.0", "Accept": "*/*"}, "ansi"),
-    ({"User-Agent": "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.22621"}, "ansi"),
-    ({"User-Agent": "HTTPie/3.2.4", "Accept": "application/json, */*;q=0.5"}, "json"),
-    (CURL | {"Accept": "text/html"}, "html"), (CURL | {"Accept": "text/plain"}, "text"),
-    ({"Accept": "text/html;q=0.2, application/json;q=0.7"}, "json"), (CURL | {"Accept": "text/html;q=0"}, "ansi"),
-    ({"Accept": "image/png"}, "html"), ({"Accept": ";;q=,,"}, "html"),
-])
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (CHROME, "html"),
+        (CURL, "ansi"),
+        ({}, "html"),
+        ({"Accept": "*/*"}, "html"),
+        ({"User-Agent": "Wget/1.21.4", "Accept": "*/*"}, "ansi"),
+        ({"User-Agent": "HTTPie/3.2.4", "Accept": "*/*"}, "ansi"),
+        ({"User-Agent": "xh/0.24.0", "Accept": "*/*"}, "ansi"),
+        ({"User-Agent": "fetch libfetch/2.0", "Accept": "*/*"}, "ansi"),
+        ({"User-Agent": "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.22621"}, "ansi"),
+        ({"User-Agent": "HTTPie/3.2.4", "Accept": "application/json, */*;q=0.5"}, "json"),
+        (CURL | {"Accept": "text/html"}, "html"),
+        (CURL | {"Accept": "text/plain"}, "text"),
+        ({"Accept": "text/html;q=0.2, application/json;q=0.7"}, "json"),
+        (CURL | {"Accept": "text/html;q=0"}, "ansi"),
+        ({"Accept": "image/png"}, "html"),
+        ({"Accept": ";;q=,,"}, "html"),
+    ],
+)
 def test_the_format_is_what_accept_or_the_client_asks_for(service, headers, expected):
     assert kind(service.get("/cat/house-1", headers)) == expected
 
@@ -880,7 +1008,12 @@ def test_each_format_by_its_name_with_parameters(service, format):
     body = response.data.decode()
     art = catscii.render(catscii.draw_house_cat(2), 60, 12, "ink")
     if format == "json":
-        assert json.loads(body) == {"id": "house-2", "source": "house", "credit": "", **json.loads(json.dumps(catscii.to_dict(art)))}
+        assert json.loads(body) == {
+            "id": "house-2",
+            "source": "house",
+            "credit": "",
+            **json.loads(json.dumps(catscii.to_dict(art))),
+        }
     elif format == "html":
         assert f">{catscii.to_html(art)}</pre>" in body
     else:
@@ -898,8 +1031,26 @@ def test_plain_text_shows_the_cat_without_colours(service):
     assert body == catscii.to_text(catscii.render(catscii.draw_house_cat(3), 80, None, "ink"))
 
 
-@pytest.mark.parametrize("query", ["width=19", "width=241", "width=", "width=80.0", "width=1e2", "width=-80", "width=%D9%A8%D9%A0", "height=0",
-                                   "height=241", "height=%00", "style=bold", "format=gif", "width=40&width=50", "width=%ff", "width=" + "9" * 5000])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "width=19",
+        "width=241",
+        "width=",
+        "width=80.0",
+        "width=1e2",
+        "width=-80",
+        "width=%D9%A8%D9%A0",
+        "height=0",
+        "height=241",
+        "height=%00",
+        "style=bold",
+        "format=gif",
+        "width=40&width=50",
+        "width=%ff",
+        "width=" + "9" * 5000,
+    ],
+)
 @pytest.mark.parametrize("path", ["/", "/cat/house-1"])
 def test_a_bad_parameter_is_a_400_that_names_it_and_what_would_be_right(service, path, query):
     for headers, expected in ((CURL, "text"), (CHROME, "html"), ({"Accept": "application/json"}, "json")):
@@ -907,14 +1058,27 @@ def test_a_bad_parameter_is_a_400_that_names_it_and_what_would_be_right(service,
         assert (response.status, kind(response)) == (400, expected)
         name = query.partition("=")[0]
         assert f"{name}: " in response.data.decode() and len(response.data) < 4000
-        assert re.search("from 20 to 240|from 1 to 240|fill, ink|html, ansi, text, json|given 2 times", response.data.decode())
+        assert re.search(
+            "from 20 to 240|from 1 to 240|fill, ink|html, ansi, text, json|given 2 times", response.data.decode()
+        )
 
 
-@pytest.mark.parametrize(("path", "method", "status"), [
-    ("/nothing", "GET", 404), ("/cat/house-4294967296", "GET", 404), ("/cat/house-01", "GET", 404), ("/cat/", "GET", 404),
-    ("/cat/%3Cscript%3Ealert(1)%3C/script%3E", "GET", 404), ("/cat/%1b%5b31m", "GET", 404), ("/cat/%00", "GET", 404),
-    ("/cat/%ff%fe", "GET", 404), ("/", "POST", 405), ("/analytics", "DELETE", 405), ("/panic", "GET", 500),
-])
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("/nothing", "GET", 404),
+        ("/cat/house-4294967296", "GET", 404),
+        ("/cat/house-01", "GET", 404),
+        ("/cat/", "GET", 404),
+        ("/cat/%3Cscript%3Ealert(1)%3C/script%3E", "GET", 404),
+        ("/cat/%1b%5b31m", "GET", 404),
+        ("/cat/%00", "GET", 404),
+        ("/cat/%ff%fe", "GET", 404),
+        ("/", "POST", 405),
+        ("/analytics", "DELETE", 405),
+        ("/panic", "GET", 500),
+    ],
+)
 def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(service, path, method, status):
     for headers, expected in ((CURL, "text"), (CHROME, "html"), ({"Accept": "application/json"}, "json")):
         response = service.get(path, headers, method)
@@ -950,14 +1114,25 @@ def test_pages_are_compressed_for_those_who_take_it(service):
 def test_head_is_get_without_a_body(service):
     for path in ("/cat/house-8", "/analytics", "/health", "/favicon.ico", "/nothing"):
         get, head = service.get(path), service.get(path, method="HEAD")
-        assert (head.status, head.data, head.headers.get("Content-Length")) == (get.status, b"", get.headers["Content-Length"])
+        assert (head.status, head.data, head.headers.get("Content-Length")) == (
+            get.status,
+            b"",
+            get.headers["Content-Length"],
+        )
 
 
 def test_the_page_has_what_a_browser_and_a_screen_reader_need(service):
     body = service.get("/", CHROME).data.decode()
     cat = re.search(r'href="/cat/(house-\d+)"', body)
     assert cat and f"<title>{cat[1]}" in body
-    for part in ('<html lang="en">', 'name="viewport"', 'role="img" aria-label="A cat', 'rel="icon"', 'href="/analytics"', 'href="/"'):
+    for part in (
+        '<html lang="en">',
+        'name="viewport"',
+        'role="img" aria-label="A cat',
+        'rel="icon"',
+        'href="/analytics"',
+        'href="/"',
+    ):
         assert part in body
     assert service.get("/favicon.ico").headers["Content-Type"] == "image/png"
 
@@ -1004,9 +1179,15 @@ def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
         assert line["target"] == "catscii"
     messages = service.messages()
     assert re.fullmatch(r"Listening on 127\.0\.0\.1:\d+", messages[1])
-    assert messages[0] == "No countries: GEOLITE2_COUNTRY_DB is not set" and messages[-1] == "Initiating graceful shutdown"
+    assert (
+        messages[0] == "No countries: GEOLITE2_COUNTRY_DB is not set" and messages[-1] == "Initiating graceful shutdown"
+    )
     access = next(line["fields"] for line in service.log if line["fields"].get("path") == "/cat/house-1")
-    assert {name: access[name] for name in ("method", "status", "country")} == {"method": "GET", "status": 200, "country": "ZZ"}
+    assert {name: access[name] for name in ("method", "status", "country")} == {
+        "method": "GET",
+        "status": 200,
+        "country": "ZZ",
+    }
     assert access["ms"] > 0
     failure = next(line for line in service.log if line["level"] == "ERROR")
     assert "RuntimeError" in failure["fields"]["error"]
@@ -1068,16 +1249,25 @@ def test_art_in_other_formats(format):
     assert (json.loads(result)["height"] if format == "json" else 10) == 10
 
 
-@pytest.mark.parametrize(("arguments", "status", "words"), [
-    (["art", "/no/such.jpg"], 1, "catscii: /no/such.jpg: No such file or directory"),
-    (["art", __file__], 1, f"catscii: {__file__}: this is no picture"),
-    (["art", "http://127.0.0.1:9/x.jpg"], 1, "catscii: http://127.0.0.1:9/x.jpg: "),
-    (["art"], 2, "required"), (["draw"], 2, "draw"), (["art", "-", "--width", "9"], 2, "'9' is not a whole number from 20 to 240"),
-    (["art", "-", "--style", "x"], 2, "'fill', 'ink'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["art", "/no/such.jpg"], 1, "catscii: /no/such.jpg: No such file or directory"),
+        (["art", __file__], 1, f"catscii: {__file__}: this is no picture"),
+        (["art", "http://127.0.0.1:9/x.jpg"], 1, "catscii: http://127.0.0.1:9/x.jpg: "),
+        (["art"], 2, "required"),
+        (["draw"], 2, "draw"),
+        (["art", "-", "--width", "9"], 2, "'9' is not a whole number from 20 to 240"),
+        (["art", "-", "--style", "x"], 2, "'fill', 'ink'"),
+    ],
+)
 def test_art_explains_what_is_wrong_in_one_line(arguments, status, words):
     result = run(*arguments)
-    assert result.returncode == status and words in result.stderr.decode().splitlines()[-1] and b"Traceback" not in result.stderr
+    assert (
+        result.returncode == status
+        and words in result.stderr.decode().splitlines()[-1]
+        and b"Traceback" not in result.stderr
+    )
     assert status == 2 or len(result.stderr.decode().splitlines()) == 1
 
 
