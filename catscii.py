@@ -727,7 +727,7 @@ def draw_house_cat(seed: int) -> Image.Image:
 
 STORED_CATS = 24
 STORED_SIDE = 480  # pixels on the longer side: four samples a column up to 120 columns, some 30 kB as JPEG
-REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.25, 10
+REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF = 600.0
 
 CONNECT_SECONDS, READ_SECONDS, TOTAL_SECONDS = 5.0, 5.0, 20.0

@@ -1279,4 +1279,5 @@ def test_art_into_a_closed_pipe_is_quiet(tmp_path):
 
 
 if __name__ == "__main__":
-    sys.exit(pytest.main([__file__, "-p", "no:cacheprovider", *sys.argv[1:]]))
+    quiet = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
