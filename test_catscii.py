@@ -20,19 +20,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
 import html.parser
 import io
 import json
 import os
+import pty
 import random
 import re
 import signal
 import socket
 import sqlite3
 import ssl
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 import tomllib
@@ -1240,6 +1245,21 @@ def test_art_from_a_file_standard_input_and_a_url(tmp_path, upstream):
 def test_art_is_80_columns_of_plain_text_where_there_is_no_terminal(tmp_path):
     result = run("art", "-", stdin=photograph())
     assert {len(line) for line in result.stdout.decode().splitlines()} == {80} and b"\x1b" not in result.stdout
+
+
+def test_art_in_a_terminal_has_its_width_and_colours(tmp_path: Path):
+    (tmp_path / "cat.jpg").write_bytes(photograph())
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    process = subprocess.Popen([sys.executable, SCRIPT, "art", tmp_path / "cat.jpg"], stdout=inside, env={})
+    os.close(inside)
+    output = b""
+    with contextlib.suppress(OSError):  # what Linux says when the other end is closed
+        while part := os.read(terminal, 65536):
+            output += part
+    os.close(terminal)
+    assert process.wait(10) == 0
+    assert {len(row) for row in cells_of_ansi(output.decode())} == {100} and b"48;2;" in output
 
 
 @pytest.mark.parametrize("format", ["html", "json", "text"])
