@@ -34,6 +34,7 @@ import hashlib
 import html
 import io
 import ipaddress
+import itertools
 import json
 import logging
 import os
@@ -53,7 +54,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property, wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import bottle  # type: ignore[import-untyped]
@@ -224,38 +225,41 @@ log = logging.getLogger("catscii")
 # ---------------------------------------------------------------------------------------------------------------------
 # Art: picture -> grid of cells -> text
 # ---------------------------------------------------------------------------------------------------------------------
-# A picture is sampled at 5 x 10 parts a cell. COVERAGE says how much of each part a glyph's ink covers. A cell drawn
-# with coverage m in foreground f on background b has the luma b + (f - b) m; so the glyph whose coverage, about its
-# mean, correlates best with the cell's luma, about its mean, leaves the least squared error. Pillow matches one glyph
-# with all cells at once: against a stencil of black and white parts, the mean absolute difference is that correlation.
+# COVERAGE says how much of each of the 5 x 10 parts of a cell is under the ink of each glyph, in a common monospace
+# font. A cell drawn with coverage m, foreground f and background b has the luma b + (f - b) m. Of all glyphs, the one
+# whose centred coverage correlates best with the centred luma x of the cell leaves the least squared error,
+# |x|^2 - <x, m>^2 / |m|^2, and <x, m> / |m|^2 is its best contrast f - b (linear regression). Rounding m to a stencil s
+# of white and black parts makes it cheap: the mean of |x - s| is linear in <x, s>, and Pillow takes it of all cells at
+# once. So the glyphs enter one after another, and each wins the cells that it fits better than any before.
 
-STYLES = ("fill", "ink")  # glyphs on a background of their own; glyphs alone
-BACKGROUND = (16, 16, 20)  # the page's: what transparent pictures, and glyphs alone, are seen on
+STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
+BACKGROUND = (16, 16, 20)  # of the page: under transparent pictures, and under glyphs alone
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 MAX_ROWS = 240
-PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-PARTS = PARTS_ACROSS, PARTS_DOWN = 5, 10
-# The 95 glyphs of printable ASCII in DejaVu Sans Mono: coverage of 5 x 10 parts in 15ths, two a byte; zlib, base 85.
+PARTS = PARTS_ACROSS, PARTS_DOWN = 5, 10  # of a cell, which is twice as tall as wide
+FILL_GLYPHS = r"""_*w,Lg^|M+mF/$>4\W`=J@T<'#yq%pY{kK?&arAC"""  # that fit photographs best; the others hardly add
+LEAST_RANK = 4  # a glyph that fits worse than this is noise: the cell stays a space
+FOREGROUND_TOLERANCE, BACKGROUND_TOLERANCE = 12, 3  # levels a channel that the eye does not tell apart side by side
+MASKING = 5  # for each so many levels of contrast in a cell, one level more
 COVERAGE = """
-c-oCt-*3}a6#g9BaT52zrR@T7imd)1#bqe!fVPZDZc|9Af#d=rg}nqe0%$KT#HH$}<hE`bN*~gsrQKWF!eHzr?a<ic5Zc5Zw>|BV{RjIGc1_~gZmG2UaO8
-WB&N<&bKR#bz|K$gMK?6_$3uLTqZH*|QJ|aG3L*+YO{1!aK{r+Ruw6C*%OoMsid#s4dIJDD#Te+qn{{GxIhG~PFOECACQ*-2#>}x9-4*}b_Q@9qmI(JyPH
-DoIYma--GET4o890j8x310yr0qs@A0DJ~`U=tyUT&4?*V54f!VM--}{(wI#5W8fOX!|S;tza{|Pe<eXCX~_;c6K9(fK#XnZW3@VKfRJH`ZKfot8<xIStQ%
-K0?ame0W~o(V=L0qP!xELVRQ?kK<B3&MOze9g<c1WJ!0dnx+_}63(S>|%E9$FkU^>S@@4u!zmg6dBkAfnMmZKSCDP=-AD<MDWK3BUdhJ`%`580_bO9@*Ra
-gTT;Z(3+Y+BxqJoKyPs3;}l4yu&MDWz0YNtX`DNDH1Mg{?I0&Xr5CH|_N5wY%&y3H|DxjF0Be=FL5)+zjZ&c;D89<T^~onJ9b}?2xjMe6+Y!frqh^w@dfF
-y&NpvdwljQZovlR{|nz~4I=aQo$1e_!^X1^Plr0Soi7$!v}`(<Sg21*SQVR3Y8VHrL2Qo4Y{2xmpm%d>Ne`rn=q6jcr}HzU9tO_jn+)_>+j^m9MN(O`<{K
-*zodS|Vsd5W(ywVj@b@`wgyKcvj2K7KvH76etp$8JuU_FLWo%5=&wzZYY;C&EF+(=Pbq3-I0emeY(Fje8wn$EXN_Mj6OGJIuQ5RmpPDVM)*m|R(V^6TVB$
-qhz#a-|MVamm%3{wz7Vq90F4H|q6}`o*wnnp|2n`$eJNKE4H|FPJd0XBMj|acF3l#c%;ktsasd4XZno>)geP&RvSPI5kg&{Tc$#fYRlNl(u8|^K<T$IMhe
-S2eW~58PgK8DHkeM=*V%GjBTFBs>Z%?de;wsg?e$kZ~mw3%a`X5H>!5$GSVmAyfB&Z{fno@Xy}yC;kZhLq^Ab`ZdY(0X=Pqv3)E}O<5Mzu_0B%1&{i%SL7
-BA}gb)eukuySvDG-9R2g9Ou-X&PWZtBQYM(V-;S%LgKkvTx!pYkRO?1N6NnEhDFj@b852tzY(%fo>oLq8umkoGd>#F%UW=G%mr>LSZf<MTgm@?m8o)heW~
-dt$5?vRv}{Y=4u`Teo1wsETiCnkrl4T=tAJv8cHkCax-hybIOO<y5FyD<*?&%82Vnpkm3+l{14?#RGw4HB=Q{1$zug(9I2ToBCUch>hwAyM0VojmSTW)!e
-9pkG7V#?nHW*w{k7*Zp8;tRqs*A27A5pQMGtm7!I7!a-T<<*WyW!#h+LBBWkg~RZ4Cm=pw*%GpL|w9SwL(xSkOO440ckxC_N*m>&#6!&kr<@O$pTSV%jxq
-8yd3c;IqsPUf*?_}}c}b{?UPFUP;meRe^}cz&pKVS{^#3z8@^Qo{2#QS}Iq6@&hV7#~&K50H1bkJAtZ7m?AL_0uHmPOa6-xaN9HguKFfTTpkcrs1s@NYHq
-1amaH;#0J`%$DHkdG1*5@
+c-nnd-ER{|5TCQpKHHav3rTA5CFn#F5*&&w3M8Rax+H)d6{G_q96*&0S`4UtxPT9$6xvI2AtvzP#Q8#{l1=ysp=#|A0a7Jegj&(ZwoiSe|3UwQ&hFkhPEv
+KHox7d6-Tm$SW@ZoIf0`fQXQ%=wf)79^L(+z@A5%jeDAs*{iApZhwDfCmi}2gC)?rUGv%J9W1^$6&R+T4V%W~sI^|T5x)XoBU24L6{#(MZG{Jt@K#W879*
+yFJfKnX5oPX|toZB;KEq?RABBcePJYg-(<M}Y$D0N%inCkr778c{ony$d`RhyeE?q~M`iftOG_La{Zb;f997yWu>}X1+T%?&!3y*Kce<1Nd}&`DBf{Keqa
+QXx$XffG~UOBH|cCKv20NoJWXsDQv^o+m)#7*GJ74hxO5@jKi`I+JP^DD1jpeN2uj4_M~#K9^f_fLYpK@-pnwy6sToeJ#a<uJUV!{Tz!G9Hcxz@!4iz+cS
+M8pZy*YsMlDN(P`v}ZFO*F?(RI6ba?TvGT8kQ~@n4G#$=h{1DogF`xKDAh%m`FT-YiUG0QoF94rOfdSf^YwS&H29Yj(e^#AD_2B$b3LsJTSFn#^sALQ<lZ
+Mb}|r;<8G=omppDWx;SQ-kH;veUBCB)Evdl3UV@sGWP0l!g&fK;GKwdEDS2H#ipqFdhirs8EHb-)G^CAm4RC=doSj$-0chIuFM|#Od#44h2{Sf9vM|K|Ms
+2jPeBv?dIeF9$C9CDWBJTPosmigd&XHNy&`ioxpuDsSHWk1TpMd)xN|t?s${kaTFwk4QMBQZTApLTXGV}83l3yzEa)IZYAF%sMr9-$8Zy;IkX=e)fiR~<>
+u~Yu))vi-Zq{1PQp-c!N9i^Lam^mOjlvA{DBaZZBiYAd^?(U7booi>KsO@dT!Kq6Y;$C_J?8%Km(q=*kTguOQE7HjBbX?7@~%Lr)H03PruIFl8k(Ma@XOG
+9@d9r;etShiwEKn-pGljK<Ned-t{&wawfsc*Q99+YX4^tivpZ#JHL5)0YDcigN*$PB-f@c7(~Wa_v%sVF8R17U>%-de(7bTGXbLA{jP92-4iaI%0fEOzN?
+$}tvVHDhvCNEBddIDnSTek^?o{BgZWA$@C}aB$PbxK~g%egu6k*2jy>a9E5h=a?BDb`w<L2|!%F2<g)tc@i;FS;BL}^I(`~wfI{?I;&dFKgTEfG>4THbeS
+5Zoio*&wREEcY7Y|3gep+l>&|ta^!CRt0A>7I+1VD3(f8VhK&Kd}kG@pIixIh45L7Z9G8a6tC=FSLx3G_w^FU-24I`X#j1b@qk+;2eZEG&Bj#feI<3w^(c
+}U2mWooH*nB0k3=>(EG)T`2M3}Ax42Dm@@JS;*iiN2@8`v^T1YfV$+P7+p!>{cQ$l=kw6jKP*UI&cAK;3fJHuR_WPRSv`dN35vsy2%Rt#iN^Sz7hWj+zAH
+KyXhZ7M_kfL$XR+;RQp=4sBgT$gaq5EHFg#sX#u?tH%>m$<*wh+M7hDd(wOK^oq3K34Ox4z}R!g~^3Wk@m@jbY0_`I=T_tH|6tWQ^EGi{Q1_M^ETTX*khz
+Wj?~V@;+4MU7XLUYZr7$d8<hBc2r4uZS(~?mD&FF#>tc$p$`)Ogpf_J5gTvfycFpSiQw!_&N#HH;8*V*d2ngUNV=7v&oLq}q(9%&67A$``e{zmRgiztrtD
+mPoIx6XUnNxZ#WDCLy9985fuk=vOjQh`{nGq4DE$`nreTT~O$N8^$2iIUf$dX(6h{bD=>lbeZZq6Zg&dCM(hZ0&VeB>_SE|XXiN&W>bI%kXF%yC*vS7YtK
+>ag!$6or0M
 """
-FILL_GLYPHS = r"""_*w,Lg^|M+mF/$>4\W`=J@T<'#Pyq%pY"""  # few, unlike each other: each takes a pass over the picture
-STENCIL_EDGE = 0.2  # a part is white in a stencil from this share of the glyph's highest contrast on
-CONTRAST = 1.2  # above 1: what the stencil's hard edges lose
-ROUNDED = [min(255, (level + 4) // 8 * 8) for level in range(256)] * 3  # finer steps only cost bytes
 
 
 class PictureError(ValueError):
@@ -265,229 +269,269 @@ class PictureError(ValueError):
 class Art(NamedTuple):
     """A grid of cells, row by row."""
 
-    rows: tuple[str, ...]  # one printable ASCII character a cell
+    rows: tuple[str, ...]  # printable ASCII
     foreground: bytes  # R, G, B a cell
-    background: bytes | None  # the same; None in style "ink"
+    background: bytes | None  # the same; None where the glyphs stand on the page
 
 
 def decode(data: bytes, longest: int) -> Image.Image:
-    """The first frame in RGB, upright; a JPEG is decoded no larger than `longest` pixels need."""
+    """The first frame, upright and in RGB; a JPEG no larger than it takes to have `longest` pixels along."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\b")  # of odd metadata, and of bombs, which are refused below
+        warnings.filterwarnings("ignore", module=r"PIL\b")  # odd metadata, and huge pictures, which are refused below
         try:
             with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
                 width, height = picture.size
                 if width * height > MAX_PIXELS:
                     raise PictureError(f"the picture has {width} x {height} pixels, more than {MAX_PIXELS:,}")
-                scale = min(1, longest / max(width, height))
+                scale = min(1.0, longest / max(width, height))
                 picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
-                return ImageOps.exif_transpose(flatten(picture))
+                ImageOps.exif_transpose(picture, in_place=True)
+                return flatten(picture)
         except PictureError:
             raise
         except Image.DecompressionBombError as error:
             raise PictureError(f"the picture has more than {MAX_PIXELS:,} pixels") from error
         except UnidentifiedImageError as error:
-            raise PictureError(f"this is no picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
-        except Exception as error:  # Pillow's decoders raise almost anything on broken data
+            raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
+        except Exception as error:  # decoders raise almost anything on broken data
             raise PictureError(f"the picture cannot be read: {error}") from error
 
 
 def flatten(picture: Image.Image) -> Image.Image:
     """The picture in RGB, whatever its mode, on the page's background where it is transparent."""
     if picture.mode.startswith("I;16"):
-        picture = picture.convert("I").point(lambda level: level * (1 / 257))
-    elif picture.mode in ("I", "F"):  # no agreed range: stretch
-        (low, high) = cast(tuple[float, float], picture.getextrema())
+        return picture.convert("I").point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
+    if picture.mode in ("I", "F"):  # no agreed range: stretch it
+        low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
         scale = 255 / (high - low or 1)
-        picture = picture.point(lambda level: level * scale - low * scale)
-    elif picture.mode == "LAB":
-        from PIL import ImageCms
+        return picture.convert("F").point(lambda level: level * scale - low * scale).convert("L").convert("RGB")
+    if picture.mode == "LAB":
+        from PIL import ImageCms  # an optional part of Pillow
 
-        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        picture = ImageCms.applyTransform(picture, ImageCms.buildTransform(*profiles, "LAB", "RGB")) or picture
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.applyTransform(picture, ImageCms.buildTransform(lab, srgb, "LAB", "RGB")) or picture
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    page = Image.new("RGBA", picture.size, BACKGROUND)
-    return Image.alpha_composite(page, picture.convert("RGBA")).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture.convert("RGBA")).convert("RGB")
 
 
 def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
-    """Columns and rows that keep the aspect of a picture of that size, rounded half up, within `width` x `height`."""
+    """Columns and rows that keep the aspect of a picture of that size within `width` and `height`, rounded half up."""
     across, down = size
-    limit = height or MAX_ROWS
+    limit = MAX_ROWS if height is None else height
     rows = (width * down + across) // (2 * across)
     if rows <= limit:
         return width, max(1, rows)
     return min(width, max(1, (4 * limit * across + down) // (2 * down))), limit
 
 
-@cache
-def coverage() -> dict[str, bytes]:
-    """Of each glyph: the coverage of its parts, 0 to 255, row by row."""
-    packed = zlib.decompress(base64.b85decode("".join(COVERAGE.split())))
-    levels = bytes(17 * level for pair in packed for level in (pair >> 4, pair & 15))
-    parts = PARTS_ACROSS * PARTS_DOWN
-    return {chr(32 + i): levels[parts * i:parts * (i + 1)] for i in range(95)}
+class Glyph(NamedTuple):
+    """A glyph in its cell."""
+
+    coverage: bytes  # of its parts, 0 to 255, row by row
+    mean: float  # of the coverage, 0 to 1
+    deviation: float  # of the coverage, 0 to 1, in the finer grid of its pixels
 
 
 class Stencil(NamedTuple):
-    """A glyph made ready for matching."""
+    """A glyph in black and white, ready to be matched with the cells of a picture."""
 
-    glyph: str
-    parts: bytes  # 255 where there is ink, else 0
-    ranks: bytes  # of a mean absolute difference, 0 to 255: how well the glyph fits, one way round or the other
-    ink: int  # how far the foreground stands from the cell's mean, in 128ths of the match
-    paper: int  # and the background, on the other side
+    parts: bytes  # 255 under the ink, else 0
+    ranks: bytes  # by mean difference from a cell: how well the glyph fits it, light on dark or dark on light
+    foreground: int  # how far that colour is to move from the cell's mean, in 255ths of the match
+    background: int
 
 
 @cache
-def stencils() -> list[Stencil]:
-    made = []
-    for glyph in FILL_GLYPHS:
-        levels = [level / 255 for level in coverage()[glyph]]
-        mean = sum(levels) / len(levels)
-        centred = [level - mean for level in levels]
-        parts = [level > STENCIL_EDGE * max(centred) for level in centred]
-        share = sum(parts) / len(parts)
-        agreement = sum(level * (part - share) for level, part in zip(centred, parts, strict=True))
-        energy = sum(level * level for level in centred)
-        spread = len(parts) * share * (1 - share)
-        weight = 10 * agreement / (spread * energy**0.5)
-        ranks = bytes(min(255, round(abs(difference - 127.5) * weight)) for difference in range(256))
-        contrast = 32 * CONTRAST * len(parts) * agreement / (spread * energy)
-        ink, paper = min(255, round(contrast * (1 - mean))), round(contrast * mean)
-        made.append(Stencil(glyph, bytes(255 * part for part in parts), ranks, ink, paper))
+def glyphs() -> dict[str, Glyph]:
+    """The printable ASCII glyphs."""
+    packed = zlib.decompress(base64.b85decode("".join(COVERAGE.split())))
+    step, made = len(packed) // 95, {}
+    for i in range(95):
+        *pairs, deviation = packed[step * i:step * (i + 1)]
+        levels = bytes(17 * level for pair in pairs for level in (pair >> 4, pair & 15))
+        made[chr(32 + i)] = Glyph(levels, sum(levels) / 255 / len(levels), deviation / 510)
     return made
 
 
 @cache
-def softened() -> list[tuple[str, bytes, float]]:
-    """Of each glyph: its coverage, softened, and brightened so that the densest is white; its mean, 0 to 1."""
-    means = {glyph: sum(levels) / len(levels) for glyph, levels in coverage().items()}
-    densest = max(means.values())
-    made = []
-    for glyph, levels in coverage().items():
-        soft = Image.frombytes("L", PARTS, levels).filter(ImageFilter.GaussianBlur(1))
-        bright = bytes(min(255, round(level * 255 / densest)) for level in soft.tobytes())
-        made.append((glyph, bright, means[glyph] / densest))
+def stencils() -> dict[str, Stencil]:
+    """The stencils of FILL_GLYPHS."""
+    return {name: stencil(glyphs()[name]) for name in FILL_GLYPHS}
+
+
+def stencil(glyph: Glyph) -> Stencil:
+    """White where the coverage is well over its mean; regression, as told at the top, says what a match is worth."""
+    covers = [level / 255 - glyph.mean for level in glyph.coverage]
+    white = [cover > 0.2 * max(covers) for cover in covers]
+    share = sum(white) / len(white)
+    agreement = sum(itertools.compress(covers, white)) / len(white)  # <m, s>
+    slope = agreement / (share * (1 - share))  # m is about this times s
+    ranks = bytes(min(255, round(1.2 * abs(match - 127.5) * slope / glyph.deviation)) for match in range(256))
+    energy = sum(cover * cover for cover in covers) / len(covers)  # |m|^2
+    contrast = 1.2 * 255 / 8 * slope / energy  # a fifth more than regression says: crisper, at no cost in truth
+    background = contrast * glyph.mean
+    return Stencil(bytes(255 * w for w in white), ranks, min(255, round(contrast - background)), round(background))
+
+
+@cache
+def shades() -> dict[str, bytes]:
+    """Of each glyph: the luma that its parts have from a step back, if the densest glyph is white."""
+    scale = 1 / max(glyph.mean for glyph in glyphs().values())
+    made = {}
+    for name, glyph in glyphs().items():
+        soft = Image.frombytes("L", PARTS, glyph.coverage).filter(ImageFilter.GaussianBlur(1))
+        made[name] = bytes(min(255, round(level * scale)) for level in soft.tobytes())
     return made
-
-
-def tile(parts: bytes, columns: int, rows: int) -> Image.Image:
-    """An image (L) of columns x rows cells with the same parts in each."""
-    lines = (parts[i:i + PARTS_ACROSS] * columns for i in range(0, len(parts), PARTS_ACROSS))
-    return Image.frombytes("L", (columns * PARTS_ACROSS, rows * PARTS_DOWN), b"".join(lines) * rows)
 
 
 def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill") -> Art:
-    """The picture as art of `width` columns and the rows that keep its aspect, `height` at most: a pure function."""
-    picture = picture if picture.mode == "RGB" else flatten(picture)
+    """The picture in at most `width` columns and `height` rows, as glyphs on backgrounds ("fill") or alone ("ink")."""
     columns, rows = fit(picture.size, width, height)
-    samples = picture.resize((columns * PARTS_ACROSS, rows * PARTS_DOWN), Image.Resampling.BOX, reducing_gap=2.0)
-    cells, foreground, background = render_fill(samples) if style == "fill" else (*render_ink(samples), None)
-    text = cells.tobytes().decode("ascii")
-    lines = tuple(text[i:i + columns] for i in range(0, len(text), columns))
-    return Art(lines, foreground.tobytes(), background.tobytes() if background else None)
+    size = columns * PARTS_ACROSS, rows * PARTS_DOWN
+    rgb = picture if picture.mode == "RGB" else flatten(picture)
+    samples = rgb.resize(size, Image.Resampling.HAMMING)
+    cells, foreground, background = ink(samples) if style == "ink" else fill(samples)
+    text = cells.decode("ascii")
+    return Art(tuple(text[i:i + columns] for i in range(0, len(text), columns)), foreground, background)
 
 
-def render_fill(samples: Image.Image) -> tuple[Image.Image, Image.Image, Image.Image]:
-    """Character codes (L), foreground and background (RGB), a pixel a cell."""
-    luma, mean = samples.convert("L"), samples.reduce(PARTS)
+def tiled(parts: bytes, grid: tuple[int, int]) -> Image.Image:
+    """A picture with the same parts in every cell."""
+    columns, rows = grid
+    lines = (parts[i:i + PARTS_ACROSS] * columns for i in range(0, len(parts), PARTS_ACROSS))
+    size = columns * PARTS_ACROSS, rows * PARTS_DOWN
+    return Image.frombuffer("L", size, b"".join(lines) * rows, "raw", "L", 0, 1)
+
+
+def means(image: Image.Image) -> Image.Image:
+    """The mean of each cell."""
+    return image.reduce(PARTS_ACROSS).reduce((1, PARTS_DOWN // PARTS_ACROSS))  # square steps have a fast path in Pillow
+
+
+def table(values: dict[str, int]) -> bytes:
+    """For bytes.translate: from cells to a value of their glyph."""
+    return bytes(values.get(chr(code), 0) for code in range(256))
+
+
+def fill(samples: Image.Image) -> tuple[bytes, bytes, bytes]:
+    """Glyphs, foreground and background: in luma the best fit of a glyph to its cell, in chroma the cell's mean."""
+    luma, mean = samples.convert("L"), means(samples)  # luma of BT.601
     grid = mean.size
-    own = luma.reduce(PARTS).resize(luma.size, Image.Resampling.NEAREST)
-    contrast = ImageChops.subtract(luma, own, 0.5, 128)  # doubled, about 128
-    best, match, cells = Image.new("L", grid, 3), Image.new("L", grid, 128), Image.new("L", grid, ord(" "))
-    ink, paper = bytearray(256), bytearray(256)
-    for stencil in stencils():
-        code = ord(stencil.glyph)
-        ink[code], paper[code] = stencil.ink, stencil.paper
-        difference = ImageChops.difference(contrast, tile(stencil.parts, *grid)).reduce(PARTS)
-        rank = Image.frombytes("L", grid, difference.tobytes().translate(stencil.ranks))
-        better = ImageChops.subtract(rank, best, 1 / 255)
-        cells.paste(code, mask=better)
-        match.paste(difference, mask=better)
+    flat = means(luma).resize(luma.size, Image.Resampling.NEAREST)
+    relief = ImageChops.subtract(luma, flat, scale=0.5, offset=128)  # doubled: faint cells survive rounding
+    winners, matches = Image.new("L", grid, ord(" ")), Image.new("L", grid)
+    best = Image.new("L", grid, LEAST_RANK)
+    for name, stencil in stencils().items():
+        match = means(ImageChops.difference(relief, tiled(stencil.parts, grid)))
+        rank = Image.frombytes("L", grid, match.tobytes().translate(stencil.ranks))
+        better = ImageChops.subtract(rank, best, scale=1 / 255)  # 255 where it wins, else 0
+        winners.paste(ord(name), mask=better)
+        matches.paste(match, mask=better)
         best = ImageChops.lighter(best, rank)
-    brighter = ImageChops.subtract(Image.new("L", grid, 128), match, 0.5)  # ink brighter than its paper, or darker
-    darker = ImageChops.subtract(match, Image.new("L", grid, 127), 0.5)
+    cells = winners.tobytes()
+    light = matches.point([max(0, 255 - 2 * match) for match in range(256)])  # ink on darker paper
+    dark = matches.point([max(0, 2 * match - 255) for match in range(256)])
+    forth = Image.frombytes("L", grid, cells.translate(table({name: s.foreground for name, s in stencils().items()})))
+    back = Image.frombytes("L", grid, cells.translate(table({name: s.background for name, s in stencils().items()})))
+    foreground = moved(mean, ImageChops.multiply(light, forth), ImageChops.multiply(dark, forth))
+    background = moved(mean, ImageChops.multiply(dark, back), ImageChops.multiply(light, back))
+    contrast = ImageChops.multiply(ImageChops.add(light, dark), forth)
+    masking = [level // MASKING for level in range(256)]
+    near = contrast.point([FOREGROUND_TOLERANCE + level for level in masking])
+    nearer = contrast.point([BACKGROUND_TOLERANCE + level for level in masking])
+    return cells, settled(foreground, near, cells), settled(background, nearer, b"")
 
-    def shifted(way: Image.Image, back: Image.Image, factors: bytearray) -> Image.Image:
-        factor = Image.frombytes("L", grid, cells.tobytes().translate(factors))
-        up, down = (Image.merge("RGB", (ImageChops.multiply(level, factor),) * 3) for level in (way, back))
-        return ImageChops.subtract(ImageChops.add(mean, up), down).point(ROUNDED)
 
-    return cells, shifted(brighter, darker, ink), shifted(darker, brighter, paper)
+def moved(colours: Image.Image, up: Image.Image, down: Image.Image) -> Image.Image:
+    """The colours with the luma raised and lowered by so much."""
+    return ImageChops.subtract(ImageChops.add(colours, Image.merge("RGB", (up,) * 3)), Image.merge("RGB", (down,) * 3))
 
 
-def render_ink(samples: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Character codes (L) and foreground (RGB), a pixel a cell: glyphs of the softened coverage nearest to the luma."""
-    luma = ImageOps.autocontrast(samples.convert("L"), cutoff=1)
-    mean = samples.reduce(PARTS)
-    best, cells = Image.new("L", mean.size, 255), Image.new("L", mean.size, ord(" "))
-    for glyph, parts, _ in softened():
-        difference = ImageChops.difference(luma, tile(parts, *mean.size)).reduce(PARTS)
-        cells.paste(ord(glyph), mask=ImageChops.subtract(best, difference, 1 / 255))
+def settled(colours: Image.Image, tolerances: Image.Image, cells: bytes) -> bytes:
+    """Each cell's colour, or its left neighbour's if nobody sees the difference, as of a foreground in a space."""
+    columns, kept, last = colours.width, [], b""
+    red = green = blue = 0
+    pixels = zip(*[iter(colours.tobytes())] * 3, strict=True)
+    for i, ((r, g, b), tolerance) in enumerate(zip(pixels, tolerances.tobytes(), strict=True)):
+        near = abs(r - red) <= tolerance and abs(g - green) <= tolerance and abs(b - blue) <= tolerance
+        if i % columns == 0 or not (near or cells[i:i + 1] == b" "):
+            red, green, blue = r, g, b
+            last = bytes((r, g, b))
+        kept.append(last)
+    return b"".join(kept)
+
+
+def ink(samples: Image.Image) -> tuple[bytes, bytes, None]:
+    """Glyphs as dense as their cells are light, of the shape of the edges there, in colours that make up the rest."""
+    grey = samples.convert("L")
+    luma = ImageOps.autocontrast(grey, cutoff=0.3)
+    spread = Image.blend(luma, ImageOps.equalize(grey), 0.3)  # of the tones over all glyphs
+    target = spread.filter(ImageFilter.UnsharpMask(radius=PARTS_ACROSS, percent=50, threshold=0))
+    mean, wanted = means(samples), means(luma)
+    grid = mean.size
+    winners, best = Image.new("L", grid, ord(" ")), Image.new("L", grid, 255)
+    for name, parts in shades().items():
+        difference = means(ImageChops.difference(target, tiled(parts, grid)))
+        winners.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    return cells, vivid(mean, luma.reduce(PARTS), cells)
+    cells = winners.tobytes()
+    densest = max(glyph.mean for glyph in glyphs().values())
+    lacking = [densest / (glyphs()[chr(code)].mean or 1) if 32 <= code < 127 else 0 for code in range(128)]
+    bright = bytearray()
+    for r, g, b, luma_there, code in zip(*(band.tobytes() for band in (*mean.split(), wanted)), cells, strict=True):
+        own = 0.299 * r + 0.587 * g + 0.114 * b or 1
+        gain = min(luma_there * lacking[code] / own, 255 / max(r, g, b, 1))
+        bright += bytes((int(r * gain), int(g * gain), int(b * gain)))
+    foreground = Image.frombytes("RGB", grid, bytes(bright))
+    return cells, settled(foreground, Image.new("L", grid, FOREGROUND_TOLERANCE), cells), None
 
-
-def vivid(mean: Image.Image, luma: Image.Image, cells: Image.Image) -> Image.Image:
-    """The cells' mean colours, made as bright as lets their glyphs show the luma."""
-    density = {ord(glyph): max(cover, 0.01) for glyph, _, cover in softened()}
-    colours = bytearray()
-    for rgb, level, code in zip(batched(mean.tobytes(), 3), luma.tobytes(), cells.tobytes(), strict=True):
-        red, green, blue = rgb
-        own = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
-        gain = min(level / density[code], 255.0) / max(own, 1.0)
-        colours += bytes(ROUNDED[round(min(gain * part, 255.0))] for part in rgb)
-    return Image.frombytes("RGB", mean.size, bytes(colours))
-
-
-def batched(values: bytes, size: int) -> list[bytes]:
-    return [values[i:i + size] for i in range(0, len(values), size)]
-
-
-class Run(NamedTuple):
-    """Neighbouring cells of the same colours."""
-
-    text: str
-    ink: bytes | None  # R, G, B; None if all are spaces, which show no foreground
-    paper: bytes | None
+Run = tuple[str, bytes | None, bytes | None]  # glyphs, their foreground unless all are spaces, their background if any
 
 
 def runs(art: Art) -> Iterator[list[Run]]:
-    """The runs of each row; a space joins any foreground."""
+    """Of each row: its runs of cells of the same colours; a space, which shows no foreground, joins any."""
     width = len(art.rows[0])
-    inks = batched(art.foreground, 3)
-    papers: Sequence[bytes | None] = batched(art.background, 3) if art.background else [None] * len(inks)
-    for y, row in enumerate(art.rows):
-        made, start, ink, paper = [], 0, None, papers[y * width]
-        for x, glyph in enumerate(row):
-            own_ink, own_paper = None if glyph == " " else inks[y * width + x], papers[y * width + x]
-            if own_paper != paper or (ink and own_ink and own_ink != ink):
-                made.append(Run(row[start:x], ink, paper))
-                start, ink, paper = x, own_ink, own_paper
-            ink = ink or own_ink
-        yield [*made, Run(row[start:], ink, paper)]
+    foregrounds = triples(art.foreground)
+    backgrounds = triples(art.background) if art.background else [None] * len(foregrounds)
+    for start, row in zip(range(0, len(foregrounds), width), art.rows, strict=True):
+        made: list[Run] = []
+        text, foreground, background = "", None, backgrounds[start]
+        cells = zip(row, foregrounds[start:start + width], backgrounds[start:start + width], strict=True)
+        for glyph, ink, paper in cells:
+            if paper != background or (glyph != " " and foreground and ink != foreground):
+                made.append((text, foreground, background))
+                text, foreground, background = "", None, paper
+            if glyph != " ":
+                foreground = ink
+            text += glyph
+        yield [*made, (text, foreground, background)]
+
+
+def triples(colours: bytes) -> list[bytes]:
+    """One R, G, B a cell."""
+    return [colours[i:i + 3] for i in range(0, len(colours), 3)]
 
 
 def to_text(art: Art) -> str:
-    """The characters alone, a line a row."""
+    """The glyphs alone."""
     return "".join(f"{row}\n" for row in art.rows)
 
 
 def to_ansi(art: Art) -> str:
-    """Characters and 24-bit SGR (ISO 8613-6), written where it changes; every line ends with a reset."""
+    """24-bit SGR; only what changes is written, and every line ends with a reset."""
     written = []
     for row in runs(art):
-        ink = paper = None
-        for run in row:
+        last_foreground = last_background = None
+        for text, foreground, background in row:
             codes = []
-            if run.ink and run.ink != ink:
-                codes.append("38;2;%d;%d;%d" % tuple(run.ink))
-            if run.paper and run.paper != paper:
-                codes.append("48;2;%d;%d;%d" % tuple(run.paper))
-            ink, paper = run.ink or ink, run.paper
-            written.append(f"\x1b[{';'.join(codes)}m{run.text}" if codes else run.text)
+            if foreground and foreground != last_foreground:
+                codes.append("38;2;{};{};{}".format(*foreground))
+                last_foreground = foreground
+            if background and background != last_background:
+                codes.append("48;2;{};{};{}".format(*background))
+                last_background = background
+            written.append(f"\x1b[{';'.join(codes)}m{text}" if codes else text)
         written.append("\x1b[0m\n")
     return "".join(written)
 
@@ -498,10 +542,17 @@ def to_html(art: Art) -> str:
 
 
 def element(run: Run) -> str:
-    colours = (("color", run.ink), ("background", run.paper))
-    style = ";".join(f"{name}:#{colour.hex()}" for name, colour in colours if colour)
-    text = html.escape(run.text, quote=False)
+    """A run in HTML; short, and valid without quotation marks."""
+    text, *colours = run
+    named = zip(("color", "background"), colours, strict=True)
+    style = ";".join(f"{name}:#{short(colour.hex())}" for name, colour in named if colour)
+    text = html.escape(text, quote=False)
     return f"<b style={style}>{text}</b>" if style else text
+
+
+def short(digits: str) -> str:
+    """#aabbcc as #abc."""
+    return digits[::2] if digits[::2] == digits[1::2] else digits
 
 
 def to_dict(art: Art) -> dict[str, Any]:
@@ -509,7 +560,7 @@ def to_dict(art: Art) -> dict[str, Any]:
     width = len(art.rows[0])
 
     def colours(plane: bytes | None) -> list[str] | None:
-        return [line.hex() for line in batched(plane, 3 * width)] if plane else None
+        return [plane[i:i + 3 * width].hex() for i in range(0, len(plane), 3 * width)] if plane else None
 
     return {"width": width, "height": len(art.rows), "style": "fill" if art.background else "ink", "rows": art.rows,
             "foreground": colours(art.foreground), "background": colours(art.background)}

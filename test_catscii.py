@@ -471,6 +471,7 @@ def cells_of_ansi(text: str) -> list[list[tuple[str, str, str]]]:
 def cells_of_html(text: str) -> list[list[tuple[str, str, str]]]:
     def cell(character: str, style: str) -> tuple[str, str, str]:
         colours = dict(part.split(":#") for part in style.split(";")) if style else {}
+        colours = {name: "".join(2 * d for d in rgb) if len(rgb) == 3 else rgb for name, rgb in colours.items()}
         return character, "" if character == " " else colours.get("color", ""), colours.get("background", "")
 
     return [[cell(*pair) for pair in row] for row in Spans(text).rows]
@@ -533,7 +534,7 @@ def test_a_flat_picture_gives_its_colour_back():
 
 @pytest.mark.parametrize("glyph", catscii.FILL_GLYPHS)
 def test_a_picture_of_a_glyph_comes_back_as_that_glyph(glyph):
-    cell = Image.frombytes("L", catscii.PARTS, catscii.coverage()[glyph])
+    cell = Image.frombytes("L", catscii.PARTS, catscii.glyphs()[glyph].coverage)
     picture = Image.new("L", (40 * 5, 10 * 10))
     for x in range(0, picture.width, 5):
         for y in range(0, picture.height, 10):
@@ -1273,7 +1274,7 @@ def test_art_in_other_formats(format):
     ("arguments", "status", "words"),
     [
         (["art", "/no/such.jpg"], 1, "catscii: /no/such.jpg: No such file or directory"),
-        (["art", __file__], 1, f"catscii: {__file__}: this is no picture"),
+        (["art", __file__], 1, f"catscii: {__file__}: not a picture"),
         (["art", "http://127.0.0.1:9/x.jpg"], 1, "catscii: http://127.0.0.1:9/x.jpg: "),
         (["art"], 2, "required"),
         (["draw"], 2, "draw"),
