@@ -9,6 +9,7 @@
 #     "urllib3>=2.2.2",
 #     "waitress>=3.0.1",
 #     "hypothesis",
+#     "matplotlib",
 #     "mmdb-writer",
 #     "pytest",
 #     "trustme",
@@ -20,6 +21,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import gzip
@@ -41,6 +43,7 @@ import termios
 import threading
 import time
 import tomllib
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,8 +60,9 @@ import urllib3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+import bench_catscii
 import catscii
 
 SCRIPT = Path(catscii.__file__)
@@ -532,14 +536,33 @@ def test_a_flat_picture_gives_its_colour_back():
     assert all(abs(a - b) <= 4 for a, b in zip(art.background[:3], (200, 120, 40), strict=True))
 
 
-@pytest.mark.parametrize("glyph", catscii.FILL_GLYPHS)
-def test_a_picture_of_a_glyph_comes_back_as_that_glyph(glyph):
-    cell = Image.frombytes("L", catscii.PARTS, catscii.glyphs()[glyph].coverage)
-    picture = Image.new("L", (40 * 5, 10 * 10))
-    for x in range(0, picture.width, 5):
-        for y in range(0, picture.height, 10):
-            picture.paste(cell, (x, y))
-    assert set("".join(catscii.render(picture, 40).rows)) == {glyph}
+def test_the_table_of_glyphs_is_that_of_the_font():
+    packed = zlib.decompress(base64.b85decode("".join(catscii.COVERAGE.split())))
+    assert packed == bench_catscii.coverage()
+
+
+@pytest.mark.parametrize(("ink", "paper"), [("white", "black"), ((30, 10, 10), (220, 200, 180))])
+def test_a_glyph_drawn_large_comes_back_as_that_glyph(ink, paper):
+    font = ImageFont.truetype(bench_catscii.font_path(), 256)
+    for glyph in catscii.FILL_GLYPHS:
+        cell = Image.new("L", (160, 320))
+        ImageDraw.Draw(cell).text((0, 0), glyph, font=font, fill=255)
+        picture = Image.composite(Image.new("RGB", cell.size, ink), Image.new("RGB", cell.size, paper), cell)
+        assert catscii.render(picture, 1).rows == (glyph,)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 255), st.integers(0, 255))
+def test_mirrored_and_negated_pictures_behave(left, right):
+    ramp = Image.linear_gradient("L").rotate(90).point(lambda level: left + (right - left) * level / 255).convert("RGB")
+    straight, mirrored, negated = (
+        catscii.triples(catscii.render(picture, 16).background)
+        for picture in (ramp, ImageOps.mirror(ramp), ImageOps.invert(ramp))
+    )
+    for i, (r, g, b) in enumerate(straight):
+        x = i % 16
+        assert all(abs(p - q) <= 40 for p, q in zip((r, g, b), mirrored[i - x + 15 - x], strict=True))
+        assert all(abs(p + q - 255) <= 40 for p, q in zip((r, g, b), negated[i], strict=True))
 
 
 def test_art_is_deterministic_and_sees_what_is_there():
