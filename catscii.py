@@ -196,10 +196,10 @@ def log_level(text: str) -> int:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, in the shape of Rust's tracing-subscriber; `extra={"fields": {...}}` adds fields."""
+    """One JSON object a line, in the shape of Rust's tracing-subscriber; a dict as the only argument adds fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {"message": record.getMessage(), **getattr(record, "fields", {})}
+        fields = {"message": record.getMessage(), **(record.args if isinstance(record.args, Mapping) else {})}
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
         return json.dumps({
@@ -1095,11 +1095,10 @@ class Refresher(threading.Thread):
             except Unavailable as error:
                 upstream.failed()
                 if upstream.failures == 1:
-                    fields = {"source": upstream.source.name, "error": str(error)}
-                    log.warning("Source fails", extra={"fields": fields})
+                    log.warning("Source fails", {"source": upstream.source.name, "error": str(error)})
                 continue
             if upstream.failures:
-                log.info("Source works again", extra={"fields": {"source": upstream.source.name}})
+                log.info("Source works again", {"source": upstream.source.name})
                 upstream.failures = 0
             hurry = self._short() and self._repeats < QUICK_REPEATS
             self._due = time.monotonic() + (QUICK_SECONDS if hurry else REFRESH_SECONDS)
@@ -1189,8 +1188,7 @@ class Cattery:
             try:
                 return source.find(cat_id)
             except Unavailable as error:
-                fields = {"source": source.name, "id": cat_id, "error": str(error)}
-                log.debug("Cat not found", extra={"fields": fields})
+                log.debug("Cat not found", {"source": source.name, "id": cat_id, "error": str(error)})
         raise NoSuchCat(cat_id)
 
 
@@ -1438,7 +1436,7 @@ class Service:
             message = f"there is no cat {quoted(cat_id)}; house-0 to house-{HOUSE_CATS - 1} always are"
             raise bottle.HTTPError(404, message) from None
         except Unavailable as error:
-            log.warning("Cat unavailable", extra={"fields": {"id": cat_id, "error": str(error)}})
+            log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
             message = "this cat's picture cannot be had from its source right now"
             raise bottle.HTTPError(503, message, **{"Retry-After": "60"}) from None
         return self._visited(page, "public, max-age=3600", page.etag)
@@ -1457,7 +1455,7 @@ class Service:
             try:
                 self.visits.count(bottle.request.country)
             except sqlite3.Error as error:  # a cat is served all the same, and /health tells
-                log.error("Visit not counted", extra={"fields": {"error": str(error)}})
+                log.error("Visit not counted", {"error": str(error)})
         return send(page, cache_control, etag)
 
     def analytics(self) -> bytes:
@@ -1499,10 +1497,10 @@ class Service:
         request, status = bottle.request, bottle.response.status_code
         route = request.environ.get("bottle.route")
         self.metrics.count(route.rule if route else "none", status)
-        log.info("%s %s %d", request.method, request.path, status, extra={"fields": {
+        log.info("%(method)s %(path)s %(status)d", {
             "method": request.method, "path": request.path, "status": status, "country": request.country,
             "ms": round((time.perf_counter() - request.started) * 1000, 3),
-        }})
+        })
 
 
 def make_app(settings: Settings) -> bottle.Bottle:
@@ -1561,7 +1559,7 @@ def log_failures(callback: Callable[..., bytes]) -> Callable[..., bytes]:
         except bottle.HTTPResponse:
             raise
         except Exception:
-            log.exception("Request failed", extra={"fields": {"path": bottle.request.path}})
+            log.exception("Request failed", {"path": bottle.request.path})
             raise bottle.HTTPError(500, "something went wrong here; it has been logged") from None
 
     return guarded
