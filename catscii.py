@@ -781,6 +781,7 @@ STORED_SIDE = 480  # pixels on the longer side: four samples a column up to 120 
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF = 600.0
 
+USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
 CONNECT_SECONDS, READ_SECONDS, TOTAL_SECONDS = 5.0, 5.0, 20.0
 MAX_REDIRECTS = 5
 REVIVALS_A_MINUTE, REVIVALS_AT_ONCE = 30, 2  # what visitors may cause upstream: evicted cats that they ask for
@@ -898,17 +899,13 @@ class Fetcher:
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
+        import certifi
         import urllib3  # 30 ms that a start without upstream saves
 
-        if self._ssl_cert_file is None:
-            import certifi
+        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+        return urllib3.PoolManager(ca_certs=self._ssl_cert_file or certifi.where(), retries=False, timeout=timeout)
 
-            self._ssl_cert_file = certifi.where()
-        return urllib3.PoolManager(
-            ca_certs=self._ssl_cert_file, headers={"User-Agent": f"catscii/{__version__} (ASCII cats; urllib3)"}
-        )
-
-    def get(self, url: str, limit: int, headers: Mapping[str, str] | None = None) -> bytes:
+    def get(self, url: str, limit: int, headers: Mapping[str, str] = {}) -> bytes:
         """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable."""
         import urllib3
 
@@ -918,22 +915,17 @@ class Fetcher:
             for _ in range(MAX_REDIRECTS + 1):
                 if not is_web_url(url) or not url.startswith(schemes):
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
-                response = self._pool.request(
-                    "GET", url, headers={**self._pool.headers, **(headers or {})}, preload_content=False,
-                    redirect=False, retries=False, timeout=urllib3.Timeout(CONNECT_SECONDS, READ_SECONDS),
-                )
-                try:
+                sent = {"User-Agent": USER_AGENT, **headers}
+                with self._pool.request("GET", url, headers=sent, preload_content=False, redirect=False) as response:
                     if not (location := response.get_redirect_location()):
                         return read_body(response, limit, deadline)
-                finally:
-                    response.close()
-                url, headers = urljoin(url, location), None  # a key is for the API alone
+                url, headers = urljoin(url, location), {}  # a key is for the API alone
             raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
-    def json(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
-        body = self.get(url, MAX_JSON_BYTES, {"Accept": "application/json", **(headers or {})})
+    def json(self, url: str, headers: Mapping[str, str]) -> Any:
+        body = self.get(url, MAX_JSON_BYTES, {"Accept": "application/json", **headers})
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -944,84 +936,57 @@ def read_body(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -
     """The body of a 200, given up as soon as it passes `limit` bytes or the `deadline` of time.monotonic()."""
     if response.status != 200:
         raise Unavailable(f"status {response.status}")
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()
     while chunk := response.read1(65536):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
+        body += chunk
+        if len(body) > limit:
             raise Unavailable(f"more than {limit} bytes")
         if time.monotonic() > deadline:
             raise Unavailable(f"not whole after {TOTAL_SECONDS:.0f} seconds")
-    return b"".join(chunks)
+    return bytes(body)
 
 
-class Source:
-    """An upstream API of cats; a subclass knows what to ask and how the answer is shaped."""
+class Source(NamedTuple):
+    """An upstream API: where it lists random cats, one or several, and where it answers for the one called {id}."""
 
-    def __init__(self, url: str, fetcher: Fetcher) -> None:
-        parts = urlsplit(url)
-        self.name = parts.netloc.rpartition("@")[2]
-        self._base, self._query = parts._replace(query="", fragment="").geturl().rstrip("/"), parts.query
-        self._fetcher = fetcher
+    name: str  # the API's host
+    search_url: str
+    cat_url: str
+    headers: dict[str, str]
+    fetcher: Fetcher
 
     def search(self) -> list[Cat]:
         """Some random cats. Raises Unavailable."""
-        raise NotImplementedError
+        answer = self.fetcher.json(self.search_url, self.headers)
+        return [self._cat(entry) for entry in (answer if isinstance(answer, list) and answer else [answer])]
 
     def find(self, cat_id: str) -> Cat:
         """The cat of that id. Raises Unavailable, also when the API has no such cat."""
-        raise NotImplementedError
+        cat = self._cat(self.fetcher.json(self.cat_url.replace("{id}", cat_id), self.headers))
+        if cat.id != cat_id:  # CATAAS takes it for a tag
+            raise Unavailable(f"{cat_id} is not the id of a cat")
+        return cat
 
     def _cat(self, entry: Any) -> Cat:
         """The cat that a JSON object describes. Raises Unavailable for anything else."""
         if isinstance(entry, dict):
             cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
             if isinstance(cat_id, str) and is_cat_id(cat_id) and isinstance(url, str) and url:
-                url = urljoin(self._base, url)
-                if is_web_url(url) and (url.startswith("https:") or self._base.startswith("http:")):
+                url = urljoin(self.search_url, url)
+                if is_web_url(url) and (url.startswith("https:") or self.search_url.startswith("http:")):
                     return Cat(cat_id, self.name, url)
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(json.dumps(entry))}")
-
-
-class TheCatApi(Source):
-    """https://docs.thecatapi.com: a search answers a list of objects, /images/<id> answers one."""
-
-    def __init__(self, url: str, fetcher: Fetcher, key: str | None) -> None:
-        super().__init__(url, fetcher)
-        self._base = self._base.removesuffix("/search").removesuffix("/images")
-        self._headers = {"x-api-key": key} if key else {}
-
-    def search(self) -> list[Cat]:
-        query = self._query or "limit=10&mime_types=jpg,png"
-        answer = self._fetcher.json(f"{self._base}/images/search?{query}", self._headers)
-        if not isinstance(answer, list) or not answer:
-            raise Unavailable(f"the answer is not a list of cats: {quoted(json.dumps(answer))}")
-        return [self._cat(entry) for entry in answer]
-
-    def find(self, cat_id: str) -> Cat:
-        return self._cat(self._fetcher.json(f"{self._base}/images/{cat_id}", self._headers))
-
-
-class Cataas(Source):
-    """https://cataas.com/doc.html: /cat answers one object with json=true, /cat/<id or tag> is a picture."""
-
-    def search(self) -> list[Cat]:
-        return [self._cat(self._fetcher.json(f"{self._base}?{self._query or 'json=true'}"))]
-
-    def find(self, cat_id: str) -> Cat:
-        cat = self._cat(self._fetcher.json(f"{self._base}/{cat_id}?json=true"))
-        if cat.id != cat_id:
-            raise Unavailable(f"{cat_id} is a tag, not a cat")
-        return cat
 
 
 def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
     """The source for an API's URL: CATAAS by its host or a path that ends in /cat, else The Cat API."""
     parts = urlsplit(url)
-    if parts.hostname == "cataas.com" or parts.path.rstrip("/").endswith("/cat"):
-        return Cataas(url, fetcher)
-    return TheCatApi(url, fetcher, key)
+    name, base = parts.netloc.rpartition("@")[2], parts._replace(query="", fragment="").geturl().rstrip("/")
+    if parts.hostname == "cataas.com" or parts.path.rstrip("/").endswith("/cat"):  # https://cataas.com/doc.html
+        return Source(name, f"{base}?{parts.query or 'json=true'}", base + "/{id}?json=true", {}, fetcher)
+    base = base.removesuffix("/search").removesuffix("/images") + "/images"  # https://docs.thecatapi.com
+    query = parts.query or "limit=10&mime_types=jpg,png"
+    return Source(name, f"{base}/search?{query}", base + "/{id}", {"x-api-key": key} if key else {}, fetcher)
 
 
 def is_cat_id(text: str) -> bool:
