@@ -1267,7 +1267,7 @@ LAYOUT = bottle.SimpleTemplate("""\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="dark">
 <meta name="description" content="A random cat as coloured ASCII art">
-<title>{{title}}</title>
+<title>{{title}} · catscii</title>
 % if root:
 <link rel="icon" href="{{root}}favicon.ico">
 % end
@@ -1411,7 +1411,9 @@ class Service:
         key = (cat_id, view, root())
         page: Page | None = self.pages.get(key)
         if page is None:
-            page = show_cat(*find(cat_id), view)
+            cat, picture = find(cat_id)
+            art = render(picture, view.width, view.height, view.style)
+            page = Page(encode(art, view.format, cat), CONTENT_TYPES[view.format])
             self.pages.put(key, page, 2 * len(page.body))  # at most as much again for the compressed body and the rest
         return page
 
@@ -1424,7 +1426,14 @@ class Service:
         return send(page, cache_control, etag)
 
     def analytics(self) -> bytes:
-        return send(show_visits(self.visits.by_country(), read_format()), "no-store")
+        visits, format = self.visits.by_country(), read_format()
+        if format == "json":
+            body = to_json({"visits": sum(count for _, count in visits), "countries": dict(visits)})
+        elif format == "html":
+            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits)
+        else:
+            body = "".join(f"{country}: {count}\n" for country, count in visits)
+        return send(Page(body, CONTENT_TYPES[format]), "no-store")
 
     def health(self) -> bytes:
         try:
@@ -1433,7 +1442,7 @@ class Service:
         except sqlite3.Error as error:
             bottle.response.status = 503
             health = {"status": "failing", "reason": f"visits cannot be counted: {error}"}
-        return send(json_page(health), "no-store")
+        return send(Page(to_json(health), CONTENT_TYPES["json"]), "no-store")
 
     def prometheus(self) -> bytes:
         text = self.metrics.text(self.visits.by_country(), self.store.counts())
@@ -1608,21 +1617,15 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
     return page.body
 
 
-def show_cat(cat: Cat, picture: Image.Image, view: View) -> Page:
-    """The cat's art as a page in the view's format."""
-    art = render(picture, view.width, view.height, view.style)
-    if view.format == "json":
-        return json_page({"id": cat.id, "source": cat.source, "credit": cat.url, **to_dict(art)})
-    if view.format == "html":
-        return Page(html_document(art, cat), CONTENT_TYPES["html"])
-    return Page(to_ansi(art) if view.format == "ansi" else to_text(art), CONTENT_TYPES[view.format])
-
-
-def html_document(art: Art, cat: Cat | None = None) -> str:
-    """The art as a whole page; with a cat, links and its credit stand below."""
-    title = f"{cat.id} · catscii" if cat else "catscii"
-    columns, rows = len(art.rows[0]), len(art.rows)
-    return html_page(title, CAT_BODY, root() if cat else "", art=to_html(art), cat=cat, columns=columns, rows=rows)
+def encode(art: Art, format: str, cat: Cat | None = None) -> str:
+    """The art in the format; with a cat, JSON names it, and in HTML its credit and links stand below."""
+    if format == "json":
+        credit = {"id": cat.id, "source": cat.source, "credit": cat.url} if cat else {}
+        return to_json({**credit, **to_dict(art)})
+    if format == "html":
+        values = {"art": to_html(art), "cat": cat, "columns": len(art.rows[0]), "rows": len(art.rows)}
+        return html_page(cat.id if cat else "A cat", CAT_BODY, root() if cat else "", **values)
+    return to_ansi(art) if format == "ansi" else to_text(art)
 
 
 def html_page(title: str, body: bottle.SimpleTemplate, root: str, **values: Any) -> str:
@@ -1630,17 +1633,8 @@ def html_page(title: str, body: bottle.SimpleTemplate, root: str, **values: Any)
     return str(LAYOUT.render(title=title, background=colour, root=root, body=body.render(root=root, **values)))
 
 
-def json_page(value: object) -> Page:
-    return Page(json.dumps(value) + "\n", CONTENT_TYPES["json"])
-
-
-def show_visits(visits: list[tuple[str, int]], format: str) -> Page:
-    """Visits by country in the format."""
-    if format == "json":
-        return json_page({"visits": sum(count for _, count in visits), "countries": dict(visits)})
-    if format == "html":
-        return Page(html_page("Visitors · catscii", ANALYTICS_BODY, root(), visits=visits), CONTENT_TYPES["html"])
-    return Page("".join(f"{country}: {count}\n" for country, count in visits), CONTENT_TYPES[format])
+def to_json(value: object) -> str:
+    return json.dumps(value) + "\n"
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
@@ -1655,14 +1649,13 @@ def show_error(error: bottle.HTTPError) -> bytes:
         message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
     elif "bottle.route" not in bottle.request.environ:
         message = f"there is nothing at {quoted(bottle.request.path)}; / has a cat for you"
-    status = error.status_line
     if format == "json":
-        page = json_page({"status": error.status_code, "error": message})
+        body = to_json({"status": error.status_code, "error": message})
     elif format == "html":
-        page = Page(html_page(status, ERROR_BODY, root(), status=status, message=message), CONTENT_TYPES["html"])
+        body = html_page(error.status_line, ERROR_BODY, root(), status=error.status_line, message=message)
     else:
-        page = Page(f"{status}: {message}\n", CONTENT_TYPES[format])
-    return send(page, "no-store")
+        body = f"{error.status_line}: {message}\n"
+    return send(Page(body, CONTENT_TYPES[format]), "no-store")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1773,10 +1766,7 @@ def show_picture(source: str, width: int | None, height: int | None, style: str 
         reason = error.strerror if isinstance(error, OSError) else error
         print(f"catscii: {source}: {reason}", file=sys.stderr)
         return 1
-    art = render(picture, width, height, style)
-    encoders: dict[str, Callable[[Art], str]] = {
-        "html": html_document, "ansi": to_ansi, "text": to_text, "json": lambda art: json.dumps(to_dict(art)) + "\n"}
-    sys.stdout.write(encoders[format](art))
+    sys.stdout.write(encode(render(picture, width, height, style), format))
     sys.stdout.flush()
     return 0
 
