@@ -1384,7 +1384,8 @@ class Service:
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
         self.pages = Cache(PAGE_CACHE_BYTES)
-        self.metrics = Metrics()
+        self.requests: Counter[tuple[str, int]] = Counter()  # by route and status
+        self.counting = threading.Lock()
 
     def random_cat(self) -> bytes:
         view, cattery = read_view(), self.cattery
@@ -1445,8 +1446,21 @@ class Service:
         return send(Page(to_json(health), CONTENT_TYPES["json"]), "no-store")
 
     def prometheus(self) -> bytes:
-        text = self.metrics.text(self.visits.by_country(), self.store.counts())
-        return send(Page(text, "text/plain; version=0.0.4; charset=utf-8"), "no-store")
+        """All figures in Prometheus' text format 0.0.4."""
+        with self.counting:
+            requests = sorted(self.requests.items())
+        lines = [
+            "# HELP catscii_requests_total Requests by route and status since the start.",
+            "# TYPE catscii_requests_total counter",
+            *(f'catscii_requests_total{{route="{route}",status="{status}"}} {n}' for (route, status), n in requests),
+            "# HELP catscii_visits_total Visits by country, of all time.",
+            "# TYPE catscii_visits_total counter",
+            *(f'catscii_visits_total{{country="{country}"}} {n}' for country, n in self.visits.by_country()),
+            "# HELP catscii_stored_cats Pictures in the store by source.",
+            "# TYPE catscii_stored_cats gauge",
+            *(f'catscii_stored_cats{{source="{source}"}} {n}' for source, n in self.store.counts().items()),
+        ]
+        return send(Page("\n".join(lines) + "\n", "text/plain; version=0.0.4; charset=utf-8"), "no-store")
 
     def panic(self) -> bytes:
         raise RuntimeError("This is a drill: somebody asked for /panic")
@@ -1470,7 +1484,8 @@ class Service:
         """After each request: one line in the log, without the address."""
         request, status = bottle.request, bottle.response.status_code
         route = request.environ.get("bottle.route")
-        self.metrics.count(route.rule if route else "none", status)
+        with self.counting:
+            self.requests[route.rule if route else "none", status] += 1
         log.info("%(method)s %(path)s %(status)d", {
             "method": request.method, "path": request.path, "status": status, "country": request.country,
             "ms": round((time.perf_counter() - request.started) * 1000, 3),
@@ -1493,34 +1508,6 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.install(log_failures)
     app.default_error_handler = show_error
     return app
-
-
-class Metrics:
-    """Requests by route and status, and all figures in Prometheus' text format 0.0.4."""
-
-    def __init__(self) -> None:
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._lock = threading.Lock()
-
-    def count(self, route: str, status: int) -> None:
-        with self._lock:
-            self._requests[route, status] += 1
-
-    def text(self, visits: list[tuple[str, int]], cats: dict[str, int]) -> str:
-        with self._lock:
-            requests = sorted(self._requests.items())
-        lines = [
-            "# HELP catscii_requests_total Requests by route and status since the start.",
-            "# TYPE catscii_requests_total counter",
-            *(f'catscii_requests_total{{route="{route}",status="{status}"}} {n}' for (route, status), n in requests),
-            "# HELP catscii_visits_total Visits by country, of all time.",
-            "# TYPE catscii_visits_total counter",
-            *(f'catscii_visits_total{{country="{country}"}} {n}' for country, n in visits),
-            "# HELP catscii_stored_cats Pictures in the store by source.",
-            "# TYPE catscii_stored_cats gauge",
-            *(f'catscii_stored_cats{{source="{source}"}} {n}' for source, n in cats.items()),
-        ]
-        return "\n".join(lines) + "\n"
 
 
 def log_failures(callback: Callable[..., bytes]) -> Callable[..., bytes]:
