@@ -53,7 +53,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, cached_property, wraps
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -1245,12 +1245,8 @@ class Visits:
 # ---------------------------------------------------------------------------------------------------------------------
 
 MIN_WIDTH, MAX_WIDTH = 20, 240
-CONTENT_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "ansi": "text/plain; charset=utf-8",
-    "text": "text/plain; charset=utf-8",
-    "json": "application/json",
-}
+CONTENT_TYPES = {"html": "text/html; charset=utf-8", "ansi": "text/plain; charset=utf-8",
+                 "text": "text/plain; charset=utf-8", "json": "application/json"}
 MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
@@ -1338,7 +1334,7 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 
 ERROR_BODY = bottle.SimpleTemplate("""\
 <main class="text">
-<h1>{{status}}</h1>
+<h1>{{title}}</h1>
 <p>{{message}}</p>
 </main>
 <footer><a href="{{root}}">a cat instead</a></footer>""")
@@ -1357,8 +1353,7 @@ class Page:
     """A response's body with what is made of it once, when first asked for."""
 
     def __init__(self, body: str | bytes, content_type: str) -> None:
-        self.body = body.encode() if isinstance(body, str) else body
-        self.content_type = content_type
+        self.body, self.content_type = body.encode() if isinstance(body, str) else body, content_type
 
     @cached_property
     def gzipped(self) -> bytes:
@@ -1513,7 +1508,6 @@ def make_app(settings: Settings) -> bottle.Bottle:
 def log_failures(callback: Callable[..., bytes]) -> Callable[..., bytes]:
     """A bottle plugin: what a route did not expect goes into the log, and a plain 500 to the visitor."""
 
-    @wraps(callback)
     def guarded(*args: Any, **kwargs: Any) -> bytes:
         try:
             return callback(*args, **kwargs)
@@ -1534,12 +1528,8 @@ def root() -> str:
 def read_view() -> View:
     """The view that the query asks for. Raises HTTPError 400 that names the value and what would be right."""
     format = read_format()
-    return View(
-        width=read_parameter("width", parse_width, 80),
-        height=read_parameter("height", parse_height, None),
-        style=read_parameter("style", lambda text: one_of(text, STYLES), default_style(format)),
-        format=format,
-    )
+    style = read_parameter("style", lambda text: one_of(text, STYLES), default_style(format))
+    return View(read_parameter("width", parse_width, 80), read_parameter("height", parse_height, None), style, format)
 
 
 def read_format() -> str:
@@ -1616,8 +1606,8 @@ def encode(art: Art, format: str, cat: Cat | None = None) -> str:
 
 
 def html_page(title: str, body: bottle.SimpleTemplate, root: str, **values: Any) -> str:
-    colour = "#%02x%02x%02x" % BACKGROUND
-    return str(LAYOUT.render(title=title, background=colour, root=root, body=body.render(root=root, **values)))
+    values |= {"title": title, "root": root, "background": "#%02x%02x%02x" % BACKGROUND}
+    return str(LAYOUT.render(values, body=body.render(values)))
 
 
 def to_json(value: object) -> str:
@@ -1639,7 +1629,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
     if format == "json":
         body = to_json({"status": error.status_code, "error": message})
     elif format == "html":
-        body = html_page(error.status_line, ERROR_BODY, root(), status=error.status_line, message=message)
+        body = html_page(error.status_line, ERROR_BODY, root(), message=message)
     else:
         body = f"{error.status_line}: {message}\n"
     return send(Page(body, CONTENT_TYPES[format]), "no-store")
