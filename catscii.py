@@ -76,42 +76,38 @@ T = TypeVar("T")
 # ---------------------------------------------------------------------------------------------------------------------
 
 DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search,https://cataas.com/cat"
-LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
-
-VARIABLES = """\
+LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # logging's numbers
+VARIABLES = f"""\
   HOST                  address to listen on (0.0.0.0)
   PORT                  port to listen on, 0 for any free one (8080)
   ANALYTICS_DB          SQLite file for visits and pictures (catscii.db)
   GEOLITE2_COUNTRY_DB   MaxMind DB of countries (none: every visit counts for ZZ, "unknown")
   CLIENT_IP_HEADER      header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)
   CAT_SOURCES           comma-separated API URLs, tried in order; empty: house cats only
-                        ({})
+                        ({DEFAULT_SOURCES})
   CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
   SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
   LOG_LEVEL             debug, info, warn or error (info)
-""".format(DEFAULT_SOURCES.replace(",", ",\n                         "))
+"""
 
 
 class SetupError(Exception):
-    """What keeps the service from starting: one message a problem, each naming its variable and its value."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
+    """What keeps the service from starting: an argument a problem, each naming its variable and its value."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """The environment's say, checked. None stands for "not set"."""
 
-    host: str = "0.0.0.0"
-    port: int = 8080
-    analytics_db: str = "catscii.db"
-    geolite2_country_db: str | None = None
-    client_ip_header: str | None = None
-    cat_sources: tuple[str, ...] = tuple(DEFAULT_SOURCES.split(","))
-    cat_api_key: str | None = None
-    ssl_cert_file: str | None = None
-    log_level: int = logging.INFO
+    host: str
+    port: int
+    analytics_db: str
+    geolite2_country_db: str | None
+    client_ip_header: str | None
+    cat_sources: tuple[str, ...]
+    cat_api_key: str | None
+    ssl_cert_file: str | None
+    log_level: int
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -135,7 +131,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         cat_sources=read("CAT_SOURCES", "" if "CAT_SOURCES" in environ else DEFAULT_SOURCES, source_urls),
         cat_api_key=read("CAT_API_KEY", "", lambda text: text or None),
         ssl_cert_file=read(certificates, "", existing_file),
-        log_level=read("LOG_LEVEL", "info", log_level),
+        log_level=read("LOG_LEVEL", "info", lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)]),
     )
     if problems:
         raise SetupError(*problems)
@@ -152,6 +148,12 @@ def whole_number(text: str, low: int, high: int) -> int:
 def quoted(text: str) -> str:
     """`text` in quotes, as printable ASCII of bounded length: safe in a log, a terminal and a page."""
     return ascii(text if len(text) <= 200 else text[:197] + "...")
+
+
+def one_of(text: str, choices: Collection[str]) -> str:
+    if text not in choices:
+        raise ValueError(f"{quoted(text)} is not one of {', '.join(choices)}")
+    return text
 
 
 def existing_file(text: str) -> str | None:
@@ -189,12 +191,6 @@ def is_web_url(text: str) -> bool:
         return False
 
 
-def log_level(text: str) -> int:
-    if (name := text.lower().replace("warning", "warn")) not in LOG_LEVELS:
-        raise ValueError(f"{quoted(text)} is not one of {', '.join(LOG_LEVELS)}")
-    return LOG_LEVELS[name]
-
-
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, in the shape of Rust's tracing-subscriber; a dict as the only argument adds fields."""
 
@@ -214,9 +210,8 @@ def start_logging(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a line for each request that waits is no news
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the refresher says what its upstreams did
-    logging.getLogger("PIL").setLevel(logging.WARNING)
+    for name in ("waitress.queue", "urllib3", "PIL"):  # what matters of their doings is logged here
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 log = logging.getLogger("catscii")
@@ -1263,7 +1258,7 @@ LAYOUT = bottle.SimpleTemplate("""\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="dark">
 <meta name="description" content="A random cat as coloured ASCII art">
-<title>{{title}} · catscii</title>
+<title>{{title}} &middot; catscii</title>
 % if root:
 <link rel="icon" href="{{root}}favicon.ico">
 % end
@@ -1559,12 +1554,6 @@ def read_parameter(name: str, parse: Callable[[str], T], default: T) -> T:
         raise bottle.HTTPError(400, f"{name}: {error}") from None
 
 
-def one_of(text: str, choices: Collection[str]) -> str:
-    if text not in choices:
-        raise ValueError(f"{quoted(text)} is not one of {', '.join(choices)}")
-    return text
-
-
 def negotiated_format() -> str:
     """The format that Accept (RFC 9110, 12.5.1) weighs most; else ANSI for terminals, HTML for others."""
     best, best_weight = None, 0.0
@@ -1790,7 +1779,7 @@ def main(arguments: list[str]) -> int:
             return show_picture(options.picture, options.width, options.height, options.style, options.format)
         return serve(read_settings(os.environ))
     except SetupError as error:
-        for problem in str(error).splitlines():
+        for problem in error.args:
             print(f"catscii: {problem}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader has seen enough; keep Python from flushing into the closed pipe at exit
