@@ -775,9 +775,8 @@ STORED_CATS = 24
 STORED_SIDE = 480  # pixels on the longer side: four samples a column up to 120 columns, some 30 kB as JPEG
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF = 600.0
-
 USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
-CONNECT_SECONDS, READ_SECONDS, TOTAL_SECONDS = 5.0, 5.0, 20.0
+SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a body to be whole
 MAX_REDIRECTS = 5
 REVIVALS_A_MINUTE, REVIVALS_AT_ONCE = 30, 2  # what visitors may cause upstream: evicted cats that they ask for
 REVIVED_BYTES = 4 << 20
@@ -897,8 +896,8 @@ class Fetcher:
         import certifi
         import urllib3  # 30 ms that a start without upstream saves
 
-        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
-        return urllib3.PoolManager(ca_certs=self._ssl_cert_file or certifi.where(), retries=False, timeout=timeout)
+        bundle = self._ssl_cert_file or certifi.where()
+        return urllib3.PoolManager(ca_certs=bundle, retries=False, timeout=SILENT_SECONDS)
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}) -> bytes:
         """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable."""
@@ -1182,33 +1181,26 @@ class Countries:
 
     def country(self, address: str) -> str:
         """The ISO 3166-1 alpha-2 code for what a header or a socket calls the client."""
-        ip = parse_address(address)
-        if self._reader is None or ip is None:
-            return UNKNOWN_COUNTRY
         try:
-            return country_of(self._reader.get(ip))
-        except ValueError:  # an IPv6 address in a database of IPv4, or a damaged record
+            return country_of(self._reader.get(parse_address(address)) if self._reader else None)
+        except Exception:  # no address, IPv6 in a database of IPv4, or a damaged record, for which there is no one type
             return UNKNOWN_COUNTRY
 
 
-def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The last address of a header's list, which the nearest proxy wrote; without port or zone, IPv4 out of IPv6."""
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The last address of a list, from the nearest proxy; no port, no zone, IPv4 out of IPv6. Raises ValueError."""
     text = text.rpartition(",")[2].strip()
     if match := re.fullmatch(r"\[(.*)\](:\d+)?|([^:]*):\d+", text):
         text = match[1] or match[3] or ""
-    try:
-        ip = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return ip.ipv4_mapped or ip if isinstance(ip, ipaddress.IPv6Address) else ip
+    ip = ipaddress.ip_address(text.partition("%")[0])
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def country_of(record: object) -> str:
     """The code in a record of GeoLite2 or DB-IP (`country.iso_code`, `registered_country`), or flat `country_code`."""
     if isinstance(record, dict):
-        nested = [record.get(key) for key in ("country", "registered_country")]
-        codes = [entry.get("iso_code") for entry in nested if isinstance(entry, dict)] + [record.get("country_code")]
-        for code in codes:
+        for entry in (record.get("country"), record.get("registered_country"), record):
+            code = isinstance(entry, dict) and (entry.get("iso_code") or entry.get("country_code"))
             if isinstance(code, str) and re.fullmatch("[A-Z]{2}", code):
                 return code
     return UNKNOWN_COUNTRY
