@@ -941,14 +941,18 @@ def read_body(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -
     return bytes(body)
 
 
-class Source(NamedTuple):
-    """An upstream API: where it lists random cats, one or several, and where it answers for the one called {id}."""
+@dataclass
+class Source:
+    """An upstream API: where it lists random cats, one or several, where it knows the one called {id}; how it fares."""
 
     name: str  # the API's host
     search_url: str
     cat_url: str
     headers: dict[str, str]
     fetcher: Fetcher
+    listed: deque[Cat] = field(default_factory=deque)  # and not yet stored
+    failures: int = 0  # in a row
+    ready: float = 0.0  # time.monotonic() from which on the refresher may ask again
 
     def search(self) -> list[Cat]:
         """Some random cats. Raises Unavailable."""
@@ -971,6 +975,11 @@ class Source(NamedTuple):
                 if is_web_url(url) and (url.startswith("https:") or self.search_url.startswith("http:")):
                     return Cat(cat_id, self.name, url)
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(json.dumps(entry))}")
+
+    def failed(self) -> None:
+        """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, jittered down to half of it."""
+        self.failures += 1
+        self.ready = time.monotonic() + min(2.0 ** (self.failures - 1), LONGEST_BACKOFF) * random.uniform(0.5, 1)
 
 
 def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
@@ -1001,28 +1010,12 @@ def fetch_picture(cat: Cat, fetcher: Fetcher) -> bytes:
     return jpeg.getvalue()
 
 
-@dataclass
-class Upstream:
-    """A source as the refresher sees it: what it listed and how it fares."""
-
-    source: Source
-    listed: deque[Cat] = field(default_factory=deque)
-    failures: int = 0  # in a row
-    ready: float = 0.0  # time.monotonic() from which on it may be asked
-
-    def failed(self) -> None:
-        """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, jittered down to half of it."""
-        self.failures += 1
-        self.ready = time.monotonic() + min(2.0 ** (self.failures - 1), LONGEST_BACKOFF) * random.uniform(0.5, 1)
-
-
 class Refresher(threading.Thread):
     """Tops the store up, quickly to STORED_CATS, then by one cat a REFRESH_SECONDS, whatever the traffic."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         super().__init__(name="refresher", daemon=True)
-        self._store, self._fetcher = store, fetcher
-        self._upstreams = [Upstream(source) for source in sources]
+        self._store, self._upstreams, self._fetcher = store, sources, fetcher
         self._stopping = threading.Event()
         self._repeats = 0  # answers in a row that held only cats that are stored already
         self._due = 0.0 if self._short() else time.monotonic() + REFRESH_SECONDS
@@ -1055,19 +1048,19 @@ class Refresher(threading.Thread):
             except Unavailable as error:
                 upstream.failed()
                 if upstream.failures == 1:
-                    log.warning("Source fails", {"source": upstream.source.name, "error": str(error)})
+                    log.warning("Source fails", {"source": upstream.name, "error": str(error)})
                 continue
             if upstream.failures:
-                log.info("Source works again", {"source": upstream.source.name})
+                log.info("Source works again", {"source": upstream.name})
                 upstream.failures = 0
             hurry = self._short() and self._repeats < QUICK_REPEATS
             self._due = time.monotonic() + (QUICK_SECONDS if hurry else REFRESH_SECONDS)
             return
 
-    def _take(self, upstream: Upstream) -> bool:
+    def _take(self, upstream: Source) -> bool:
         """Store the next listed cat that is not stored, searching anew if none is listed; False if there was none."""
         if not upstream.listed:
-            upstream.listed.extend(upstream.source.search())
+            upstream.listed.extend(upstream.search())
         while upstream.listed:
             cat = upstream.listed.popleft()
             if not self._store.holds(cat.id):
