@@ -1239,7 +1239,6 @@ SMALL = 1400  # bytes that fit one packet: not worth compressing
 LAYOUT = bottle.SimpleTemplate("""\
 <!DOCTYPE html>
 <html lang="en">
-<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="dark">
@@ -1268,11 +1267,7 @@ th, td { padding: .2rem 2rem .2rem 0; text-align: left }
 td { text-align: right }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 </style>
-</head>
-<body>
 {{!body}}
-</body>
-</html>
 """)
 
 CAT_BODY = bottle.SimpleTemplate("""\
