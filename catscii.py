@@ -1670,7 +1670,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can be called so
         raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
 
 
