@@ -53,7 +53,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -124,7 +124,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     certificates = "SSL_CERT_FILE" if environ.get("SSL_CERT_FILE") else "NIX_SSL_CERT_FILE"
     settings = Settings(
         host=read("HOST", "0.0.0.0", str),
-        port=read("PORT", "8080", lambda text: whole_number(text, 0, 65535)),
+        port=read("PORT", "8080", partial(whole_number, low=0, high=65535)),
         analytics_db=read("ANALYTICS_DB", "catscii.db", file_in_a_folder),
         geolite2_country_db=read("GEOLITE2_COUNTRY_DB", "", existing_file),
         client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if environ.get("FLY_APP_NAME") else "", header_name),
@@ -1228,6 +1228,8 @@ class Visits:
 MIN_WIDTH, MAX_WIDTH = 20, 240
 CONTENT_TYPES = {"html": "text/html; charset=utf-8", "ansi": "text/plain; charset=utf-8",
                  "text": "text/plain; charset=utf-8", "json": "application/json"}
+parse_width = partial(whole_number, low=MIN_WIDTH, high=MAX_WIDTH)
+parse_height = partial(whole_number, low=1, high=MAX_ROWS)
 MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
@@ -1504,20 +1506,12 @@ def root() -> str:
 def read_view() -> View:
     """The view that the query asks for. Raises HTTPError 400 that names the value and what would be right."""
     format = read_format()
-    style = read_parameter("style", lambda text: one_of(text, STYLES), default_style(format))
+    style = read_parameter("style", partial(one_of, choices=STYLES), default_style(format))
     return View(read_parameter("width", parse_width, 80), read_parameter("height", parse_height, None), style, format)
 
 
 def read_format() -> str:
-    return read_parameter("format", lambda text: one_of(text, CONTENT_TYPES), None) or negotiated_format()
-
-
-def parse_width(text: str) -> int:
-    return whole_number(text, MIN_WIDTH, MAX_WIDTH)
-
-
-def parse_height(text: str) -> int:
-    return whole_number(text, 1, MAX_ROWS)
+    return read_parameter("format", partial(one_of, choices=CONTENT_TYPES), None) or negotiated_format()
 
 
 def default_style(format: str) -> str:
