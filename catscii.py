@@ -878,8 +878,8 @@ class Store:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)", *cat, now, picture)
         self._execute("""
-            UPDATE cats SET picture = NULL WHERE picture IS NOT NULL AND id NOT IN (
-                SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT ?)""", STORED_CATS)
+            UPDATE cats SET picture = NULL WHERE id IN (
+                SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)""", STORED_CATS)
 
     def counts(self) -> dict[str, int]:
         """Stored cats by source."""
@@ -1080,10 +1080,9 @@ class Cache:
     def get(self, key: Any) -> Any:
         """The value, None if it is not (or no longer) there."""
         with self._lock:
-            if key not in self._values:
-                return None
-            self._values.move_to_end(key)
-            return self._values[key][0]
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key, (None, 0))[0]
 
     def put(self, key: Any, value: Any, size: int) -> None:
         with self._lock:
@@ -1439,12 +1438,13 @@ class Service:
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
     def favicon(self) -> bytes:
-        if not (page := self.pages.get("favicon")):
-            png = io.BytesIO()
-            draw_house_cat(0).resize((64, 48)).save(png, "PNG")
-            page = Page(png.getvalue(), "image/png")
-            self.pages.put("favicon", page, len(page.body))
-        return send(page, "public, max-age=86400", page.etag)
+        return send(self._icon, "public, max-age=86400", self._icon.etag)
+
+    @cached_property
+    def _icon(self) -> Page:
+        png = io.BytesIO()
+        draw_house_cat(0).resize((64, 48)).save(png, "PNG")
+        return Page(png.getvalue(), "image/png")
 
     def receive(self) -> None:
         """Before each request: note its time and its country."""
@@ -1680,8 +1680,9 @@ def drain(server: Any, connections: dict[int, Any]) -> None:
         request.headers["CONNECTION"] = "close"
         return task.WSGITask(channel, request)
 
-    known = -1
-    while known != (known := len(connections)):  # those who wait at the door come in
+    known = 0
+    while known < len(connections):  # those who wait at the door come in
+        known = len(connections)
         server.handle_accept()
     wasyncore.dispatcher.close(server)  # the door alone: server.close() would take the trigger, which wakes the loop
     started, end = time.time(), time.monotonic() + GRACE_SECONDS
