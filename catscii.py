@@ -1155,6 +1155,11 @@ def pick_house_cat() -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
+COUNT_VISIT = """
+INSERT INTO visits (day, country, count) VALUES (strftime('%Y-%m-%d'), ?, 1)
+ON CONFLICT (day, country) DO UPDATE SET count = count + 1"""
+VISITS_BY_COUNTRY = "SELECT country, sum(count) FROM visits GROUP BY country ORDER BY 2 DESC, 1"
+CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # needs the lock for writing, as a visit does
 
 
 class Countries:
@@ -1197,27 +1202,6 @@ def country_of(record: object) -> str:
             if isinstance(code, str) and re.fullmatch("[A-Z]{2}", code):
                 return code
     return UNKNOWN_COUNTRY
-
-
-class Visits:
-    """Counts of visits by day (UTC) and country."""
-
-    def __init__(self, database: Database) -> None:
-        self._execute = database.execute
-
-    def count(self, country: str) -> None:
-        """One more visit today, committed on return."""
-        self._execute("""
-            INSERT INTO visits (day, country, count) VALUES (strftime('%Y-%m-%d'), ?, 1)
-            ON CONFLICT (day, country) DO UPDATE SET count = count + 1""", country)
-
-    def by_country(self) -> list[tuple[str, int]]:
-        """(country, visits), most visits first, then by code."""
-        return self._execute("SELECT country, sum(count) FROM visits GROUP BY country ORDER BY 2 DESC, 1")
-
-    def check(self) -> None:
-        """Raises sqlite3.Error if no visit can be counted now: it takes the lock for writing, and changes nothing."""
-        self._execute("UPDATE visits SET count = count WHERE FALSE")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1349,7 +1333,6 @@ class Service:
         self.client_ip_header = settings.client_ip_header
         self.countries = Countries(settings.geolite2_country_db)
         self.database = Database(settings.analytics_db)
-        self.visits = Visits(self.database)
         self.store = Store(self.database)
         fetcher = Fetcher(settings.ssl_cert_file)
         sources = [make_source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
@@ -1393,13 +1376,13 @@ class Service:
     def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
         if bottle.request.method == "GET":
             try:
-                self.visits.count(bottle.request.country)
+                self.database.execute(COUNT_VISIT, bottle.request.country)
             except sqlite3.Error as error:  # a cat is served all the same, and /health tells
                 log.error("Visit not counted", {"error": str(error)})
         return send(page, cache_control, etag)
 
     def analytics(self) -> bytes:
-        visits, format = self.visits.by_country(), read_format()
+        visits, format = self.database.execute(VISITS_BY_COUNTRY), read_format()
         if format == "json":
             body = to_json({"visits": sum(count for _, count in visits), "countries": dict(visits)})
         elif format == "html":
@@ -1410,7 +1393,7 @@ class Service:
 
     def health(self) -> bytes:
         try:
-            self.visits.check()
+            self.database.execute(CHECK_VISITS)
             health = {"status": "ok", "version": __version__}
         except sqlite3.Error as error:
             bottle.response.status = 503
@@ -1421,16 +1404,17 @@ class Service:
         """All figures in Prometheus' text format 0.0.4."""
         with self.counting:
             requests = sorted(self.requests.items())
+        visits, cats = self.database.execute(VISITS_BY_COUNTRY), self.store.counts()
         lines = [
             "# HELP catscii_requests_total Requests by route and status since the start.",
             "# TYPE catscii_requests_total counter",
             *(f'catscii_requests_total{{route="{route}",status="{status}"}} {n}' for (route, status), n in requests),
             "# HELP catscii_visits_total Visits by country, of all time.",
             "# TYPE catscii_visits_total counter",
-            *(f'catscii_visits_total{{country="{country}"}} {n}' for country, n in self.visits.by_country()),
+            *(f'catscii_visits_total{{country="{country}"}} {n}' for country, n in visits),
             "# HELP catscii_stored_cats Pictures in the store by source.",
             "# TYPE catscii_stored_cats gauge",
-            *(f'catscii_stored_cats{{source="{source}"}} {n}' for source, n in self.store.counts().items()),
+            *(f'catscii_stored_cats{{source="{source}"}} {n}' for source, n in cats.items()),
         ]
         return send(Page("\n".join(lines) + "\n", "text/plain; version=0.0.4; charset=utf-8"), "no-store")
 
