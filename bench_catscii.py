@@ -23,9 +23,9 @@
     uv run bench_catscii.py art PICTURE...    quality, size and speed of art at 80 columns
     uv run bench_catscii.py coverage          the COVERAGE literal of catscii.py
 
-art runs all renderers by turns, on the pictures given and on four house cats. A row has the means over the pictures of:
-ssim (luma, 7 x 7 windows) and psnr (colours blurred by 6 pixels) of the art, drawn with DejaVu Sans Mono in cells of 10 x
-20 pixels, against the picture; the share of inked cells (a glyph, 8 levels or more from its background); the bytes
+art runs all renderers by turns, on the pictures given and on four house cats. A row has the means over these pictures:
+ssim (luma, 7 x 7 windows) and psnr (colours blurred by 6 pixels) of the art, drawn with DejaVu Sans Mono in cells of
+10 x 20 pixels, against the picture; the share of inked cells (a glyph, 8 levels or more from its background); the bytes
 printed; the median time, and its ratio to the floor: Pillow's draft + convert + resize to 4 x 8 samples a cell.
 Peers that are not installed (chafa and jp2a are programs) are left out.
 """
@@ -66,8 +66,8 @@ def font_path() -> Path:
 def coverage() -> bytes:
     """Where each printable ASCII glyph has its ink: the 5 x 10 parts of its cell, and how much that varies.
 
-    The font is drawn at 16 pixels in cells of 10 x 20. A part's coverage is rounded to 0..15, two parts make a byte, row
-    by row, left before right; one more byte has the standard deviation of the cell's pixels, in 510ths.
+    The font is drawn at 16 pixels in cells of 10 x 20. A part's coverage is rounded to 0..15, two parts make a
+    byte, row by row, left before right; one more byte has the standard deviation of the cell's pixels, in 510ths.
     """
     font, packed = ImageFont.truetype(font_path(), 16), bytearray()
     for code in range(32, 127):

@@ -910,6 +910,8 @@ class Fetcher:
             for _ in range(MAX_REDIRECTS + 1):
                 if not is_web_url(url) or not url.startswith(schemes):
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"no answer after {TOTAL_SECONDS:.0f} seconds of redirects")
                 sent = {"User-Agent": USER_AGENT, **headers}
                 with self._pool.request("GET", url, headers=sent, preload_content=False, redirect=False) as response:
                     if not (location := response.get_redirect_location()):
@@ -1025,6 +1027,8 @@ class Refresher(threading.Thread):
             try:
                 self._refresh()
             except Exception:
+                if self._stopping.is_set():  # the database is closed by now
+                    return
                 log.exception("Refreshing the store failed")
                 self._due = time.monotonic() + REFRESH_SECONDS
 
@@ -1346,7 +1350,7 @@ class Service:
         view, cattery = read_view(), self.cattery
         try:
             page = self._page(cattery.pick(), view, cattery.at_hand)
-        except NoSuchCat:  # evicted since it was picked
+        except (NoSuchCat, PictureError, sqlite3.Error):  # evicted since it was picked, or the store cannot be read
             page = self._page(pick_house_cat(), view, cattery.at_hand)
         return self._visited(page, "no-store")
 
@@ -1515,13 +1519,15 @@ def read_parameter(name: str, parse: Callable[[str], T], default: T) -> T:
 
 def negotiated_format() -> str:
     """The format that Accept (RFC 9110, 12.5.1) weighs most; else ANSI for terminals, HTML for others."""
-    best, best_weight = None, 0.0
+    default = "ansi" if TERMINALS.match(bottle.request.get_header("User-Agent", "")) else "html"
+    formats = MEDIA_FORMATS | {"*/*": default}
+    best, best_weight = default, 0.0
     for part in bottle.request.get_header("Accept", "").lower().split(","):
         media, *parameters = (piece.strip() for piece in part.split(";"))
         weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=[01](\.[0-9]{0,3})?", p)), 1.0)
-        if media in MEDIA_FORMATS and weight > best_weight:
-            best, best_weight = MEDIA_FORMATS[media], weight
-    return best or ("ansi" if TERMINALS.match(bottle.request.get_header("User-Agent", "")) else "html")
+        if media in formats and weight > best_weight:
+            best, best_weight = formats[media], weight
+    return best
 
 
 def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
@@ -1533,7 +1539,8 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
     response.set_header("X-Content-Type-Options", "nosniff")
     if etag:
         response.set_header("ETag", etag)
-        if etag.removeprefix("W/") in re.findall(r'"[^"]*"', request.get_header("If-None-Match", "")):
+        held = request.get_header("If-None-Match", "")
+        if held.strip() == "*" or etag.removeprefix("W/") in re.findall(r'"[^"]*"', held):
             response.status = 304
             return b""
     if len(page.body) > SMALL and ACCEPTS_GZIP.search(request.get_header("Accept-Encoding", "")):

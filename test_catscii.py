@@ -400,6 +400,11 @@ def test_an_unusable_country_database_is_a_clear_error_at_the_start(tmp_path: Pa
     assert f"catscii: GEOLITE2_COUNTRY_DB: cannot read '{path}'" in result.stderr.decode().splitlines()[-1]
 
 
+def test_a_host_that_cannot_be_is_a_clear_error(tmp_path: Path):
+    result = run(HOST="a..b", ANALYTICS_DB=str(tmp_path / "x.db"), CAT_SOURCES="")
+    assert result.returncode == 2 and "cannot listen on 'a..b', port 8080: " in result.stderr.decode().splitlines()[-1]
+
+
 def test_a_port_in_use_is_a_clear_error(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -912,6 +917,12 @@ def test_the_country_of_an_address(country_db, address, country):
     assert catscii.Countries(country_db).country(address) == country
 
 
+def test_a_damaged_record_counts_for_nobody(tmp_path: Path, country_db: str):
+    data = Path(country_db).read_bytes()
+    (tmp_path / "damaged.mmdb").write_bytes(data.replace(b"\x42GB", b"\xff\xff\xff"))  # a string of two bytes
+    assert catscii.Countries(str(tmp_path / "damaged.mmdb")).country("81.2.69.160") == "ZZ"
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_as_an_address_gives_a_country_and_no_error(country_db, text):
@@ -1022,6 +1033,7 @@ def kind(response: urllib3.BaseHTTPResponse) -> str:
         (CURL | {"Accept": "text/plain"}, "text"),
         ({"Accept": "text/html;q=0.2, application/json;q=0.7"}, "json"),
         (CURL | {"Accept": "text/html;q=0"}, "ansi"),
+        (CURL | {"Accept": "text/html;q=0.2, */*"}, "ansi"),
         ({"Accept": "image/png"}, "html"),
         ({"Accept": ";;q=,,"}, "html"),
     ],
@@ -1127,6 +1139,7 @@ def test_permalinks_can_be_cached_and_the_random_cat_cannot(service):
     assert first.headers["Cache-Control"] == "public, max-age=3600"
     again = service.get("/cat/house-5", CURL | {"If-None-Match": f'"other", {first.headers["ETag"]}'})
     assert (again.status, again.data, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+    assert service.get("/cat/house-5", CURL | {"If-None-Match": "*"}).status == 304
     assert service.get("/cat/house-5", CURL | {"If-None-Match": '"other"'}).status == 200
     assert service.get("/cat/house-6").headers["ETag"] != first.headers["ETag"]
 
@@ -1174,6 +1187,13 @@ def test_health_and_metrics(service):
     assert metrics.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert re.search(r'(?m)^catscii_requests_total\{route="/cat/<cat_id>",status="200"\} \d+$', metrics.data.decode())
     assert re.search(r'(?m)^catscii_visits_total\{country="ZZ"\} \d+$', metrics.data.decode())
+
+
+def test_there_is_a_cat_even_while_the_store_cannot_be_read(start):
+    service = start()
+    with sqlite3.connect(service.database) as connection:
+        connection.execute("ALTER TABLE cats RENAME TO gone")
+    assert service.json("/")["id"].startswith("house-")
 
 
 def test_health_fails_while_visits_cannot_be_counted(start):
