@@ -25,15 +25,15 @@
 
 art runs all renderers by turns, on the pictures given and on four house cats. A row has the means over these pictures:
 ssim (luma, 7 x 7 windows) and psnr (colours blurred by 6 pixels) of the art, drawn with DejaVu Sans Mono in cells of
-10 x 20 pixels, against the picture; the share of inked cells (a glyph, 8 levels or more from its background); the bytes
-printed; the median time, and its ratio to the floor: Pillow's draft + convert + resize to 4 x 8 samples a cell.
+10 x 20 pixels, against the picture; corr (luma blurred by 5 pixels); the share of inked cells (a glyph, 8 levels or
+more from its background); the bytes printed; the median time, and its ratio to the floor: Pillow's draft + convert +
+resize to 4 x 8 samples a cell.
 Peers that are not installed (chafa and jp2a are programs) are left out.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import importlib.util
 import io
 import os
@@ -85,7 +85,7 @@ def print_coverage() -> None:
 
 
 def catscii_in_process(style: str) -> Callable[[Path], str]:
-    return lambda path: catscii.to_ansi(catscii.render(catscii.decode(path.read_bytes(), 800), style=style))
+    return lambda path: catscii.to_ansi(catscii.render(catscii.decode(path.read_bytes(), 8 * 80), style=style))
 
 
 def floor(path: Path) -> str:
@@ -114,9 +114,7 @@ def chafa_in_process(path: Path) -> str:
 def ascii_magic_in_process(path: Path) -> str:
     from ascii_magic import AsciiArt
 
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        AsciiArt.from_image(str(path)).to_terminal(columns=80)
-    return printed.getvalue()
+    return str(AsciiArt.from_image(str(path)).to_ascii(columns=80))
 
 
 def climage_in_process(path: Path) -> str:
@@ -188,8 +186,8 @@ def draw(rows: list[list[Cell]]) -> Image.Image:
     return canvas
 
 
-def score(text: str, path: Path) -> tuple[float, float, float]:
-    """SSIM, PSNR and the share of inked cells."""
+def score(text: str, path: Path) -> tuple[float, float, float, float]:
+    """SSIM, PSNR, correlation and the share of inked cells."""
     import numpy as np
     from skimage.metrics import structural_similarity
 
@@ -201,7 +199,8 @@ def score(text: str, path: Path) -> tuple[float, float, float]:
     cells = [cell for row in rows for cell in row]
     inked = sum(char != " " and max(abs(p - q) for p, q in zip(f, g, strict=True)) >= 8 for char, f, g in cells)
     psnr = 10 * np.log10(255**2 / max(((x - y) ** 2).mean(), 1e-9))
-    return structural_similarity(a, b, data_range=255), psnr, inked / len(cells)
+    soft = [np.asarray(image.convert("L").filter(ImageFilter.GaussianBlur(5))).ravel() for image in (picture, drawn)]
+    return structural_similarity(a, b, data_range=255), psnr, np.corrcoef(*soft)[0, 1], inked / len(cells)
 
 
 def compare(pictures: list[Path]) -> None:
@@ -225,10 +224,10 @@ def compare(pictures: list[Path]) -> None:
                     figures.setdefault(name, []).append((*score(text, path), len(text.encode())))
         for name in taken:
             times.setdefault(name, []).append(statistics.median(taken[name]))
-    print(f"{len(pictures)} pictures\n\n| | ssim | psnr | inked | bytes | ms | x floor |\n|{'---|' * 7}")
+    print(f"{len(pictures)} pictures\n\n| | ssim | psnr | corr | inked | bytes | ms | x floor |\n|{'---|' * 8}")
     for name in RENDERERS:
         means = [statistics.fmean(column) for column in zip(*figures.get(name, []), strict=True)]
-        quality = "{:.3f} | {:.1f} | {:.2f} | {:,.0f}".format(*means) if means else " | | | "
+        quality = "{:.3f} | {:.1f} | {:.3f} | {:.2f} | {:,.0f}".format(*means) if means else " | | | | "
         spent, least = statistics.fmean(times[name]), statistics.fmean(times["floor"])
         print(f"| {name} | {quality} | {1e3 * spent:.1f} | {spent / least:.2f} |")
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import base64
 import cmath
+import contextlib
 import gzip
 import hashlib
 import html
@@ -280,7 +281,10 @@ def decode(data: bytes, longest: int) -> Image.Image:
                     raise PictureError(f"the picture has {width} x {height} pixels, more than {MAX_PIXELS:,}")
                 scale = min(1.0, longest / max(width, height))
                 picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
-                ImageOps.exif_transpose(picture, in_place=True)
+                with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
+                    ImageOps.exif_transpose(picture, in_place=True)
+                if picture.mode in ("L", "RGB", "RGBA", "CMYK") and "transparency" not in picture.info:
+                    picture = picture.reduce(max(1, max(picture.size) // longest))  # before any copy of the full size
                 return flatten(picture)
         except PictureError:
             raise
@@ -826,11 +830,22 @@ class Database:
         self._lock = threading.Lock()
         try:
             self._connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._use_wal()
             self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; no fsync a visit
             self._migrate()
         except sqlite3.Error as error:
             raise SetupError(f"ANALYTICS_DB: cannot use {quoted(path)}: {error}") from error
+
+    def _use_wal(self) -> None:
+        """Switch to WAL, again if another process is about to: SQLite does not wait for this lock by itself."""
+        for attempts_left in reversed(range(50)):
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if not attempts_left:
+                    raise
+                time.sleep(0.1 * random.random())
 
     def _migrate(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -973,7 +988,8 @@ class Source:
         if isinstance(entry, dict):
             cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
             if isinstance(cat_id, str) and is_cat_id(cat_id) and isinstance(url, str) and url:
-                url = urljoin(self.search_url, url)
+                with contextlib.suppress(ValueError):  # what cannot be joined is no URL
+                    url = urljoin(self.search_url, url)
                 if is_web_url(url) and (url.startswith("https:") or self.search_url.startswith("http:")):
                     return Cat(cat_id, self.name, url)
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(json.dumps(entry))}")
@@ -981,7 +997,7 @@ class Source:
     def failed(self) -> None:
         """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, jittered down to half of it."""
         self.failures += 1
-        self.ready = time.monotonic() + min(2.0 ** (self.failures - 1), LONGEST_BACKOFF) * random.uniform(0.5, 1)
+        self.ready = time.monotonic() + min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
 
 
 def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
@@ -1107,7 +1123,7 @@ class Cattery:
 
     def pick(self) -> str:
         """The id of a random cat that is at hand."""
-        return self._store.pick() or pick_house_cat()
+        return (self._sources and self._store.pick()) or pick_house_cat()
 
     def at_hand(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """The cat and its picture without asking any source. Raises NoSuchCat."""
@@ -1123,7 +1139,7 @@ class Cattery:
         try:
             return self.at_hand(cat_id)
         except NoSuchCat:
-            if not is_cat_id(cat_id):
+            if not self._sources or not is_cat_id(cat_id):
                 raise
         if not self._free.acquire(blocking=False):
             raise Unavailable("other pictures are being fetched")
@@ -1177,7 +1193,8 @@ class Countries:
         import maxminddb
 
         try:
-            self._reader = maxminddb.open_database(path)
+            # In memory and in Python: a damaged file, or one that changes, makes the mapped C reader crash the process.
+            self._reader = maxminddb.open_database(path, maxminddb.MODE_MEMORY)
         except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
             raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(path)}: {error}") from error
 
@@ -1374,7 +1391,7 @@ class Service:
             cat, picture = find(cat_id)
             art = render(picture, view.width, view.height, view.style)
             page = Page(encode(art, view.format, cat), CONTENT_TYPES[view.format])
-            self.pages.put(key, page, 2 * len(page.body))  # at most as much again for the compressed body and the rest
+            self.pages.put(key, page, 2 * len(page.body) + 1000)  # the compressed body and the objects
         return page
 
     def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
@@ -1436,10 +1453,9 @@ class Service:
 
     def receive(self) -> None:
         """Before each request: note its time and its country."""
-        request, header = bottle.request, self.client_ip_header
+        request, name = bottle.request, self.client_ip_header
         request.started = time.perf_counter()
-        address = request.get_header(header, "") if header else request.environ.get("REMOTE_ADDR", "")
-        request.country = self.countries.country(address)
+        request.country = self.countries.country(header(name) if name else request.environ.get("REMOTE_ADDR", ""))
 
     def account(self) -> None:
         """After each request: one line in the log, without the address."""
@@ -1486,6 +1502,11 @@ def log_failures(callback: Callable[..., bytes]) -> Callable[..., bytes]:
     return guarded
 
 
+def header(name: str) -> str:
+    """A header of the request, as Latin-1; empty if it is not there. bottle's own way fails for what is not UTF-8."""
+    return str(bottle.request.environ.get("HTTP_" + name.upper().replace("-", "_"), ""))
+
+
 def root() -> str:
     """The path that the service stands under, with a slash at both ends."""
     return str(bottle.request.script_name)
@@ -1508,7 +1529,7 @@ def default_style(format: str) -> str:
 
 
 def read_parameter(name: str, parse: Callable[[str], T], default: T) -> T:
-    values = bottle.request.query.getall(name)
+    values = [value.encode("latin-1").decode("utf-8", "replace") for value in bottle.request.query.getall(name)]
     try:
         if len(values) > 1:
             raise ValueError(f"is given {len(values)} times")
@@ -1519,10 +1540,10 @@ def read_parameter(name: str, parse: Callable[[str], T], default: T) -> T:
 
 def negotiated_format() -> str:
     """The format that Accept (RFC 9110, 12.5.1) weighs most; else ANSI for terminals, HTML for others."""
-    default = "ansi" if TERMINALS.match(bottle.request.get_header("User-Agent", "")) else "html"
+    default = "ansi" if TERMINALS.match(header("User-Agent")) else "html"
     formats = MEDIA_FORMATS | {"*/*": default}
     best, best_weight = default, 0.0
-    for part in bottle.request.get_header("Accept", "").lower().split(","):
+    for part in header("Accept").lower().split(","):
         media, *parameters = (piece.strip() for piece in part.split(";"))
         weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=[01](\.[0-9]{0,3})?", p)), 1.0)
         if media in formats and weight > best_weight:
@@ -1532,18 +1553,18 @@ def negotiated_format() -> str:
 
 def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
     """The page as the current response's body, compressed or left out (304) where the client's headers allow it."""
-    request, response = bottle.request, bottle.response
+    response = bottle.response
     response.content_type = page.content_type
     response.set_header("Cache-Control", cache_control)
     response.set_header("Vary", "Accept, Accept-Encoding, User-Agent")
     response.set_header("X-Content-Type-Options", "nosniff")
     if etag:
         response.set_header("ETag", etag)
-        held = request.get_header("If-None-Match", "")
+        held = header("If-None-Match")
         if held.strip() == "*" or etag.removeprefix("W/") in re.findall(r'"[^"]*"', held):
             response.status = 304
             return b""
-    if len(page.body) > SMALL and ACCEPTS_GZIP.search(request.get_header("Accept-Encoding", "")):
+    if len(page.body) > SMALL and ACCEPTS_GZIP.search(header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
     return page.body
@@ -1668,7 +1689,8 @@ def drain(server: Any, connections: dict[int, Any]) -> None:
     from waitress import task, wasyncore
 
     def last_task(channel: Any, request: Any) -> task.WSGITask:
-        request.headers["CONNECTION"] = "close"
+        if len(channel.requests) == 1:  # the last of those that were sent ahead
+            request.headers["CONNECTION"] = "close"
         return task.WSGITask(channel, request)
 
     known = 0
@@ -1685,7 +1707,7 @@ def drain(server: Any, connections: dict[int, Any]) -> None:
             busy = channel.requests or channel.request or channel.total_outbufs_len
             if not busy and time.time() - max(channel.last_activity, started) > IDLE_SECONDS:
                 channel.handle_close()
-    server.task_dispatcher.shutdown(timeout=1)
+    server.task_dispatcher.shutdown(timeout=max(0.1, end - time.monotonic()))
 
 
 def show_picture(source: str, width: int | None, height: int | None, style: str | None, format: str | None) -> int:
@@ -1694,10 +1716,10 @@ def show_picture(source: str, width: int | None, height: int | None, style: str 
     style = style or default_style(format)
     width = width or min(max(shutil.get_terminal_size().columns, MIN_WIDTH), MAX_WIDTH)
     try:
-        picture = decode(read_picture(source), PARTS_DOWN * max(width, height or 0))
+        picture = decode(read_picture(source), max(8 * width, PARTS_DOWN * (height or 0)))
     except (OSError, PictureError, Unavailable) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        print(f"catscii: {source}: {reason}", file=sys.stderr)
+        print(f"catscii: {quoted(source)}: {reason}", file=sys.stderr)
         return 1
     sys.stdout.write(encode(render(picture, width, height, style), format))
     sys.stdout.flush()
@@ -1728,7 +1750,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = lambda: USAGE  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
-    art = parser.add_subparsers(dest="command", metavar="art").add_parser("art")
+    art = parser.add_subparsers(dest="command", metavar="art").add_parser("art", usage="see catscii.py --help")
     art.format_help = lambda: USAGE  # type: ignore[method-assign]
     art.add_argument("picture", metavar="PICTURE|URL|-")
     art.add_argument("--width", metavar="N", type=checked(parse_width))

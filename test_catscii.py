@@ -634,6 +634,12 @@ def test_what_is_no_whole_picture_is_refused_with_a_reason(data):
         catscii.decode(data, 480)
 
 
+def test_a_picture_with_broken_exif_data_is_shown_all_the_same():
+    data = io.BytesIO()
+    Image.new("RGB", (40, 20), "red").save(data, "JPEG", exif=b"Exif\0\0garbage")
+    assert catscii.decode(data.getvalue(), 40).size == (40, 20)
+
+
 def test_a_picture_of_too_many_pixels_is_refused_from_its_header():
     data = io.BytesIO()
     Image.new("1", (9000, 9000)).save(data, "PNG")
@@ -744,7 +750,7 @@ def test_the_second_source_serves_while_the_first_fails_and_rests(tmp_path, upst
         refresher._refresh()
     first, second = refresher._upstreams
     assert sum(store.counts().values()) == 6 and upstream.asked("/v1") == first.failures == 1 and second.failures == 0
-    for failures, longest in ((4, 8), (12, 600), (40, 600)):
+    for failures, longest in ((4, 8), (12, 600), (5000, 600)):
         first.failures = failures - 1
         first.failed()
         assert longest / 2 <= first.ready - time.monotonic() <= longest
@@ -846,6 +852,7 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
         b'{"id": "a b", "url": "/x"}',
         b'[{"id": "house-1", "url": "/x"}]',
         b'[{"id": "x", "url": "ftp://x"}]',
+        b'[{"id": "x", "url": "http://[bad"}]',
         b"[" * 100000,
     ],
 )
@@ -877,6 +884,15 @@ def test_a_cat_that_only_a_source_knows_is_found_there(start, upstream):
     upstream.known.add("abc123")
     assert service.json("/cat/abc123")["credit"] == f"{upstream.url}/images/abc123.jpg"
     assert service.get("/cat/nobody").status == 404
+
+
+def test_without_sources_there_are_house_cats_only(start, upstream):
+    service = start(CAT_SOURCES=upstream.cataas)
+    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    service.stop()
+    service = start(CAT_SOURCES="")
+    assert all(service.json("/")["source"] == "house" for _ in range(20))
+    assert {service.get(f"/cat/nobody{i}").status for i in range(catscii.REVIVALS_A_MINUTE + 5)} == {404}
 
 
 def test_visitors_cause_a_bounded_number_of_upstream_requests(start, upstream):
@@ -1104,6 +1120,14 @@ def test_a_bad_parameter_is_a_400_that_names_it_and_what_would_be_right(service,
         )
 
 
+@pytest.mark.parametrize("name", ["User-Agent", "Accept", "Accept-Encoding", "If-None-Match", "X-Real-IP"])
+def test_a_header_that_is_not_utf8_harms_nothing(start, name):
+    service = start(CLIENT_IP_HEADER="X-Real-IP")
+    assert service.get("/cat/house-1", {name: b"caf\xe9"}).status == 200
+    assert service.get("/nothing", {name: b"caf\xe9"}).status == 404
+    assert not any("Traceback" in json.dumps(line) for line in service.log)
+
+
 @pytest.mark.parametrize(
     ("path", "method", "status"),
     [
@@ -1263,6 +1287,19 @@ def test_every_request_that_arrived_before_the_signal_is_answered(start, signal_
     assert not Path(f"{service.database}-wal").exists(), "the database is closed"
 
 
+def test_requests_sent_ahead_are_all_answered_before_the_end(start):
+    service = start()
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        service.process.send_signal(signal.SIGSTOP)
+        connection.sendall(b"GET /cat/house-1?format=text HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
+        service.process.send_signal(signal.SIGTERM)
+        service.process.send_signal(signal.SIGCONT)
+        connection.settimeout(10)
+        answers = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 200 OK") == 5 and answers.count(b"Connection: close") == 1
+
+
 def test_a_client_that_never_ends_its_request_does_not_keep_the_service_up(start):
     service = start()
     host, port = service.url.removeprefix("http://").split(":")
@@ -1316,9 +1353,9 @@ def test_art_in_other_formats(format):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["art", "/no/such.jpg"], 1, "catscii: /no/such.jpg: No such file or directory"),
-        (["art", __file__], 1, f"catscii: {__file__}: not a picture"),
-        (["art", "http://127.0.0.1:9/x.jpg"], 1, "catscii: http://127.0.0.1:9/x.jpg: "),
+        (["art", "/no/such.jpg"], 1, "catscii: '/no/such.jpg': No such file or directory"),
+        (["art", __file__], 1, f"catscii: {__file__!r}: not a picture"),
+        (["art", "http://127.0.0.1:9/x.jpg"], 1, "catscii: 'http://127.0.0.1:9/x.jpg': "),
         (["art"], 2, "required"),
         (["draw"], 2, "draw"),
         (["art", "-", "--width", "9"], 2, "'9' is not a whole number from 20 to 240"),
