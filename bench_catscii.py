@@ -34,6 +34,7 @@ Peers that are not installed (chafa and jp2a are programs) are left out.
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.util
 import io
 import os
@@ -114,7 +115,9 @@ def chafa_in_process(path: Path) -> str:
 def ascii_magic_in_process(path: Path) -> str:
     from ascii_magic import AsciiArt
 
-    return str(AsciiArt.from_image(str(path)).to_ascii(columns=80))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        AsciiArt.from_image(str(path)).to_terminal(columns=80)
+    return printed.getvalue()
 
 
 def climage_in_process(path: Path) -> str:

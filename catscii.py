@@ -52,6 +52,7 @@ import warnings
 import zlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property, partial
@@ -284,7 +285,7 @@ def decode(data: bytes, longest: int) -> Image.Image:
                 with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
                     ImageOps.exif_transpose(picture, in_place=True)
                 if picture.mode in ("L", "RGB", "RGBA", "CMYK") and "transparency" not in picture.info:
-                    picture = picture.reduce(max(1, max(picture.size) // longest))  # before any copy of the full size
+                    return flatten(picture.reduce(max(1, max(picture.size) // longest)))  # no copies of the full size
                 return flatten(picture)
         except PictureError:
             raise
@@ -916,17 +917,32 @@ class Fetcher:
         return urllib3.PoolManager(ca_certs=bundle, retries=False, timeout=SILENT_SECONDS)
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}) -> bytes:
-        """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable."""
+        """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable.
+
+        urllib3 bounds each silence, not the whole of an answer; so a thread reads it, and is left behind if it is slow.
+        """
+        answer: Future[bytes] = Future()
+
+        def read() -> None:
+            try:
+                answer.set_result(self._read(url, limit, headers, time.monotonic() + TOTAL_SECONDS))
+            except Exception as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=read, name="fetcher", daemon=True).start()
+        try:
+            return answer.result(TOTAL_SECONDS + 1)
+        except TimeoutError:
+            raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds") from None
+
+    def _read(self, url: str, limit: int, headers: Mapping[str, str], deadline: float) -> bytes:
         import urllib3
 
-        deadline = time.monotonic() + TOTAL_SECONDS
         schemes = ("https:",) if url.startswith("https:") else ("https:", "http:")
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 if not is_web_url(url) or not url.startswith(schemes):
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
-                if time.monotonic() > deadline:
-                    raise Unavailable(f"no answer after {TOTAL_SECONDS:.0f} seconds of redirects")
                 sent = {"User-Agent": USER_AGENT, **headers}
                 with self._pool.request("GET", url, headers=sent, preload_content=False, redirect=False) as response:
                     if not (location := response.get_redirect_location()):
@@ -954,7 +970,7 @@ def read_body(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -
         if len(body) > limit:
             raise Unavailable(f"more than {limit} bytes")
         if time.monotonic() > deadline:
-            raise Unavailable(f"not whole after {TOTAL_SECONDS:.0f} seconds")
+            raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds")
     return bytes(body)
 
 

@@ -219,6 +219,7 @@ def reply(handler: BaseHTTPRequestHandler, body: Any, status: int = 200, **heade
         handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(data)
+    handler.close_connection |= headers.get("Connection") == "close"
 
 
 def redirect(location: str) -> Callable[[BaseHTTPRequestHandler], None]:
@@ -819,24 +820,33 @@ def endless(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"\0" * 65536)
 
 
-def dripping(handler: BaseHTTPRequestHandler) -> None:
-    reply(handler, b"", **{"Content-Length": "1000"})  # type: ignore[arg-type]
+def dripping(handler: BaseHTTPRequestHandler, bodyless: bool = False) -> None:
+    if not bodyless:
+        reply(handler, b"", **{"Content-Length": "1000"})  # type: ignore[arg-type]
     for _ in range(40):
         handler.wfile.write(b"x")
         time.sleep(0.1)
 
 
+def dripping_headers(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    dripping(handler, bodyless=True)
+
+
 def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
     upstream.answers["/endless"], upstream.answers["/drip"] = endless, dripping
-    upstream.answers["/short"] = lambda handler: (
-        reply(handler, b"short", **{"Content-Length": "9"}) or handler.connection.close()
-    )
+    upstream.answers["/short"] = lambda handler: reply(handler, b"short", **{"Content-Length": "9", "Connection": "close"})
     fetcher = catscii.Fetcher(None)
     with pytest.raises(catscii.Unavailable, match="more than 1000000 bytes"):
         fetcher.get(f"{upstream.url}/endless", 1_000_000)
+    with pytest.raises(catscii.Unavailable):
+        fetcher.get(f"{upstream.url}/short", 1_000_000)
     monkeypatch.setattr(catscii, "TOTAL_SECONDS", 0.5)
-    with pytest.raises(catscii.Unavailable, match="not whole after"):
+    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
         fetcher.get(f"{upstream.url}/drip", 1_000_000)
+    upstream.answers["/headers"] = dripping_headers
+    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
+        fetcher.get(f"{upstream.url}/headers", 1_000_000)
 
 
 @pytest.mark.parametrize(
