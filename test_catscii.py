@@ -835,7 +835,9 @@ def dripping_headers(handler: BaseHTTPRequestHandler) -> None:
 
 def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
     upstream.answers["/endless"], upstream.answers["/drip"] = endless, dripping
-    upstream.answers["/short"] = lambda handler: reply(handler, b"short", **{"Content-Length": "9", "Connection": "close"})
+    upstream.answers["/short"] = lambda handler: reply(
+        handler, b"short", **{"Content-Length": "9", "Connection": "close"}
+    )
     fetcher = catscii.Fetcher(None)
     with pytest.raises(catscii.Unavailable, match="more than 1000000 bytes"):
         fetcher.get(f"{upstream.url}/endless", 1_000_000)
