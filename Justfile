@@ -1,3 +1,5 @@
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
 # Lists the recipes
 _default:
     @just --list
@@ -15,3 +17,22 @@ lint:
     uvx ruff check
     uv run --with mypy --with-requirements catscii.py mypy --strict catscii.py
     go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
+
+# Measures speed and memory
+bench *arguments:
+    uv run bench.py {{arguments}}
+
+# Builds the image and loads it into Docker
+docker:
+    nix build .#dockerImage
+    ./result | docker load
+
+# Builds the image and puts it on fly.io
+deploy: docker
+    fly deploy --local-only
+
+# Downloads this month's countries, DB-IP Lite (CC BY 4.0, https://db-ip.com), into dbip-country-lite.mmdb
+geoip:
+    curl --fail --silent --show-error --location \
+        "https://download.db-ip.com/free/dbip-country-lite-$(date -u +%Y-%m).mmdb.gz" | gunzip > dbip-country-lite.mmdb.new
+    mv dbip-country-lite.mmdb.new dbip-country-lite.mmdb
