@@ -18,9 +18,9 @@ lint:
     uv run --with mypy --with-requirements catscii.py mypy --strict catscii.py
     go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 
-# Measures speed and memory
+# Measures the art beside that of its peers: `just bench art PICTURE...`
 bench *arguments:
-    uv run bench.py {{arguments}}
+    uv run bench_catscii.py {{arguments}}
 
 # Builds the image and loads it into Docker
 docker:

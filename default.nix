@@ -129,6 +129,7 @@ let
         loader=$(patchelf --print-interpreter $out/bin/python3)
         cp -L "$loader" $out/lib
         binaries -exec ldd {} + > $TMPDIR/linked
+        if grep "not found" $TMPDIR/linked; then exit 1; fi
         sed -n 's|.* => \(/[^ ]*\) .*|\1|p' $TMPDIR/linked | sort -u | while read -r library; do
           [ -e "$out/lib/$(basename "$library")" ] || cp -L "$library" $out/lib
         done
@@ -137,7 +138,7 @@ let
         patchelf --set-interpreter "$out/lib/$(basename "$loader")" $out/bin/python3
         find $out -type f -exec nuke-refs -e $out {} +
 
-        ${python.interpreter} -m compileall -q -b --invalidation-mode unchecked-hash $out/lib/${python.libPrefix}
+        ${python.interpreter} -I -m compileall -q -b --invalidation-mode unchecked-hash $out/lib/${python.libPrefix}
         find $out -name '*.py' -delete
 
         ${lib.concatMapStrings (name: ''
@@ -167,7 +168,7 @@ let
     };
 
   unneeded = [
-    "config-* ensurepip idlelib lib2to3 pydoc_data test tkinter turtle.py turtledemo"
+    "config-* distutils ensurepip idlelib lib2to3 pydoc* test tkinter turtle* unittest/test"
     "curses lib-dynload/@(_curses|_dbm|_gdbm|_test|_tkinter|_ctypes_test|readline|xx)*"
     "site-packages/PIL/@(_avif|_imagingcms|_imagingft|_imagingtk).*"
   ];
@@ -199,6 +200,7 @@ let
 
   tests.suite = pkgs.runCommand "catscii-tests" { nativeBuildInputs = [ development ]; } ''
     cp ${./catscii.py} catscii.py
+    cp ${./bench_catscii.py} bench_catscii.py
     cp ${./test_catscii.py} test_catscii.py
     python3 test_catscii.py -m "not nix"
     touch $out
@@ -210,6 +212,7 @@ let
     packages ps
     ++ [
       ps.hypothesis
+      ps.matplotlib
       (mmdb-writer ps)
       ps.netaddr
       ps.pytest

@@ -1588,7 +1588,7 @@ IN_NIXPKGS = {
         patchelf python3 runCommand skopeo stdenv uv zlib""",
     "lib": """concatMapStrings findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
         removeSuffix splitString""",
-    "python3Packages": """bottle buildPythonPackage certifi fetchPypi hypothesis maxminddb netaddr
+    "python3Packages": """bottle buildPythonPackage certifi fetchPypi hypothesis matplotlib maxminddb netaddr
         opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow pytest sentry-sdk trustme urllib3 waitress""",
 }
 
@@ -1615,8 +1615,8 @@ class Nix:
         self.flake, self.nixpkgs, self.store = folder / "flake", folder / "nixpkgs", folder / "store"
         for new in (self.flake, self.nixpkgs):
             new.mkdir()
-        for name in ("catscii.py", "test_catscii.py", "default.nix", "flake.nix", "flake.lock"):
-            shutil.copy(FOLDER / name, self.flake)
+        for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.nix"), FOLDER / "flake.lock"]:
+            shutil.copy(path, self.flake)
         self.environment = {
             **os.environ,
             "HOME": str(folder),
@@ -1687,6 +1687,8 @@ def test_the_stand_in_has_no_name_that_nixpkgs_has_not(nix):
     assert in_nixpkgs(nix, ".lib") == set(IN_NIXPKGS["lib"].split())
     assert in_nixpkgs(nix, ".dockerTools") == {"streamLayeredImage"}
     assert in_nixpkgs(nix, ".dbip-country-lite") == {"mmdb"}
+    needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
+    assert needs - {"mmdb-writer"} <= set(IN_NIXPKGS["python3Packages"].split()), "default.nix lacks a package"
 
 
 @with_nix
