@@ -1243,6 +1243,14 @@ def test_an_empty_analytics_page_is_friendly_and_a_full_one_a_table(start, count
     assert '<th scope="row">GB</th><td>1</td>' in service.get("/analytics", CHROME).data.decode()
 
 
+@pytest.mark.parametrize(("maker", "credited"), [("DBIP-Country-Lite", True), ("GeoLite2-Country", False)])
+def test_dbip_is_credited_where_its_countries_are_shown(start, tmp_path, maker, credited):
+    path = str(tmp_path / "country.mmdb")
+    MMDBWriter(6, maker, languages=["en"], ipv4_compatible=True).to_db_file(path)
+    page = start(GEOLITE2_COUNTRY_DB=path).get("/analytics", CHROME).data.decode()
+    assert ('<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>' in page) == credited
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Running
 # ---------------------------------------------------------------------------------------------------------------------
