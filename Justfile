@@ -1,4 +1,5 @@
 set shell := ["bash", "-euo", "pipefail", "-c"]
+set positional-arguments
 
 # Lists the recipes
 _default:
@@ -6,11 +7,11 @@ _default:
 
 # Serves cats on $PORT, 8080 if unset
 run *arguments:
-    uv run catscii.py {{arguments}}
+    uv run catscii.py "$@"
 
 # Runs the tests; arguments of pytest may follow
 test *arguments:
-    uv run test_catscii.py {{arguments}}
+    uv run test_catscii.py "$@"
 
 # Checks style, types and the workflow
 lint:
@@ -20,7 +21,7 @@ lint:
 
 # Measures the art beside that of its peers: `just bench art PICTURE...`
 bench *arguments:
-    uv run bench_catscii.py {{arguments}}
+    uv run bench_catscii.py "$@"
 
 # Builds the image and loads it into Docker
 docker:
