@@ -1,17 +1,39 @@
+set shell := ["bash", "-euo", "pipefail", "-c"]
+set positional-arguments
+
 # Lists the recipes
 _default:
     @just --list
 
 # Serves cats on $PORT, 8080 if unset
 run *arguments:
-    uv run catscii.py {{arguments}}
+    uv run catscii.py "$@"
 
 # Runs the tests; arguments of pytest may follow
 test *arguments:
-    uv run test_catscii.py {{arguments}}
+    uv run test_catscii.py "$@"
 
 # Checks style, types and the workflow
 lint:
     uvx ruff check
     uv run --with mypy --with-requirements catscii.py mypy --strict catscii.py
     go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
+
+# Measures the art beside that of its peers: `just bench art PICTURE...`
+bench *arguments:
+    uv run bench_catscii.py "$@"
+
+# Builds the image and loads it into Docker
+docker:
+    nix build .#dockerImage
+    ./result | docker load
+
+# Builds the image and puts it on fly.io
+deploy: docker
+    fly deploy --local-only
+
+# Downloads this month's countries, DB-IP Lite (CC BY 4.0, https://db-ip.com), into dbip-country-lite.mmdb
+geoip:
+    curl --fail --silent --show-error --location \
+        "https://download.db-ip.com/free/dbip-country-lite-$(date -u +%Y-%m).mmdb.gz" | gunzip > dbip-country-lite.mmdb.new
+    mv dbip-country-lite.mmdb.new dbip-country-lite.mmdb

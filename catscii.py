@@ -1214,6 +1214,11 @@ class Countries:
         except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
             raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(path)}: {error}") from error
 
+    @property
+    def from_dbip(self) -> bool:
+        """Whether these are DB-IP's, whose licence (CC BY 4.0) wants a link where they are shown."""
+        return bool(self._reader and self._reader.metadata().database_type.startswith("DBIP"))
+
     def country(self, address: str) -> str:
         """The ISO 3166-1 alpha-2 code for what a header or a socket calls the client."""
         try:
@@ -1328,7 +1333,12 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 % end
 <p>Only the country of a visit is counted; no address is kept.</p>
 </main>
-<footer><a href="{{root}}">a cat</a></footer>""")
+<footer>
+<a href="{{root}}">a cat</a>
+% if dbip:
+<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
+% end
+</footer>""")
 
 ERROR_BODY = bottle.SimpleTemplate("""\
 <main class="text">
@@ -1423,7 +1433,7 @@ class Service:
         if format == "json":
             body = to_json({"visits": sum(count for _, count in visits), "countries": dict(visits)})
         elif format == "html":
-            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits)
+            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits, dbip=self.countries.from_dbip)
         else:
             body = "".join(f"{country}: {count}\n" for country, count in visits)
         return send(Page(body, CONTENT_TYPES[format]), "no-store")

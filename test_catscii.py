@@ -26,12 +26,14 @@ import contextlib
 import fcntl
 import gzip
 import html.parser
+import importlib.metadata
 import io
 import json
 import os
 import pty
 import random
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -39,6 +41,8 @@ import ssl
 import struct
 import subprocess
 import sys
+import tarfile
+import tempfile
 import termios
 import threading
 import time
@@ -53,6 +57,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import certifi
 import netaddr
 import pytest
 import trustme
@@ -82,10 +87,11 @@ http = urllib3.PoolManager(retries=False, timeout=30)
 class Running:
     """`python catscii.py` on a free port, and what it logged."""
 
-    def __init__(self, folder: Path, **variables: str) -> None:
+    def __init__(self, folder: Path, command: list[str] | None = None, **variables: str) -> None:
         self.database = Path(variables.setdefault("ANALYTICS_DB", str(folder / "catscii.db")))
         environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "0", "CAT_SOURCES": "", **variables}
-        self.process = subprocess.Popen([sys.executable, SCRIPT], env=environment, stderr=subprocess.PIPE, text=True)
+        command = command or [sys.executable, str(SCRIPT)]
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         self.log: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -93,7 +99,8 @@ class Running:
 
     def _read(self) -> None:
         for line in self.process.stderr:  # type: ignore[union-attr]
-            self.log.append(json.loads(line))
+            if line.startswith("{"):  # `nix run` has its own word first
+                self.log.append(json.loads(line))
 
     def wait_for(self, start: str) -> str:
         """The first logged message that starts so."""
@@ -1248,6 +1255,14 @@ def test_an_empty_analytics_page_is_friendly_and_a_full_one_a_table(start, count
     assert '<th scope="row">GB</th><td>1</td>' in service.get("/analytics", CHROME).data.decode()
 
 
+@pytest.mark.parametrize(("maker", "credited"), [("DBIP-Country-Lite", True), ("GeoLite2-Country", False)])
+def test_dbip_is_credited_where_its_countries_are_shown(start, tmp_path, maker, credited):
+    path = str(tmp_path / "country.mmdb")
+    MMDBWriter(6, maker, languages=["en"], ipv4_compatible=True).to_db_file(path)
+    page = start(GEOLITE2_COUNTRY_DB=path).get("/analytics", CHROME).data.decode()
+    assert ('<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>' in page) == credited
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Running
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1391,6 +1406,461 @@ def test_art_into_a_closed_pipe_is_quiet(tmp_path):
     assert (result.stdout, result.stderr) == (b'{"width": ', b"")
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Packaging: fly.toml, and what a real Nix makes of default.nix and flake.nix where nixpkgs is out of reach
+# ---------------------------------------------------------------------------------------------------------------------
+
+FOLDER = SCRIPT.parent
+
+
+@pytest.mark.nix
+def test_fly_is_told_what_the_service_and_the_image_are():
+    fly = tomllib.loads((FOLDER / "fly.toml").read_text())
+    assert set(fly) == {
+        "app", "primary_region", "kill_signal", "kill_timeout", "build", "http_service", "metrics", "mounts", "vm"
+    }
+    assert fly["kill_signal"] == "SIGTERM" and fly["kill_timeout"] > catscii.GRACE_SECONDS + 1
+    assert fly["build"] == {"image": "catscii:latest"}
+    service = fly["http_service"]
+    assert service.pop("concurrency").keys() == {"type", "soft_limit", "hard_limit"}
+    (check,) = service.pop("checks")
+    assert check.keys() == {"method", "path", "grace_period", "interval", "timeout"} and check["path"] == "/health"
+    assert service == {
+        "internal_port": 8080,
+        "force_https": True,
+        "auto_stop_machines": "suspend",
+        "auto_start_machines": True,
+        "min_machines_running": 0,
+    }
+    assert fly["metrics"] == {"port": 8080, "path": "/metrics"}
+    assert fly["mounts"]["destination"] == "/db" and fly["mounts"].keys() == {"source", "destination", "initial_size"}
+    assert [machine.keys() for machine in fly["vm"]] == [{"size", "memory"}]
+
+
+# A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Its functions take
+# the arguments that are given to them here and no others, so a new one has to be looked up in nixpkgs first.
+STAND_IN = r"""
+{ system }:
+let
+  machine = builtins.fromJSON (builtins.readFile ./machine.json);
+
+  lib = {
+    concatMapStrings = f: list: builtins.concatStringsSep "" (map f list);
+    findFirst = found: default: list: builtins.head (builtins.filter found list ++ [ default ]);
+    genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
+    getBin = package: package;
+    getExe = package: "${package}/bin/${package.meta.mainProgram}";
+    hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
+    licenses.mit = { };
+    optionalAttrs = condition: attrs: if condition then attrs else { };
+    optionals = condition: list: if condition then list else [ ];
+    removePrefix = prefix: text: builtins.substring (builtins.stringLength prefix) (-1) text;
+    removeSuffix = suffix: text: builtins.substring 0 (builtins.stringLength text - builtins.stringLength suffix) text;
+    splitString = separator: text: builtins.filter builtins.isString (builtins.split separator text);
+  };
+
+  runCommand =
+    name: attrs@{ passthru ? { }, meta ? { }, nativeBuildInputs ? [ ], ... }: script:
+    derivation (
+      removeAttrs attrs [ "passthru" "meta" "nativeBuildInputs" ]
+      // {
+        inherit name system;
+        builder = "/bin/bash";
+        args = [ "-euo" "pipefail" "-c" "${script}\n:" ]; # bash ends last: Nix kills what closes its output first
+        PATH = lib.concatMapStrings (package: "${package}/bin:") nativeBuildInputs + "/usr/bin:/bin";
+      }
+    )
+    // passthru
+    // { inherit meta; overrideAttrs = new: runCommand name (attrs // new) script; };
+
+  nothing = runCommand "nothing" { } "mkdir -p $out/bin";
+
+  # As withPackages makes one: the standard library and the packages in one tree of links.
+  environment = parts: runCommand "python3-env" { } ''
+    mkdir -p $out/bin $out/lib/${machine.python}/site-packages
+    ln -s ${machine.base}/bin/${machine.python} $out/bin/python3
+    echo "home = ${machine.base}/bin" > $out/pyvenv.cfg
+    find ${machine.base}/lib/${machine.python} -mindepth 1 -maxdepth 1 ! -name site-packages ! -name dist-packages \
+      -exec ln -s -t $out/lib/${machine.python} {} +
+    for part in ${toString parts}; do ln -sf $part $out/lib/${machine.python}/site-packages; done
+  '';
+
+  packages = builtins.mapAttrs (name: parts: {
+    inherit parts;
+    overridePythonAttrs = { buildInputs, preConfigure, doCheck }: { inherit parts; };
+  }) machine.packages // {
+    buildPythonPackage = { pname, version, format, src, propagatedBuildInputs }: { parts = machine.mmdb_writer; };
+    fetchPypi = { pname, version, format, dist, python, hash }: nothing;
+  };
+in
+{
+  inherit lib runCommand;
+
+  python3 = runCommand "python3" {
+    passthru = {
+      executable = machine.python;
+      libPrefix = machine.python;
+      interpreter = "${machine.base}/bin/${machine.python}";
+      withPackages = choose: environment (builtins.concatMap (package: package.parts) (choose packages));
+    };
+  } "mkdir -p $out/bin; ln -s ${machine.base}/bin/${machine.python} $out/bin";
+
+  cacert = runCommand "cacert" { } "install -D ${machine.certificates} $out/etc/ssl/certs/ca-bundle.crt";
+  dbip-country-lite.mmdb = "${./country.mmdb}";
+  stdenv = { cc.libc = nothing; hostPlatform.isLinux = builtins.match ".*-linux" system != null; };
+  dive = nothing;
+  flyctl = nothing;
+  just = nothing;
+  libjpeg = nothing;
+  libwebp = nothing;
+  nixfmt = nothing;
+  patchelf = nothing;
+  skopeo = nothing;
+  uv = nothing;
+  zlib = nothing;
+
+  nukeReferences = runCommand "nuke-references" { } ''
+    mkdir -p $out/bin
+    cat > $out/bin/nuke-refs <<'END'
+    #!/usr/bin/perl -pi
+    BEGIN { $store = $ENV{NIX_STORE}; shift eq "-e" or die; $kept = substr(shift, length($store) + 1, 32) }
+    s|\Q$store\E/\K[0-9a-z]{32}(?=-)|$& eq $kept ? $& : "e" x 32|ge;
+    END
+    chmod +x $out/bin/nuke-refs
+  '';
+
+  mkShell = { packages, GEOLITE2_COUNTRY_DB }:
+    runCommand "shell" { inherit packages GEOLITE2_COUNTRY_DB; } "touch $out";
+
+  # A layer for each store path that the configuration leads to, and one for the contents.
+  dockerTools.streamLayeredImage =
+    { name, tag, created, contents, extraCommands, config }:
+    let
+      image = runCommand "image.json" { image = builtins.toJSON { inherit created config; tag = "${name}:${tag}"; }; }
+        ''echo "$image" > $out'';
+      archive = runCommand "archive" { exportReferencesGraph = [ "graph" image ]; } ''
+        mkdir root
+        cd root
+        for package in ${toString contents}; do cp -r --no-preserve=mode $package/. .; done
+        ${extraCommands}
+        cd ..
+        ${machine.base}/bin/${machine.python} -I ${./archive.py} ${image} $(grep "^$NIX_STORE/" graph | sort -u) > $out
+      '';
+    in
+    runCommand "stream-${name}" { } ''
+      echo "#!/bin/sh" > $out
+      echo "exec cat ${archive}" >> $out
+      chmod +x $out
+    '';
+}
+"""
+
+STAND_IN_FLAKE = """
+{
+  outputs = { self }: {
+    lib = self.legacyPackages.x86_64-linux.lib;
+    legacyPackages = builtins.listToAttrs (map (system: { name = system; value = import ./. { inherit system; }; }) [
+      "x86_64-linux" "aarch64-linux" "x86_64-darwin" "aarch64-darwin"
+    ]);
+  };
+}
+"""
+
+# What `docker save` writes: https://github.com/moby/docker-image-spec
+ARCHIVE = """
+import hashlib, io, json, sys, tarfile
+
+image, *paths = sys.argv[1:]
+image_json = json.load(open(image))
+archive = tarfile.open(fileobj=sys.stdout.buffer, mode="w|")
+
+def common(entry):
+    entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 1, 0, 0, "", ""
+    return entry
+
+def add(name, data):
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    archive.addfile(entry, io.BytesIO(data))
+    return name
+
+def add_layer(folder, name):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as layer:
+        layer.add(folder, name, filter=common)
+    digest = hashlib.sha256(data.getbuffer()).hexdigest()
+    return digest, add(digest + "/layer.tar", data.getvalue())
+
+layers = [add_layer(path, path) for path in paths if path != image] + [add_layer("root", ".")]
+config = json.dumps({
+    "architecture": "amd64", "os": "linux", "created": image_json["created"], "config": image_json["config"],
+    "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest for digest, _ in layers]},
+}).encode()
+names = [name for _, name in layers]
+manifest = [{"Config": add("config.json", config), "RepoTags": [image_json["tag"]], "Layers": names}]
+add("manifest.json", json.dumps(manifest).encode())
+archive.close()
+"""
+
+# Each was looked up in nixpkgs 24.11, `lib` and `python3Packages` too.
+IN_NIXPKGS = {
+    "": """cacert dbip-country-lite dive dockerTools flyctl just lib libjpeg libwebp mkShell nixfmt nukeReferences
+        patchelf python3 runCommand skopeo stdenv uv zlib""",
+    "lib": """concatMapStrings findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
+        removeSuffix splitString""",
+    "python3Packages": """bottle buildPythonPackage certifi fetchPypi hypothesis matplotlib maxminddb netaddr
+        opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow pytest sentry-sdk trustme urllib3 waitress""",
+}
+
+
+def parts_of(name: str, seen: set[str]) -> list[str]:
+    """What an installed package and those that it needs have put into site-packages."""
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    if name in seen:
+        return []
+    seen.add(name)
+    entries = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
+    needs = [re.split(r"[^A-Za-z0-9._-]", need)[0] for need in distribution.requires or [] if "extra ==" not in need]
+    parts = [str(distribution.locate_file(entry)) for entry in sorted(entries)]
+    return parts + [part for need in needs for part in parts_of(need, seen)]
+
+
+class Nix:
+    """A real `nix` with a store of its own, a copy of the flake, and the stand-in for its nixpkgs."""
+
+    def __init__(self, folder: Path, countries: str) -> None:
+        self.flake, self.nixpkgs, self.store = folder / "flake", folder / "nixpkgs", folder / "store"
+        for new in (self.flake, self.nixpkgs):
+            new.mkdir()
+        for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.nix"), FOLDER / "flake.lock"]:
+            shutil.copy(path, self.flake)
+        self.environment = {
+            **os.environ,
+            "HOME": str(folder),
+            "NIX_STORE_DIR": str(self.store),
+            "NIX_STATE_DIR": str(folder / "state"),
+            "NIX_LOG_DIR": str(folder / "log"),
+            "NIX_CONFIG": "\n".join((
+                "experimental-features = nix-command flakes", "build-users-group =", "sandbox = false", "substituters ="
+            )),
+        }
+        self.machine: dict[str, Any] = {
+            "base": sys.base_prefix,
+            "python": f"python{sys.version_info.major}.{sys.version_info.minor}",
+            "packages": {
+                name: parts_of(name, set())
+                for name in IN_NIXPKGS["python3Packages"].split()
+                if name not in ("buildPythonPackage", "fetchPypi")
+            },
+            "mmdb_writer": parts_of("mmdb_writer", set()),
+            "certificates": certifi.where(),
+        }
+        (self.nixpkgs / "default.nix").write_text(STAND_IN)
+        (self.nixpkgs / "flake.nix").write_text(STAND_IN_FLAKE)
+        (self.nixpkgs / "archive.py").write_text(ARCHIVE)
+        shutil.copy(countries, self.nixpkgs / "country.mmdb")
+        self.describe_machine()
+
+    def describe_machine(self) -> None:
+        (self.nixpkgs / "machine.json").write_text(json.dumps(self.machine))
+
+    def command(self, verb: str, output: str = "", *arguments: str) -> list[str]:
+        override = ["--no-write-lock-file", "--override-input", "nixpkgs", f"path:{self.nixpkgs}"]
+        return ["nix", *verb.split(), *override, f"path:{self.flake}{output and '#' + output}", *arguments]
+
+    def __call__(self, verb: str, output: str = "", *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = self.command(verb, output, *arguments)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
+
+    def build(self, output: str) -> Path:
+        result = self("build", output, "--no-link", "--json")
+        assert result.returncode == 0, result.stderr
+        return Path(json.loads(result.stdout)[0]["outputs"]["out"])
+
+
+def with_nix(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test that takes a real nix, and root's rights for crun."""
+    tools = all(map(shutil.which, ("crun", "nix", "patchelf", "skopeo")))
+    reason = "crun, nix, patchelf and skopeo are needed, and to be root"
+    return pytest.mark.nix(pytest.mark.skipif(not tools or os.geteuid() != 0, reason=reason)(test))
+
+
+@pytest.fixture(scope="session")
+def nix(country_db: str) -> Iterator[Nix]:
+    with tempfile.TemporaryDirectory(prefix="nix") as folder:
+        yield Nix(Path(folder), country_db)
+        subprocess.run(["chmod", "-R", "u+w", folder], check=True)
+
+
+def in_nixpkgs(nix: Nix, names: str) -> set[str]:
+    expression = f"builtins.attrNames (import {nix.nixpkgs} {{ system = \"x86_64-linux\"; }}){names}"
+    command = ["nix", "eval", "--impure", "--json", "--expr", expression]
+    return set(json.loads(subprocess.run(command, env=nix.environment, capture_output=True, check=True).stdout))
+
+
+@with_nix
+def test_the_stand_in_has_no_name_that_nixpkgs_has_not(nix):
+    assert in_nixpkgs(nix, "") == set(IN_NIXPKGS[""].split())
+    assert in_nixpkgs(nix, ".lib") == set(IN_NIXPKGS["lib"].split())
+    assert in_nixpkgs(nix, ".dockerTools") == {"streamLayeredImage"}
+    assert in_nixpkgs(nix, ".dbip-country-lite") == {"mmdb"}
+    needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
+    assert needs - {"mmdb-writer"} <= set(IN_NIXPKGS["python3Packages"].split()), "default.nix lacks a package"
+
+
+@with_nix
+def test_the_flake_has_its_outputs_on_every_system_and_its_nixpkgs_is_pinned(nix):
+    shown = nix("flake show", "", "--json")
+    assert shown.returncode == 0, shown.stderr
+    flake = json.loads(shown.stdout)
+    assert flake.keys() == {"packages", "apps", "checks", "devShells", "formatter"}
+    for kind, systems in flake.items():
+        assert systems.keys() == {"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"}, kind
+    for system, packages in flake["packages"].items():
+        assert packages.keys() == {"default", "bin"} | ({"dockerImage"} if system.endswith("linux") else set())
+    for output in ("devShells.x86_64-linux.default", "checks.x86_64-linux.suite"):
+        assert nix("eval", f"{output}.drvPath", "--raw").stdout.endswith(".drv")
+    locked = json.loads((FOLDER / "flake.lock").read_text())["nodes"]["nixpkgs"]
+    assert locked["original"]["ref"] == "nixos-26.05" and len(locked["locked"]["rev"]) == 40
+
+
+@with_nix
+def test_nix_run_serves_a_cat_without_compiling_the_script(nix, tmp_path):
+    catscii_bin = nix.build("bin")
+    assert list((catscii_bin / "lib/__pycache__").glob("catscii.*.pyc"))
+    assert nix("run", "", "--", "--version").stdout == f"catscii {catscii.__version__}\n"
+    environment = {"HOST": "127.0.0.1", "PORT": "0", "CAT_SOURCES": "", "ANALYTICS_DB": str(tmp_path / "catscii.db")}
+    service = Running(tmp_path, command=nix.command("run"), **{**nix.environment, **environment})
+    try:
+        assert service.get("/").status == service.get("/health").status == 200
+        assert service.stop() == 0
+    finally:
+        service.process.kill()
+
+
+@pytest.fixture(scope="session")
+def image(nix: Nix) -> Path:
+    return stream(nix)
+
+
+def stream(nix: Nix) -> Path:
+    path = Path(tempfile.mkstemp(".tar", dir=nix.flake.parent)[1])
+    with path.open("wb") as file:
+        subprocess.run([nix.build("dockerImage")], stdout=file, check=True)
+    return path
+
+
+def inspect(image: Path, *arguments: str) -> Any:
+    return json.loads(subprocess.check_output(["skopeo", "inspect", *arguments, f"docker-archive:{image}"]))
+
+
+@with_nix
+def test_the_image_is_four_things_in_a_layer_each(nix, image):
+    config = inspect(image, "--config")["config"]
+    (program,) = config["Cmd"]
+    variables = dict(variable.split("=", 1) for variable in config["Env"])
+    assert program.startswith(f"{nix.store}/") and program.endswith(f"-catscii-{catscii.__version__}/bin/catscii")
+    assert variables.keys() == {"SSL_CERT_FILE", "GEOLITE2_COUNTRY_DB", "ANALYTICS_DB"}
+    assert variables["SSL_CERT_FILE"].endswith("-cacert/etc/ssl/certs/ca-bundle.crt")
+    assert variables["ANALYTICS_DB"] == "/db/analytics.db"
+    assert config["ExposedPorts"] == {"8080/tcp": {}} and config["User"] == "65532"
+    seen = inspect(image)
+    assert seen["Created"] == "1970-01-01T00:00:01Z"
+    layers = []
+    for data in read_layers(image).values():
+        with tarfile.open(fileobj=io.BytesIO(data)) as layer:
+            layers.append(layer.getnames())
+    assert len(layers) == len(seen["Layers"]) == 5
+    assert {names[0].rpartition("/")[2].partition("-")[2] for names in layers[:-1]} == {
+        "cacert", f"catscii-{catscii.__version__}", "catscii-runtime", "country.mmdb"
+    }
+    assert {"./db", "./tmp", "./etc/passwd"} <= set(layers[-1])
+
+
+def read_layers(image: Path) -> dict[str, bytes]:
+    """The layers' archives by name, lowest first."""
+    with tarfile.open(image) as archive:
+
+        def read(name: str) -> bytes:
+            return archive.extractfile(name).read()  # type: ignore[union-attr]
+
+        return {name: read(name) for name in json.loads(read("manifest.json"))[0]["Layers"]}
+
+
+@with_nix
+def test_an_edit_of_the_script_changes_one_small_layer(nix, image):
+    script = nix.flake / "catscii.py"
+    before = script.read_text()
+    try:
+        script.write_text(before + "# an edit\n")
+        edited = stream(nix)
+    finally:
+        script.write_text(before)
+    old, new = read_layers(image), read_layers(edited)
+    (changed,) = new.keys() - old.keys()
+    assert len(old) == len(new) == 5 and len(gzip.compress(new[changed])) < 150_000
+
+
+@with_nix
+def test_the_image_without_any_network_serves_cats_and_stops(nix, image, tmp_path):
+    root = tmp_path / "rootfs"
+    root.mkdir()
+    for layer in read_layers(image).values():
+        subprocess.run(["tar", "-x", "-C", root], input=layer, check=True)
+    assert (root / "tmp").stat().st_mode & 0o7777 == (root / "db").stat().st_mode & 0o7777 == 0o1777
+    programs = {path.name for path in root.rglob("*") if path.parent.name == "bin"}
+    assert programs == {"catscii", "python3"}, "no shell, no other program"
+
+    config = inspect(image, "--config")["config"]
+    subprocess.run(["crun", "spec"], check=True, cwd=tmp_path)
+    spec = json.loads((tmp_path / "config.json").read_text())
+    user = {"uid": int(config["User"]), "gid": int(config["User"])}
+    spec["process"] |= {"terminal": False, "args": config["Cmd"], "env": config["Env"], "user": user}
+    spec["root"]["readonly"] = False
+    (tmp_path / "config.json").write_text(json.dumps(spec))
+
+    def crun(*arguments: str) -> list[str]:
+        """In a mount namespace with one hierarchy of cgroups, since crun refuses a machine that has two."""
+        prepare = "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup"
+        command = f"{prepare}; exec crun --root {tmp_path}/state --cgroup-manager disabled \"$@\""
+        return ["unshare", "--mount", "sh", "-c", command, "crun", *arguments]
+
+    log: list[str] = []
+    container = subprocess.Popen(crun("run", "catscii"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        while not log or "Listening on" not in log[-1]:
+            log.append(container.stderr.readline())  # type: ignore[union-attr]
+            assert log[-1], log
+        ask = "import sys, urllib.request as r; print(r.urlopen('http://127.0.0.1:8080' + sys.argv[1]).read().decode())"
+        python = next(root.rglob("*-catscii-runtime/bin/python3")).relative_to(root)
+        for path, answer in {"/": "<html", "/cat/house-1?format=json": "house-1", "/health": '"ok"'}.items():
+            command = crun("exec", "--env", "LANG=C.UTF-8", "catscii", f"/{python}", "-I", "-c", ask, path)
+            assert answer in subprocess.check_output(command, text=True)
+        subprocess.run(crun("kill", "catscii", "SIGTERM"), check=True)
+        assert container.wait(15) == 0
+        assert (root / "db/analytics.db").stat().st_uid == user["uid"]
+    finally:
+        subprocess.run(crun("delete", "--force", "catscii"), capture_output=True)
+
+
+@with_nix
+def test_an_image_with_more_in_it_than_it_needs_is_not_built(nix, tmp_path):
+    packages = nix.machine["packages"]
+    shutil.copy(Image.core.__file__, tmp_path / "libtiff.so.6")
+    try:
+        nix.machine["packages"] = {**packages, "bottle": [*packages["bottle"], str(tmp_path / "libtiff.so.6")]}
+        nix.describe_machine()
+        result = nix("build", "dockerImage", "--no-link", "--print-build-logs")
+    finally:
+        nix.machine["packages"] = packages
+        nix.describe_machine()
+    assert result.returncode != 0 and "the image must not contain libtiff.so*" in result.stderr
+
+
 if __name__ == "__main__":
     quiet = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    quiet += ["-o", "markers=nix: of the packaging, which is not there when the package is tested"]
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))

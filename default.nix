@@ -1,0 +1,238 @@
+# catscii: the package, and an image of it that holds nothing else.
+#
+#     nix-build                                  # ./result/bin/catscii
+#     nix-build -A image && ./result | docker load
+#     nix-build -A tests
+#
+# The package is a script on the interpreter and the packages of nixpkgs' binary cache. The image has a smaller
+# interpreter, made of the same parts; docs/image.md says what is left out of it, and why the rest is not.
+{
+  pkgs ? import <nixpkgs> { },
+  telemetry ? true, # with what SENTRY_DSN, HONEYCOMB_API_KEY and OTEL_* need
+}:
+let
+  inherit (pkgs) lib;
+  python = pkgs.python3;
+
+  # The only place that knows it is the script.
+  version = lib.removeSuffix "\"" (lib.removePrefix assignment line);
+  assignment = "__version__ = \"";
+  line = lib.findFirst (lib.hasPrefix assignment) (throw "catscii.py has no __version__") lines;
+  lines = lib.splitString "\n" (builtins.readFile ./catscii.py);
+
+  packages =
+    ps:
+    with ps;
+    [
+      bottle
+      certifi
+      maxminddb
+      pillow
+      urllib3
+      waitress
+    ]
+    ++ lib.optionals telemetry [
+      opentelemetry-exporter-otlp-proto-http
+      opentelemetry-sdk
+      sentry-sdk
+    ];
+
+  # The script and its bytecode, which is never checked against it: nothing in the store changes. What starts it is
+  # Python as well, for there is no shell in the image.
+  install =
+    interpreter:
+    pkgs.runCommand "catscii-${version}"
+      {
+        passthru = {
+          inherit image tests development;
+        };
+        meta = {
+          description = "Cats as coloured ASCII art, over HTTP and in the terminal";
+          license = lib.licenses.mit;
+          mainProgram = "catscii";
+        };
+      }
+      ''
+        mkdir -p $out/bin $out/lib
+        cp ${./catscii.py} $out/lib/catscii.py
+        ${interpreter} -m compileall -q --invalidation-mode unchecked-hash $out/lib
+
+        cat > $out/bin/catscii <<END
+        #!${interpreter} -I
+        import sys
+        sys.path.append("$out/lib")
+        import catscii
+        sys.exit(catscii.main(sys.argv[1:]))
+        END
+        chmod +x $out/bin/catscii
+      '';
+
+  image = pkgs.dockerTools.streamLayeredImage {
+    name = "catscii";
+    tag = "latest";
+    created = "1970-01-01T00:00:01Z"; # the same input is the same image
+    contents = [ pkgs.cacert ];
+
+    # Numbers need no names, but fly.io's init wants a file to look for them in. Whoever runs the image as somebody else
+    # can write here too.
+    extraCommands = ''
+      mkdir -p etc
+      echo "catscii:x:65532:65532::/:" > etc/passwd
+      mkdir -m 1777 db tmp
+    '';
+
+    # A layer each for the interpreter, the countries, the certificates and, with kilobytes, the script: nothing else
+    # refers to it, so an edit changes this layer alone.
+    config = {
+      Cmd = [ "${onRuntime}/bin/catscii" ];
+      Env = [
+        "SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt" # without it, every request to a source fails
+        "GEOLITE2_COUNTRY_DB=${pkgs.dbip-country-lite.mmdb}"
+        "ANALYTICS_DB=/db/analytics.db"
+      ];
+      ExposedPorts."8080/tcp" = { };
+      User = "65532"; # Docker and fly.io's init give it a volume at /db
+    };
+  };
+
+  onRuntime = (install "${runtime}/bin/python3").overrideAttrs {
+    allowedRequisites = [
+      "out"
+      runtime
+    ];
+  };
+
+  # Python and the packages in one tree with the shared libraries that they link to, and nothing beside it: made as
+  # NixOS makes its initrd. All is copied, but for one C extension nothing is compiled.
+  runtime =
+    pkgs.runCommand "catscii-runtime"
+      {
+        nativeBuildInputs = [
+          (lib.getBin pkgs.stdenv.cc.libc) # ldd
+          pkgs.nukeReferences
+          pkgs.patchelf
+        ];
+        allowedReferences = [ "out" ];
+      }
+      ''
+        shopt -s extglob nullglob
+        mkdir -p $out/bin $out/lib
+        cp -L ${python}/bin/${python.executable} $out/bin/python3
+        cp -rL ${slim}/lib/${python.libPrefix} $out/lib
+        chmod -R u+w $out
+
+        cd $out/lib/${python.libPrefix}
+        rm -rf ${toString unneeded}
+        find . -name __pycache__ -prune -exec rm -rf {} +
+
+        binaries() { find $out -type f \( -name '*.so' -o -name '*.so.*' -o -name python3 \) ! -name 'ld-*' "$@"; }
+        loader=$(patchelf --print-interpreter $out/bin/python3)
+        cp -L "$loader" $out/lib
+        binaries -exec ldd {} + > $TMPDIR/linked
+        if grep "not found" $TMPDIR/linked; then exit 1; fi
+        sed -n 's|.* => \(/[^ ]*\) .*|\1|p' $TMPDIR/linked | sort -u | while read -r library; do
+          [ -e "$out/lib/$(basename "$library")" ] || cp -L "$library" $out/lib
+        done
+        chmod -R u+w $out
+        binaries -exec patchelf --set-rpath $out/lib {} +
+        patchelf --set-interpreter "$out/lib/$(basename "$loader")" $out/bin/python3
+        find $out -type f -exec nuke-refs -e $out {} +
+
+        ${python.interpreter} -I -m compileall -q -b --invalidation-mode unchecked-hash $out/lib/${python.libPrefix}
+        find $out -name '*.py' -delete
+
+        ${lib.concatMapStrings (name: ''
+          if [ -n "$(find $out -name '${name}' | tee /dev/stderr)" ]; then
+            echo "the image must not contain ${name}" >&2
+            exit 1
+          fi
+        '') denied}
+        $out/bin/python3 -I -c 'import bottle, certifi, maxminddb, PIL.Image, sqlite3, ssl, urllib3, waitress'
+      '';
+
+  slim = python.withPackages (
+    ps: map (package: if package == ps.pillow then slimPillow package else package) (packages ps)
+  );
+
+  # GIF, PNG and plain TIFF are Pillow's own; X11, fonts, colour profiles, AVIF, JPEG 2000 and libtiff go unused.
+  slimPillow =
+    pillow:
+    pillow.overridePythonAttrs {
+      buildInputs = [
+        pkgs.libjpeg
+        pkgs.libwebp
+        pkgs.zlib
+      ];
+      preConfigure = ""; # it names the libraries that are gone
+      doCheck = false; # the tests want them
+    };
+
+  unneeded = [
+    "config-* distutils ensurepip idlelib lib2to3 pydoc* test tkinter turtle* unittest/test"
+    "curses lib-dynload/@(_curses|_dbm|_gdbm|_test|_tkinter|_ctypes_test|readline|xx)*"
+    "site-packages/PIL/@(_avif|_imagingcms|_imagingft|_imagingtk).*"
+  ];
+
+  denied = [
+    "sh"
+    "bash"
+    "coreutils"
+    "gcc"
+    "pip"
+    "idlelib"
+    "tkinter"
+    "libX11.so*"
+    "libxcb.so*"
+    "libtcl*.so*"
+    "libtk*.so*"
+    "libfreetype.so*"
+    "libharfbuzz.so*"
+    "libraqm.so*"
+    "libavif.so*"
+    "libopenjp2.so*"
+    "libtiff.so*"
+    "libimagequant.so*"
+    "liblcms2.so*"
+    "libncurses*"
+    "libreadline.so*"
+    "libgdbm.so*"
+  ];
+
+  tests.suite = pkgs.runCommand "catscii-tests" { nativeBuildInputs = [ development ]; } ''
+    cp ${./catscii.py} catscii.py
+    cp ${./bench_catscii.py} bench_catscii.py
+    cp ${./test_catscii.py} test_catscii.py
+    python3 test_catscii.py -m "not nix"
+    touch $out
+  '';
+
+  # The environment with what the tests need.
+  development = python.withPackages (
+    ps:
+    packages ps
+    ++ [
+      ps.hypothesis
+      ps.matplotlib
+      (mmdb-writer ps)
+      ps.netaddr
+      ps.pytest
+      ps.trustme
+    ]
+  );
+
+  mmdb-writer =
+    ps:
+    ps.buildPythonPackage rec {
+      pname = "mmdb_writer";
+      version = "0.2.7";
+      format = "wheel";
+      src = ps.fetchPypi {
+        inherit pname version format;
+        dist = "py3";
+        python = "py3";
+        hash = "sha256-ruP+KqVWtWkUcRoUpoiQ0vrcA/Hne8WJ14RWUuMKBPg=";
+      };
+      propagatedBuildInputs = [ ps.netaddr ];
+    };
+in
+install "${python.withPackages packages}/bin/python3"
