@@ -14,7 +14,7 @@ let
   inherit (pkgs) lib;
   python = pkgs.python3;
 
-  # The only place that knows it is the script.
+  # The script alone knows it.
   version = lib.removeSuffix "\"" (lib.removePrefix assignment line);
   assignment = "__version__ = \"";
   line = lib.findFirst (lib.hasPrefix assignment) (throw "catscii.py has no __version__") lines;
@@ -55,7 +55,7 @@ let
       ''
         mkdir -p $out/bin $out/lib
         cp ${./catscii.py} $out/lib/catscii.py
-        ${interpreter} -m compileall -q --invalidation-mode unchecked-hash $out/lib
+        ${interpreter} -I -m compileall -q --invalidation-mode unchecked-hash $out/lib
 
         cat > $out/bin/catscii <<END
         #!${interpreter} -I
@@ -167,12 +167,14 @@ let
       doCheck = false; # the tests want them
     };
 
+  # Of the standard library and Pillow: what none of the packages imports.
   unneeded = [
     "config-* distutils ensurepip idlelib lib2to3 pydoc* test tkinter turtle* unittest/test"
     "curses lib-dynload/@(_curses|_dbm|_gdbm|_test|_tkinter|_ctypes_test|readline|xx)*"
     "site-packages/PIL/@(_avif|_imagingcms|_imagingft|_imagingtk).*"
   ];
 
+  # The build fails if one of these comes in.
   denied = [
     "sh"
     "bash"
@@ -198,6 +200,7 @@ let
     "libgdbm.so*"
   ];
 
+  # Without a network; the tests of the packaging stay outside.
   tests.suite = pkgs.runCommand "catscii-tests" { nativeBuildInputs = [ development ]; } ''
     cp ${./catscii.py} catscii.py
     cp ${./bench_catscii.py} bench_catscii.py
@@ -220,6 +223,7 @@ let
     ]
   );
 
+  # Not in nixpkgs.
   mmdb-writer =
     ps:
     ps.buildPythonPackage rec {

@@ -14,13 +14,13 @@
         "aarch64-darwin"
       ];
       eachSystem =
-        outputs:
+        f:
         lib.genAttrs systems (
           system:
           let
             pkgs = nixpkgs.legacyPackages.${system};
           in
-          outputs pkgs (import ./default.nix { inherit pkgs; })
+          f pkgs (import ./default.nix { inherit pkgs; })
         );
     in
     {
