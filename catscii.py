@@ -14,13 +14,13 @@
 # ///
 """catscii: cats as coloured ASCII art, over HTTP and in the terminal.
 
-    Settings   the environment, read once
-    Art        picture -> grid of cells -> HTML, ANSI, plain text, JSON
-    House cats portraits drawn from a seed, so that there always is a cat
-    Cats       The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
-    Visitors   address -> country -> one upsert
-    Web        the routes
-    Running    waitress and its graceful end; `art` for the terminal
+    Settings     the environment, read once
+    Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON
+    House cats   portraits drawn from a seed, so that there always is a cat
+    Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
+    Visitors     address -> country -> one upsert
+    Web          the routes
+    Running      waitress and its graceful end; `art` for the terminal
 
 What only some requests need is imported where it is needed: a start costs what it uses.
 """
@@ -778,7 +778,7 @@ def draw_house_cat(seed: int) -> Image.Image:
 # ---------------------------------------------------------------------------------------------------------------------
 
 STORED_CATS = 24
-STORED_SIDE = 480  # pixels on the longer side: four samples a column up to 120 columns, some 30 kB as JPEG
+STORED_SIDE = 480  # pixels on the longer side: a pixel a sample up to 96 columns, some 30 kB as JPEG
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF = 600.0
 USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"

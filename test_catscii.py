@@ -642,9 +642,11 @@ def test_what_is_no_whole_picture_is_refused_with_a_reason(data):
         catscii.decode(data, 480)
 
 
-def test_a_picture_with_broken_exif_data_is_shown_all_the_same():
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0this is no TIFF header", b"Exif\0\0MM\0*"])
+def test_a_picture_with_broken_exif_data_is_shown_all_the_same(format, exif):
     data = io.BytesIO()
-    Image.new("RGB", (40, 20), "red").save(data, "JPEG", exif=b"Exif\0\0garbage")
+    Image.new("RGB", (40, 20), "red").save(data, format, exif=exif)
     assert catscii.decode(data.getvalue(), 40).size == (40, 20)
 
 
@@ -653,6 +655,11 @@ def test_a_picture_of_too_many_pixels_is_refused_from_its_header():
     Image.new("1", (9000, 9000)).save(data, "PNG")
     with pytest.raises(catscii.PictureError, match="9000 x 9000"):
         catscii.decode(data.getvalue(), 480)
+
+
+def test_a_large_picture_is_made_small_before_it_is_copied():
+    for mode in ("L", "RGB", "RGBA"):
+        assert catscii.decode(photograph(1, (3000, 2000), "PNG", mode), 500).size == (500, 334)
 
 
 def test_a_jpeg_is_decoded_no_larger_than_needed():
@@ -802,6 +809,14 @@ def test_https_is_verified_and_the_key_goes_to_the_api_alone(tmp_path, secure_up
     _, distrustful = make_refresher(tmp_path, secure_upstream.cataas)
     distrustful._refresh()
     assert distrustful._upstreams[0].failures == 1
+
+
+def test_a_redirect_does_not_take_the_key_along(tmp_path, upstream, secure_upstream, ca_file):
+    upstream.answers["/v1/images/search"] = redirect(secure_upstream.the_cat_api)
+    _, refresher = make_refresher(tmp_path, upstream.the_cat_api, ca_file=ca_file, key="s3cret")
+    refresher._refresh()
+    assert upstream.requests[0][1]["x-api-key"] == "s3cret"
+    assert secure_upstream.requests and not any("x-api-key" in headers for _, headers in secure_upstream.requests)
 
 
 def test_redirects_lead_from_https_to_https_only(upstream, secure_upstream, ca_file):
@@ -1298,10 +1313,12 @@ def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
 def test_every_request_that_arrived_before_the_signal_is_answered(start, signal_number):
     service = start()
     host, port = service.url.removeprefix("http://").split(":")
+    service.process.send_signal(signal.SIGSTOP)  # so that all wait at the door when the signal comes
     waiting = [socket.create_connection((host, int(port))) for _ in range(24)]
     for seed, connection in enumerate(waiting):
         connection.sendall(b"GET /cat/house-%d?format=text HTTP/1.1\r\nHost: x\r\n\r\n" % seed)
-    time.sleep(0.1)
+    service.process.send_signal(signal_number)
+    service.process.send_signal(signal.SIGCONT)
     assert service.stop(signal_number) == 0
     for connection in waiting:
         connection.settimeout(5)
@@ -1417,7 +1434,15 @@ FOLDER = SCRIPT.parent
 def test_fly_is_told_what_the_service_and_the_image_are():
     fly = tomllib.loads((FOLDER / "fly.toml").read_text())
     assert set(fly) == {
-        "app", "primary_region", "kill_signal", "kill_timeout", "build", "http_service", "metrics", "mounts", "vm"
+        "app",
+        "primary_region",
+        "kill_signal",
+        "kill_timeout",
+        "build",
+        "http_service",
+        "metrics",
+        "mounts",
+        "vm",
     }
     assert fly["kill_signal"] == "SIGTERM" and fly["kill_timeout"] > catscii.GRACE_SECONDS + 1
     assert fly["build"] == {"image": "catscii:latest"}
@@ -1643,9 +1668,14 @@ class Nix:
             "NIX_STORE_DIR": str(self.store),
             "NIX_STATE_DIR": str(folder / "state"),
             "NIX_LOG_DIR": str(folder / "log"),
-            "NIX_CONFIG": "\n".join((
-                "experimental-features = nix-command flakes", "build-users-group =", "sandbox = false", "substituters ="
-            )),
+            "NIX_CONFIG": "\n".join(
+                (
+                    "experimental-features = nix-command flakes",
+                    "build-users-group =",
+                    "sandbox = false",
+                    "substituters =",
+                )
+            ),
         }
         self.machine: dict[str, Any] = {
             "base": sys.base_prefix,
@@ -1696,7 +1726,7 @@ def nix(country_db: str) -> Iterator[Nix]:
 
 
 def in_nixpkgs(nix: Nix, names: str) -> set[str]:
-    expression = f"builtins.attrNames (import {nix.nixpkgs} {{ system = \"x86_64-linux\"; }}){names}"
+    expression = f'builtins.attrNames (import {nix.nixpkgs} {{ system = "x86_64-linux"; }}){names}'
     command = ["nix", "eval", "--impure", "--json", "--expr", expression]
     return set(json.loads(subprocess.run(command, env=nix.environment, capture_output=True, check=True).stdout))
 
@@ -1775,7 +1805,10 @@ def test_the_image_is_four_things_in_a_layer_each(nix, image):
             layers.append(layer.getnames())
     assert len(layers) == len(seen["Layers"]) == 5
     assert {names[0].rpartition("/")[2].partition("-")[2] for names in layers[:-1]} == {
-        "cacert", f"catscii-{catscii.__version__}", "catscii-runtime", "country.mmdb"
+        "cacert",
+        f"catscii-{catscii.__version__}",
+        "catscii-runtime",
+        "country.mmdb",
     }
     assert {"./db", "./tmp", "./etc/passwd"} <= set(layers[-1])
 
@@ -1825,7 +1858,7 @@ def test_the_image_without_any_network_serves_cats_and_stops(nix, image, tmp_pat
     def crun(*arguments: str) -> list[str]:
         """In a mount namespace with one hierarchy of cgroups, since crun refuses a machine that has two."""
         prepare = "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup"
-        command = f"{prepare}; exec crun --root {tmp_path}/state --cgroup-manager disabled \"$@\""
+        command = f'{prepare}; exec crun --root {tmp_path}/state --cgroup-manager disabled "$@"'
         return ["unshare", "--mount", "sh", "-c", command, "crun", *arguments]
 
     log: list[str] = []
