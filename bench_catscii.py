@@ -48,7 +48,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps, ImageStat
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 import catscii
 
@@ -65,19 +65,16 @@ def font_path() -> Path:
 
 
 def coverage() -> bytes:
-    """Where each printable ASCII glyph has its ink: the 5 x 10 parts of its cell, and how much that varies.
+    """How much ink each printable ASCII glyph has in the 10 x 20 parts of its cell: 0 to 3 a part, row by row.
 
-    The font is drawn at 16 pixels in cells of 10 x 20. A part's coverage is rounded to 0..15, two parts make a
-    byte, row by row, left before right; one more byte has the standard deviation of the cell's pixels, in 510ths.
+    The font is drawn at 16 pixels, in cells of 10 x 20.
     """
-    font, packed = ImageFont.truetype(font_path(), 16), bytearray()
+    font, levels = ImageFont.truetype(font_path(), 16), bytearray()
     for code in range(32, 127):
         cell = Image.new("L", (10, 20))
         ImageDraw.Draw(cell).text((0, 0), chr(code), font=font, fill=255)
-        parts = [(level + 8) // 17 for level in cell.reduce(2).tobytes()]
-        packed += bytes(left << 4 | right for left, right in zip(parts[::2], parts[1::2], strict=True))
-        packed.append(round(2 * ImageStat.Stat(cell).stddev[0]))
-    return bytes(packed)
+        levels += bytes((level + 42) // 85 for level in cell.tobytes())
+    return bytes(levels)
 
 
 def print_coverage() -> None:
@@ -86,7 +83,7 @@ def print_coverage() -> None:
 
 
 def catscii_in_process(style: str) -> Callable[[Path], str]:
-    return lambda path: catscii.to_ansi(catscii.render(catscii.decode(path.read_bytes(), 8 * 80), style=style))
+    return lambda path: catscii.to_ansi(catscii.render(catscii.decode(path.read_bytes(), 6 * 80), style=style))
 
 
 def floor(path: Path) -> str:

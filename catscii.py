@@ -60,7 +60,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import bottle  # type: ignore[import-untyped]
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat, UnidentifiedImageError
 
 if TYPE_CHECKING:
     import argparse
@@ -222,40 +222,47 @@ log = logging.getLogger("catscii")
 # ---------------------------------------------------------------------------------------------------------------------
 # Art: picture -> grid of cells -> text
 # ---------------------------------------------------------------------------------------------------------------------
-# COVERAGE says how much of each of the 5 x 10 parts of a cell is under the ink of each glyph, in a common monospace
+# COVERAGE says how much of each of the 10 x 20 parts of a cell is under the ink of each glyph, in a common monospace
 # font. A cell drawn with coverage m, foreground f and background b has the luma b + (f - b) m. Of all glyphs, the one
 # whose centred coverage correlates best with the centred luma x of the cell leaves the least squared error,
 # |x|^2 - <x, m>^2 / |m|^2, and <x, m> / |m|^2 is its best contrast f - b (linear regression). Rounding m to a stencil s
-# of white and black parts makes it cheap: the mean of |x - s| is linear in <x, s>, and Pillow takes it of all cells at
-# once. So the glyphs enter one after another, and each wins the cells that it fits better than any before.
+# of white and black makes it cheap: the mean of |x - s| is linear in <x, s>, and Pillow takes it of all cells at once.
+# So the glyphs enter one after another, and each wins the cells that it fits better than any before.
 
 STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
 BACKGROUND = (16, 16, 20)  # of the page: under transparent pictures, and under glyphs alone
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 MAX_ROWS = 240
-PARTS = PARTS_ACROSS, PARTS_DOWN = 5, 10  # of a cell, which is twice as tall as wide
-FILL_GLYPHS = r"""_*w,Lg^|M+mF/$>4\W`=J@T<'#yq%pY{kK?&arAC"""  # that fit photographs best; the others hardly add
-LEAST_RANK = 4  # a glyph that fits worse than this is noise: the cell stays a space
-FOREGROUND_TOLERANCE, BACKGROUND_TOLERANCE = 12, 3  # levels a channel that the eye does not tell apart side by side
+PARTS = 10, 20  # of a cell, which is twice as tall as wide
+SAMPLES = 5, 20  # of a picture in a cell: as many as speed allows
+FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~T>.Lz4?Yc;K"""  # that fit photographs best; the others hardly add
+SPACE = ord(" ")
+RELIEF = 2  # faint cells survive rounding when the luma's distance from its mean is doubled
+RANKS_A_LEVEL, LEAST_RANK = 2.4, 3  # a glyph that explains less than this of a cell is noise: the cell stays a space
+CRISPNESS = 1.4  # times the contrast that regression finds: crisper, at no cost in truth
+FOREGROUND_TOLERANCE, BACKGROUND_TOLERANCE = 13, 3  # levels a channel that the eye does not tell apart side by side
 MASKING = 5  # for each so many levels of contrast in a cell, one level more
 COVERAGE = """
-c-nnd-ER{|5TCQpKHHav3rTA5CFn#F5*&&w3M8Rax+H)d6{G_q96*&0S`4UtxPT9$6xvI2AtvzP#Q8#{l1=ysp=#|A0a7Jegj&(ZwoiSe|3UwQ&hFkhPEv
-KHox7d6-Tm$SW@ZoIf0`fQXQ%=wf)79^L(+z@A5%jeDAs*{iApZhwDfCmi}2gC)?rUGv%J9W1^$6&R+T4V%W~sI^|T5x)XoBU24L6{#(MZG{Jt@K#W879*
-yFJfKnX5oPX|toZB;KEq?RABBcePJYg-(<M}Y$D0N%inCkr778c{ony$d`RhyeE?q~M`iftOG_La{Zb;f997yWu>}X1+T%?&!3y*Kce<1Nd}&`DBf{Keqa
-QXx$XffG~UOBH|cCKv20NoJWXsDQv^o+m)#7*GJ74hxO5@jKi`I+JP^DD1jpeN2uj4_M~#K9^f_fLYpK@-pnwy6sToeJ#a<uJUV!{Tz!G9Hcxz@!4iz+cS
-M8pZy*YsMlDN(P`v}ZFO*F?(RI6ba?TvGT8kQ~@n4G#$=h{1DogF`xKDAh%m`FT-YiUG0QoF94rOfdSf^YwS&H29Yj(e^#AD_2B$b3LsJTSFn#^sALQ<lZ
-Mb}|r;<8G=omppDWx;SQ-kH;veUBCB)Evdl3UV@sGWP0l!g&fK;GKwdEDS2H#ipqFdhirs8EHb-)G^CAm4RC=doSj$-0chIuFM|#Od#44h2{Sf9vM|K|Ms
-2jPeBv?dIeF9$C9CDWBJTPosmigd&XHNy&`ioxpuDsSHWk1TpMd)xN|t?s${kaTFwk4QMBQZTApLTXGV}83l3yzEa)IZYAF%sMr9-$8Zy;IkX=e)fiR~<>
-u~Yu))vi-Zq{1PQp-c!N9i^Lam^mOjlvA{DBaZZBiYAd^?(U7booi>KsO@dT!Kq6Y;$C_J?8%Km(q=*kTguOQE7HjBbX?7@~%Lr)H03PruIFl8k(Ma@XOG
-9@d9r;etShiwEKn-pGljK<Ned-t{&wawfsc*Q99+YX4^tivpZ#JHL5)0YDcigN*$PB-f@c7(~Wa_v%sVF8R17U>%-de(7bTGXbLA{jP92-4iaI%0fEOzN?
-$}tvVHDhvCNEBddIDnSTek^?o{BgZWA$@C}aB$PbxK~g%egu6k*2jy>a9E5h=a?BDb`w<L2|!%F2<g)tc@i;FS;BL}^I(`~wfI{?I;&dFKgTEfG>4THbeS
-5Zoio*&wREEcY7Y|3gep+l>&|ta^!CRt0A>7I+1VD3(f8VhK&Kd}kG@pIixIh45L7Z9G8a6tC=FSLx3G_w^FU-24I`X#j1b@qk+;2eZEG&Bj#feI<3w^(c
-}U2mWooH*nB0k3=>(EG)T`2M3}Ax42Dm@@JS;*iiN2@8`v^T1YfV$+P7+p!>{cQ$l=kw6jKP*UI&cAK;3fJHuR_WPRSv`dN35vsy2%Rt#iN^Sz7hWj+zAH
-KyXhZ7M_kfL$XR+;RQp=4sBgT$gaq5EHFg#sX#u?tH%>m$<*wh+M7hDd(wOK^oq3K34Ox4z}R!g~^3Wk@m@jbY0_`I=T_tH|6tWQ^EGi{Q1_M^ETTX*khz
-Wj?~V@;+4MU7XLUYZr7$d8<hBc2r4uZS(~?mD&FF#>tc$p$`)Ogpf_J5gTvfycFpSiQw!_&N#HH;8*V*d2ngUNV=7v&oLq}q(9%&67A$``e{zmRgiztrtD
-mPoIx6XUnNxZ#WDCLy9985fuk=vOjQh`{nGq4DE$`nreTT~O$N8^$2iIUf$dX(6h{bD=>lbeZZq6Zg&dCM(hZ0&VeB>_SE|XXiN&W>bI%kXF%yC*vS7YtK
->ag!$6or0M
+c-rk;i*~I#2y}-3|L3cD0Ey^+iM#E&uC8;anixZX$$(v!f8`KfArY@W<JtqV{XCX_m1eO0)Zs66_+)(%X~#C3vb=m7>^5eN9+)L?9SO<^upVq<K~oX>ef_
+rHM0;uCDy<`5uWh}QcY<$%{RrMZ*t-RF(x4OB&Y=t$>+fxR)Bk0(<&J$%#CXo`yI31Kk<Jzo*l|CJb=lZ5<o4e-M3hBIskh2f=fCvLG6m)L^<e_0yoew5s
+r2KIzB-(1;$AoI;**l|bT%8-v%5@QsSej$bkYwHPf0wRm*CWg>cAweM#<`>wq>n0-6VH4X!|>&%YlR*HvWQ@ozH>nB*>Xre(8W}<4+%c?wR=*>|OBLDcO6
+Ur%u@ly8d;1Jg>7=v553{DC4j9l<>{=GfM5MwXj~SXZN%WT+%%!f)IACWN0`;9jNOET^~nLk9%LE)=im#m_uaNK{>K;B06}6@C07;tA0k|#e>*R?Rk4xo}
+qgvi*A`sTD9ahLugiu244G+t36<jh!0@P<&NL1`(%O3W4#?9tVtip(uOw>9>HFAPt&#(-8Lp~MwOsf7j5CUjaLJP!Sc9w@VMY&a4Ky-2%R<ROqx`GWnW@6
+Bc|#t)C_!AdHNVfRaY@}amg45ZQ!UYXKT@}h#-Ksb%|0H0izjyBSyLjU*(VGN8omFuq3dPTgn;vz(`v;gEipWiiiTv(Qf1X>et5Xw%;y(IZm)l|0wmVj+e
+tNW9_<EoOnd!1i&xk?r^ff!3{fg1r5T+fi}CVJo9D+QkatUu2o`XZ<i`zme{Xai$#0!7EROFC*cJSdMixqs|BK5t|!fx{=P$CkpY=&L~JTpFH_QVQl3jJK
+9ooC++XcLrjxmS=^2dL{+-UX`y?$8sxB*?42!)7gkY46I)=aSJ?8-vo1o5&xA8H+CDUH~P_h=<OY1pJ9nkgs{8sz*7E@cMy$7EspZ$A0+u{zdI}r^w&j@W
+{-h0c@3Nt%*6vmRZL4Rr8S4lPaMqB1^aJov4UD2fy62aF%C|xLF@ob9Q4(22W*}Z<~C)q*O#xr1gZ)tf=Pkc_^Tb%c%Jq-!#3b#s03k!|Ak;cKXNCiQ$5O
+3wz0<AWrRi#ZeRoWU>sj5yP*dr;yI-q`t=8@FD^vJv}YcakZU83^s+nctPBf5rQe$6DNINq@iz>LJB5xneK2aM@1r13sb$OA>CnzZP&jqJ`*$y{su5<>X{
+`UnW&&xsPlZFR0`co#7b=kA-@o?~V8?KvpR*C_QZ5BtU;D3d96YSl`N@*nlRG$fYW`vxl~5K=r*osLVEw7R~X1$-!RlyDPIZ5%*@M?A1qHx{?#xi8&Yl$m
+JJXJjytgAzp_sSk&-8ZGoeV|Puiu~8oz%|q0eDbc<#Mbc`<SVL;hMaf86<l#h{cBho~G83cdxMpLD$YoHijahwK9`EDVRg`z3Smwg25hdaizia0l5vUQPj
+sy*I<=Ef89CD_d^XDlh0+%Izo&UH-`uxo#Di`!I@AZ?2ixJOHUZ{?5DFoLnG}y8tr#!61l>d)+!Ru4RV_ZA?cPHMe1c<#Ym)(S`kwL&yqtWd>)ga7)?GH>
+5it0ITje>pSEZKdo?UxDxhU`fFz#*tMMC5e6Pws6K3o}lYQl_tKp?WsXJH7*n!xp)DMeXnIW7xf0a%~3h6L&p14Pnnd=Mkf=#$`rxm~tK0a=-VRN9ww2w2
+~%AJ}{n#{)(Z$vf^C->kCqb3Gg@$`k2bkCFa%dp3{B21x4ChzV8DbTcrjxt$T&~1>N5(r%);|mOYVTVKHTce$RxvnZY-TnzjkA$f%|Y8qp*5vrN(NIA53U
+cDujGUp<F+H3j$-8$WS)ydXk+W<5}tI27(IQI*du*?q397-KeX?3tJy(fvZ1Q&+)+-B&Ic&(Y<3dRy1u2#)j1`1^MiHT%hBELi<X1tw3~N5!m|b{J!YE0!
+G>T@9O7Q+|hi>;Z+R|K0#2A*J<=`0<Hn9lx6h?c=^UsQi`xdO$<9C2kHfA+lq(@r@GYC_6I#0g9Fk*iK7(UzXa3Dv_>SVhl0&#t$w*?pRYj!#pdy-Vvkb9
+D+>9R}@0}UAZfnvjqoD%q{LMt!7+;4>@<A@-TJl?)(c+5+M6bNKi(eSx4r-=!|CVOo9X-PDFpD;=$jdk^NXQc2eJ!o(52-Two|gWe#$x)wBL0t=`Sil}`@
+Kr;*GhZvO)?dmo_
 """
 
 
@@ -328,29 +335,27 @@ def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int
 class Glyph(NamedTuple):
     """A glyph in its cell."""
 
-    coverage: bytes  # of its parts, 0 to 255, row by row
+    coverage: Image.Image  # L, of its parts
     mean: float  # of the coverage, 0 to 1
-    deviation: float  # of the coverage, 0 to 1, in the finer grid of its pixels
+    deviation: float  # of the coverage, 0 to 0.5
 
 
 class Stencil(NamedTuple):
-    """A glyph in black and white, ready to be matched with the cells of a picture."""
+    """A glyph in black and white, and what the mean difference from it (0 to 255) says of a cell."""
 
-    parts: bytes  # 255 under the ink, else 0
-    ranks: bytes  # by mean difference from a cell: how well the glyph fits it, light on dark or dark on light
-    foreground: int  # how far that colour is to move from the cell's mean, in 255ths of the match
-    background: int
+    parts: Image.Image  # L: white under the ink
+    ranks: bytes  # how well the glyph fits, light on dark or dark on light
+    contrasts: bytes  # foreground less background, halved, plus 128
 
 
 @cache
 def glyphs() -> dict[str, Glyph]:
     """The printable ASCII glyphs."""
-    packed = zlib.decompress(base64.b85decode("".join(COVERAGE.split())))
-    step, made = len(packed) // 95, {}
+    levels, made = zlib.decompress(base64.b85decode("".join(COVERAGE.split()))), {}
     for i in range(95):
-        *pairs, deviation = packed[step * i:step * (i + 1)]
-        levels = bytes(17 * level for pair in pairs for level in (pair >> 4, pair & 15))
-        made[chr(32 + i)] = Glyph(levels, sum(levels) / 255 / len(levels), deviation / 510)
+        cell = Image.frombytes("L", PARTS, levels[200 * i:]).point([85 * level & 255 for level in range(256)])
+        statistics = ImageStat.Stat(cell)
+        made[chr(32 + i)] = Glyph(cell, statistics.mean[0] / 255, statistics.stddev[0] / 255)
     return made
 
 
@@ -361,86 +366,78 @@ def stencils() -> dict[str, Stencil]:
 
 
 def stencil(glyph: Glyph) -> Stencil:
-    """White where the coverage is well over its mean; regression, as told at the top, says what a match is worth."""
-    covers = [level / 255 - glyph.mean for level in glyph.coverage]
-    white = [cover > 0.2 * max(covers) for cover in covers]
+    """White where the coverage is over its mean; regression, as told at the top, says what a match is worth."""
+    covers = [level / 255 - glyph.mean for level in glyph.coverage.resize(SAMPLES, Image.Resampling.BOX).tobytes()]
+    white = [cover > 0.1 * max(covers) for cover in covers]
     share = sum(white) / len(white)
-    agreement = sum(itertools.compress(covers, white)) / len(white)  # <m, s>
-    slope = agreement / (share * (1 - share))  # m is about this times s
-    ranks = bytes(min(255, round(1.2 * abs(match - 127.5) * slope / glyph.deviation)) for match in range(256))
-    energy = sum(cover * cover for cover in covers) / len(covers)  # |m|^2
-    contrast = 1.2 * 255 / 8 * slope / energy  # a fifth more than regression says: crisper, at no cost in truth
-    background = contrast * glyph.mean
-    return Stencil(bytes(255 * w for w in white), ranks, min(255, round(contrast - background)), round(background))
+    slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about this times s
+    flat = 128 - share  # the mean difference from a cell without relief, which is none of the glyph's
+    products = [(flat - match) * slope / (2 * RELIEF) * (match != round(flat)) for match in range(256)]  # <x, m>
+    ranks = bytes(min(255, round(RANKS_A_LEVEL * abs(product) / glyph.deviation)) for product in products)
+    contrasts = [CRISPNESS * product / glyph.deviation ** 2 for product in products]
+    return Stencil(Image.frombytes("L", SAMPLES, bytes(255 * w for w in white)), ranks,
+                   bytes(max(0, min(255, round(128 + contrast / 2))) for contrast in contrasts))
 
 
 @cache
-def shades() -> dict[str, bytes]:
-    """Of each glyph: the luma that its parts have from a step back, if the densest glyph is white."""
-    scale = 1 / max(glyph.mean for glyph in glyphs().values())
-    made = {}
-    for name, glyph in glyphs().items():
-        soft = Image.frombytes("L", PARTS, glyph.coverage).filter(ImageFilter.GaussianBlur(1))
-        made[name] = bytes(min(255, round(level * scale)) for level in soft.tobytes())
-    return made
+def shades() -> dict[str, Image.Image]:
+    """Of each glyph but the space, thin ones first: the luma of its parts from a step back, if the densest is white."""
+    inked = sorted((glyph.mean, name) for name, glyph in glyphs().items() if name != " ")
+    levels = [min(255, round(level / inked[-1][0])) for level in range(256)]
+    soft = ImageFilter.GaussianBlur(2)
+    return {name: glyphs()[name].coverage.filter(soft).reduce(2).point(levels) for _, name in inked}
 
 
 def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill") -> Art:
     """The picture in at most `width` columns and `height` rows, as glyphs on backgrounds ("fill") or alone ("ink")."""
-    columns, rows = fit(picture.size, width, height)
-    size = columns * PARTS_ACROSS, rows * PARTS_DOWN
+    grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
-    samples = rgb.resize(size, Image.Resampling.HAMMING)
-    cells, foreground, background = ink(samples) if style == "ink" else fill(samples)
+    cells, foreground, background = (ink if style == "ink" else fill)(rgb, grid)
     text = cells.decode("ascii")
-    return Art(tuple(text[i:i + columns] for i in range(0, len(text), columns)), foreground, background)
+    return Art(tuple(text[i:i + grid[0]] for i in range(0, len(text), grid[0])), foreground, background)
 
 
-def tiled(parts: bytes, grid: tuple[int, int]) -> Image.Image:
-    """A picture with the same parts in every cell."""
-    columns, rows = grid
-    lines = (parts[i:i + PARTS_ACROSS] * columns for i in range(0, len(parts), PARTS_ACROSS))
-    size = columns * PARTS_ACROSS, rows * PARTS_DOWN
-    return Image.frombuffer("L", size, b"".join(lines) * rows, "raw", "L", 0, 1)
+def tiled(tile: Image.Image, grid: tuple[int, int]) -> Image.Image:
+    """A picture with the same tile (L) in every cell."""
+    (columns, rows), (across, down), parts = grid, tile.size, tile.tobytes()
+    lines = b"".join(parts[i:i + across] * columns for i in range(0, len(parts), across))
+    return Image.frombuffer("L", (columns * across, rows * down), lines * rows, "raw", "L", 0, 1)
 
 
-def means(image: Image.Image) -> Image.Image:
-    """The mean of each cell."""
-    return image.reduce(PARTS_ACROSS).reduce((1, PARTS_DOWN // PARTS_ACROSS))  # square steps have a fast path in Pillow
+def means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
+    """The mean of each cell, of an image of whole parts."""
+    return image.reduce((image.width // grid[0], image.height // grid[1]))
 
 
-def table(values: dict[str, int]) -> bytes:
-    """For bytes.translate: from cells to a value of their glyph."""
-    return bytes(values.get(chr(code), 0) for code in range(256))
-
-
-def fill(samples: Image.Image) -> tuple[bytes, bytes, bytes]:
+def fill(picture: Image.Image, grid: tuple[int, int]) -> tuple[bytes, bytes, bytes]:
     """Glyphs, foreground and background: in luma the best fit of a glyph to its cell, in chroma the cell's mean."""
-    luma, mean = samples.convert("L"), means(samples)  # luma of BT.601
-    grid = mean.size
-    flat = means(luma).resize(luma.size, Image.Resampling.NEAREST)
-    relief = ImageChops.subtract(luma, flat, scale=0.5, offset=128)  # doubled: faint cells survive rounding
-    winners, matches = Image.new("L", grid, ord(" ")), Image.new("L", grid)
+    size = grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]
+    luma = picture.convert("L").resize(size, Image.Resampling.HAMMING)  # BT.601
+    mean = picture.resize(grid, Image.Resampling.BOX)
+    flat = means(luma, grid).resize(size, Image.Resampling.NEAREST)
+    relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
+    winners, contrast = Image.new("L", grid, SPACE), Image.new("L", grid, 128)
     best = Image.new("L", grid, LEAST_RANK)
     for name, stencil in stencils().items():
-        match = means(ImageChops.difference(relief, tiled(stencil.parts, grid)))
-        rank = Image.frombytes("L", grid, match.tobytes().translate(stencil.ranks))
+        match = means(ImageChops.difference(relief, tiled(stencil.parts, grid)), grid).tobytes()
+        rank = Image.frombytes("L", grid, match.translate(stencil.ranks))
         better = ImageChops.subtract(rank, best, scale=1 / 255)  # 255 where it wins, else 0
         winners.paste(ord(name), mask=better)
-        matches.paste(match, mask=better)
+        contrast.paste(Image.frombytes("L", grid, match.translate(stencil.contrasts)), mask=better)
         best = ImageChops.lighter(best, rank)
     cells = winners.tobytes()
-    light = matches.point([max(0, 255 - 2 * match) for match in range(256)])  # ink on darker paper
-    dark = matches.point([max(0, 2 * match - 255) for match in range(256)])
-    forth = Image.frombytes("L", grid, cells.translate(table({name: s.foreground for name, s in stencils().items()})))
-    back = Image.frombytes("L", grid, cells.translate(table({name: s.background for name, s in stencils().items()})))
+    density = bytes(round(255 * glyphs()[chr(code)].mean) if 32 <= code < 127 else 0 for code in range(256))
+    back = Image.frombytes("L", grid, cells.translate(density))
+    forth = ImageChops.invert(back)
+    light = contrast.point([max(0, 2 * level - 256) for level in range(256)])  # ink on darker paper
+    dark = contrast.point([max(0, min(255, 256 - 2 * level)) for level in range(256)])
     foreground = moved(mean, ImageChops.multiply(light, forth), ImageChops.multiply(dark, forth))
     background = moved(mean, ImageChops.multiply(dark, back), ImageChops.multiply(light, back))
-    contrast = ImageChops.multiply(ImageChops.add(light, dark), forth)
     masking = [level // MASKING for level in range(256)]
-    near = contrast.point([FOREGROUND_TOLERANCE + level for level in masking])
-    nearer = contrast.point([BACKGROUND_TOLERANCE + level for level in masking])
-    return cells, settled(foreground, near, cells), settled(background, nearer, b"")
+    strength = ImageChops.add(light, dark)
+    near = strength.point([FOREGROUND_TOLERANCE + level for level in masking])
+    nearer = strength.point([BACKGROUND_TOLERANCE + level for level in masking])
+    return cells, settled(foreground, near, cells), settled(background, nearer, bytes(len(cells)))
 
 
 def moved(colours: Image.Image, up: Image.Image, down: Image.Image) -> Image.Image:
@@ -449,30 +446,37 @@ def moved(colours: Image.Image, up: Image.Image, down: Image.Image) -> Image.Ima
 
 
 def settled(colours: Image.Image, tolerances: Image.Image, cells: bytes) -> bytes:
-    """Each cell's colour, or its left neighbour's if nobody sees the difference, as of a foreground in a space."""
-    columns, kept, last = colours.width, [], b""
-    red = green = blue = 0
+    """The colours in runs along a row, as long as nobody sees the difference: each the mean of its cells but spaces."""
+    columns, kept = colours.width, []
+    red = green = blue = reds = greens = blues = length = 0
+    inked = 1
     pixels = zip(*[iter(colours.tobytes())] * 3, strict=True)
-    for i, ((r, g, b), tolerance) in enumerate(zip(pixels, tolerances.tobytes(), strict=True)):
-        near = abs(r - red) <= tolerance and abs(g - green) <= tolerance and abs(b - blue) <= tolerance
-        if i % columns == 0 or not (near or cells[i:i + 1] == b" "):
-            red, green, blue = r, g, b
-            last = bytes((r, g, b))
-        kept.append(last)
+    for i, ((r, g, b), t, cell) in enumerate(zip(pixels, tolerances.tobytes(), cells, strict=True)):
+        near = -t <= r - red <= t and -t <= g - green <= t and -t <= b - blue <= t
+        if i % columns == 0 or not (near or cell == SPACE):
+            kept.append(bytes((reds // inked, greens // inked, blues // inked)) * length)
+            red, green, blue = reds, greens, blues = r, g, b
+            inked, length = 1, 0
+        elif cell != SPACE:
+            reds, greens, blues, inked = reds + r, greens + g, blues + b, inked + 1
+        length += 1
+    kept.append(bytes((reds // inked, greens // inked, blues // inked)) * length)
     return b"".join(kept)
 
 
-def ink(samples: Image.Image) -> tuple[bytes, bytes, None]:
+def ink(picture: Image.Image, grid: tuple[int, int]) -> tuple[bytes, bytes, None]:
     """Glyphs as dense as their cells are light, of the shape of the edges there, in colours that make up the rest."""
+    samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
     grey = samples.convert("L")
-    luma = ImageOps.autocontrast(grey, cutoff=0.3)
-    spread = Image.blend(luma, ImageOps.equalize(grey), 0.3)  # of the tones over all glyphs
-    target = spread.filter(ImageFilter.UnsharpMask(radius=PARTS_ACROSS, percent=50, threshold=0))
-    mean, wanted = means(samples), means(luma)
-    grid = mean.size
-    winners, best = Image.new("L", grid, ord(" ")), Image.new("L", grid, 255)
-    for name, parts in shades().items():
-        difference = means(ImageChops.difference(target, tiled(parts, grid)))
+    luma = ImageOps.autocontrast(grey, cutoff=1)
+    spread = Image.blend(luma, ImageOps.equalize(grey), 0.4)  # of the tones over all glyphs
+    target = spread.filter(ImageFilter.UnsharpMask(radius=5, percent=50, threshold=0))
+    mean, wanted = means(samples, grid), means(luma, grid)
+    winners, best = Image.new("L", grid, SPACE), means(target, grid)  # the difference from black
+    odd = Image.frombytes("L", grid, bytes((x ^ y) % 2 * 255 for y in range(grid[1]) for x in range(grid[0])))
+    vetoes = itertools.cycle((odd, ImageChops.invert(odd)))  # no glyph beside itself: no carpets of one letter
+    for (name, parts), veto in zip(shades().items(), vetoes, strict=False):
+        difference = ImageChops.lighter(means(ImageChops.difference(target, tiled(parts, grid)), grid), veto)
         winners.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
     cells = winners.tobytes()
@@ -524,14 +528,14 @@ def to_ansi(art: Art) -> str:
     for row in runs(art):
         last_foreground = last_background = None
         for text, foreground, background in row:
-            codes = []
-            if foreground and foreground != last_foreground:
-                codes.append("38;2;{};{};{}".format(*foreground))
-                last_foreground = foreground
+            codes = ""
             if background and background != last_background:
-                codes.append("48;2;{};{};{}".format(*background))
+                codes = "48;2;%d;%d;%d" % (*background,)
                 last_background = background
-            written.append(f"\x1b[{';'.join(codes)}m{text}" if codes else text)
+            if foreground and foreground != last_foreground:
+                codes += (";" if codes else "") + "38;2;%d;%d;%d" % (*foreground,)
+                last_foreground = foreground
+            written.append(f"\x1b[{codes}m{text}" if codes else text)
         written.append("\x1b[0m\n")
     return "".join(written)
 
@@ -1742,7 +1746,7 @@ def show_picture(source: str, width: int | None, height: int | None, style: str 
     style = style or default_style(format)
     width = width or min(max(shutil.get_terminal_size().columns, MIN_WIDTH), MAX_WIDTH)
     try:
-        picture = decode(read_picture(source), max(8 * width, PARTS_DOWN * (height or 0)))
+        picture = decode(read_picture(source), max(6 * width, 12 * (height or 0)))
     except (OSError, PictureError, Unavailable) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         print(f"catscii: {quoted(source)}: {reason}", file=sys.stderr)

@@ -554,7 +554,7 @@ def test_the_table_of_glyphs_is_that_of_the_font():
     assert packed == bench_catscii.coverage()
 
 
-@pytest.mark.parametrize(("ink", "paper"), [("white", "black"), ((30, 10, 10), (220, 200, 180))])
+@pytest.mark.parametrize(("ink", "paper"), [((210, 205, 200), (70, 60, 80)), ((30, 10, 10), (220, 200, 180))])
 def test_a_glyph_drawn_large_comes_back_as_that_glyph(ink, paper):
     font = ImageFont.truetype(bench_catscii.font_path(), 256)
     for glyph in catscii.FILL_GLYPHS:
@@ -562,6 +562,14 @@ def test_a_glyph_drawn_large_comes_back_as_that_glyph(ink, paper):
         ImageDraw.Draw(cell).text((0, 0), glyph, font=font, fill=255)
         picture = Image.composite(Image.new("RGB", cell.size, ink), Image.new("RGB", cell.size, paper), cell)
         assert catscii.render(picture, 1).rows == (glyph,)
+
+
+@pytest.mark.parametrize("colour", ["white", (200, 180, 160), (90, 90, 90)])
+def test_ink_does_not_repeat_a_glyph_side_by_side(colour):
+    picture = Image.new("RGB", (400, 300), colour)
+    ImageDraw.Draw(picture).ellipse((100, 50, 300, 250), "black")
+    for row in catscii.render(picture, 60, style="ink").rows:
+        assert not re.search(r"(\S)\1", row)
 
 
 @settings(max_examples=60, deadline=None)
