@@ -1630,7 +1630,7 @@ add("manifest.json", json.dumps(manifest).encode())
 archive.close()
 """
 
-# Each was looked up in nixpkgs 24.11 and in its master of July 2026, which 26.05 lies between.
+# Each was looked up in nixpkgs 24.11 and in a copy of its master of July 2026, which 26.05 lies between.
 IN_NIXPKGS = {
     "": """cacert dbip-country-lite dive dockerTools fetchPypi flyctl just lib libjpeg libwebp mkShell nixfmt
         nukeReferences patchelf python3 runCommand skopeo stdenv uv zlib""",
