@@ -141,12 +141,12 @@ let
         ${python.interpreter} -I -m compileall -q -b --invalidation-mode unchecked-hash $out/lib/${python.libPrefix}
         find $out -name '*.py' -delete
 
-        ${lib.concatMapStrings (name: ''
-          if [ -n "$(find $out -name '${name}' | tee /dev/stderr)" ]; then
-            echo "the image must not contain ${name}" >&2
+        for name in ${lib.escapeShellArgs denied}; do
+          if find $out -name "$name" | grep .; then
+            echo "the image must not contain $name" >&2
             exit 1
           fi
-        '') denied}
+        done
         $out/bin/python3 -I -c 'import bottle, certifi, maxminddb, PIL.Image, sqlite3, ssl, urllib3, waitress'
       '';
 
@@ -230,7 +230,7 @@ let
       pname = "mmdb_writer";
       version = "0.2.7";
       format = "wheel";
-      src = ps.fetchPypi {
+      src = pkgs.fetchPypi {
         inherit pname version format;
         dist = "py3";
         python = "py3";

@@ -1473,12 +1473,12 @@ def test_fly_is_told_what_the_service_and_the_image_are():
 # A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Its functions take
 # the arguments that are given to them here and no others, so a new one has to be looked up in nixpkgs first.
 STAND_IN = r"""
-{ system }:
+{ system ? builtins.currentSystem }:
 let
   machine = builtins.fromJSON (builtins.readFile ./machine.json);
 
   lib = {
-    concatMapStrings = f: list: builtins.concatStringsSep "" (map f list);
+    escapeShellArgs = list: toString (map (word: "'${word}'") list);
     findFirst = found: default: list: builtins.head (builtins.filter found list ++ [ default ]);
     genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
     getBin = package: package;
@@ -1494,13 +1494,14 @@ let
 
   runCommand =
     name: attrs@{ passthru ? { }, meta ? { }, nativeBuildInputs ? [ ], ... }: script:
-    derivation (
+    builtins.deepSeq meta derivation (
       removeAttrs attrs [ "passthru" "meta" "nativeBuildInputs" ]
       // {
         inherit name system;
+        outputs = [ "out" ]; # `nix develop` looks for them
         builder = "/bin/bash";
         args = [ "-euo" "pipefail" "-c" "${script}\n:" ]; # bash ends last: Nix kills what closes its output first
-        PATH = lib.concatMapStrings (package: "${package}/bin:") nativeBuildInputs + "/usr/bin:/bin";
+        PATH = builtins.concatStringsSep ":" (map (package: "${package}/bin") nativeBuildInputs ++ [ "/usr/bin:/bin" ]);
       }
     )
     // passthru
@@ -1520,10 +1521,11 @@ let
 
   packages = builtins.mapAttrs (name: parts: {
     inherit parts;
-    overridePythonAttrs = { buildInputs, preConfigure, doCheck }: { inherit parts; };
+    overridePythonAttrs =
+      { buildInputs, preConfigure, doCheck }: builtins.seq (toString buildInputs) { inherit parts; };
   }) machine.packages // {
-    buildPythonPackage = { pname, version, format, src, propagatedBuildInputs }: { parts = machine.mmdb_writer; };
-    fetchPypi = { pname, version, format, dist, python, hash }: nothing;
+    buildPythonPackage =
+      { pname, version, format, src, propagatedBuildInputs }: builtins.seq "${src}" { parts = machine.mmdb_writer; };
   };
 in
 {
@@ -1541,6 +1543,7 @@ in
   cacert = runCommand "cacert" { } "install -D ${machine.certificates} $out/etc/ssl/certs/ca-bundle.crt";
   dbip-country-lite.mmdb = "${./country.mmdb}";
   stdenv = { cc.libc = nothing; hostPlatform.isLinux = builtins.match ".*-linux" system != null; };
+  fetchPypi = { pname, version, format, dist, python, hash }: nothing;
   dive = nothing;
   flyctl = nothing;
   just = nothing;
@@ -1563,7 +1566,7 @@ in
   '';
 
   mkShell = { packages, GEOLITE2_COUNTRY_DB }:
-    runCommand "shell" { inherit packages GEOLITE2_COUNTRY_DB; } "touch $out";
+    runCommand "shell" { inherit GEOLITE2_COUNTRY_DB; nativeBuildInputs = packages; } "touch $out";
 
   # A layer for each store path that the configuration leads to, and one for the contents.
   dockerTools.streamLayeredImage =
@@ -1635,13 +1638,13 @@ add("manifest.json", json.dumps(manifest).encode())
 archive.close()
 """
 
-# Each was looked up in nixpkgs 24.11, `lib` and `python3Packages` too.
+# Each was looked up in nixpkgs 24.11 and in a copy of its master of July 2026, which 26.05 lies between.
 IN_NIXPKGS = {
-    "": """cacert dbip-country-lite dive dockerTools flyctl just lib libjpeg libwebp mkShell nixfmt nukeReferences
-        patchelf python3 runCommand skopeo stdenv uv zlib""",
-    "lib": """concatMapStrings findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
+    "": """cacert dbip-country-lite dive dockerTools fetchPypi flyctl just lib libjpeg libwebp mkShell nixfmt
+        nukeReferences patchelf python3 runCommand skopeo stdenv uv zlib""",
+    "lib": """escapeShellArgs findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
         removeSuffix splitString""",
-    "python3Packages": """bottle buildPythonPackage certifi fetchPypi hypothesis matplotlib maxminddb netaddr
+    "python3Packages": """bottle buildPythonPackage certifi hypothesis matplotlib maxminddb netaddr
         opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow pytest sentry-sdk trustme urllib3 waitress""",
 }
 
@@ -1691,7 +1694,7 @@ class Nix:
             "packages": {
                 name: parts_of(name, set())
                 for name in IN_NIXPKGS["python3Packages"].split()
-                if name not in ("buildPythonPackage", "fetchPypi")
+                if name != "buildPythonPackage"
             },
             "mmdb_writer": parts_of("mmdb_writer", set()),
             "certificates": certifi.where(),
@@ -1704,6 +1707,18 @@ class Nix:
 
     def describe_machine(self) -> None:
         (self.nixpkgs / "machine.json").write_text(json.dumps(self.machine))
+
+    @contextlib.contextmanager
+    def planted(self, package: str, path: Path) -> Iterator[None]:
+        """The file is a part of the package meanwhile."""
+        parts = self.machine["packages"][package]
+        parts.append(str(path))
+        self.describe_machine()
+        try:
+            yield
+        finally:
+            parts.remove(str(path))
+            self.describe_machine()
 
     def command(self, verb: str, output: str = "", *arguments: str) -> list[str]:
         override = ["--no-write-lock-file", "--override-input", "nixpkgs", f"path:{self.nixpkgs}"]
@@ -1759,10 +1774,31 @@ def test_the_flake_has_its_outputs_on_every_system_and_its_nixpkgs_is_pinned(nix
         assert systems.keys() == {"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"}, kind
     for system, packages in flake["packages"].items():
         assert packages.keys() == {"default", "bin"} | ({"dockerImage"} if system.endswith("linux") else set())
-    for output in ("devShells.x86_64-linux.default", "checks.x86_64-linux.suite"):
-        assert nix("eval", f"{output}.drvPath", "--raw").stdout.endswith(".drv")
+    assert nix("eval", "checks.x86_64-linux.suite.drvPath", "--raw").stdout.endswith(".drv")
     locked = json.loads((FOLDER / "flake.lock").read_text())["nodes"]["nixpkgs"]
     assert locked["original"]["ref"] == "nixos-26.05" and len(locked["locked"]["rev"]) == 40
+
+
+@with_nix
+def test_nix_develop_has_what_the_tests_import_and_a_country_database(nix):
+    code = "import hypothesis, os, trustme; print(os.stat(os.environ['GEOLITE2_COUNTRY_DB']).st_size)"
+    result = nix("develop", "", "--command", "python3", "-c", code)
+    assert result.returncode == 0 and int(result.stdout) > 0, result.stderr
+
+
+@with_nix
+def test_nix_build_takes_any_nixpkgs_and_may_leave_telemetry_out(nix, tmp_path):
+    def nix_build(*arguments: str) -> Path:
+        command = ["nix-build", "--no-out-link", "-I", f"nixpkgs={nix.nixpkgs}", str(nix.flake), *arguments]
+        return Path(subprocess.check_output(command, env=nix.environment, text=True).strip())
+
+    assert nix_build() == nix.build("default"), "the package of the flake"
+    (tmp_path / "planted.py").touch()
+    with nix.planted("sentry-sdk", tmp_path / "planted.py"):
+        for arguments, found in ((), 1), (("--arg", "telemetry", "false"), 0):
+            script = (nix_build(*arguments) / "bin/catscii").read_text()
+            python = Path(script.split()[0].removeprefix("#!"))
+            assert len(list(python.parents[1].rglob("planted.py"))) == found
 
 
 @with_nix
@@ -1832,6 +1868,15 @@ def read_layers(image: Path) -> dict[str, bytes]:
 
 
 @with_nix
+def test_a_second_build_is_the_same_image_to_the_byte(nix, image):
+    drv = nix("eval", "dockerImage.drvPath", "--raw").stdout
+    paths = subprocess.check_output(["nix-store", "--query", "--requisites", drv], env=nix.environment, text=True)
+    drvs = [path for path in paths.split() if path.endswith(".drv")]
+    again = subprocess.run(["nix-store", "--realise", "--check", *drvs], env=nix.environment, capture_output=True)
+    assert again.returncode == 0, again.stderr.decode()
+
+
+@with_nix
 def test_an_edit_of_the_script_changes_one_small_layer(nix, image):
     script = nix.flake / "catscii.py"
     before = script.read_text()
@@ -1889,15 +1934,9 @@ def test_the_image_without_any_network_serves_cats_and_stops(nix, image, tmp_pat
 
 @with_nix
 def test_an_image_with_more_in_it_than_it_needs_is_not_built(nix, tmp_path):
-    packages = nix.machine["packages"]
     (tmp_path / "bash").touch()
-    try:
-        nix.machine["packages"] = {**packages, "bottle": [*packages["bottle"], str(tmp_path / "bash")]}
-        nix.describe_machine()
+    with nix.planted("bottle", tmp_path / "bash"):
         result = nix("build", "dockerImage", "--no-link", "--print-build-logs")
-    finally:
-        nix.machine["packages"] = packages
-        nix.describe_machine()
     assert result.returncode != 0 and "the image must not contain bash" in result.stderr
 
 
