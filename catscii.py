@@ -18,7 +18,7 @@
     Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON
     House cats   portraits drawn from a seed, so that there always is a cat
     Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
-    Visitors     address -> country -> one upsert
+    Visitors     address -> country -> one upsert; their map of the world
     Web          the routes
     Running      waitress and its graceful end; `art` for the terminal
 
@@ -38,6 +38,7 @@ import ipaddress
 import itertools
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -45,6 +46,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import string
 import sys
 import threading
 import time
@@ -54,7 +56,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -1187,15 +1189,57 @@ def pick_house_cat() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Visitors: address -> country -> one upsert. No address is kept.
+# Visitors: address -> country -> one upsert. No address is kept. And where they come from: a map of the world
 # ---------------------------------------------------------------------------------------------------------------------
+# WORLD has the names of the countries, from Unicode CLDR, and a map in Gall's stereographic projection, from Natural
+# Earth: of each cell, the glyph that most resembles its land, and the countries there.
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
 COUNT_VISIT = """
 INSERT INTO visits (day, country, count) VALUES (strftime('%Y-%m-%d'), ?, 1)
 ON CONFLICT (day, country) DO UPDATE SET count = count + 1"""
 VISITS_BY_COUNTRY = "SELECT country, sum(count) FROM visits GROUP BY country ORDER BY 2 DESC, 1"
+VISITS_BY_DAY = "SELECT day, sum(count) FROM visits WHERE day BETWEEN ? AND ? GROUP BY day"
+VISITS_ONE_BY_ONE = "SELECT day, country, count FROM visits WHERE day BETWEEN ? AND ? ORDER BY 1, 3 DESC, 2"
 CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # needs the lock for writing, as a visit does
+
+WORLD_COLUMNS, WORLD_ROWS = 80, 22
+INLAND = ":o#@"  # in a cell without sea, from no visits to many; in WORLD the last
+SEA, LAND, EMBER, FLAME, HALO = (8, 12, 24), (132, 144, 172), (250, 112, 44), (255, 240, 180), (84, 28, 8)
+WORLD = """
+c-oCt33Ovs8OD_}vF^K$<Fh)H<u*k@SqGDsCTWuQ(lkputwYnB<j%{TzP#JMyw{S7`vNW~xZpN|h>i*(xbHYPgW`g_xS}W^Gb)OTg6DY7^}Bgl+D_ZUf7&
+GPzyJN$@BjZd8g**Ibt#FL9PY827IkSwi#NDSJ=P?N=w7Q%9p3b)Ly}R)<Cagg6EvN=6~9JFD(YB1w{1#{s9k{|C1%uZF!f^`X96b^xJKQo$E%d&qproE#
+i67SZ7>%+M=Q{Vprjb}o1Tk%rS=bM<L6Y=^(&O@zS*WuO-nV^SCh;{SD0I&d>?f}QC&1)3@(i^cZFGEN$J*=f3zl=WK^e)Wz!mK)=6Avw#EGhN$9>i4>>J
+Cn}Q^D-?pf-Jf_pSOSwZ*5b&KECutp_IK(J;VHLAiKWei^i<mld8!G;+4mrljxGrqI1Qio8XsT2g!pbtQ&fLJ|yzbH!Zj%Bm&<1UiqF(n^PA7HYFEOtZ8=
+2CD*IcFuVH(a-*GIJY!B<!)8Uq_9V=++`P3^=C1K+Vu>ZN5gCXjG#Sj%vyS*J}(5;5c&nbe|tgG}eyf?u(Dl_a~e%C8l=gc33`R#@iVO5id{#qRf*RvSt!
+3GOnIi3u^^GiAi;92d+OMGb{;NEQq@JsuObXjG7gd`ti{T3!{s6jMc<jL`+AO)|H}$W+XC={;1C-Lbk0a3Lez3{1yb3+=FDE38`QG!#!F*VJi|^yofb5x&
+PsW|TP%>dq5$R5ZAwY>an*tqO7`YFmI94aMSBA82q%Jl^z#!e%mVwH7=wHpQAAa}@;Z6itwiyWDdbz*$&OI4H)wIu{F2kxFo<?O!^<_rZe%wddD>(lmM16
+%K1E<R_>rSnnvGaH&&81(URbT<M)oLz%3aXpqsQ%i5Jiq{6juKal{ZTGx_3S5QbMefZd9Ei#s@D@H2GD<~_viWs=e0?*7OZKpnqYYt+_B@r~Ug}=baM10Y
+wo<K5et#h1LH>(VxBB!tw*hV7-&jqMl=5V4LMG@*e)}ZL<5`H$wRG?^B=glVd$#l|h!MRXo4A9at_#oyOqizi<&FZLdsNK(27D6>(0Lh8Df_iYfI7T^YTN
+?8nbYm+tn!;oX@)=LLtR13}YPyu!#DpHEiM^VM7Ro|UC0$4DcoPn*M@Jj4swONl7i{6S$VAGeizJUvhZIuPKw&ZEQM(n2r<tqrYo^hhZ8)WcTZ3ROO&2g_
+;u+?&P>4*+wOT9fVK@ftSA;U0%5bziVn9ELhHx=;vT9yrxaTzye3mWoCdp+5#s~7E;FS+@96U^A{AGj=<kJ>_-XC)rx<cpc%33IDP^i@nh8YV8#gu--uPW
+;XN1u4i0g!>%Ou^-vL7jORF?dD6pA-z%6kc7BqQSko-=5MX!@qzb0N=I9q(MD3yQXoWMMF^&F;uI9#7q<o-=n6mYhnp?00Wko<qDEeE|?gJFq$+0UyC-Y0
+OS~Wm_D}Miz5?6Zqh2NwVTf{G2GEGfD5`<I}yXSK~ExCQ_Unb_QxTM;Si)uwWq1ZGv;+y<wRhZFZzt+P3oh>?WhXM!6r&hJyJAPhmcZm%rR0X!Kv{jthFi
+pqRX7@HrWLn5l*Y;mV(-hDOOY)L31dYr46n+Dwbu-T8!Eq|KnMXxk3_fZ?CYsQ;{UwY*mshAmmbPN@A>D0^_)_Ok0SHEl``}v+&F(r7TAjGs?saqe?Pljy
+F`za|pQsb2$dF?o7xDyA^arGDjD%jMc?XOONF+mifX09+37Noe%c5fjjL1p-PtHNDoszsbaL%?9OqoO1axdUOtC`;|Vpr1u5hZcvEG2RXcGQDCSTe-$Eo)
+5K$8#7ew6(MJFhRQz)K4>N^}J#`B^P6sUmBt>BmUn<|E>JeFMzm@81f#@jC+;OYgnMnvDCSb?>wb%rH{HCOOeXT}T5tj2)70>&s^Kqp~;A-*wYGc_U$wpe
+PvhNKHi6t5=jIh3XfOD(4Q1m{Q)N>or8p_;)kZIB}xz|9fpVuf|YH(r4I3Yhr<u!N%Yre@$vv2dr*ilT88CUWk*PL*TiPR4BvQG2Pqcy_}}4|)Mx7@sb*6
+i#O1SoJEgp;!?wBx+W~FnvUG)k?3^TCenNld2t7S0PyxmLOxrI_1HBD$;$tQ}|3#%rjLPqsTFsh7Gmth^dUJSG2ZFwuln7msSz&hY*YZ!@E(7kzx^{@)}i
+nD~bw*mC2%yT>50HNIB|8W{T8VQFRSPOY`c*iIHT<QUxVuDO?C^<GyFNP@i5vh0g9Pc<tBA>5}U!z>t~JN`(bphoY0zYcKK`_gcZIo8;J^NZ<)tuq)dDk5
+8gJE5I;Xp*#C0IhI%-H>tK4>zLU|&O8*6lqRWzo#uxUQ<zs=<v-zjzIr!pzmkSB8POC=A{3uy$d{TZE#Y|>3_<aOw<==J1bcUChBqp-vW#XfIrENKc8=55
+QMtTqSysbR6aiTz+&fX9MC&qw=Piho%R}evnaP_u?Q~s_bm;8ha4<L6Gf6u7A{~`$HFuwCi<V`ayEte?EX6r3P^ZuJ1p}+Inr4x*6&xdqa=EPjyHXu~|KC
+c?nGw=H&~vkMT_2Rx!g5)q!Rk4`j-XsqT2`IwvvYG~CI_$1&=c)I=QJeDisW`iwxZFqVEtrG-J4andMcIg_*$J3SRG6!%A4xSsWe2^7GtisT0%E-M(=27H
+fL?=TjYEQ9aG*l7Tccp3X#@xaWfK`Et-+U#4+0RIld8GPU}m|tv%5b<#Kqic!r6j#Mgx#A2c=tBFYM5x*3PM@M=H>X+`nYmM+kz4Xv^sUaN6-BGSh78uqH
+(83@*znVp^JD%Q<CTeiqt?mVj;4iARI;hx3S-jpXI?LL{%0SYr>%xPpJzt-vu6NUQT^Wa*@1|>HF>-gYM7S=j{8|&@_*S9d&Q<|IW-`SHwF34uN+Xy*UpJ
+#TmzuFU&c5qM|8l14maCi%qLtTA|zU2TW@o;%{F>!$YwzPBFX;Q3kIACw+p}yWmTuUd`N_Xar5m=oIZvvh5+CbSgv#U$JZrQrX{ml0%mpfLSmc~RIG<%uZ
+gwm0X?rs6GpvohgU0NUOdfGU$*-hn(MlgTEn<>~lRXaOW=+l7%H!9k>bAz+OEw==xijExFxpM=lzQ7tfqG;za)VXBa2M!;O-}n${b3L}5I&k1{Ts|)T(9|
+5G!;qG7_Tj^?f2n-q7B`Qz%?v|2GWX;&<wxZk&OGBY@;lGJ`)){Hc;khNx)(=A`T+z%sDJs{SUN3_J6XP3zNsM}BflsALgf?Wx4$l{^6m01^8T;Mr@k55W
+H!)t;e{h3?@%-{q7*J3Sw%6KmtTzS+V$SXZuzL)cibUg^3yxyqaQzi`|W@J^@wba^yq@t;^LA0-D}Uf_~Ko=es|GD7h$E#z4Ddv3kUbj%a!^0hd=z&_4<h
+XSohlE;ywHK??3V)`P`pJFW&`f--#SNc<^EJEAnaA&O^Ljf0ESdmnm^ME8lr1F3ily7swyKTvX1LpZ~jDmXDP0k$;nKl|PZsoRsgD=g3#dN1XQk%P+n3(y
+Okz?Y2XQ4(SK~eeJc-blI=uEAAV);awm3q<rD2r`{`{BTtu)z4v_i2l+&4%D<N69$9>?{O&1Fk-vP#)mPtk;-Mdoj*iN+Zmqw@yYGfCy=?4l{;9aOV_g1V
+$0-w6%O8d1)Ja1_e{$VhZ+(C5gYxEDO+LH!@$;_R(V@)H(9m7->GB(Q-Stgg>(KSrUw_jdue)yh_CV%a#~*+EgAab-ivP%^OHO!kZ9x8ZU|`^;fBf?|@?S
+Fa3G%7!+rO;DuDo(^@V{4Fa>-Za`vyAnp~UY$w{6=toIUWs1M+q9XIFGj20je_(H&s-IK$u!3|w=~@U~xEGd!G}eqQ<iTU|yd
+"""
 
 
 class Countries:
@@ -1246,6 +1290,75 @@ def country_of(record: object) -> str:
     return UNKNOWN_COUNTRY
 
 
+class Visits(NamedTuple):
+    """What /analytics tells, in UTC."""
+
+    visits: int  # of all time
+    today: int
+    last_30_days: int
+    days: dict[str, int]  # visits on each of these days, today last
+    countries: dict[str, int]  # visits of all time by country, most first
+
+
+def read_visits(database: Database) -> Visits:
+    today = datetime.now(UTC).date()
+    days = {str(today - timedelta(days)): 0 for days in range(29, -1, -1)}
+    days |= database.execute(VISITS_BY_DAY, min(days), max(days))
+    countries = dict(database.execute(VISITS_BY_COUNTRY))
+    return Visits(sum(countries.values()), days[str(today)], sum(days.values()), days, countries)
+
+
+class World(NamedTuple):
+    """What WORLD holds."""
+
+    names: dict[str, str]  # of countries, by code
+    glyphs: str  # of the cells, row by row
+    homes: dict[int, list[str]]  # the countries at home in a cell that is no sea, the largest first
+
+
+@cache
+def world() -> World:
+    text, _, cells = zlib.decompress(base64.b85decode("".join(WORLD.split()))).decode("latin-1").partition("\0")
+    lines = zip(string.ascii_uppercase, text.split("\n"), strict=True)
+    names = {initial + entry[0]: entry[1:] for initial, line in lines for entry in line.split(",")}
+    codes, glyphs = list(names), cells[:WORLD_COLUMNS * WORLD_ROWS]
+    homes = re.findall("[^\xff](?:\xff.)*", cells[len(glyphs):], re.DOTALL)  # an owner, and guests
+    land = zip((cell for cell, glyph in enumerate(glyphs) if glyph != " "), homes, strict=True)
+    return World(names, glyphs, {cell: [codes[ord(number)] for number in home[::2]] for cell, home in land})
+
+
+def world_map(visits: Mapping[str, int]) -> Art:
+    """The world, on which countries glow by the logarithm of their visits."""
+    glow = bytearray(WORLD_COLUMNS * WORLD_ROWS)
+    most = max((count for code, count in visits.items() if code != UNKNOWN_COUNTRY), default=0)
+    for cell, codes in world().homes.items():
+        if count := max(visits.get(code, 0) for code in codes):
+            glow[cell] = 55 + round(200 * math.log1p(count) / math.log1p(most))
+    picture = Image.frombytes("L", (WORLD_COLUMNS, WORLD_ROWS), bytes(glow))
+    halo = picture.filter(ImageFilter.GaussianBlur((1.6, 0.8)))  # as far up as aside
+    foreground = ImageOps.colorize(picture, LAND, FLAME, EMBER, midpoint=70)
+    background = settled(ImageOps.colorize(halo, SEA, HALO), Image.new("L", halo.size, BACKGROUND_TOLERANCE), b"")
+    glyphs = "".join(INLAND[round(level / 85)] if glyph == INLAND[-1] else glyph
+                     for glyph, level in zip(world().glyphs, glow, strict=True))
+    rows = tuple(glyphs[i:i + WORLD_COLUMNS] for i in range(0, len(glyphs), WORLD_COLUMNS))
+    return Art(rows, foreground.tobytes(), background)
+
+
+def country_name(code: str) -> str:
+    return world().names.get(code, code)
+
+
+def flag(code: str) -> str:
+    """Two regional indicators, which fonts show as a flag."""
+    return "\U0001f310" if code == UNKNOWN_COUNTRY else "".join(chr(ord(letter) + 0x1F1A5) for letter in code)
+
+
+def sparkline(counts: Collection[int]) -> str:
+    """A block a count, as high as its share of the largest; nothing for none."""
+    most = max(counts) or 1
+    return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // most)] for count in counts)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Web: the routes
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1253,6 +1366,7 @@ def country_of(record: object) -> str:
 MIN_WIDTH, MAX_WIDTH = 20, 240
 CONTENT_TYPES = {"html": "text/html; charset=utf-8", "ansi": "text/plain; charset=utf-8",
                  "text": "text/plain; charset=utf-8", "json": "application/json"}
+CSV = "text/csv; charset=utf-8"
 parse_width = partial(whole_number, low=MIN_WIDTH, high=MAX_WIDTH)
 parse_height = partial(whole_number, low=1, high=MAX_ROWS)
 MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
@@ -1292,6 +1406,13 @@ footer a, footer span { display: inline-block; margin: 0 .5rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 2rem .2rem 0; text-align: left }
 td { text-align: right }
+.wide { max-width: 60rem }
+.wide table { width: 100% }
+.wide thead th + th, .wide td { padding-left: 1rem; padding-right: 0; text-align: right }
+.wide tbody th { width: 100%; padding-right: 0; font-weight: normal }
+.wide tbody th::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
+.chart { flex: none; min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
+.chart pre { color: #fa702c }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 </style>
 {{!body}}
@@ -1316,22 +1437,36 @@ CAT_BODY = bottle.SimpleTemplate("""\
 </footer>
 % end""")
 
+PRIVACY = "Only the day and the country of each visit are kept: no address, no cookie."
+NO_VISITS = "Nobody has seen a cat here yet. You could be the first."
 ANALYTICS_BODY = bottle.SimpleTemplate("""\
-<main class="text">
+% countries, days = visits.countries, visits.days
+<main class="text wide">
 <h1>Visitors</h1>
-% if visits:
+<div class="stage chart" style="--columns:80;--rows:22">
+<pre role="img" aria-label="Map of the world. Most visits: {{', '.join(map(name, [*countries][:5])) or 'none yet'}}">
+{{!world}}</pre>
+</div>
+% if countries:
+<p>{{"{:,} visits in all, {:,} today, {:,} in the last 30 days:".format(*visits)}}</p>
+<div class="stage chart" style="--columns:30;--rows:1;max-width:24rem">
+<pre role="img" aria-label="Visits a day: {{', '.join(map(str, days.values()))}}">
+{{sparkline(days.values())}}</pre>
+</div>
 <table>
-<thead><tr><th scope="col">Country</th><th scope="col">Visits</th></tr></thead>
+<thead><tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr></thead>
 <tbody>
-% for country, count in visits:
-<tr><th scope="row">{{country}}</th><td>{{count}}</td></tr>
+% for code, count in countries.items():
+%     share, length = f"{count / visits.visits:.1%}", f"{count / max(countries.values()):.1%}"
+<tr><th scope="row" style="--length:{{length}}">
+<span aria-hidden="true">{{flag(code)}}</span> {{name(code)}}</th><td>{{f"{count:,}"}}</td><td>{{share}}</td></tr>
 % end
 </tbody>
 </table>
 % else:
-<p>Nobody has seen a cat here yet. You could be the first.</p>
+<p>{{no_visits}}</p>
 % end
-<p>Only the country of a visit is counted; no address is kept.</p>
+<p>{{privacy}}</p>
 </main>
 <footer>
 <a href="{{root}}">a cat</a>
@@ -1429,14 +1564,21 @@ class Service:
         return send(page, cache_control, etag)
 
     def analytics(self) -> bytes:
-        visits, format = self.database.execute(VISITS_BY_COUNTRY), read_format()
+        visits, format, dbip = read_visits(self.database), read_format("csv"), self.countries.from_dbip
         if format == "json":
-            body = to_json({"visits": sum(count for _, count in visits), "countries": dict(visits)})
+            body = to_json(visits._asdict())
+        elif format == "csv":
+            rows = self.database.execute(VISITS_ONE_BY_ONE, min(visits.days), max(visits.days))
+            body = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
         elif format == "html":
-            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits, dbip=self.countries.from_dbip)
+            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits, dbip=dbip, flag=flag, name=country_name,
+                             world=to_html(world_map(visits.countries)), sparkline=sparkline, privacy=PRIVACY,
+                             no_visits=NO_VISITS)
+        elif format == "ansi":
+            body = analytics_in_ansi(visits, dbip)
         else:
-            body = "".join(f"{country}: {count}\n" for country, count in visits)
-        return send(Page(body, CONTENT_TYPES[format]), "no-store")
+            body = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
+        return send(Page(body, CONTENT_TYPES.get(format, CSV)), "no-store")
 
     def health(self) -> bytes:
         try:
@@ -1545,8 +1687,8 @@ def read_view() -> View:
     return View(read_parameter("width", parse_width, 80), read_parameter("height", parse_height, None), style, format)
 
 
-def read_format() -> str:
-    return read_parameter("format", partial(one_of, choices=CONTENT_TYPES), None) or negotiated_format()
+def read_format(*more: str) -> str:
+    return read_parameter("format", partial(one_of, choices=(*CONTENT_TYPES, *more)), None) or negotiated_format()
 
 
 def default_style(format: str) -> str:
@@ -1605,6 +1747,24 @@ def encode(art: Art, format: str, cat: Cat | None = None) -> str:
         values = {"art": to_html(art), "cat": cat, "columns": len(art.rows[0]), "rows": len(art.rows)}
         return html_page(cat.id if cat else "A cat", CAT_BODY, root() if cat else "", **values)
     return to_ansi(art) if format == "ansi" else to_text(art)
+
+
+def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
+    """The map, the totals, the days and a bar a country, in 80 columns."""
+    lines, glowing = [to_ansi(world_map(visits.countries))], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
+    if visits.countries:
+        lines += ["{:,} visits in all, {:,} today, {:,} in the last 30 days:".format(*visits),
+                  glowing.format(sparkline(visits.days.values())), ""]
+        most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
+        for code, count in visits.countries.items():
+            blocks, eighths = divmod(-(-8 * (58 - longest) * count // most), 8)
+            bar = f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}"
+            share = count / visits.visits
+            lines.append(f"{country_name(code):{longest}} {glowing.format(bar)} {count:11,} {share:6.1%}")
+    else:
+        lines.append(NO_VISITS)
+    lines += ["", PRIVACY, *["IP Geolocation by DB-IP, https://db-ip.com"] * dbip]
+    return "\n".join(lines) + "\n"
 
 
 def html_page(title: str, body: bottle.SimpleTemplate, root: str, **values: Any) -> str:
