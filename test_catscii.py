@@ -1148,7 +1148,9 @@ def test_countries_glow_by_the_logarithm_of_their_visits():
     assert colours["US"] == catscii.FLAME and colours["CN"] == catscii.LAND
     assert colours["US"] > colours["BR"] > colours["AU"] > colours["CN"]
     assert [art.rows[cell // 80][cell % 80] for cell in cells.values()] == ["@", "#", "o", ":"]
-    assert art.background[3 * cells["US"]] > 60 > 10 > art.background[3 * cells["CN"]]  # the halo, in red
+    shore = cell_at(-34, -14)  # off Brazil
+    assert art.rows[shore // 80][shore % 80] == " "
+    assert art.background[3 * cells["US"]] > art.background[3 * shore] > 10 > art.background[3 * cells["CN"]]  # in red
     assert catscii.world_map({"ZZ": 5}) == catscii.world_map({})
     assert catscii.to_text(catscii.world_map({"FR": 1})).count("\n") == 22
 
@@ -1489,8 +1491,10 @@ def test_analytics_of_no_visits_are_friendly(start):
 def test_dbip_is_credited_where_its_countries_are_shown(start, tmp_path, maker, credited):
     path = str(tmp_path / "country.mmdb")
     MMDBWriter(6, maker, languages=["en"], ipv4_compatible=True).to_db_file(path)
-    page = start(GEOLITE2_COUNTRY_DB=path).get("/analytics", CHROME).data.decode()
+    service = start(GEOLITE2_COUNTRY_DB=path)
+    page, text = (service.get("/analytics", headers).data.decode() for headers in (CHROME, CURL))
     assert ('<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>' in page) == credited
+    assert ("IP Geolocation by DB-IP, https://db-ip.com\n" in text) == credited
 
 
 # ---------------------------------------------------------------------------------------------------------------------
