@@ -214,6 +214,7 @@ let
     ps:
     packages ps
     ++ [
+      ps.babel
       ps.hypothesis
       ps.matplotlib
       (mmdb-writer ps)

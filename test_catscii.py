@@ -1852,7 +1852,7 @@ IN_NIXPKGS = {
         patchelf python3 runCommand skopeo stdenv uv zlib""",
     "lib": """concatMapStrings findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
         removeSuffix splitString""",
-    "python3Packages": """bottle buildPythonPackage certifi fetchPypi hypothesis matplotlib maxminddb netaddr
+    "python3Packages": """babel bottle buildPythonPackage certifi fetchPypi hypothesis matplotlib maxminddb netaddr
         opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow pytest sentry-sdk trustme urllib3 waitress""",
 }
 
