@@ -9,6 +9,7 @@
 #     "urllib3>=2.2.2",
 #     "waitress>=3.0.1",
 #     "ascii_magic",
+#     "babel",
 #     "chafa.py",
 #     "climage",
 #     "matplotlib",
@@ -18,10 +19,11 @@
 # [tool.uv]
 # exclude-newer = "2026-11-01T00:00:00Z"
 # ///
-"""Measures catscii beside its peers, and regenerates its table of glyphs.
+"""Measures catscii beside its peers, and regenerates its table of glyphs and its map of the world.
 
     uv run bench_catscii.py art PICTURE...    quality, size and speed of art at 80 columns
     uv run bench_catscii.py coverage          the COVERAGE literal of catscii.py
+    uv run bench_catscii.py map               its WORLD literal, from what npm packs
 
 art runs all renderers by turns, on the pictures given and on four house cats. A row has the means over these pictures:
 ssim (luma, 7 x 7 windows) and psnr (colours blurred by 6 pixels) of the art, drawn with DejaVu Sans Mono in cells of
@@ -37,18 +39,24 @@ import base64
 import contextlib
 import importlib.util
 import io
+import itertools
+import json
+import math
 import os
 import re
 import statistics
+import string
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 import catscii
 
@@ -77,9 +85,163 @@ def coverage() -> bytes:
     return bytes(levels)
 
 
-def print_coverage() -> None:
-    literal = base64.b85encode(zlib.compress(coverage(), 9)).decode()
-    print('COVERAGE = """', *(literal[i : i + 118] for i in range(0, len(literal), 118)), '"""', sep="\n")
+def print_literal(name: str, data: bytes) -> None:
+    literal = base64.b85encode(zlib.compress(data, 9)).decode()
+    print(f'{name} = """', *(literal[i : i + 118] for i in range(0, len(literal), 118)), '"""', sep="\n")
+
+
+WORLD_ATLAS = "world-atlas@2.0.2"  # on npm: Natural Earth, public domain, as TopoJSON
+FINE = 20  # pixels across a cell of the map
+WEST = -170.0  # the map's left edge: in the Bering Strait, the only meridian that cuts no continent
+NORTH = 84.0
+UNCODED = {"Kosovo": "XK", "N. Cyprus": "CY", "Somaliland": "SO"}  # areas without an ISO code of their own
+OVERSEAS = {  # codes for which Natural Earth has no area, or counts it to a motherland: that, longitude, latitude
+    "BQ": ("NL", -68.3, 12.2),
+    "BV": ("", 3.4, -54.4),
+    "CC": ("", 96.8, -12.2),
+    "CX": ("", 105.6, -10.5),
+    "GF": ("FR", -53.0, 4.0),
+    "GI": ("", -5.3, 36.1),
+    "GP": ("FR", -61.6, 16.2),
+    "MQ": ("FR", -61.0, 14.6),
+    "RE": ("FR", 55.5, -21.1),
+    "SJ": ("NO", 16.0, 78.5),
+    "TK": ("", 188.2, -9.2),
+    "TV": ("", 179.2, -8.5),
+    "UM": ("", 182.6, 28.2),
+    "YT": ("FR", 45.2, -12.8),
+}
+Ring = list[tuple[float, float]]  # longitude and latitude, in degrees
+
+
+def country_names() -> dict[str, str]:
+    """CLDR's names of all countries of ISO 3166-1, of Kosovo and of the unknown, by code, in the order of the codes."""
+    from babel import Locale
+    from babel.core import get_global
+
+    numbers = get_global("territory_aliases").items()
+    iso = {codes[0] for number, codes in numbers if re.fullmatch("[0-8][0-9]{2}", number)} - {"EU"}
+    names = {code: name for code, name in Locale("en").territories.items() if code in iso | {"XK"} and len(code) == 2}
+    names = {code: name.removesuffix(" SAR China").replace("\u2019", "'") for code, name in names.items()}
+    return dict(sorted({**names, catscii.UNKNOWN_COUNTRY: "Unknown"}.items()))
+
+
+def natural_earth() -> list[tuple[str, list[Ring]]]:
+    """Code and rings, the outer one first, of each area of each country but Antarctica, the largest first."""
+    from babel.core import get_global
+
+    numbered = get_global("territory_aliases")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["npm", "pack", "--silent", WORLD_ATLAS], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as package:
+            topology = json.load(package.extractfile("package/countries-50m.json"))  # type: ignore[arg-type]
+    (scale_x, scale_y), (left, bottom) = topology["transform"]["scale"], topology["transform"]["translate"]
+    arcs = []
+    for deltas in topology["arcs"]:
+        xs, ys = (itertools.accumulate(steps) for steps in zip(*deltas, strict=True))
+        arcs.append([(scale_x * x + left, scale_y * y + bottom) for x, y in zip(xs, ys, strict=True)])
+
+    def ring(indices: list[int]) -> Ring:
+        """Whole across the date line, and not west of the map."""
+        points = [point for i in indices for point in (arcs[i] if i >= 0 else arcs[~i][::-1])[:-1]]
+        turn, previous, whole = 0, points[0][0], []
+        for lon, lat in points:
+            turn += 360 * ((previous - lon > 180) - (lon - previous > 180))
+            previous = lon
+            whole.append((lon + turn, lat))
+        turn = -360 * math.floor((statistics.fmean(lon for lon, _ in whole) - WEST) / 360)
+        return [(lon + turn, lat) for lon, lat in whole]
+
+    areas = []
+    for shape in topology["objects"]["countries"]["geometries"]:
+        number, name = shape.get("id"), shape["properties"]["name"]
+        for polygon in shape["arcs"] if shape["type"] == "MultiPolygon" else [shape["arcs"]]:
+            code, rings = numbered.get(number, [UNCODED.get(name)])[0], [ring(indices) for indices in polygon]
+            (west, south), (east, north) = (tuple(map(edge, *rings[0])) for edge in (min, max))
+            for overseas, (motherland, lon, lat) in OVERSEAS.items():
+                if code == motherland and west <= lon <= east and south <= lat <= north:
+                    code = overseas
+            areas.append((code, rings))
+    return sorted((area for area in areas if area[0] not in (None, "AQ")), key=lambda area: -extent(area[1][0]))
+
+
+def extent(ring: Ring) -> float:
+    return abs(sum(a * d - b * c for (a, b), (c, d) in itertools.pairwise([*ring, ring[0]])))
+
+
+def on_the_map(point: tuple[float, float]) -> tuple[float, float]:
+    """Column and row of a longitude and latitude, in Gall's stereographic projection."""
+    radius = catscii.WORLD_COLUMNS / math.tau
+    north, south = (math.tan(math.radians(lat) / 2) for lat in (NORTH, point[1]))
+    return (point[0] - WEST) * catscii.WORLD_COLUMNS / 360, radius * (1 + math.sqrt(2)) * (north - south) / 2
+
+
+def draw_countries(codes: list[str]) -> tuple[Image.Image, dict[str, tuple[float, ...]]]:
+    """A picture of FINE x 2 FINE pixels a cell, each 0 or 1 more than its country's number, and the middle of each
+    country's largest area, as column and row."""
+    atlas = Image.new("L", (FINE * catscii.WORLD_COLUMNS, 2 * FINE * catscii.WORLD_ROWS))
+    pen, middles = ImageDraw.Draw(atlas), {}
+    for code, rings in natural_earth():
+        for ring in rings:
+            corners = [(FINE * x, 2 * FINE * y) for x, y in map(on_the_map, ring)]
+            pen.polygon(corners, fill=codes.index(code) + 1 if ring is rings[0] else 0)
+        outline = zip(*map(on_the_map, rings[0]), strict=True)
+        middles.setdefault(code, tuple(map(statistics.fmean, outline)))
+    return atlas, {code: on_the_map((lon, lat)) for code, (_, lon, lat) in OVERSEAS.items()} | middles
+
+
+def land_glyphs(atlas: Image.Image) -> bytearray:
+    """The glyph that most resembles the land in each cell, drawn light on dark."""
+    grid = catscii.WORLD_COLUMNS, catscii.WORLD_ROWS
+    land = atlas.point([0] + [255] * 255).reduce(2 * FINE // catscii.PARTS[0])
+    glyphs, best = Image.new("L", grid, ord(" ")), catscii.means(land, grid)
+    for glyph, shade in catscii.shades().items():
+        difference = catscii.means(ImageChops.difference(land, catscii.tiled(shade, grid)), grid)
+        glyphs.paste(ord(glyph), mask=ImageChops.subtract(best, difference, scale=1 / 255))
+        best = ImageChops.darker(best, difference)
+    return bytearray(glyphs.tobytes())
+
+
+def world() -> bytes:
+    """What catscii.world() reads, in Latin-1: for each first letter of a code, a line with the rest of the code and the
+    name of each country; after NUL, the glyphs of all cells; then, of each that is no space, the owner and, each after
+    a byte 255, guests, as numbers of countries.
+
+    The owner of a cell has the most land there; a country that has the most nowhere owns the cell that it fills best,
+    if it has a third of its owner's land there and that has others. The rest are guests, or own a dot in the sea.
+    """
+    names, columns = country_names(), catscii.WORLD_COLUMNS
+    codes = list(names)
+    atlas, middles = draw_countries(codes)
+    glyphs = land_glyphs(atlas)
+    owners: dict[int, str] = {}
+    guests: dict[int, bytes] = {}
+    shares = []  # pixels by number
+    for cell, glyph in enumerate(glyphs):
+        x, y = FINE * (cell % columns), 2 * FINE * (cell // columns)
+        pixels = Counter(level - 1 for level in atlas.crop((x, y, x + FINE, y + 2 * FINE)).tobytes() if level)
+        shares.append(pixels)
+        if pixels and glyph != ord(" "):
+            owners[cell] = codes[pixels.most_common(1)[0][0]]
+        else:
+            glyphs[cell] = ord(" ")
+    for code, (column, row) in middles.items():
+        number, cell = codes.index(code), int(row) * columns + int(column)
+        fullest = max(owners, key=lambda cell: shares[cell][number])
+        if code in owners.values():
+            continue
+        owner = owners[fullest]
+        if 3 * shares[fullest][number] >= shares[fullest][codes.index(owner)] and [*owners.values()].count(owner) > 1:
+            owners[fullest] = code
+        elif cell in owners:
+            guests[cell] = guests.get(cell, b"") + bytes((255, number))
+        else:
+            owners[cell], glyphs[cell] = code, ord(".")
+    lines = [
+        ",".join(code[1] + names[code] for code in codes if code[0] == letter) for letter in string.ascii_uppercase
+    ]
+    homes = (bytes([codes.index(owners[cell])]) + guests.get(cell, b"") for cell in sorted(owners))
+    return "\n".join(lines).encode("latin-1") + b"\0" + glyphs + b"".join(homes)
 
 
 def catscii_in_process(style: str) -> Callable[[Path], str]:
@@ -241,7 +403,9 @@ def main(arguments: list[str]) -> None:
                     catscii.draw_house_cat(seed).save(path)
                 compare([*map(Path, pictures), *house_cats])
         case ["coverage"]:
-            print_coverage()
+            print_literal("COVERAGE", coverage())
+        case ["map"]:
+            print_literal("WORLD", world())
         case _:
             sys.exit(__doc__)
 

@@ -18,7 +18,7 @@
     Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON
     House cats   portraits drawn from a seed, so that there always is a cat
     Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
-    Visitors     address -> country -> one upsert
+    Visitors     address -> country -> one upsert; their map of the world
     Web          the routes
     Running      waitress and its graceful end; `art` for the terminal
 
@@ -38,6 +38,7 @@ import ipaddress
 import itertools
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -45,6 +46,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import string
 import sys
 import threading
 import time
@@ -54,7 +56,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -437,7 +439,7 @@ def fill(picture: Image.Image, grid: tuple[int, int]) -> tuple[bytes, bytes, byt
     strength = ImageChops.add(light, dark)
     near = strength.point([FOREGROUND_TOLERANCE + level for level in masking])
     nearer = strength.point([BACKGROUND_TOLERANCE + level for level in masking])
-    return cells, settled(foreground, near, cells), settled(background, nearer, bytes(len(cells)))
+    return cells, settled(foreground, near, cells), settled(background, nearer)
 
 
 def moved(colours: Image.Image, up: Image.Image, down: Image.Image) -> Image.Image:
@@ -445,13 +447,13 @@ def moved(colours: Image.Image, up: Image.Image, down: Image.Image) -> Image.Ima
     return ImageChops.subtract(ImageChops.add(colours, Image.merge("RGB", (up,) * 3)), Image.merge("RGB", (down,) * 3))
 
 
-def settled(colours: Image.Image, tolerances: Image.Image, cells: bytes) -> bytes:
+def settled(colours: Image.Image, tolerances: Image.Image, cells: Iterable[int] = itertools.repeat(0)) -> bytes:
     """The colours in runs along a row, as long as nobody sees the difference: each the mean of its cells but spaces."""
     columns, kept = colours.width, []
     red = green = blue = reds = greens = blues = length = 0
     inked = 1
     pixels = zip(*[iter(colours.tobytes())] * 3, strict=True)
-    for i, ((r, g, b), t, cell) in enumerate(zip(pixels, tolerances.tobytes(), cells, strict=True)):
+    for i, ((r, g, b), t, cell) in enumerate(zip(pixels, tolerances.tobytes(), cells, strict=False)):
         near = -t <= r - red <= t and -t <= g - green <= t and -t <= b - blue <= t
         if i % columns == 0 or not (near or cell == SPACE):
             kept.append(bytes((reds // inked, greens // inked, blues // inked)) * length)
@@ -1191,15 +1193,57 @@ def pick_house_cat() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Visitors: address -> country -> one upsert. No address is kept.
+# Visitors: address -> country -> one upsert. No address is kept. And where they come from: a map of the world
 # ---------------------------------------------------------------------------------------------------------------------
+# WORLD has the names of the countries, from Unicode CLDR, and a map in Gall's stereographic projection, from Natural
+# Earth: of each cell, the glyph that most resembles its land, and the countries there.
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
 COUNT_VISIT = """
 INSERT INTO visits (day, country, count) VALUES (strftime('%Y-%m-%d'), ?, 1)
 ON CONFLICT (day, country) DO UPDATE SET count = count + 1"""
 VISITS_BY_COUNTRY = "SELECT country, sum(count) FROM visits GROUP BY country ORDER BY 2 DESC, 1"
+VISITS_BY_DAY = "SELECT day, sum(count) FROM visits WHERE day BETWEEN ? AND ? GROUP BY day"
+VISITS_ONE_BY_ONE = "SELECT day, country, count FROM visits WHERE day BETWEEN ? AND ? ORDER BY 1, 3 DESC, 2"
 CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # needs the lock for writing, as a visit does
+
+WORLD_COLUMNS, WORLD_ROWS = 80, 22
+INLAND = ":o#@"  # in a cell without sea, from no visits to many; in WORLD the last
+SEA, LAND, EMBER, FLAME, HALO = (8, 12, 24), (132, 144, 172), (250, 112, 44), (255, 240, 180), (84, 28, 8)
+WORLD = """
+c-oCt33Ovs8Ae<<6UTkmaeP*1%5s~cg95@xlb5Aw^3pU*JFS@HCb{!+r!VieFYmRa4(<vrD7fG@f{2a^BDn83ID_JXySSn#ATuh8ih}2O&h@+RB~3ar?cq
+Od^77yR{_FSu|BFTJhHxB8;w78Atf565TGQe!?ogMtNg}e_Y*L%IU22nL#CEyqQEj^xrB2OjP?Cz+rpGOdl1#*^L68z7;<T80n8caD$rP?pr|$APCHaVBG
+H9_WDMVV#0ngS7v?VAhM!dG`;9kjppcWoyB92$1WY^6WwHsQht-ji1F0#U$8s&Sa9g0Ln8^++$ICEB*DVCJ(sPd0CM4QB-)HW^JVC^P}N10`EuSF73&zXm
+umY{7xl2Okxsj@sCrA>!&o1`G%*$qx6q6oz%nSvWuF}uwp7Hf5g5oJzG#h;Brj&U*>6&7EDiYXnMYBh$ivdnEVCvZ6*b?6GWNC6gTi?&HI+VoUTr=!AKVs
+1A!G7}YUdzm7HSvX4_57FX*udq-=2OB1JUDQQeJ2}n3x6M;l(-PAK60VJCX>PZhv`tAuN3M}cEwVevbe=7EHH+6tvL~zjTA@oQAtU33W$vy7E|Zjgzst17
+aB4|#hmo`{#QdtMjNat9VCWPz6v8H1FyQp0E-cZiArE<705e)%6}_aZB2MdcfoapsX)rRQdk(#a3bIRYIsg|k(#ycC-dXU&)>l})$!RE_M6RjbArrAZye2
+%ClXQ&PE$Yk@BPLqhRyHPkPXj^DMJy8#qai(B_kae6#N%yOC~PL<W@o`A<1?)7GDktMNznxPxWiqC0i1;eg@a<;ZE~>y6{!Tbeg7sBd=ETGP-}h-C=G+x9
+bvP!LVkief~_9q6ArcOs9=)TkgI67(@-X}AzCDsbeLaRL@FE;_Y(<l>P;=_aRr5B(u0p})*<7`redU$yoR!(t4IcyS>TzGq<-qNxMm}UToOSuOLz;6OvM*
+H>Ix*o(z?fab+gV8Dsl>2fo(KW@Vfw&%N$Phq9{V0%UTp2UBY9F%mj)?qP*Rv9+^#g9XJ<Cj{{m-8Xv?MXVhsxrBROwn_B&BWg*l629O-x5!8j-#c|3}+t
+RpaqZ>P+SPGLV$Y(s|Fh9ghs_jr_5d(UdCU$EES||%amGmfT$J=mN{j{~ox@y8AbHEl(hfJj$x=8Z)v`HaV4-^(tF10$L_yluQevJt<rw^wI;WQwao1hDr
+GVwICJ19iD<CvWle;AGf`!%5qr_vlPj~LJoq9q(movfM{Y3{mh1fOL~yiIahf$@R7D0t<A90xyU(%v#c2l8nLK<|&aG+m+dO=T?<$xx_`W*BBHAfzk(8Lz
+IaXE^%AWj25e#HI@l*D}<ehmj1gDfp8@hP8#;6r`BpZqxIpbSdLqzz~4vm}ELbT{XLAaiK#)5d$&Q>w@S8iiYo)A*_a2LLI<>C1yH;B$NvVMk0(R4Zzo=?
+K%KC4j!hDWv#}M4k9;boi+UC%NQ8$Xc)i+U96pqVcVjokgTC*k{bJyki~EaQl{F|P~#c%x~Fm~Fw7S{M)C&rP+~u-f^x8pl2exy4b>r}6dZGmlxc7pd<ko
+922XUElU)Y8fFr_L^}C~>HfM+x)ke@9iezbvtB%sMY+2K()%8D~<(MlZ0rz$bt2Y%%(r2rZWC0<EVpEdL;1Za`g=N}7Tx@|_B%g(69w}uxqL@=A<``9yA!
+D+oYMw*LEttzOi1lVdPFS6wE0Q_7fMu*Mc3XNphq25T7VraU&(Zl{Z)b4F9}uc!Iga!&)srelOU>>ack7fpedOhH7&xv_(_4^24uQ8-wg=jY!$2{I@^~g9
+nSqF!0J$LQPAD=(F`Pp2{1MOQFfo}It)M^!Y;Fa=yw_GS%;d4`8o*qEdJXQse1ID*s5K(`4(SEfsW%yx6xLk9Q=J(vEVBj!_6iuIbOD`&{e}3(nZ?wIELd
+X6e+`)^EK$6g_;YB2DlB!F>JywJK`2o{WrS)OhG~Nw(Ex6?Ko={lBfiN3+*iQN7l0)cWp!!>z7z|03auzwM_?l7+-ui4M(%Xn!VtBV{Kc~iUb@f=*uwa1p
+`&mz7ssksi4EyRypX6_p=0`p_P|PS(#C4(eUqvk2CI-P3R95rVw3V<KNaa7-YtB(DCU`}Os2>&m_{;c+Yv(<Q?F>gOty#;`Ae&a_Ctup|KZ)J!$`4+P<ex
+@ycI=_!pd~fLoPisQ=}YqBXdP+uc*3)BBgot;>1X@WU7J^qZBTLwMoylI;hWTK!xt^E4cpa<!s6E6ky0)X{E*juS1b(>iUaZ=WZt$b<-UC6A9d|1-sG*cz
+hb=SpkO83ccAs&9TJ#xJmh59L3B|bLOImq%=)!>@+Wwn8Cc_D*p-3_0+qm|4JH4r$t*ViBNo&Azx~ubcE|-Fa*U9-l~W(7wp}cIo_(#+A^BCWY61T**-x#
+iYgV)G|dH5(HO`i;nfrWQ|mE;-y0CAR4V73KbJRh)ia{mu`XqT!=c>Js!7t-H`Z0TR&(!HW6?A#=PnMzF~!*tsEbznf`QetrkSK-2FFUcQc?dssV=|&Zzi
+h781WCHxpKAVgF0PUuBbGa(Xr!`@<ho^4e-j<Dw)f{tD$JZ545TwVdhwF+t@}FGhqEx4foD0t6QromGAf(ObM)(=Mt55b>&nV#?}@CF%D4F$YuIx<(#>pZ
+)29G4Ifk9H5PMPb)aI1W(xMoL&jKQ>ex`L=Nu0%JNgpUwI@cRQV9<g&+|caRM>hsqpbr(KjdiEP!I_Z0xC!=iifacM>)4$s}5KXuhm$d8uM|zhCPtG3>-A
+)%4HREfEnZb4O^s|Yc5v8;h}IiylQdKo66K!PQhU+R#xF;sv0?-Uu$({NVi40owgRTU75f-KK4RcSnK{BU-z2ERrjh|xmWmV|IW4xkqfd~jrDyz%9)_XJ|
+m$GdQ#3*hK97^p|edg65c@Na8F;NZ@CMTaAmNVI6!}!n!;aINvXVt*Nr$fz!?hkPbAh#cjt^5SgnTFfsQY<*2L7YIPY?M!W$I1pZPxJa>uIECNR;;#%gBP
+p&et#ySo9z0u+u`*L82>`^S%LXkGbYCYV3r^%Sh1s%>2=^lAV88x?Kq)4*ZjmRo{jMTZY>JDyZuU=1BswCxz`Ub3wHhYrPWd<e9@9?MGY-+w4B9~*yYYL3
+y7k!I#4hYr2|Jo&~AZXRo!Wuz^0PdZC}RKDS?Ge0B0^Srz7hTz^C_bTe$8y)TYAH<;k<!AMY33<Y)^40Q9E%|8qJ^2?ZA1}ZCby=5hmv52xe@#B+&Cn*Zf
+wsMSM@QeGXmnI5Ts%BLy3ETj>N|J7x3x<?a@QSq$QS?g4*96Z&EJ0epMO0n+oP*=L1*#szTT~8UVQP+oxi*2qKmN6<!<>(`Go^}=H<%#{D~)iy4f6+AM4#
+(T)b!BzI}&ZD4+B5$mKgh{++P{2M#<;enmd@+IfgKn@^Nl^D-qa%krIf;=){2K41R$6{2>o{QTeLvV4SmkNlf_tNe+4#<YC5JV(AtK77abFTeECORu`>w%
+ZOKJQzLj?`yAxrpqq-mAvr2(Hq|Nkx$AOoPPSf^4anX`IviOF8?5(APxD~l007)Un{?R+LPrkpMLe#x1D_Ohp|{po_%ZcHST>keCcK5Z}U#awXKu#2U|~@
+x?27yEN4y`9{!W#+<NQ#8y}Q6HyZL;jmF1cdfnD8rH6-y?~+fG-?;0pZ}LW$uD|~JoBnv+bz8OsGT%Dsq>~<e@B>%;M=o8m{Y8z<^0%8eZ@%dt|NM>omkf
+P^d}_;<FDtPtuN)fs?-iF^@>Ti1&0YFX;`g81v}qI09(dpZ`8xTtD|#oJKMekntzfTmM!?y;`I>7+HvQt7k&)!=b1VM`xhqNP
+"""
 
 
 class Countries:
@@ -1250,6 +1294,75 @@ def country_of(record: object) -> str:
     return UNKNOWN_COUNTRY
 
 
+class Visits(NamedTuple):
+    """What /analytics tells, in UTC."""
+
+    visits: int  # of all time
+    today: int
+    last_30_days: int
+    days: dict[str, int]  # visits on each of these days, today last
+    countries: dict[str, int]  # visits of all time by country, most first
+
+
+def read_visits(database: Database) -> Visits:
+    today = datetime.now(UTC).date()
+    days = {str(today - timedelta(days)): 0 for days in range(29, -1, -1)}
+    days |= database.execute(VISITS_BY_DAY, min(days), max(days))
+    countries = dict(database.execute(VISITS_BY_COUNTRY))
+    return Visits(sum(countries.values()), days[str(today)], sum(days.values()), days, countries)
+
+
+class World(NamedTuple):
+    """What WORLD holds."""
+
+    names: dict[str, str]  # of countries, by code
+    glyphs: str  # of the cells, row by row
+    homes: dict[int, list[str]]  # the countries at home in a cell that is no sea, the largest first
+
+
+@cache
+def world() -> World:
+    text, _, cells = zlib.decompress(base64.b85decode("".join(WORLD.split()))).decode("latin-1").partition("\0")
+    lines = zip(string.ascii_uppercase, text.split("\n"), strict=True)
+    names = {initial + entry[0]: entry[1:] for initial, line in lines for entry in line.split(",")}
+    codes, glyphs = list(names), cells[:WORLD_COLUMNS * WORLD_ROWS]
+    homes = re.findall("[^\xff](?:\xff.)*", cells[len(glyphs):], re.DOTALL)  # an owner, and guests
+    land = zip((cell for cell, glyph in enumerate(glyphs) if glyph != " "), homes, strict=True)
+    return World(names, glyphs, {cell: [codes[ord(number)] for number in home[::2]] for cell, home in land})
+
+
+def world_map(visits: Mapping[str, int]) -> Art:
+    """The world, on which countries glow by the logarithm of their visits."""
+    glow = bytearray(WORLD_COLUMNS * WORLD_ROWS)
+    most = max((count for code, count in visits.items() if code != UNKNOWN_COUNTRY), default=0)
+    for cell, codes in world().homes.items():
+        if count := max(visits.get(code, 0) for code in codes):
+            glow[cell] = 55 + round(200 * math.log1p(count) / math.log1p(most))
+    picture = Image.frombytes("L", (WORLD_COLUMNS, WORLD_ROWS), bytes(glow))
+    halo = picture.filter(ImageFilter.GaussianBlur((1.6, 0.8)))  # as far up as aside
+    foreground = ImageOps.colorize(picture, LAND, FLAME, EMBER, midpoint=70)
+    background = settled(ImageOps.colorize(halo, SEA, HALO), Image.new("L", halo.size, BACKGROUND_TOLERANCE))
+    glyphs = "".join(INLAND[round(level / 85)] if glyph == INLAND[-1] else glyph
+                     for glyph, level in zip(world().glyphs, glow, strict=True))
+    rows = tuple(glyphs[i:i + WORLD_COLUMNS] for i in range(0, len(glyphs), WORLD_COLUMNS))
+    return Art(rows, foreground.tobytes(), background)
+
+
+def country_name(code: str) -> str:
+    return world().names.get(code, code)
+
+
+def flag(code: str) -> str:
+    """Two regional indicators, which fonts show as a flag."""
+    return "\U0001f310" if code == UNKNOWN_COUNTRY else "".join(chr(ord(letter) + 0x1F1A5) for letter in code)
+
+
+def sparkline(counts: Collection[int]) -> str:
+    """A block a count, as high as its share of the largest; nothing for none."""
+    most = max(counts) or 1
+    return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // most)] for count in counts)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Web: the routes
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1257,6 +1370,7 @@ def country_of(record: object) -> str:
 MIN_WIDTH, MAX_WIDTH = 20, 240
 CONTENT_TYPES = {"html": "text/html; charset=utf-8", "ansi": "text/plain; charset=utf-8",
                  "text": "text/plain; charset=utf-8", "json": "application/json"}
+CSV = "text/csv; charset=utf-8"
 parse_width = partial(whole_number, low=MIN_WIDTH, high=MAX_WIDTH)
 parse_height = partial(whole_number, low=1, high=MAX_ROWS)
 MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
@@ -1296,6 +1410,13 @@ footer a, footer span { display: inline-block; margin: 0 .5rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 2rem .2rem 0; text-align: left }
 td { text-align: right }
+.wide { max-width: 60rem }
+.wide table { width: 100% }
+.wide thead th + th, .wide td { padding-left: 1rem; padding-right: 0; text-align: right }
+.wide tbody th { width: 100%; padding-right: 0; font-weight: normal }
+.wide tbody th::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
+.chart { flex: none; min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
+.chart pre { color: #fa702c }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 </style>
 {{!body}}
@@ -1320,22 +1441,36 @@ CAT_BODY = bottle.SimpleTemplate("""\
 </footer>
 % end""")
 
+PRIVACY = "Only the day and the country of each visit are kept: no address, no cookie."
+NO_VISITS = "Nobody has seen a cat here yet. You could be the first."
 ANALYTICS_BODY = bottle.SimpleTemplate("""\
-<main class="text">
+% countries, days = visits.countries, visits.days
+<main class="text wide">
 <h1>Visitors</h1>
-% if visits:
+<div class="stage chart" style="--columns:80;--rows:22">
+<pre role="img" aria-label="Map of the world. Most visits: {{', '.join(map(name, [*countries][:5])) or 'none yet'}}">
+{{!world}}</pre>
+</div>
+% if countries:
+<p>{{"{:,} visits in all, {:,} today, {:,} in the last 30 days:".format(*visits)}}</p>
+<div class="stage chart" style="--columns:30;--rows:1;max-width:24rem">
+<pre role="img" aria-label="Visits a day: {{', '.join(map(str, days.values()))}}">
+{{sparkline(days.values())}}</pre>
+</div>
 <table>
-<thead><tr><th scope="col">Country</th><th scope="col">Visits</th></tr></thead>
+<thead><tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr></thead>
 <tbody>
-% for country, count in visits:
-<tr><th scope="row">{{country}}</th><td>{{count}}</td></tr>
+% for code, count in countries.items():
+%     share, length = f"{count / visits.visits:.1%}", f"{count / max(countries.values()):.1%}"
+<tr><th scope="row" style="--length:{{length}}">
+<span aria-hidden="true">{{flag(code)}}</span> {{name(code)}}</th><td>{{f"{count:,}"}}</td><td>{{share}}</td></tr>
 % end
 </tbody>
 </table>
 % else:
-<p>Nobody has seen a cat here yet. You could be the first.</p>
+<p>{{no_visits}}</p>
 % end
-<p>Only the country of a visit is counted; no address is kept.</p>
+<p>{{privacy}}</p>
 </main>
 <footer>
 <a href="{{root}}">a cat</a>
@@ -1433,14 +1568,21 @@ class Service:
         return send(page, cache_control, etag)
 
     def analytics(self) -> bytes:
-        visits, format = self.database.execute(VISITS_BY_COUNTRY), read_format()
+        visits, format, dbip = read_visits(self.database), read_format("csv"), self.countries.from_dbip
         if format == "json":
-            body = to_json({"visits": sum(count for _, count in visits), "countries": dict(visits)})
+            body = to_json(visits._asdict())
+        elif format == "csv":
+            rows = self.database.execute(VISITS_ONE_BY_ONE, min(visits.days), max(visits.days))
+            body = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
         elif format == "html":
-            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits, dbip=self.countries.from_dbip)
+            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits, dbip=dbip, flag=flag, name=country_name,
+                             world=to_html(world_map(visits.countries)), sparkline=sparkline, privacy=PRIVACY,
+                             no_visits=NO_VISITS)
+        elif format == "ansi":
+            body = analytics_in_ansi(visits, dbip)
         else:
-            body = "".join(f"{country}: {count}\n" for country, count in visits)
-        return send(Page(body, CONTENT_TYPES[format]), "no-store")
+            body = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
+        return send(Page(body, CONTENT_TYPES.get(format, CSV)), "no-store")
 
     def health(self) -> bytes:
         try:
@@ -1549,8 +1691,8 @@ def read_view() -> View:
     return View(read_parameter("width", parse_width, 80), read_parameter("height", parse_height, None), style, format)
 
 
-def read_format() -> str:
-    return read_parameter("format", partial(one_of, choices=CONTENT_TYPES), None) or negotiated_format()
+def read_format(*more: str) -> str:
+    return read_parameter("format", partial(one_of, choices=(*CONTENT_TYPES, *more)), None) or negotiated_format()
 
 
 def default_style(format: str) -> str:
@@ -1609,6 +1751,24 @@ def encode(art: Art, format: str, cat: Cat | None = None) -> str:
         values = {"art": to_html(art), "cat": cat, "columns": len(art.rows[0]), "rows": len(art.rows)}
         return html_page(cat.id if cat else "A cat", CAT_BODY, root() if cat else "", **values)
     return to_ansi(art) if format == "ansi" else to_text(art)
+
+
+def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
+    """The map, the totals, the days and a bar a country, in 80 columns."""
+    lines, glowing = [to_ansi(world_map(visits.countries))], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
+    if visits.countries:
+        lines += ["{:,} visits in all, {:,} today, {:,} in the last 30 days:".format(*visits),
+                  glowing.format(sparkline(visits.days.values())), ""]
+        most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
+        for code, count in visits.countries.items():
+            blocks, eighths = divmod(-(-8 * (58 - longest) * count // most), 8)
+            bar = f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}"
+            share = count / visits.visits
+            lines.append(f"{country_name(code):{longest}} {glowing.format(bar)} {count:11,} {share:6.1%}")
+    else:
+        lines.append(NO_VISITS)
+    lines += ["", PRIVACY, *["IP Geolocation by DB-IP, https://db-ip.com"] * dbip]
+    return "\n".join(lines) + "\n"
 
 
 def html_page(title: str, body: bottle.SimpleTemplate, root: str, **values: Any) -> str:

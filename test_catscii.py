@@ -2,6 +2,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#     "babel",
 #     "bottle>=0.13",
 #     "certifi>=2024.7.4",
 #     "maxminddb>=2.6",
@@ -38,6 +39,7 @@ import signal
 import socket
 import sqlite3
 import ssl
+import string
 import struct
 import subprocess
 import sys
@@ -51,7 +53,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,9 @@ class Running:
 
     def json(self, path: str) -> Any:
         return json.loads(self.get(path, {"Accept": "application/json"}).data)
+
+    def visits(self) -> bytes:
+        return self.get("/analytics?format=text").data
 
     def stored(self) -> int:
         """How many pictures the store holds, read from the file."""
@@ -991,15 +996,14 @@ def test_visits_are_counted_by_the_header_of_a_trusted_proxy_only(start, country
     service = start(GEOLITE2_COUNTRY_DB=country_db, CLIENT_IP_HEADER="X-Real-IP")
     for address in ("81.2.69.160", "2001:db8:1::5", "2001:db8:1::6"):
         assert service.get("/", CURL | {"X-Real-IP": address}).status == 200
-    assert service.get("/analytics").data == b"FR: 2\nGB: 1\n"
-    assert service.json("/analytics") == {"visits": 3, "countries": {"FR": 2, "GB": 1}}
+    assert service.visits() == b"FR: 2\nGB: 1\n"
 
     service.stop()
     service = start(GEOLITE2_COUNTRY_DB=country_db)
     service.get(
         "/", CURL | {"X-Real-IP": "81.2.69.160", "X-Forwarded-For": "81.2.69.160", "Fly-Client-IP": "81.2.69.160"}
     )
-    assert service.get("/analytics").data == b"FR: 2\nGB: 1\nZZ: 1\n"
+    assert service.visits() == b"FR: 2\nGB: 1\nZZ: 1\n"
 
 
 def test_only_a_shown_cat_is_a_visit(start):
@@ -1007,10 +1011,10 @@ def test_only_a_shown_cat_is_a_visit(start):
     for path in ("/health", "/metrics", "/analytics", "/favicon.ico", "/nothing", "/panic", "/?width=1", "/cat/none"):
         service.get(path)
     service.get("/", method="HEAD")
-    assert service.get("/analytics").data == b""
+    assert service.visits() == b""
     service.get("/")
     service.get("/cat/house-1")
-    assert service.get("/analytics").data == b"ZZ: 2\n"
+    assert service.visits() == b"ZZ: 2\n"
 
 
 def test_visits_are_kept_by_day_in_utc_and_an_address_nowhere(start, country_db):
@@ -1031,7 +1035,7 @@ def test_two_processes_count_into_one_database(start):
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda i: services[i % 2].get("/cat/house-1").status, range(200)))
     assert statuses == [200] * 200
-    assert services[0].get("/analytics").data == services[1].get("/analytics").data == b"ZZ: 200\n"
+    assert services[0].visits() == services[1].visits() == b"ZZ: 200\n"
 
 
 def test_a_killed_process_has_lost_no_visit_that_it_answered(start):
@@ -1043,8 +1047,140 @@ def test_a_killed_process_has_lost_no_visit_that_it_answered(start):
         while True:
             answered += service.get("/cat/house-1").status == 200
     killer.join()
-    counted = int(start().get("/analytics").data.split()[1])
+    counted = int(start().visits().split()[1])
     assert answered > 5 and answered <= counted <= answered + 1
+
+
+def cell_at(longitude: float, latitude: float) -> int:
+    column, row = bench_catscii.on_the_map((longitude, latitude))
+    return int(row) * catscii.WORLD_COLUMNS + int(column)
+
+
+@pytest.mark.npm
+def test_the_world_is_natural_earths_with_cldrs_names():
+    packed = zlib.decompress(base64.b85decode("".join(catscii.WORLD.split())))
+    assert packed == bench_catscii.world()
+
+
+def test_every_country_has_a_name_and_a_home():
+    names, glyphs, homes = catscii.world()
+    assert len(names) == 249 + 2  # ISO 3166-1, Kosovo and the unknown
+    assert all(re.fullmatch("[A-Z]{2}", code) and name.isprintable() for code, name in names.items())
+    assert (names["FR"], names["CI"], names["ST"], names["ZZ"]) == (
+        "France",
+        "Côte d'Ivoire",
+        "São Tomé & Príncipe",
+        "Unknown",
+    )
+    assert {code for codes in homes.values() for code in codes} == names.keys() - {"AQ", "ZZ"}
+    assert set(homes) == {cell for cell, glyph in enumerate(glyphs) if glyph != " "}
+    assert set(glyphs) <= set(string.printable) and len(glyphs) == catscii.WORLD_COLUMNS * catscii.WORLD_ROWS
+
+
+@pytest.mark.parametrize(
+    ("code", "longitude", "latitude"),
+    [
+        ("AR", -65, -35),
+        ("AU", 134, -25),
+        ("BR", -52, -10),
+        ("CA", -105, 58),
+        ("CD", 23, -3),
+        ("CN", 103, 35),
+        ("DE", 10, 51),
+        ("EG", 29, 26.5),
+        ("ES", -3.7, 40),
+        ("FI", 27, 64),
+        ("FR", 2.5, 46.5),
+        ("GB", -1.5, 53),
+        ("GL", -41, 72),
+        ("ID", 114, -1),
+        ("IN", 79, 22),
+        ("IT", 12.5, 42.5),
+        ("JP", 138.5, 36.5),
+        ("KZ", 68, 48),
+        ("MX", -103, 24),
+        ("NG", 8, 9.5),
+        ("NO", 9, 61),
+        ("NZ", 172, -43),
+        ("RU", 100, 62),
+        ("RU", 185, 67),
+        ("SA", 45, 24),
+        ("SJ", 16, 78.5),
+        ("US", -98, 39),
+        ("US", -152, 65),
+        ("ZA", 24, -30),
+    ],
+)
+def test_a_large_country_owns_the_cell_that_it_lies_in(code, longitude, latitude):
+    assert catscii.world().homes[cell_at(longitude, latitude)][0] == code
+
+
+@pytest.mark.parametrize(
+    ("code", "longitude", "latitude"),
+    [
+        ("AD", 1.55, 42.55),
+        ("BB", -59.55, 13.2),
+        ("BH", 50.55, 26.05),
+        ("FJ", 178, -17.8),
+        ("GF", -53, 4),
+        ("GI", -5.35, 36.15),
+        ("HK", 114.15, 22.35),
+        ("LU", 6.1, 49.75),
+        ("MC", 7.4, 43.75),
+        ("MT", 14.4, 35.9),
+        ("MV", 73.5, 3.2),
+        ("RE", 55.5, -21.1),
+        ("SG", 103.85, 1.35),
+        ("TV", 179.2, -8.5),
+        ("VA", 12.45, 41.9),
+        ("WS", 187.7, -13.8),
+        ("XK", 20.9, 42.6),
+    ],
+)
+def test_a_country_too_small_for_a_cell_glows_where_it_is(code, longitude, latitude):
+    (cell,) = (cell for cell, codes in catscii.world().homes.items() if code in codes)
+    here = cell_at(longitude, latitude)
+    assert abs(cell % 80 - here % 80) <= 1 and abs(cell // 80 - here // 80) <= 1
+    dark, lit = (catscii.world_map(visits) for visits in ({}, {code: 1}))
+    assert lit.rows[cell // 80][cell % 80] != " "
+    assert [
+        i for i in range(len(dark.foreground) // 3) if dark.foreground[3 * i :][:3] != lit.foreground[3 * i :][:3]
+    ] == [cell]
+
+
+def test_countries_glow_by_the_logarithm_of_their_visits():
+    visits = {"US": 100_000, "BR": 1000, "AU": 10, "ZZ": 10**9}
+    art, places = catscii.world_map(visits), {"US": (-98, 39), "BR": (-52, -10), "AU": (134, -25), "CN": (103, 35)}
+    cells = {code: cell_at(*place) for code, place in places.items()}
+    colours = {code: tuple(art.foreground[3 * cell :][:3]) for code, cell in cells.items()}
+    assert colours["US"] == catscii.FLAME and colours["CN"] == catscii.LAND
+    assert colours["US"] > colours["BR"] > colours["AU"] > colours["CN"]
+    assert [art.rows[cell // 80][cell % 80] for cell in cells.values()] == ["@", "#", "o", ":"]
+    shore = cell_at(-34, -14)  # off Brazil
+    assert art.rows[shore // 80][shore % 80] == " "
+    assert art.background[3 * cells["US"]] > art.background[3 * shore] > 10 > art.background[3 * cells["CN"]]  # in red
+    assert catscii.world_map({"ZZ": 5}) == catscii.world_map({})
+    assert catscii.to_text(catscii.world_map({"FR": 1})).count("\n") == 22
+
+
+def relative_luminance(colour: bytes) -> float:
+    """As WCAG 2.2 defines it."""
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (level / 255 for level in colour))
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("dark", ["BY", "MX", "KZ", "MT", None])
+def test_the_map_has_a_contrast_of_four_and_a_half_even_in_the_halo(dark):
+    art = catscii.world_map({code: 1000 for code in catscii.world().names if code != dark} if dark else {"FR": 1})
+    for cell in catscii.world().homes:
+        ink, paper = (relative_luminance(plane[3 * cell :][:3]) for plane in (art.foreground, art.background))
+        assert (ink + 0.05) / (paper + 0.05) >= 4.5
+
+
+def test_the_days_are_drawn_as_blocks():
+    assert catscii.sparkline([0, 1, 4, 8, 100, 800]) == " ▁▁▁▁█"
+    assert catscii.sparkline([1, 2, 3, 4, 5, 6, 7, 8]) == "▁▂▃▄▅▆▇█"
+    assert catscii.sparkline([0, 0]) == "  "
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1271,19 +1407,102 @@ def test_health_fails_while_visits_cannot_be_counted(start):
     assert service.get("/").status == 200
 
 
-def test_an_empty_analytics_page_is_friendly_and_a_full_one_a_table(start, country_db):
-    service = start(GEOLITE2_COUNTRY_DB=country_db, CLIENT_IP_HEADER="X-Real-IP")
-    assert "Nobody has seen a cat here yet" in service.get("/analytics", CHROME).data.decode()
-    service.get("/", CURL | {"X-Real-IP": "81.2.69.160"})
-    assert '<th scope="row">GB</th><td>1</td>' in service.get("/analytics", CHROME).data.decode()
+@pytest.fixture
+def visited(start) -> Running:
+    """A service with visits of today, of the first of the last 30 days, and of the day before that."""
+    service = start()
+    days = [(datetime.now(UTC) - timedelta(ago)).strftime("%Y-%m-%d") for ago in (0, 0, 29, 29, 30)]
+    rows = zip(days, ("FR", "ZZ", "FR", "QQ", "SG"), (3, 1, 1000, 2, 20), strict=True)
+    with contextlib.closing(sqlite3.connect(service.database)) as connection, connection:
+        connection.executemany("INSERT INTO visits VALUES (?, ?, ?)", rows)
+    return service
+
+
+def test_analytics_for_programs(visited):
+    today = datetime.now(UTC).date()
+    first = str(today - timedelta(29))
+    answer = visited.json("/analytics")
+    assert list(answer) == ["visits", "today", "last_30_days", "days", "countries"]
+    assert (answer["visits"], answer["today"], answer["last_30_days"]) == (1026, 4, 1006)
+    assert answer["days"] == {str(today - timedelta(ago)): 0 for ago in range(30)} | {first: 1002, str(today): 4}
+    assert list(answer["days"]) == sorted(answer["days"])
+    assert list(answer["countries"].items()) == [("FR", 1003), ("SG", 20), ("QQ", 2), ("ZZ", 1)]
+    assert visited.visits() == b"FR: 1003\nSG: 20\nQQ: 2\nZZ: 1\n"
+    response = visited.get("/analytics?format=csv")
+    assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert response.data.decode() == (
+        f"day,country,visits\n{first},FR,1000\n{first},QQ,2\n{today},FR,3\n{today},ZZ,1\n"
+    )
+    assert visited.get("/?format=csv").status == 400  # a cat is no table
+    assert b"'xml' is not one of html, ansi, text, json, csv" in visited.get("/analytics?format=xml").data
+
+
+def test_analytics_in_the_terminal(visited):
+    lines = visited.get("/analytics").data.decode().splitlines()
+    grid = cells_of_ansi("\n".join(lines[:22]) + "\n")
+    assert "".join(glyph for row in grid for glyph, _, _ in row) == "".join(
+        catscii.world_map({"FR": 1003, "SG": 20, "QQ": 2}).rows
+    )
+    plain = [re.sub("\x1b[^m]*m", "", line) for line in lines]
+    assert max(map(len, plain)) <= 80
+    assert plain[23] == "1,026 visits in all, 4 today, 1,006 in the last 30 days:"
+    assert plain[24] == "█" + 28 * " " + "▁"
+    rows = [re.fullmatch(r"(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", line) for line in plain[26:30]]
+    assert [row.group(1, 3, 4) for row in rows if row] == [
+        ("France", "1,003", "97.8%"),
+        ("Singapore", "20", "1.9%"),
+        ("QQ", "2", "0.2%"),
+        ("Unknown", "1", "0.1%"),
+    ]
+    assert [row[2] for row in rows if row] == ["█" * 49, "█", "▏", "▏"]
+    assert plain[31] == catscii.PRIVACY
+
+
+def test_the_longest_names_and_counts_fit_the_terminal(start):
+    service = start()
+    with contextlib.closing(sqlite3.connect(service.database)) as connection, connection:
+        rows = [("2026-01-01", code, 123_456_789) for code in catscii.world().names]
+        connection.executemany("INSERT INTO visits VALUES (?, ?, ?)", rows)
+    text = re.sub("\x1b[^m]*m", "", service.get("/analytics").data.decode())
+    assert max(map(len, text.splitlines())) == 80
+    assert all(name in text for name in catscii.world().names.values())
+
+
+def test_analytics_for_people(visited):
+    page = visited.get("/analytics", CHROME).data.decode()
+    assert "1,026 visits in all, 4 today, 1,006 in the last 30 days:" in page
+    assert 'aria-label="Map of the world. Most visits: France, Singapore, QQ, Unknown"' in page
+    assert f'aria-label="Visits a day: 1002{28 * ", 0"}, 4"' in page
+    assert page.count('role="img"') == 2
+    flags = {"🇫🇷": "France", "🇸🇬": "Singapore", "🌐": "Unknown"}
+    for flag, name in flags.items():
+        assert f'<span aria-hidden="true">{flag}</span> {name}</th>' in page
+    assert "<td>1,003</td><td>97.8%</td>" in page and "--length:100.0%" in page and "--length:2.0%" in page
+    map_ = catscii.world_map({"FR": 1003, "SG": 20, "QQ": 2})
+    assert catscii.to_html(map_) in page
+    assert catscii.PRIVACY in page and "Set-Cookie" not in visited.get("/analytics", CHROME).headers
+
+
+def test_analytics_of_no_visits_are_friendly(start):
+    service = start()
+    for headers in (CHROME, CURL):
+        text = service.get("/analytics", headers).data.decode()
+        assert "Nobody has seen a cat here yet" in text and catscii.PRIVACY in text and "<table" not in text
+    assert service.visits() == b""
+    assert service.get("/analytics?format=csv").data == b"day,country,visits\n"
+    answer = service.json("/analytics")
+    assert (answer["visits"], answer["today"], answer["last_30_days"], answer["countries"]) == (0, 0, 0, {})
+    assert [*answer["days"].values()] == [0] * 30
 
 
 @pytest.mark.parametrize(("maker", "credited"), [("DBIP-Country-Lite", True), ("GeoLite2-Country", False)])
 def test_dbip_is_credited_where_its_countries_are_shown(start, tmp_path, maker, credited):
     path = str(tmp_path / "country.mmdb")
     MMDBWriter(6, maker, languages=["en"], ipv4_compatible=True).to_db_file(path)
-    page = start(GEOLITE2_COUNTRY_DB=path).get("/analytics", CHROME).data.decode()
+    service = start(GEOLITE2_COUNTRY_DB=path)
+    page, text = (service.get("/analytics", headers).data.decode() for headers in (CHROME, CURL))
     assert ('<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>' in page) == credited
+    assert ("IP Geolocation by DB-IP, https://db-ip.com\n" in text) == credited
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1644,7 +1863,7 @@ IN_NIXPKGS = {
         nukeReferences patchelf python3 runCommand skopeo stdenv uv zlib""",
     "lib": """escapeShellArgs findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
         removeSuffix splitString""",
-    "python3Packages": """bottle buildPythonPackage certifi hypothesis matplotlib maxminddb netaddr
+    "python3Packages": """babel bottle buildPythonPackage certifi hypothesis matplotlib maxminddb netaddr
         opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow pytest sentry-sdk trustme urllib3 waitress""",
 }
 
@@ -1942,5 +2161,8 @@ def test_an_image_with_more_in_it_than_it_needs_is_not_built(nix, tmp_path):
 
 if __name__ == "__main__":
     quiet = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    quiet += ["-o", "markers=nix: of the packaging, which is not there when the package is tested"]
+    quiet += [
+        "-o",
+        "markers=nix: of the packaging, which is not there when the package is tested\nnpm: needs npm and its registry",
+    ]
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
