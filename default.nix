@@ -31,11 +31,12 @@ let
       urllib3
       waitress
     ]
-    ++ lib.optionals telemetry [
-      opentelemetry-exporter-otlp-proto-http
-      opentelemetry-sdk
-      sentry-sdk
-    ];
+    ++ lib.optionals telemetry (extras ps);
+  extras = ps: [
+    ps.opentelemetry-exporter-otlp-proto-http
+    ps.opentelemetry-sdk
+    ps.sentry-sdk
+  ];
 
   # The script and its bytecode, which is never checked against it: nothing in the store changes. What starts it is
   # Python as well, for there is no shell in the image.
@@ -147,7 +148,12 @@ let
             exit 1
           fi
         '') denied}
-        $out/bin/python3 -I -c 'import bottle, certifi, maxminddb, PIL.Image, sqlite3, ssl, urllib3, waitress'
+        $out/bin/python3 -I -c 'import ${
+          lib.concatMapStrings (module: module + ", ") (lib.optionals telemetry [
+            "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+            "sentry_sdk.integrations.bottle"
+          ])
+        }bottle, certifi, maxminddb, PIL.Image, sqlite3, ssl, urllib3, waitress'
       '';
 
   slim = python.withPackages (
@@ -213,11 +219,13 @@ let
   development = python.withPackages (
     ps:
     packages ps
+    ++ extras ps
     ++ [
       ps.hypothesis
       ps.matplotlib
       (mmdb-writer ps)
       ps.netaddr
+      ps.prometheus-client
       ps.pytest
       ps.trustme
     ]
