@@ -299,37 +299,36 @@ log = logging.getLogger("catscii")
 
 
 class Metrics:
-    """Counters and histograms since the start; no label is what a visitor chose."""
+    """Counters and histograms since the start, by metric and labels; no label is what a visitor chose."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._samples: dict[str, float] = {}
+        self._figures: dict[str, dict[str, float]] = {name: {} for name in METRICS}
 
-    def add(self, name: str, labels: Mapping[str, object] = {}, amount: float = 1) -> None:
-        key = sample(name, labels)
+    def add(self, name: str, amount: float, part: str = "", /, **labels: object) -> None:
+        key, figures = part + labelled(**labels), self._figures[name]
         with self._lock:
-            self._samples[key] = self._samples.get(key, 0) + amount
+            figures[key] = figures.get(key, 0) + amount
 
-    def observe(self, name: str, seconds: float, labels: Mapping[str, object] = {}) -> None:
+    def observe(self, name: str, seconds: float, /, **labels: object) -> None:
         for bound in BUCKETS:
-            self.add(name + "_bucket", {**labels, "le": bound}, seconds <= float(bound))
-        self.add(name + "_sum", labels, seconds)
-        self.add(name + "_count", labels)
+            self.add(name, seconds <= float(bound), "_bucket", **labels, le=bound)
+        self.add(name, seconds, "_sum", **labels)
+        self.add(name, 1, "_count", **labels)
 
-    def text(self, others: dict[str, float]) -> str:
-        """These and other samples in Prometheus' text format 0.0.4."""
+    def text(self, others: Mapping[str, dict[str, float]]) -> str:
+        """These and other figures in Prometheus' text format 0.0.4."""
         with self._lock:
-            samples = self._samples | others
-        lines = []
-        for name, (kind, meaning) in METRICS.items():
-            lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
-            mine = re.compile(name + r"(_bucket|_sum|_count)?\{")
-            lines += [f"{key} {value}" for key, value in samples.items() if mine.match(key)]
-        return "\n".join(lines) + "\n"
+            figures = {name: self._figures[name] | others.get(name, {}) for name in METRICS}
+        return "".join(
+            f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n"
+            + "".join(f"{name}{key} {value}\n" for key, value in figures[name].items())
+            for name, (kind, meaning) in METRICS.items()
+        )
 
 
-def sample(name: str, labels: Mapping[str, object] = {}) -> str:
-    return name + "{%s}" % ",".join(f'{label}="{str(value).translate(ESCAPES)}"' for label, value in labels.items())
+def labelled(**labels: object) -> str:
+    return "{%s}" % ",".join(f'{name}="{str(value).translate(ESCAPES)}"' for name, value in labels.items())
 
 
 def opentelemetry() -> Any:
@@ -1681,15 +1680,15 @@ class Service:
 
     def prometheus(self) -> bytes:
         """All figures; of the database's, those that can be read."""
-        refresher, figures = self.refresher, {sample("process_start_time_seconds"): self.started}
-        figures |= {sample("catscii_refreshes_total", {"result": name}): n for name, n in refresher.results.items()}
+        refresher, others = self.refresher, {"process_start_time_seconds": {"": self.started}}
+        others["catscii_refreshes_total"] = {labelled(result=result): n for result, n in refresher.results.items()}
         if refresher.is_alive():
-            figures[sample("catscii_refresh_age_seconds")] = time.monotonic() - refresher.last_good
+            others["catscii_refresh_age_seconds"] = {"": time.monotonic() - refresher.last_good}
         with contextlib.suppress(sqlite3.Error):
             visits, cats = self.database.execute(VISITS_BY_COUNTRY), self.store.counts()
-            figures |= {sample("catscii_visits_total", {"country": country}): n for country, n in visits}
-            figures |= {sample("catscii_stored_cats", {"source": source}): n for source, n in cats.items()}
-        return send(Page(self.metrics.text(figures), "text/plain; version=0.0.4; charset=utf-8"), "no-store")
+            others["catscii_visits_total"] = {labelled(country=country): n for country, n in visits}
+            others["catscii_stored_cats"] = {labelled(source=source): n for source, n in cats.items()}
+        return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"), "no-store")
 
     def panic(self) -> bytes:
         raise RuntimeError("This is a drill: somebody asked for /panic")
@@ -1714,8 +1713,8 @@ class Service:
         request, status = bottle.request, bottle.response.status_code
         seconds = time.perf_counter() - request.started
         route = request.environ["bottle.route"].rule if "bottle.route" in request.environ else "none"
-        self.metrics.add("catscii_requests_total", {"route": route, "status": status})
-        self.metrics.observe("catscii_request_seconds", seconds, {"route": route})
+        self.metrics.add("catscii_requests_total", 1, route=route, status=status)
+        self.metrics.observe("catscii_request_seconds", seconds, route=route)
         annotate({
             "http.request.method": request.method, "http.route": route, "http.response.status_code": status,
             "url.path": request.path, "user_agent.original": header("User-Agent"), "country": request.country,
