@@ -419,7 +419,7 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
         key = settings.honeycomb_api_key
         headers = {"x-honeycomb-team": key, "x-honeycomb-dataset": "catscii"} if key else None
         named = Resource.create({"service.name": "catscii", "service.version": __version__})
-        provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
+        provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.otlp_endpoint, headers=headers)))
         trace.set_tracer_provider(provider)
 

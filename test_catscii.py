@@ -378,11 +378,12 @@ def test_all_wrong_settings_are_reported_in_one_go():
         CLIENT_IP_HEADER="a b",
         ANALYTICS_DB="/no/such/folder/x.db",
         SSL_CERT_FILE="/no/such.pem",
+        OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
     )
     lines = result.stderr.decode().splitlines()
     assert result.returncode == 2
-    assert len(lines) == 7
-    for value in ("http", "/no/such.mmdb", "ftp://cats", "loud", "a b", "/no/such/folder/x.db", "/no/such.pem"):
+    assert len(lines) == 8
+    for value in ("http", "/no/such.mmdb", "ftp://cats", "loud", "a b", "/no/such/folder/x.db", "/no/such.pem", "grpc"):
         assert sum(f"{value!r}" in line for line in lines) == 1
 
 
@@ -533,7 +534,7 @@ def test_sentry_gets_what_the_refresher_did_not_expect(start, upstream):
         SENTRY_DSN=upstream.url.replace("//", "//abc@") + "/42",
         SENTRY_ENVIRONMENT="tests",
         FLY_APP_NAME="my-cats",
-        CAT_SOURCES=upstream.cataas,
+        CAT_SOURCES=upstream.cataas.replace("localhost", "127.0.0.1"),  # for the SDK, another host than Sentry's
     )
     service.wait_for("Listening on ")
     with sqlite3.connect(service.database) as connection:
@@ -614,7 +615,7 @@ def test_a_refresh_is_a_trace_with_the_names_of_the_rust_service(start, upstream
 def test_telemetry_trusts_the_same_authorities_as_everything_else(start, secure_upstream, ca_file, tmp_path, kind):
     url = secure_upstream.url
     variables = {kind: url.replace("//", "//abc@") + "/42" if kind == "SENTRY_DSN" else url}
-    for trusted in ({}, {"SSL_CERT_FILE": ca_file}):
+    for trusted in ({}, {"NIX_SSL_CERT_FILE": ca_file}):  # the SDKs know SSL_CERT_FILE themselves
         assert not secure_upstream.posts
         service = start(**variables, **trusted)
         service.get("/panic")
@@ -728,6 +729,26 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_brings_it(tmp_
     assert f"`uv run --with {package} catscii.py`" in line and f"`pip install {package}`" in line
 
 
+def test_what_an_sdk_refuses_is_a_clear_error(tmp_path):
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:9", "OTEL_PROPAGATORS": "pigeon"}
+    result = run(**variables, ANALYTICS_DB=str(tmp_path / "x.db"), PORT="0")
+    assert result.returncode == 2
+    (line,) = result.stderr.decode().splitlines()
+    assert line.startswith("catscii: OTEL_*") and "pigeon" in line
+
+
+def test_a_collector_that_is_down_is_no_error_for_sentry(start, upstream):
+    service = start(
+        SENTRY_DSN=upstream.url.replace("//", "//abc@") + "/42",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost:9",
+        OTEL_EXPORTER_OTLP_TIMEOUT="1",
+        OTEL_BSP_SCHEDULE_DELAY="50",
+    )
+    service.get("/")
+    eventually(lambda: any(line["level"] == "ERROR" for line in service.log))
+    assert service.stop() == 0 and not sentry_events(upstream)
+
+
 def test_without_telemetry_nothing_of_it_is_imported(tmp_path):
     service = Running(tmp_path, [sys.executable, "-X", "importtime", str(SCRIPT)])
     service.get("/")
@@ -756,7 +777,7 @@ def test_secrets_stay_secret(start, upstream):
     service = start(**secrets, LOG_LEVEL="debug", OTEL_BSP_SCHEDULE_DELAY="50")
     pages = [service.get(path).data for path in ("/", "/cat/nobody", "/panic", "/health", "/metrics", "/nowhere")]
     service.wait_for("Source fails")
-    service.wait_for("Transient error")
+    eventually(lambda: any(line["target"].startswith("opentelemetry") for line in service.log))
     assert service.stop() == 0
     shown = b"".join([*pages, *(line.encode() for line in service.lines), run("--help", **secrets).stdout])
     assert b"s3cret" not in shown and "s3cret" not in repr(catscii.read_settings(secrets))
@@ -811,6 +832,7 @@ def test_metrics_are_what_prometheus_reads(start, upstream, country_db):
     assert figures["catscii_render_seconds_count"][()] == before.get("catscii_render_seconds_count", {}).get((), 0) + 2
     buckets = [figures["catscii_request_seconds_bucket"]["/cat/<cat_id>", bound] for bound in catscii.BUCKETS]
     assert buckets == sorted(buckets) and buckets[-1] == 3
+    assert figures["catscii_render_seconds_bucket"]["0.001",] == 0
     assert 0 < figures["catscii_request_seconds_sum"]["/cat/<cat_id>",] < 10
 
 
