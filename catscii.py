@@ -339,7 +339,8 @@ def opentelemetry() -> Any:
 def span(name: str, **attributes: object) -> contextlib.AbstractContextManager[Any]:
     """A part of the current trace, else a new one; it fails with the error that leaves it."""
     if trace := opentelemetry():
-        return trace.get_tracer("catscii").start_as_current_span(name, attributes=attributes)  # type: ignore[no-any-return]
+        tracer = trace.get_tracer("catscii")
+        return tracer.start_as_current_span(name, attributes=attributes)  # type: ignore[no-any-return]
     return contextlib.nullcontext()
 
 
@@ -349,22 +350,6 @@ def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = No
         trace.get_current_span().set_attributes(attributes)
         if error:
             trace.get_current_span().set_status(trace.StatusCode.ERROR, str(error))
-
-
-def traced(app: Callable[..., Any]) -> Callable[..., Any]:
-    """The app with a span around each request, in the trace that the request names (W3C Trace Context)."""
-    from opentelemetry import propagate, trace
-
-    def traced_app(environ: dict[str, Any], start_response: Any) -> Any:
-        headers = {name[5:].replace("_", "-").lower(): environ[name] for name in environ if name.startswith("HTTP_")}
-        context, kind = propagate.extract(headers), trace.SpanKind.SERVER
-        with trace.get_tracer("catscii").start_as_current_span("request", context, kind) as current:
-            answer = app(environ, start_response)
-            if route := environ.get("bottle.route"):
-                current.update_name(f"{route.rule.split('/')[1] or 'root'}_{route.method.lower()}")
-            return answer
-
-    return traced_app
 
 
 @contextlib.contextmanager
@@ -377,6 +362,23 @@ def optional(package: str, variable: str) -> Iterator[None]:
         raise SetupError(f"{variable}: the package {package} is missing: {ways} ({error})") from error
     except ValueError as error:
         raise SetupError(f"{variable}: {error}") from error
+
+
+def traced(app: Callable[..., Any]) -> Callable[..., Any]:
+    """The app with a span a request, in the trace that the request names (W3C Trace Context). Raises SetupError."""
+    with optional("opentelemetry-api", "OTEL_PROPAGATORS"):
+        from opentelemetry import propagate, trace
+
+    def traced_app(environ: dict[str, Any], start_response: Any) -> Any:
+        headers = {name[5:].replace("_", "-").lower(): environ[name] for name in environ if name.startswith("HTTP_")}
+        context, kind = propagate.extract(headers), trace.SpanKind.SERVER
+        with trace.get_tracer("catscii").start_as_current_span("request", context, kind) as current:
+            answer = app(environ, start_response)
+            if route := environ.get("bottle.route"):
+                current.update_name(f"{route.rule.split('/')[1] or 'root'}_{route.method.lower()}")
+            return answer
+
+    return traced_app
 
 
 def start_sentry(settings: Settings) -> Callable[[], object]:
@@ -1917,14 +1919,14 @@ def serve(settings: Settings) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    log.info("Starting", {
-        "version": __version__, "countries": settings.geolite2_country_db or "off",
-        "sources": [urlsplit(url).hostname for url in settings.cat_sources] or "off",
+    host, port = listener.getsockname()[:2]
+    log.info("Listening on %(address)s", {
+        "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "version": __version__,
+        "countries": settings.geolite2_country_db or "off",
+        "sources": [urlsplit(url).hostname for url in settings.cat_sources],
         "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
         "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off",
     })
-    host, port = listener.getsockname()[:2]
-    log.info("Listening on %s:%d", f"[{host}]" if ":" in host else host, port)
     app.service.refresher.start()
     while not stopping.is_set():
         wasyncore.loop(timeout=30, use_poll=True, map=connections, count=1)

@@ -148,13 +148,15 @@ let
             exit 1
           fi
         '') denied}
-        $out/bin/python3 -I -c 'import ${
-          lib.concatMapStrings (module: module + ", ") (lib.optionals telemetry [
-            "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-            "sentry_sdk.integrations.bottle"
-          ])
-        }bottle, certifi, maxminddb, PIL.Image, sqlite3, ssl, urllib3, waitress'
+        $out/bin/python3 -I -c 'import sys; [__import__(name) for name in sys.argv[1:]]' ${toString imported}
       '';
+
+  imported = [
+    "bottle certifi maxminddb PIL.Image sqlite3 ssl urllib3 waitress"
+  ]
+  ++ lib.optionals telemetry [
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter sentry_sdk.integrations.bottle"
+  ];
 
   slim = python.withPackages (
     ps: map (package: if package == ps.pillow then slimPillow package else package) (packages ps)
