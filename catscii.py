@@ -391,11 +391,11 @@ def start_sentry(settings: Settings) -> Callable[[], object]:
         sentry_sdk.init(
             settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
             integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
-            ca_certs=ca_bundle(settings.ssl_cert_file), shutdown_timeout=FLUSH_SECONDS,
+            ca_certs=ca_bundle(settings.ssl_cert_file),
             ignore_errors=[bottle.HTTPResponse],  # is an answer; what caused a 500 was logged before
             trace_propagation_targets=[],  # the sources need not know
             send_default_pii=False, max_request_body_size="never", include_local_variables=False,
-            before_send=without_headers,
+            before_send=without_headers, shutdown_timeout=FLUSH_SECONDS - 0.5,
         )
     ignore_logger("opentelemetry.*")  # says again and again that a collector is down
     return sentry_sdk.get_client().close
@@ -424,13 +424,7 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
         provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.otlp_endpoint, headers=headers)))
         trace.set_tracer_provider(provider)
-
-    def flush() -> None:
-        thread = threading.Thread(target=provider.shutdown, daemon=True)  # it has no limit of time that holds
-        thread.start()
-        thread.join(FLUSH_SECONDS)
-
-    return flush
+    return provider.shutdown
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1141,8 +1135,8 @@ class Fetcher:
             except Exception as error:
                 answer.set_exception(error)
 
-        context = contextvars.copy_context()  # with the current span
-        threading.Thread(target=context.run, args=(read,), name="fetcher", daemon=True).start()
+        in_this_span = contextvars.copy_context().run
+        threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True).start()
         try:
             return answer.result(TOTAL_SECONDS + 1)
         except TimeoutError:
@@ -1935,7 +1929,9 @@ def serve(settings: Settings) -> int:
     drain(server, connections)
     app.service.database.close()
     for flush in flushes:
-        flush()
+        thread = threading.Thread(target=flush, daemon=True)  # OpenTelemetry's has no limit of time that holds
+        thread.start()
+        thread.join(FLUSH_SECONDS)
     return 0
 
 

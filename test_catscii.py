@@ -695,6 +695,7 @@ def test_neither_visitors_nor_the_end_wait_for_telemetry(start, upstream, how):
     started = time.monotonic()
     assert service.stop() == 0
     assert time.monotonic() - started < 2 * catscii.FLUSH_SECONDS + 2
+    assert all(line.startswith("{") for line in service.lines), "nobody but the log writes"
     release.set()
 
 
