@@ -1701,6 +1701,7 @@ def test_health_fails_while_visits_cannot_be_counted(start):
         connection.execute("ALTER TABLE visits RENAME TO gone")
     response = service.get("/health")
     assert (response.status, json.loads(response.data)["status"]) == (503, "failing")
+    assert "catscii_requests_total" in samples(service) and "catscii_visits_total" not in samples(service)
     assert service.get("/").status == 200
 
 
