@@ -16,7 +16,8 @@ test *arguments:
 # Checks style, types and the workflow
 lint:
     uvx ruff check
-    uv run --with mypy --with-requirements catscii.py mypy --strict catscii.py
+    uv run --with mypy --with-requirements catscii.py --with opentelemetry-exporter-otlp-proto-http --with sentry-sdk \
+        mypy --strict catscii.py
     go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 
 # Measures the art beside that of its peers: `just bench art PICTURE...`

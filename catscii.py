@@ -15,6 +15,7 @@
 """catscii: cats as coloured ASCII art, over HTTP and in the terminal.
 
     Settings     the environment, read once
+    Telemetry    logs, figures for Prometheus, errors to Sentry, traces to an OTLP collector
     Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON
     House cats   portraits drawn from a seed, so that there always is a cat
     Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
@@ -30,6 +31,7 @@ from __future__ import annotations
 import base64
 import cmath
 import contextlib
+import contextvars
 import gzip
 import hashlib
 import html
@@ -92,6 +94,8 @@ VARIABLES = f"""\
   CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
   SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
   LOG_LEVEL             debug, info, warn or error (info)
+  SENTRY_DSN            where errors go (nowhere), as from SENTRY_ENVIRONMENT (FLY_APP_NAME, else production)
+  HONEYCOMB_API_KEY     key for traces to Honeycomb (none); OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_* for elsewhere
 """
 
 
@@ -109,9 +113,13 @@ class Settings:
     geolite2_country_db: str | None
     client_ip_header: str | None
     cat_sources: tuple[str, ...]
-    cat_api_key: str | None
+    cat_api_key: str | None = field(repr=False)
     ssl_cert_file: str | None
     log_level: int
+    sentry_dsn: str | None = field(repr=False)
+    sentry_environment: str | None
+    otlp_endpoint: str | None = field(repr=False)  # of traces
+    honeycomb_api_key: str | None = field(repr=False)  # None as well where the traces go elsewhere
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -125,7 +133,15 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             problems.append(f"{name}: {error}")
             return parse(default)
 
-    certificates = "SSL_CERT_FILE" if environ.get("SSL_CERT_FILE") else "NIX_SSL_CERT_FILE"
+    bundle = "SSL_CERT_FILE" if environ.get("SSL_CERT_FILE") else "NIX_SSL_CERT_FILE"
+    endpoint = read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", otlp_url)
+    if not endpoint and (base := read("OTEL_EXPORTER_OTLP_ENDPOINT", "", otlp_url)):
+        endpoint = base.rstrip("/") + "/v1/traces"
+    for kind in ("", "TRACES_"):  # the exporter reads these, and would log the headers that it cannot use
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", "", otlp_headers)
+        read(f"OTEL_EXPORTER_OTLP_{kind}CERTIFICATE", "", certificates)
+        read(f"OTEL_EXPORTER_OTLP_{kind}PROTOCOL", "http/protobuf", partial(one_of, choices=("http/protobuf",)))
+    key, disabled = read("HONEYCOMB_API_KEY", "", key_text), environ.get("OTEL_SDK_DISABLED", "").strip().lower()
     settings = Settings(
         host=read("HOST", "0.0.0.0", str),
         port=read("PORT", "8080", partial(whole_number, low=0, high=65535)),
@@ -133,9 +149,13 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         geolite2_country_db=read("GEOLITE2_COUNTRY_DB", "", existing_file),
         client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if environ.get("FLY_APP_NAME") else "", header_name),
         cat_sources=read("CAT_SOURCES", "" if "CAT_SOURCES" in environ else DEFAULT_SOURCES, source_urls),
-        cat_api_key=read("CAT_API_KEY", "", lambda text: text or None),
-        ssl_cert_file=read(certificates, "", existing_file),
+        cat_api_key=read("CAT_API_KEY", "", key_text),
+        ssl_cert_file=read(bundle, "", certificates),
         log_level=read("LOG_LEVEL", "info", lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)]),
+        sentry_dsn=read("SENTRY_DSN", "", sentry_dsn),
+        sentry_environment=environ.get("SENTRY_ENVIRONMENT") or environ.get("FLY_APP_NAME") or None,
+        otlp_endpoint=None if disabled == "true" else endpoint or (HONEYCOMB if key else None),
+        honeycomb_api_key=None if endpoint else key,
     )
     if problems:
         raise SetupError(*problems)
@@ -164,6 +184,24 @@ def existing_file(text: str) -> str | None:
     if text and not os.path.isfile(text):
         raise ValueError(f"there is no file {quoted(text)}")
     return text or None
+
+
+def certificates(text: str) -> str | None:
+    """The file, looked into at once: later, its faults would show as requests that fail, those that report them too."""
+    if existing_file(text):
+        import ssl
+
+        try:
+            ssl.create_default_context(cafile=text)
+        except OSError as error:
+            raise ValueError(f"no CA certificates can be read from {quoted(text)}: {error}") from None
+    return text or None
+
+
+def ca_bundle(ssl_cert_file: str | None) -> str:
+    import certifi
+
+    return ssl_cert_file or certifi.where()
 
 
 def file_in_a_folder(text: str) -> str:
@@ -195,6 +233,45 @@ def is_web_url(text: str) -> bool:
         return False
 
 
+def unquoted(text: str, valid: Callable[[str], object], what: str) -> str | None:
+    """`text` if it is valid; the error does not repeat it, for it may hold a secret."""
+    if text and not valid(text):
+        raise ValueError(f"is not {what}")
+    return text or None
+
+
+key_text = partial(unquoted, valid=re.compile("[!-~]+").fullmatch, what="printable ASCII without spaces")
+otlp_url = partial(unquoted, valid=is_web_url, what="a URL such as http://localhost:4318")
+sentry_dsn = partial(
+    unquoted, valid=re.compile(r"https?://\w+(:\w+)?@[\w.-]+(:[0-9]{1,5})?(/[!-~]*)?/[0-9]+", re.ASCII).fullmatch,
+    what="a DSN such as https://KEY@HOST/PROJECT",
+)
+otlp_headers = partial(  # https://opentelemetry.io/docs/specs/otel/protocol/exporter/
+    unquoted, valid=re.compile(r"(\s*[\w.-]+\s*=([ !#$&-+\--:<-\[\]-~]|%[2-7][0-9A-Fa-f])*(,|$))+", re.ASCII).fullmatch,
+    what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded",
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Telemetry: logs; figures for Prometheus; errors to Sentry and traces to an OTLP collector, imported only where set
+# ---------------------------------------------------------------------------------------------------------------------
+
+FLUSH_SECONDS = 1.5  # that each of the two gets at the end
+HONEYCOMB = "https://api.honeycomb.io/v1/traces"
+METRICS = {
+    "catscii_requests_total": ("counter", "Requests by route and status."),
+    "catscii_request_seconds": ("histogram", "Time to answer a request, by route."),
+    "catscii_render_seconds": ("histogram", "Time to render a cat that was not in the cache."),
+    "catscii_visits_total": ("counter", "Visits by country, of all time."),
+    "catscii_stored_cats": ("gauge", "Pictures in the store, by source."),
+    "catscii_refreshes_total": ("counter", "Refreshes of the store, by result."),
+    "catscii_refresh_age_seconds": ("gauge", "Time since a source last gave a cat, or since the start."),
+    "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
+}
+BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
+ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r'\"'})
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, in the shape of Rust's tracing-subscriber; a dict as the only argument adds fields."""
 
@@ -202,6 +279,8 @@ class JsonFormatter(logging.Formatter):
         fields = {"message": record.getMessage(), **(record.args if isinstance(record.args, Mapping) else {})}
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
+        if (trace := opentelemetry()) and (context := trace.get_current_span().get_span_context()).is_valid:
+            fields["trace_id"] = trace.format_trace_id(context.trace_id)
         return json.dumps({
             "timestamp": datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "level": {"WARNING": "WARN", "CRITICAL": "ERROR"}.get(record.levelname, record.levelname),
@@ -219,6 +298,135 @@ def start_logging(level: int) -> None:
 
 
 log = logging.getLogger("catscii")
+
+
+class Metrics:
+    """Counters and histograms since the start, by metric and labels; no label is what a visitor chose."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._figures: dict[str, dict[str, float]] = {name: {} for name in METRICS}
+
+    def add(self, name: str, amount: float, part: str = "", /, **labels: object) -> None:
+        key, figures = part + labelled(**labels), self._figures[name]
+        with self._lock:
+            figures[key] = figures.get(key, 0) + amount
+
+    def observe(self, name: str, seconds: float, /, **labels: object) -> None:
+        for bound in BUCKETS:
+            self.add(name, seconds <= float(bound), "_bucket", **labels, le=bound)
+        self.add(name, seconds, "_sum", **labels)
+        self.add(name, 1, "_count", **labels)
+
+    def text(self, others: Mapping[str, dict[str, float]]) -> str:
+        """These and other figures in Prometheus' text format 0.0.4."""
+        with self._lock:
+            figures = {name: self._figures[name] | others.get(name, {}) for name in METRICS}
+        return "".join(
+            f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n"
+            + "".join(f"{name}{key} {value}\n" for key, value in figures[name].items())
+            for name, (kind, meaning) in METRICS.items()
+        )
+
+
+def labelled(**labels: object) -> str:
+    return "{%s}" % ",".join(f'{name}="{str(value).translate(ESCAPES)}"' for name, value in labels.items())
+
+
+def opentelemetry() -> Any:
+    """The module opentelemetry.trace if it is in use, else None."""
+    return sys.modules.get("opentelemetry.trace")
+
+
+def span(name: str, **attributes: object) -> contextlib.AbstractContextManager[Any]:
+    """A part of the current trace, else a new one; it fails with the error that leaves it."""
+    if trace := opentelemetry():
+        tracer = trace.get_tracer("catscii")
+        return tracer.start_as_current_span(name, attributes=attributes)  # type: ignore[no-any-return]
+    return contextlib.nullcontext()
+
+
+def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = None) -> None:
+    """Give the current span attributes, and the error that it failed with."""
+    if trace := opentelemetry():
+        trace.get_current_span().set_attributes(attributes)
+        if error:
+            trace.get_current_span().set_status(trace.StatusCode.ERROR, str(error))
+
+
+@contextlib.contextmanager
+def optional(package: str, variable: str) -> Iterator[None]:
+    """Make a SetupError of the absence of `package`, and of what it does not take."""
+    try:
+        yield
+    except ImportError as error:
+        ways = f"`uv run --with {package} catscii.py` or `pip install {package}`"
+        raise SetupError(f"{variable}: the package {package} is missing: {ways} ({error})") from error
+    except ValueError as error:
+        raise SetupError(f"{variable}: {error}") from error
+
+
+def traced(app: Callable[..., Any]) -> Callable[..., Any]:
+    """The app with a span a request, in the trace that the request names (W3C Trace Context). Raises SetupError."""
+    with optional("opentelemetry-api", "OTEL_PROPAGATORS"):
+        from opentelemetry import propagate, trace
+
+    def traced_app(environ: dict[str, Any], start_response: Any) -> Any:
+        headers = {name[5:].replace("_", "-").lower(): environ[name] for name in environ if name.startswith("HTTP_")}
+        context, kind = propagate.extract(headers), trace.SpanKind.SERVER
+        with trace.get_tracer("catscii").start_as_current_span("request", context, kind) as current:
+            answer = app(environ, start_response)
+            if route := environ.get("bottle.route"):
+                current.update_name(f"{route.rule.split('/')[1] or 'root'}_{route.method.lower()}")
+            return answer
+
+    return traced_app
+
+
+def start_sentry(settings: Settings) -> Callable[[], object]:
+    """Report what is logged as an error; the result sends what is left of it. Raises SetupError."""
+    with optional("sentry-sdk", "SENTRY_DSN"):
+        import sentry_sdk
+        from sentry_sdk.integrations.bottle import BottleIntegration
+        from sentry_sdk.integrations.logging import ignore_logger
+
+        sentry_sdk.init(
+            settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
+            integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
+            ca_certs=ca_bundle(settings.ssl_cert_file),
+            ignore_errors=[bottle.HTTPResponse],  # is an answer; what caused a 500 was logged before
+            trace_propagation_targets=[],  # the sources need not know
+            send_default_pii=False, max_request_body_size="never", include_local_variables=False,
+            before_send=without_headers, shutdown_timeout=FLUSH_SECONDS - 0.5,
+        )
+    ignore_logger("opentelemetry.*")  # says again and again that a collector is down
+    return sentry_sdk.get_client().close
+
+
+def without_headers(event: Any, hint: object) -> Any:
+    """The event without the headers of the request, of which any may name the visitor's address."""
+    event.get("request", {}).pop("headers", None)
+    return event
+
+
+def start_tracing(settings: Settings) -> Callable[[], object]:
+    """Send spans, batched, by another thread; the result sends what is left of them. Raises SetupError."""
+    with optional("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY"):
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        variable = "OTEL_EXPORTER_OTLP_CERTIFICATE"
+        os.environ[variable] = os.environ.get(variable) or ca_bundle(settings.ssl_cert_file)
+        key = settings.honeycomb_api_key
+        headers = {"x-honeycomb-team": key, "x-honeycomb-dataset": "catscii"} if key else None
+        named = Resource.create({"service.name": "catscii", "service.version": __version__})
+        provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()))
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.otlp_endpoint, headers=headers)))
+        trace.set_tracer_provider(provider)
+    return provider.shutdown
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -916,13 +1124,11 @@ class Fetcher:
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
-        import certifi
         import urllib3  # 30 ms that a start without upstream saves
 
-        bundle = self._ssl_cert_file or certifi.where()
-        return urllib3.PoolManager(ca_certs=bundle, retries=False, timeout=SILENT_SECONDS)
+        return urllib3.PoolManager(ca_certs=ca_bundle(self._ssl_cert_file), retries=False, timeout=SILENT_SECONDS)
 
-    def get(self, url: str, limit: int, headers: Mapping[str, str] = {}) -> bytes:
+    def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file") -> bytes:
         """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable.
 
         urllib3 bounds each silence, not the whole of an answer; so a thread reads it, and is left behind if it is slow.
@@ -931,17 +1137,18 @@ class Fetcher:
 
         def read() -> None:
             try:
-                answer.set_result(self._read(url, limit, headers, time.monotonic() + TOTAL_SECONDS))
+                answer.set_result(self._read(url, limit, headers, time.monotonic() + TOTAL_SECONDS, kind))
             except Exception as error:
                 answer.set_exception(error)
 
-        threading.Thread(target=read, name="fetcher", daemon=True).start()
+        in_this_span = contextvars.copy_context().run
+        threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True).start()
         try:
             return answer.result(TOTAL_SECONDS + 1)
         except TimeoutError:
             raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds") from None
 
-    def _read(self, url: str, limit: int, headers: Mapping[str, str], deadline: float) -> bytes:
+    def _read(self, url: str, limit: int, headers: Mapping[str, str], deadline: float, kind: str) -> bytes:
         import urllib3
 
         schemes = ("https:",) if url.startswith("https:") else ("https:", "http:")
@@ -950,7 +1157,9 @@ class Fetcher:
                 if not is_web_url(url) or not url.startswith(schemes):
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
                 sent = {"User-Agent": USER_AGENT, **headers}
-                with self._pool.request("GET", url, headers=sent, preload_content=False, redirect=False) as response:
+                with span(f"{kind}_headers", host=urlsplit(url).hostname):
+                    response = self._pool.request("GET", url, headers=sent, preload_content=False, redirect=False)
+                with response, span(f"{kind}_body", status=response.status):
                     if not (location := response.get_redirect_location()):
                         return read_body(response, limit, deadline)
                 url, headers = urljoin(url, location), {}  # a key is for the API alone
@@ -959,7 +1168,7 @@ class Fetcher:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
     def json(self, url: str, headers: Mapping[str, str]) -> Any:
-        body = self.get(url, MAX_JSON_BYTES, {"Accept": "application/json", **headers})
+        body = self.get(url, MAX_JSON_BYTES, {"Accept": "application/json", **headers}, kind="api")
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -1041,7 +1250,11 @@ def is_cat_id(text: str) -> bool:
 def fetch_picture(cat: Cat, fetcher: Fetcher) -> bytes:
     """The cat's picture from its source, as a JPEG of at most STORED_SIDE pixels a side. Raises Unavailable."""
     try:
-        picture = decode(fetcher.get(cat.url, MAX_PICTURE_BYTES), STORED_SIDE)
+        with span("download_file", url=cat.url):
+            data = fetcher.get(cat.url, MAX_PICTURE_BYTES)
+        with span("decode"):
+            picture = decode(data, STORED_SIDE)
+            annotate({"width": picture.width, "height": picture.height})
     except PictureError as error:
         raise Unavailable(str(error)) from error
     picture.thumbnail((STORED_SIDE, STORED_SIDE))
@@ -1058,6 +1271,8 @@ class Refresher(threading.Thread):
         self._store, self._upstreams, self._fetcher = store, sources, fetcher
         self._stopping = threading.Event()
         self._repeats = 0  # answers in a row that held only cats that are stored already
+        self.results = Counter(stored=0, repeated=0, failed=0)
+        self.last_good = time.monotonic()  # when a source last worked, or the start
         self._due = 0.0 if self._short() else time.monotonic() + REFRESH_SECONDS
 
     def run(self) -> None:
@@ -1068,6 +1283,7 @@ class Refresher(threading.Thread):
                 if self._stopping.is_set():  # the database is closed by now
                     return
                 log.exception("Refreshing the store failed")
+                self.results["failed"] += 1
                 self._due = time.monotonic() + REFRESH_SECONDS
 
     def stop(self) -> None:
@@ -1086,7 +1302,8 @@ class Refresher(threading.Thread):
             if upstream.ready > time.monotonic():
                 continue
             try:
-                self._repeats = 0 if self._take(upstream) else self._repeats + 1
+                with span("get_cat_ascii_art", source=upstream.name):
+                    self._repeats = 0 if self._take(upstream) else self._repeats + 1
             except Unavailable as error:
                 upstream.failed()
                 if upstream.failures == 1:
@@ -1096,8 +1313,11 @@ class Refresher(threading.Thread):
                 log.info("Source works again", {"source": upstream.name})
                 upstream.failures = 0
             hurry = self._short() and self._repeats < QUICK_REPEATS
-            self._due = time.monotonic() + (QUICK_SECONDS if hurry else REFRESH_SECONDS)
+            self.last_good = time.monotonic()
+            self._due = self.last_good + (QUICK_SECONDS if hurry else REFRESH_SECONDS)
+            self.results["repeated" if self._repeats else "stored"] += 1
             return
+        self.results["failed"] += 1
 
     def _take(self, upstream: Source) -> bool:
         """Store the next listed cat that is not stored, searching anew if none is listed; False if there was none."""
@@ -1525,8 +1745,7 @@ class Service:
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
         self.pages = Cache(PAGE_CACHE_BYTES)
-        self.requests: Counter[tuple[str, int]] = Counter()  # by route and status
-        self.counting = threading.Lock()
+        self.metrics, self.started = Metrics(), time.time()
 
     def random_cat(self) -> bytes:
         view, cattery = read_view(), self.cattery
@@ -1543,6 +1762,7 @@ class Service:
             message = f"there is no cat {quoted(cat_id)}; house-0 to house-{HOUSE_CATS - 1} always are"
             raise bottle.HTTPError(404, message) from None
         except Unavailable as error:
+            annotate(error=error)
             log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
             message = "this cat's picture cannot be had from its source right now"
             raise bottle.HTTPError(503, message, **{"Retry-After": "60"}) from None
@@ -1552,10 +1772,16 @@ class Service:
         """The cat's page, from the cache or rendered now, from the picture that `find` finds."""
         key = (cat_id, view, root())
         page: Page | None = self.pages.get(key)
+        annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
-            cat, picture = find(cat_id)
-            art = render(picture, view.width, view.height, view.style)
-            page = Page(encode(art, view.format, cat), CONTENT_TYPES[view.format])
+            with span("store"):
+                cat, picture = find(cat_id)
+            started = time.perf_counter()
+            with span("render", width=view.width, style=view.style):
+                art = render(picture, view.width, view.height, view.style)
+            self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
+            with span("encode", format=view.format):
+                page = Page(encode(art, view.format, cat), CONTENT_TYPES[view.format])
             self.pages.put(key, page, 2 * len(page.body) + 1000)  # the compressed body and the objects
         return page
 
@@ -1589,27 +1815,22 @@ class Service:
             self.database.execute(CHECK_VISITS)
             health = {"status": "ok", "version": __version__}
         except sqlite3.Error as error:
+            annotate(error=error)
             bottle.response.status = 503
             health = {"status": "failing", "reason": f"visits cannot be counted: {error}"}
         return send(Page(to_json(health), CONTENT_TYPES["json"]), "no-store")
 
     def prometheus(self) -> bytes:
-        """All figures in Prometheus' text format 0.0.4."""
-        with self.counting:
-            requests = sorted(self.requests.items())
-        visits, cats = self.database.execute(VISITS_BY_COUNTRY), self.store.counts()
-        lines = [
-            "# HELP catscii_requests_total Requests by route and status since the start.",
-            "# TYPE catscii_requests_total counter",
-            *(f'catscii_requests_total{{route="{route}",status="{status}"}} {n}' for (route, status), n in requests),
-            "# HELP catscii_visits_total Visits by country, of all time.",
-            "# TYPE catscii_visits_total counter",
-            *(f'catscii_visits_total{{country="{country}"}} {n}' for country, n in visits),
-            "# HELP catscii_stored_cats Pictures in the store by source.",
-            "# TYPE catscii_stored_cats gauge",
-            *(f'catscii_stored_cats{{source="{source}"}} {n}' for source, n in cats.items()),
-        ]
-        return send(Page("\n".join(lines) + "\n", "text/plain; version=0.0.4; charset=utf-8"), "no-store")
+        """All figures; of the database's, those that can be read."""
+        refresher, others = self.refresher, {"process_start_time_seconds": {"": self.started}}
+        others["catscii_refreshes_total"] = {labelled(result=result): n for result, n in refresher.results.items()}
+        if refresher.is_alive():
+            others["catscii_refresh_age_seconds"] = {"": time.monotonic() - refresher.last_good}
+        with contextlib.suppress(sqlite3.Error):
+            visits, cats = self.database.execute(VISITS_BY_COUNTRY), self.store.counts()
+            others["catscii_visits_total"] = {labelled(country=country): n for country, n in visits}
+            others["catscii_stored_cats"] = {labelled(source=source): n for source, n in cats.items()}
+        return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"), "no-store")
 
     def panic(self) -> bytes:
         raise RuntimeError("This is a drill: somebody asked for /panic")
@@ -1630,14 +1851,19 @@ class Service:
         request.country = self.countries.country(header(name) if name else request.environ.get("REMOTE_ADDR", ""))
 
     def account(self) -> None:
-        """After each request: one line in the log, without the address."""
+        """After each request: its figures, its span, one line in the log, all without the address."""
         request, status = bottle.request, bottle.response.status_code
-        route = request.environ.get("bottle.route")
-        with self.counting:
-            self.requests[route.rule if route else "none", status] += 1
+        seconds = time.perf_counter() - request.started
+        route = request.environ["bottle.route"].rule if "bottle.route" in request.environ else "none"
+        self.metrics.add("catscii_requests_total", 1, route=route, status=status)
+        self.metrics.observe("catscii_request_seconds", seconds, route=route)
+        annotate({
+            "http.request.method": request.method, "http.route": route, "http.response.status_code": status,
+            "url.path": request.path, "user_agent.original": header("User-Agent"), "country": request.country,
+        })
         log.info("%(method)s %(path)s %(status)d", {
             "method": request.method, "path": request.path, "status": status, "country": request.country,
-            "ms": round((time.perf_counter() - request.started) * 1000, 3),
+            "ms": round(seconds * 1000, 3),
         })
 
 
@@ -1667,8 +1893,9 @@ def log_failures(callback: Callable[..., bytes]) -> Callable[..., bytes]:
             return callback(*args, **kwargs)
         except bottle.HTTPResponse:
             raise
-        except Exception:
+        except Exception as error:
             log.exception("Request failed", {"path": bottle.request.path})
+            annotate(error=error)
             raise bottle.HTTPError(500, "something went wrong here; it has been logged") from None
 
     return guarded
@@ -1833,11 +2060,13 @@ def serve(settings: Settings) -> int:
     from waitress import wasyncore
 
     start_logging(settings.log_level)
+    wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
+    flushes = [start(settings) for start, url in wanted.items() if url]
     app = make_app(settings)
     listener = listen(settings.host, settings.port)
     connections: dict[int, Any] = {}
     server = waitress.create_server(
-        app, sockets=[listener], map=connections, threads=THREADS, ident="",
+        traced(app) if settings.otlp_endpoint else app, sockets=[listener], map=connections, threads=THREADS, ident="",
         clear_untrusted_proxy_headers=False,  # CLIENT_IP_HEADER may name one, and nothing else here reads any
     )
     stopping = threading.Event()
@@ -1849,7 +2078,13 @@ def serve(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     host, port = listener.getsockname()[:2]
-    log.info("Listening on %s:%d", f"[{host}]" if ":" in host else host, port)
+    log.info("Listening on %(address)s", {
+        "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "version": __version__,
+        "countries": settings.geolite2_country_db or "off",
+        "sources": [urlsplit(url).hostname for url in settings.cat_sources],
+        "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
+        "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off",
+    })
     app.service.refresher.start()
     while not stopping.is_set():
         wasyncore.loop(timeout=30, use_poll=True, map=connections, count=1)
@@ -1857,6 +2092,10 @@ def serve(settings: Settings) -> int:
     app.service.refresher.stop()
     drain(server, connections)
     app.service.database.close()
+    for flush in flushes:
+        thread = threading.Thread(target=flush, daemon=True)  # OpenTelemetry's has no limit of time that holds
+        thread.start()
+        thread.join(FLUSH_SECONDS)
     return 0
 
 

@@ -31,11 +31,12 @@ let
       urllib3
       waitress
     ]
-    ++ lib.optionals telemetry [
-      opentelemetry-exporter-otlp-proto-http
-      opentelemetry-sdk
-      sentry-sdk
-    ];
+    ++ lib.optionals telemetry (extras ps);
+  extras = ps: [
+    ps.opentelemetry-exporter-otlp-proto-http
+    ps.opentelemetry-sdk
+    ps.sentry-sdk
+  ];
 
   # The script and its bytecode, which is never checked against it: nothing in the store changes. What starts it is
   # Python as well, for there is no shell in the image.
@@ -147,8 +148,15 @@ let
             exit 1
           fi
         done
-        $out/bin/python3 -I -c 'import bottle, certifi, maxminddb, PIL.Image, sqlite3, ssl, urllib3, waitress'
+        $out/bin/python3 -I -c 'import sys; [__import__(name) for name in sys.argv[1:]]' ${toString imported}
       '';
+
+  imported = [
+    "bottle certifi maxminddb PIL.Image sqlite3 ssl urllib3 waitress"
+  ]
+  ++ lib.optionals telemetry [
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter sentry_sdk.integrations.bottle"
+  ];
 
   slim = python.withPackages (
     ps: map (package: if package == ps.pillow then slimPillow package else package) (packages ps)
@@ -213,12 +221,14 @@ let
   development = python.withPackages (
     ps:
     packages ps
+    ++ extras ps
     ++ [
       ps.babel
       ps.hypothesis
       ps.matplotlib
       (mmdb-writer ps)
       ps.netaddr
+      ps.prometheus-client
       ps.pytest
       ps.trustme
     ]

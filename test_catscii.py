@@ -12,7 +12,10 @@
 #     "hypothesis",
 #     "matplotlib",
 #     "mmdb-writer",
+#     "opentelemetry-exporter-otlp-proto-http",
+#     "prometheus-client",
 #     "pytest",
+#     "sentry-sdk",
 #     "trustme",
 # ]
 # [tool.uv]
@@ -67,7 +70,9 @@ import urllib3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from prometheus_client.parser import text_string_to_metric_families
 
 import bench_catscii
 import catscii
@@ -95,18 +100,25 @@ class Running:
         command = command or [sys.executable, str(SCRIPT)]
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         self.log: list[dict[str, Any]] = []
+        self.lines: list[str] = []  # as they came
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.url = "http://" + self.wait_for("Listening on ").removeprefix("Listening on ")
 
     def _read(self) -> None:
         for line in self.process.stderr:  # type: ignore[union-attr]
+            self.lines.append(line)
             if line.startswith("{"):  # `nix run` has its own word first
                 self.log.append(json.loads(line))
 
     def wait_for(self, start: str) -> str:
         """The first logged message that starts so."""
         return eventually(lambda: next((m for m in self.messages() if m.startswith(start)), None))
+
+    @property
+    def started(self) -> dict[str, Any]:
+        """What the start said."""
+        return next(line["fields"] for line in self.log if line["fields"]["message"].startswith("Listening on "))
 
     def messages(self) -> list[str]:
         return [line["fields"]["message"] for line in self.log]
@@ -149,6 +161,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         service.process.wait()
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One service of house cats for the tests that only read from it."""
+    service = Running(tmp_path_factory.mktemp("service"))
+    yield service
+    service.process.kill()
+    service.process.wait()
+
+
 def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
     """What `condition` gives once it is true."""
     end = time.monotonic() + seconds
@@ -163,6 +184,7 @@ class Upstream:
 
     def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.posts: list[tuple[str, dict[str, str], bytes]] = []
         self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}  # by path, before the documented ones
         self.known: set[str] = set()
         upstream = self
@@ -177,6 +199,14 @@ class Upstream:
                     upstream.answers.get(path, upstream.answer)(self)
                 except (ConnectionError, ssl.SSLError):
                     self.close_connection = True
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                upstream.posts.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+                upstream.answers.get("POST", lambda handler: reply(handler, b""))(self)
+
+            def do_CONNECT(self) -> None:
+                upstream.answers["CONNECT"](self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -343,6 +373,9 @@ def test_help_names_commands_variables_and_defaults():
         "CAT_API_KEY",
         "SSL_CERT_FILE",
         "LOG_LEVEL",
+        "SENTRY_DSN",
+        "HONEYCOMB_API_KEY",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
         "examples:",
     ):
         assert word in text
@@ -358,11 +391,12 @@ def test_all_wrong_settings_are_reported_in_one_go():
         CLIENT_IP_HEADER="a b",
         ANALYTICS_DB="/no/such/folder/x.db",
         SSL_CERT_FILE="/no/such.pem",
+        OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
     )
     lines = result.stderr.decode().splitlines()
     assert result.returncode == 2
-    assert len(lines) == 7
-    for value in ("http", "/no/such.mmdb", "ftp://cats", "loud", "a b", "/no/such/folder/x.db", "/no/such.pem"):
+    assert len(lines) == 8
+    for value in ("http", "/no/such.mmdb", "ftp://cats", "loud", "a b", "/no/such/folder/x.db", "/no/such.pem", "grpc"):
         assert sum(f"{value!r}" in line for line in lines) == 1
 
 
@@ -380,8 +414,8 @@ def test_all_wrong_settings_are_reported_in_one_go():
         ({"FLY_APP_NAME": "cats"}, "client_ip_header", "Fly-Client-IP"),
         ({"FLY_APP_NAME": "cats", "CLIENT_IP_HEADER": "X-Real-IP"}, "client_ip_header", "X-Real-IP"),
         ({"PORT": ""}, "port", 8080),
-        ({"NIX_SSL_CERT_FILE": __file__}, "ssl_cert_file", __file__),
-        ({"NIX_SSL_CERT_FILE": "/dev/null", "SSL_CERT_FILE": __file__}, "ssl_cert_file", __file__),
+        ({"NIX_SSL_CERT_FILE": certifi.where()}, "ssl_cert_file", certifi.where()),
+        ({"NIX_SSL_CERT_FILE": "/dev/null", "SSL_CERT_FILE": certifi.where()}, "ssl_cert_file", certifi.where()),
         ({"LOG_LEVEL": "WARNING"}, "log_level", 30),
     ],
 )
@@ -424,6 +458,422 @@ def test_a_port_in_use_is_a_clear_error(tmp_path: Path):
         result = run(HOST="127.0.0.1", PORT=port, ANALYTICS_DB=str(tmp_path / "x.db"), CAT_SOURCES="")
     assert result.returncode == 2
     assert f"cannot listen on '127.0.0.1', port {port}: " in result.stderr.decode()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Telemetry: the real SDKs, against servers that take what they send apart
+# ---------------------------------------------------------------------------------------------------------------------
+
+PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+VISITOR = CURL | {
+    "traceparent": f"00-{PARENT[0]}-{PARENT[1]}-01",
+    "X-Real-IP": "81.2.69.160",
+    "X-Forwarded-For": "81.2.69.161",
+    "Forwarded": "for=81.2.69.162",
+    "Cookie": "c=81.2.69.163",
+}
+SECRETS = {
+    "CAT_API_KEY": "live_s3cret1",
+    "SENTRY_DSN": "http://s3cret2@localhost:9/1",
+    "HONEYCOMB_API_KEY": "s3cret3",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:s3cret4@localhost:9",
+    "OTEL_EXPORTER_OTLP_HEADERS": "x-key=s3cret5",
+}
+
+
+def sentry_events(upstream: Upstream) -> list[dict[str, Any]]:
+    """The events in the envelopes (https://develop.sentry.dev/sdk/data-model/envelopes/) that Sentry was sent."""
+    events = []
+    for path, headers, body in upstream.posts:
+        assert path == "/api/42/envelope/" and "sentry_key=abc" in headers["x-sentry-auth"]
+        envelope = io.BytesIO(gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body)
+        envelope.readline()
+        while line := envelope.readline():
+            item = json.loads(line)
+            payload = envelope.read(item["length"]) if "length" in item else envelope.readline()
+            envelope.readline()
+            events += [json.loads(payload)] if item["type"] == "event" else []
+    return events
+
+
+class Span:
+    """A span as an OTLP collector understands it, its ids in hexadecimal."""
+
+    def __init__(self, span: Any, resource: dict[str, str]) -> None:
+        self.name, self.kind, self.resource = span.name, span.kind, resource
+        self.trace, self.id, self.parent = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()
+        self.error = span.status.message if span.status.code == 2 else None
+        self.attributes = {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
+
+
+def collected(upstream: Upstream) -> list[Span]:
+    """The spans that the collector was sent."""
+    spans = []
+    for path, headers, body in list(upstream.posts):
+        assert path == "/v1/traces" and headers["content-type"] == "application/x-protobuf"
+        for part in ExportTraceServiceRequest.FromString(body).resource_spans:
+            resource = {a.key: a.value.string_value for a in part.resource.attributes}
+            spans += [Span(span, resource) for scope in part.scope_spans for span in scope.spans]
+    return spans
+
+
+def samples(service: Running) -> dict[str, dict[tuple[str, ...], float]]:
+    """The figures of /metrics by name and by the values of their labels, read by Prometheus' own parser."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(service.get("/metrics").data.decode()):
+        assert family.documentation and family.type != "unknown"
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return found
+
+
+def test_sentry_gets_a_failure_once_with_its_route_and_nothing_of_the_visitor(start, upstream):
+    dsn = upstream.url.replace("//", "//abc@") + "/42"
+    service = start(SENTRY_DSN=dsn, FLY_APP_NAME="my-cats", CLIENT_IP_HEADER="X-Real-IP")
+    for path in ("/", "/cat/house-7?width=1", "/cat/nobody", "/nowhere", "/panic?q=1"):
+        service.get(path, VISITOR)
+    service.get("/", VISITOR, "POST", body=b"81.2.69.164")
+    assert service.stop() == 0
+    (event,) = sentry_events(upstream)
+    assert event["exception"]["values"][-1]["value"].startswith("This is a drill")
+    assert event["transaction"] == "/panic" and event["request"]["url"].endswith("/panic")
+    assert (event["release"], event["environment"]) == (f"catscii@{catscii.__version__}", "my-cats")
+    assert "81.2.69" not in json.dumps(event) and "REMOTE_ADDR" not in json.dumps(event) and "user" not in event
+    assert not any("vars" in frame for frame in event["exception"]["values"][-1]["stacktrace"]["frames"])
+
+
+def test_sentry_gets_what_the_refresher_did_not_expect(start, upstream):
+    service = start(
+        SENTRY_DSN=upstream.url.replace("//", "//abc@") + "/42",
+        SENTRY_ENVIRONMENT="tests",
+        FLY_APP_NAME="my-cats",
+        CAT_SOURCES=upstream.cataas.replace("localhost", "127.0.0.1"),  # for the SDK, another host than Sentry's
+    )
+    service.wait_for("Listening on ")
+    with sqlite3.connect(service.database) as connection:
+        connection.execute("ALTER TABLE cats RENAME TO gone")
+    service.wait_for("Refreshing the store failed")
+    (event,) = eventually(lambda: sentry_events(upstream))
+    assert event["exception"]["values"][-1]["value"] == "no such table: cats" and event["environment"] == "tests"
+    assert not any(name.lower() in ("sentry-trace", "baggage") for _, sent in upstream.requests for name in sent)
+    assert samples(service)["catscii_refreshes_total"]["failed",] == 1
+
+
+def test_a_request_is_a_trace_with_its_parts_in_the_trace_of_its_caller(start, upstream, country_db):
+    service = start(
+        OTEL_EXPORTER_OTLP_ENDPOINT=upstream.url + "/",
+        OTEL_SERVICE_NAME="my-cats",
+        OTEL_RESOURCE_ATTRIBUTES="team=tabby",
+        GEOLITE2_COUNTRY_DB=country_db,
+        CLIENT_IP_HEADER="X-Real-IP",
+    )
+    for path in ("/cat/house-7", "/cat/house-7", "/", "/panic", "/nowhere"):
+        service.get(path, VISITOR if path == "/cat/house-7" else CURL)
+    assert service.stop() == 0
+    spans = collected(upstream)
+    roots = [span for span in spans if span.kind == 2]  # SPAN_KIND_SERVER
+    assert [root.name for root in roots] == ["cat_get", "cat_get", "root_get", "panic_get", "request"]
+    first, again, root, panic, nowhere = roots
+    assert (first.trace, first.parent) == (again.trace, again.parent) == PARENT
+    assert root.parent == "" and root.trace not in (first.trace, panic.trace)
+    assert {span.name: span.trace for span in spans if span.parent == first.id} == dict.fromkeys(
+        ("store", "render", "encode"), PARENT[0]
+    )
+    assert not any(span.parent == again.id for span in spans)
+    assert first.attributes == {
+        "http.request.method": "GET",
+        "http.route": "/cat/<cat_id>",
+        "http.response.status_code": 200,
+        "url.path": "/cat/house-7",
+        "user_agent.original": CURL["User-Agent"],
+        "country": "GB",
+        "cat_id": "house-7",
+        "cached": False,
+    }
+    assert again.attributes["cached"] is True
+    assert panic.error == "This is a drill: somebody asked for /panic" and first.error is nowhere.error is None
+    assert nowhere.attributes["http.response.status_code"] == 404
+    assert first.resource["service.name"] == "my-cats" and first.resource["team"] == "tabby"
+    assert first.resource["service.version"] == catscii.__version__
+    logged = [line["fields"] for line in service.log if "trace_id" in line["fields"]]
+    assert [line["trace_id"] for line in logged if "ms" in line] == [root.trace for root in roots]
+    assert panic.trace in [line["trace_id"] for line in logged if line["message"] == "Request failed"]
+
+
+def test_a_refresh_is_a_trace_with_the_names_of_the_rust_service(start, upstream):
+    upstream.answers["/v1/images/search"] = lambda handler: reply(handler, b"down", 503)
+    service = start(
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=upstream.url + "/v1/traces",
+        CAT_SOURCES=f"{upstream.the_cat_api},{upstream.cataas}",
+    )
+    eventually(service.stored)
+    assert service.stop() == 0
+    spans = collected(upstream)
+    children = {
+        root.id: [s for s in spans if s.parent == root.id] for root in spans if root.name == "get_cat_ascii_art"
+    }
+    assert len({span.trace for span in spans}) == len(children) and not any(s.parent for s in spans if s.id in children)
+    failed = next(span for span in spans if span.id in children and span.error)
+    assert failed.error == "Unavailable: status 503"
+    assert [s.name for s in children[failed.id]] == ["api_headers", "api_body"] and children[failed.id][1].error
+    good = next(span for span in spans if span.id in children and not span.error and span.resource)
+    assert [s.name for s in children[good.id]] == ["api_headers", "api_body", "download_file", "decode"]
+    download, decoded = children[good.id][2:]
+    assert [span.name for span in spans if span.parent == download.id] == ["file_headers", "file_body"]
+    assert (decoded.attributes["width"], decoded.attributes["height"]) == (640, 480)
+    assert good.resource["service.name"] == "catscii"
+
+
+@pytest.mark.parametrize("kind", ["SENTRY_DSN", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+def test_telemetry_trusts_the_same_authorities_as_everything_else(start, secure_upstream, ca_file, tmp_path, kind):
+    url = secure_upstream.url
+    variables = {kind: url.replace("//", "//abc@") + "/42" if kind == "SENTRY_DSN" else url}
+    for trusted in ({}, {"NIX_SSL_CERT_FILE": ca_file}):  # the SDKs know SSL_CERT_FILE themselves
+        assert not secure_upstream.posts
+        service = start(**variables, **trusted)
+        service.get("/panic")
+        assert service.stop() == 0
+    assert secure_upstream.posts
+
+
+def test_honeycomb_gets_traces_for_its_key(start, authority, ca_file, upstream):
+    """A proxy leads to a stand-in of api.honeycomb.io, whose certificate the SDK verifies."""
+    certificate = authority.issue_cert("api.honeycomb.io")
+    tunnels = []
+
+    def tunnel(handler: BaseHTTPRequestHandler) -> None:
+        tunnels.append(handler.path)
+        handler.send_response(200)
+        handler.end_headers()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        handler.connection = context.wrap_socket(handler.connection, server_side=True)
+        handler.rfile, handler.wfile = handler.connection.makefile("rb"), handler.connection.makefile("wb", 0)
+        handler.close_connection = False  # Python before 3.12 asks in HTTP/1.0
+
+    upstream.answers["CONNECT"] = tunnel
+    service = start(HONEYCOMB_API_KEY="k3y", SSL_CERT_FILE=ca_file, HTTPS_PROXY=upstream.url)
+    service.get("/")
+    assert service.stop() == 0
+    assert tunnels[0] == "api.honeycomb.io:443"
+    path, headers, _ = upstream.posts[0]
+    assert path == "/v1/traces" and (headers["x-honeycomb-team"], headers["x-honeycomb-dataset"]) == ("k3y", "catscii")
+    assert collected(upstream)[-1].resource["service.name"] == "catscii"
+
+
+def test_a_key_for_honeycomb_goes_to_no_other_collector_and_a_collector_gets_its_own(start, upstream):
+    service = start(
+        HONEYCOMB_API_KEY="k3y", OTEL_EXPORTER_OTLP_ENDPOINT=upstream.url, OTEL_EXPORTER_OTLP_HEADERS="x-key=a%20b,y=z"
+    )
+    service.get("/")
+    assert service.stop() == 0
+    ((_, headers, body),) = upstream.posts
+    assert (headers["x-key"], headers["y"]) == ("a b", "z") and "k3y" not in repr((headers, body))
+
+
+@pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_SAMPLER": "always_off"}])
+def test_traces_are_sampled_or_left_out_as_opentelemetry_says(start, upstream, off):
+    service = start(OTEL_EXPORTER_OTLP_ENDPOINT=upstream.url, **off)
+    service.get("/")
+    assert service.stop() == 0 and not upstream.posts
+    assert service.started["otlp"] == ("off" if "OTEL_SDK_DISABLED" in off else "localhost")
+
+
+@pytest.mark.parametrize("how", ["dead", "hanging"])
+def test_neither_visitors_nor_the_end_wait_for_telemetry(start, upstream, how):
+    release = threading.Event()
+    upstream.answers["POST"] = lambda handler: release.wait(30) and None
+    url = upstream.url
+    if how == "dead":
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            url = f"http://localhost:{closed.getsockname()[1]}"
+    telemetry = {"SENTRY_DSN": url.replace("//", "//abc@") + "/42", "OTEL_EXPORTER_OTLP_ENDPOINT": url}
+    service = start(**telemetry, OTEL_BSP_SCHEDULE_DELAY="50", OTEL_BSP_MAX_QUEUE_SIZE="8",
+                    OTEL_BSP_MAX_EXPORT_BATCH_SIZE="4")  # fmt: skip
+    service.get("/panic")
+    if how == "hanging":
+        eventually(lambda: {path for path, *_ in upstream.posts} == {"/api/42/envelope/", "/v1/traces"})
+    for _ in range(30):
+        started = time.monotonic()
+        assert service.get("/health").status == 200
+        assert time.monotonic() - started < 0.5
+    started = time.monotonic()
+    assert service.stop() == 0
+    assert time.monotonic() - started < 2 * catscii.FLUSH_SECONDS + 2
+    assert all(line.startswith("{") for line in service.lines), "nobody but the log writes"
+    release.set()
+
+
+@pytest.mark.parametrize("content", [None, "", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n", "key"])
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "NIX_SSL_CERT_FILE", "OTEL_EXPORTER_OTLP_CERTIFICATE"])
+def test_a_wrong_file_of_certificates_is_said_at_the_start(tmp_path, authority, variable, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(authority.private_key_pem.bytes() if content == "key" else content.encode())
+    with pytest.raises(catscii.SetupError) as error:
+        catscii.read_settings({variable: str(path)})
+    (problem,) = error.value.args
+    assert re.match(rf"{variable}: (there is no file|no CA certificates can be read from) '{path}'", problem)
+    assert "\n" not in problem and (content is None or ": [" in problem)
+
+
+def test_a_wrong_file_of_certificates_ends_the_start(tmp_path):
+    (tmp_path / "ca.pem").write_text("no certificate")
+    result = run(SSL_CERT_FILE=str(tmp_path / "ca.pem"), ANALYTICS_DB=str(tmp_path / "x.db"), PORT="0")
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "package", "module"),
+    [
+        ({"SENTRY_DSN": "http://abc@localhost:9/42"}, "sentry-sdk", "sentry_sdk"),
+        ({"HONEYCOMB_API_KEY": "k3y"}, "opentelemetry-exporter-otlp-proto-http", "opentelemetry"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_the_command_that_brings_it(tmp_path, variables, package, module):
+    without = f"import runpy, sys; sys.modules[{module!r}] = None; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    environment = {"PATH": os.environ["PATH"], "ANALYTICS_DB": str(tmp_path / "x.db"), "PORT": "0", **variables}
+    result = subprocess.run(
+        [sys.executable, "-c", without], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert next(iter(variables)) in line and "k3y" not in line and "abc" not in line
+    assert f"`uv run --with {package} catscii.py`" in line and f"`pip install {package}`" in line
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"OTEL_PROPAGATORS": "pigeon"}, {"OTEL_BSP_MAX_QUEUE_SIZE": "1", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "2"}]
+)
+def test_what_the_sdk_refuses_is_a_clear_error(tmp_path, wrong):
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:9", "ANALYTICS_DB": str(tmp_path / "x.db"), **wrong}
+    result = run(**variables, PORT="0", GEOLITE2_COUNTRY_DB="", LOG_LEVEL="error", CAT_SOURCES="")
+    assert result.returncode == 2
+    assert re.fullmatch(rb"catscii: OTEL_\S+ .+\n", result.stderr)
+
+
+def test_a_collector_that_is_down_is_no_error_for_sentry(start, upstream):
+    service = start(
+        SENTRY_DSN=upstream.url.replace("//", "//abc@") + "/42",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost:9",
+        OTEL_EXPORTER_OTLP_TIMEOUT="1",
+        OTEL_BSP_SCHEDULE_DELAY="50",
+    )
+    service.get("/")
+    eventually(lambda: any(line["level"] == "ERROR" for line in service.log))
+    assert service.stop() == 0 and not sentry_events(upstream)
+
+
+def test_without_telemetry_nothing_of_it_is_imported(tmp_path):
+    service = Running(tmp_path, [sys.executable, "-X", "importtime", str(SCRIPT)])
+    service.get("/")
+    assert service.stop() == 0
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in service.lines if "import time:" in line}
+    assert "bottle" in imported
+    assert not imported & {"sentry_sdk", "opentelemetry", "requests", "google", "certifi", "urllib3"}
+
+
+def test_the_start_says_what_is_on_and_off(start, country_db):
+    switches = ("version", "countries", "sources", "sentry", "otlp")
+    plain = start().started
+    assert [plain[name] for name in switches] == [catscii.__version__, "off", [], "off", "off"]
+    full = start(**SECRETS, GEOLITE2_COUNTRY_DB=country_db, CAT_SOURCES="http://u:s3cret6@localhost:9/cat?key=s3cret7")
+    assert [full.started[name] for name in switches[1:]] == [country_db, ["localhost"], "localhost", "localhost"]
+    assert "s3cret" not in "".join(full.lines)
+
+
+def test_secrets_stay_secret(start, upstream):
+    secrets = SECRETS | {"CAT_SOURCES": f"{upstream.the_cat_api},http://localhost:9/v1/images/search"}
+    upstream.answers["/v1/images/search"] = lambda handler: reply(handler, b"no", 500)
+    service = start(**secrets, LOG_LEVEL="debug", OTEL_BSP_SCHEDULE_DELAY="50")
+    pages = [service.get(path).data for path in ("/", "/cat/nobody", "/panic", "/health", "/metrics", "/nowhere")]
+    service.wait_for("Source fails")
+    eventually(lambda: any(line["target"].startswith("opentelemetry") for line in service.log))
+    assert service.stop() == 0
+    shown = b"".join([*pages, *(line.encode() for line in service.lines), run("--help", **secrets).stdout])
+    assert b"s3cret" not in shown and "s3cret" not in repr(catscii.read_settings(secrets))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *((name, "s3cret\nx") for name in ("CAT_API_KEY", "HONEYCOMB_API_KEY", "SENTRY_DSN")),
+        *((name, "s3crét") for name in ("CAT_API_KEY", "HONEYCOMB_API_KEY")),
+        *(("SENTRY_DSN", dsn) for dsn in ("s3cret", "https://s3cret@/1", "https://s3cret@host", "ftp://s3cret@host/1")),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "s3cret:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://u:s3cret@host"),
+        *(("OTEL_EXPORTER_OTLP_HEADERS", headers) for headers in ("s3cret", "a=b,s3cret", "a=s3cret%0Ax", "a=s3crét")),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", 'a="s3cret"'),
+    ],
+)
+def test_a_wrong_secret_is_refused_without_being_shown(variable, value):
+    with pytest.raises(catscii.SetupError) as error:
+        catscii.read_settings({variable: value})
+    (problem,) = error.value.args
+    assert problem.startswith(f"{variable}: is not ") and "s3cr" not in problem
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SENTRY_DSN", "https://0a1b:2c3d@o1.ingest.de.sentry.io/4501"),
+        ("SENTRY_DSN", "http://abc@sentry.local:9000/path/7"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic YTpi==, x-b=c%20d,"),
+    ],
+)
+def test_right_secrets_are_taken(variable, value):
+    catscii.read_settings({variable: value})
+
+
+def test_metrics_are_what_prometheus_reads(start, upstream, country_db):
+    service = start(CAT_SOURCES=upstream.cataas, GEOLITE2_COUNTRY_DB=country_db, CLIENT_IP_HEADER="X-Real-IP")
+    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    before = samples(service)
+    for path in ("/", "/cat/house-9", "/cat/house-9", "/cat/nobody", "/panic"):
+        service.get(path, VISITOR)
+    figures = samples(service)
+    requests = figures["catscii_requests_total"]
+    assert requests["/cat/<cat_id>", "200"] == 2 and requests["/cat/<cat_id>", "404"] == requests["/panic", "500"] == 1
+    assert figures["catscii_visits_total"] == {("GB",): 3}
+    assert figures["catscii_stored_cats"] == {(urlsplit(upstream.url).netloc,): catscii.STORED_CATS}
+    assert figures["catscii_refreshes_total"]["stored",] == catscii.STORED_CATS
+    assert 0 <= figures["catscii_refresh_age_seconds"][()] < 60
+    assert abs(figures["process_start_time_seconds"][()] - time.time()) < 60
+    assert figures["catscii_request_seconds_count"]["/cat/<cat_id>",] == 3
+    assert figures["catscii_render_seconds_count"][()] == before.get("catscii_render_seconds_count", {}).get((), 0) + 2
+    buckets = [figures["catscii_request_seconds_bucket"]["/cat/<cat_id>", bound] for bound in catscii.BUCKETS]
+    assert buckets == sorted(buckets) and buckets[-1] == 3
+    assert figures["catscii_render_seconds_bucket"]["0.001",] == 0
+    assert 0 < figures["catscii_request_seconds_sum"]["/cat/<cat_id>",] < 10
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is needed, of Prometheus")
+def test_metrics_please_promtool(service):
+    service.get("/cat/house-9?width=33")
+    result = subprocess.run(["promtool", "check", "metrics"], input=service.get("/metrics").data, capture_output=True)
+    assert (result.returncode, result.stdout + result.stderr) == (0, b"")
+
+
+def test_visitors_cannot_make_more_figures(start):
+    service = start()
+    service.get("/cat/nobody")
+    service.get("/nowhere")
+    known = len(service.get("/metrics").data.splitlines())
+    for i in range(20):
+        service.get(f"/cat/nobody{i}?width={i}", CURL | {"User-Agent": str(i)})
+        service.get(f"/nowhere{i}", method=f"METHOD{i}")
+        service.get("/", method=f"METHOD{i}")
+    lines = service.get("/metrics").data.decode().splitlines()
+    assert not any("nobody" in line or "METHOD" in line for line in lines)
+    fresh = 1 + 3 + len(catscii.BUCKETS) + 1 + 2  # 400s; /metrics itself, counted when it was asked for again; 405s
+    assert len(lines) <= known + fresh
+
+
+def test_labels_are_escaped():
+    metrics = catscii.Metrics()
+    metrics.add("catscii_stored_cats", 1, source='a"b\\c\nd')
+    (family,) = [f for f in text_string_to_metric_families(metrics.text({})) if f.samples]
+    assert family.samples[0].labels == {"source": 'a"b\\c\nd'}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1188,15 +1638,6 @@ def test_the_days_are_drawn_as_blocks():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One service of house cats for the tests that only read from it."""
-    service = Running(tmp_path_factory.mktemp("service"))
-    yield service
-    service.process.kill()
-    service.process.wait()
-
-
 def kind(response: urllib3.BaseHTTPResponse) -> str:
     """The format that a response is in."""
     body = response.data.decode()
@@ -1404,6 +1845,7 @@ def test_health_fails_while_visits_cannot_be_counted(start):
         connection.execute("ALTER TABLE visits RENAME TO gone")
     response = service.get("/health")
     assert (response.status, json.loads(response.data)["status"]) == (503, "failing")
+    assert "catscii_requests_total" in samples(service) and "catscii_visits_total" not in samples(service)
     assert service.get("/").status == 200
 
 
@@ -1671,7 +2113,9 @@ def test_fly_is_told_what_the_service_and_the_image_are():
         "mounts",
         "vm",
     }
-    assert fly["kill_signal"] == "SIGTERM" and fly["kill_timeout"] > catscii.GRACE_SECONDS + 1
+    assert (
+        fly["kill_signal"] == "SIGTERM" and fly["kill_timeout"] > catscii.GRACE_SECONDS + 2 * catscii.FLUSH_SECONDS + 1
+    )
     assert fly["build"] == {"image": "catscii:latest"}
     service = fly["http_service"]
     assert service.pop("concurrency").keys() == {"type", "soft_limit", "hard_limit"}
@@ -1864,7 +2308,8 @@ IN_NIXPKGS = {
     "lib": """escapeShellArgs findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
         removeSuffix splitString""",
     "python3Packages": """babel bottle buildPythonPackage certifi hypothesis matplotlib maxminddb netaddr
-        opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow pytest sentry-sdk trustme urllib3 waitress""",
+        opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow prometheus-client pytest sentry-sdk
+        trustme urllib3 waitress""",
 }
 
 
@@ -2123,7 +2568,8 @@ def test_the_image_without_any_network_serves_cats_and_stops(nix, image, tmp_pat
     subprocess.run(["crun", "spec"], check=True, cwd=tmp_path)
     spec = json.loads((tmp_path / "config.json").read_text())
     user = {"uid": int(config["User"]), "gid": int(config["User"])}
-    spec["process"] |= {"terminal": False, "args": config["Cmd"], "env": config["Env"], "user": user}
+    env = [*config["Env"], "SENTRY_DSN=http://abc@localhost:9/42", "HONEYCOMB_API_KEY=k3y"]  # their packages are there
+    spec["process"] |= {"terminal": False, "args": config["Cmd"], "env": env, "user": user}
     spec["root"]["readonly"] = False
     (tmp_path / "config.json").write_text(json.dumps(spec))
 
