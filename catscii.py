@@ -50,6 +50,7 @@ import socket
 import sqlite3
 import string
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -732,22 +733,66 @@ def to_text(art: Art) -> str:
     return "".join(f"{row}\n" for row in art.rows)
 
 
-def to_ansi(art: Art) -> str:
-    """24-bit SGR; only what changes is written, and every line ends with a reset."""
+def to_ansi(art: Art, colors: str = "true") -> str:
+    """SGR in 24 bits, or of xterm's 256 or 16 colours; only what changes is written; a line ends with a reset."""
+    codes = {}
+    if colors != "true":
+        codes = palette(colors)
+        art = art._replace(foreground=snapped(art.foreground, codes),
+                           background=art.background and snapped(art.background, codes))
     written = []
     for row in runs(art):
         last_foreground = last_background = None
         for text, foreground, background in row:
-            codes = ""
+            sgr = ""
             if background and background != last_background:
-                codes = "48;2;%d;%d;%d" % (*background,)
+                sgr = codes[background][1] if codes else "48;2;%d;%d;%d" % (*background,)
                 last_background = background
             if foreground and foreground != last_foreground:
-                codes += (";" if codes else "") + "38;2;%d;%d;%d" % (*foreground,)
+                sgr += (";" if sgr else "") + (codes[foreground][0] if codes else "38;2;%d;%d;%d" % (*foreground,))
                 last_foreground = foreground
-            written.append(f"\x1b[{codes}m{text}" if codes else text)
+            written.append(f"\x1b[{sgr}m{text}" if sgr else text)
         written.append("\x1b[0m\n")
     return "".join(written)
+
+
+@cache
+def palette(colors: str) -> dict[bytes, tuple[str, str]]:
+    """Of xterm's colours (256colres.h; the first 16 depend on the theme): SGR codes as foreground and as background."""
+    if colors == "16":
+        basic = bytes.fromhex("000000cd000000cd00cdcd000000eecd00cd00cdcde5e5e5"
+                              "7f7f7fff000000ff00ffff005c5cffff00ff00ffffffffff")
+        numbers = (*range(30, 38), *range(90, 98))
+        return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(triples(basic), numbers, strict=True)}
+    cube = itertools.product((0, 95, 135, 175, 215, 255), repeat=3)
+    greys = ((level,) * 3 for level in range(8, 239, 10))
+    return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in enumerate((*cube, *greys), 16)}
+
+
+def snapped(plane: bytes, colours: Collection[bytes]) -> bytes:
+    """Each colour's nearest in the palette."""
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(b"".join(colours))
+    line = Image.frombytes("RGB", (len(plane) // 3, 1), plane)
+    return line.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB").tobytes()
+
+
+def to_png(art: Art) -> bytes:
+    """As a terminal would show it, in cells of 10 x 20 pixels, or 5 x 10 where that would make a huge picture."""
+    grid = len(art.rows[0]), len(art.rows)
+    step = 1 if grid[0] * grid[1] <= 7200 else 2
+    width, height = PARTS[0] // step, PARTS[1] // step
+    size = grid[0] * width, grid[1] * height
+    tiles = {name: glyph.coverage.reduce(step) for name, glyph in glyphs().items()}
+    mask = Image.new("L", size)
+    for y, row in enumerate(art.rows):
+        for x, name in enumerate(row):
+            mask.paste(tiles[name], (x * width, y * height))
+    foreground, background = (Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST)
+                              for plane in (art.foreground, art.background or bytes(BACKGROUND) * (grid[0] * grid[1])))
+    png = io.BytesIO()
+    Image.composite(foreground, background, mask).save(png, "PNG", compress_level=4)
+    return png.getvalue()
 
 
 def to_html(art: Art) -> str:
@@ -1258,6 +1303,10 @@ def fetch_picture(cat: Cat, fetcher: Fetcher) -> bytes:
     except PictureError as error:
         raise Unavailable(str(error)) from error
     picture.thumbnail((STORED_SIDE, STORED_SIDE))
+    return to_jpeg(picture)
+
+
+def to_jpeg(picture: Image.Image) -> bytes:
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=88)
     return jpeg.getvalue()
@@ -1589,8 +1638,11 @@ def sparkline(counts: Collection[int]) -> str:
 
 MIN_WIDTH, MAX_WIDTH = 20, 240
 CONTENT_TYPES = {"html": "text/html; charset=utf-8", "ansi": "text/plain; charset=utf-8",
-                 "text": "text/plain; charset=utf-8", "json": "application/json"}
-CSV = "text/csv; charset=utf-8"
+                 "text": "text/plain; charset=utf-8", "json": "application/json",
+                 "png": "image/png", "jpg": "image/jpeg", "csv": "text/csv; charset=utf-8"}
+FORMATS = "html", "ansi", "text", "json"  # of everything
+SUFFIXES = {"txt": "text"} | {name: name for name in ("html", "ansi", "json", "png", "jpg")}  # of a cat's permalink
+COLORS = "16", "256", "true"
 parse_width = partial(whole_number, low=MIN_WIDTH, high=MAX_WIDTH)
 parse_height = partial(whole_number, low=1, high=MAX_ROWS)
 MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
@@ -1601,35 +1653,38 @@ SMALL = 1400  # bytes that fit one packet: not worth compressing
 
 # Between art and window: the art's font size is what makes its columns and rows just fit the room that the footer
 # leaves. A cell is made 0.6 x 1.2 em whatever the font, by spacing the letters (ch is the font's own advance).
-LAYOUT = bottle.SimpleTemplate("""\
-<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="dark">
-<meta name="description" content="A random cat as coloured ASCII art">
-<title>{{title}} &middot; catscii</title>
-% if root:
-<link rel="icon" href="{{root}}favicon.ico">
-% end
-<style>
+STYLE = """
+:root { color-scheme: light dark; --paper: #101014; --text: #b9b9c6; --strong: #f2f2f7; --link: #ffb870 }
+@media (prefers-color-scheme: light) {
+  :root { --paper: #faf8f4; --text: #4a4a55; --strong: #17171c; --link: #984500 } }
+@media (prefers-reduced-motion: reduce) { *, ::after { transition: none !important } }
 * { box-sizing: border-box }
 body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-direction: column;
-  background: {{background}}; color: #b9b9c6; font: 16px/1.5 system-ui, sans-serif }
-a { color: #ffb870; text-underline-offset: .2em }
-a:focus-visible { outline: 2px solid; outline-offset: 3px }
-h1 { font-size: 1.5rem; color: #f2f2f7 }
-footer { padding: .5rem 1rem; text-align: center }
-footer a, footer span { display: inline-block; margin: 0 .5rem }
+  background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
+a, button { color: var(--link); text-underline-offset: .2em }
+button { padding: 0; border: 0; background: none; font: inherit; text-decoration: underline; cursor: pointer }
+:focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
+h1 { font-size: 1.5rem; color: var(--strong) }
+footer { padding: .5rem 1rem; display: flex; flex-wrap: wrap; justify-content: center; gap: 0 1rem }
+form, label { display: flex; gap: .5rem; align-items: center }
+input { width: 8rem; accent-color: var(--link) }
 .stage { flex: 1 1 0; min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
 .stage pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
-  font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
+  background: #101014; font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
   line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
 .stage b { display: inline-block; height: 1.2em; vertical-align: top; font-weight: normal }
+figure { margin: 0; position: relative; -webkit-touch-callout: none }
+figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-events: none;
+  background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat; transition: opacity .2s }
+@media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
+  mask-image: radial-gradient(circle 8rem at var(--x, 50%) var(--y, 50%), #000 70%, #0000) } }
+figure:active::after, figure:focus-visible::after { opacity: 1; background-image: var(--photo); mask-image: none }
 .text { max-width: 40rem; margin: 0 auto; padding: 1rem; flex: 1; width: 100% }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 2rem .2rem 0; text-align: left }
 td { text-align: right }
+code { color: var(--strong); overflow-wrap: anywhere }
+dd { margin: 0 0 .5rem 1rem }
 .wide { max-width: 60rem }
 .wide table { width: 100% }
 .wide thead th + th, .wide td { padding-left: 1rem; padding-right: 0; text-align: right }
@@ -1638,26 +1693,128 @@ td { text-align: right }
 .chart { flex: none; min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
 .chart pre { color: #fa702c }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
-</style>
+"""
+
+# Swaps the page's parts for those of another, fetched, page; so that each link works without a script as well.
+SCRIPT = """
+const find = (selector, page = document) => page.querySelector(selector)
+let latest = 0
+
+async function show(url, remember) {
+  const mine = ++latest, focused = document.activeElement.id
+  const answer = await fetch(url, {headers: {Accept: "text/html"}}).catch(() => ({}))
+  if (!answer.ok) return location.assign(url)
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html")
+  if (mine !== latest) return
+  const permalink = find("[rel=bookmark]", page).href
+  for (const part of ["main", "footer"]) find(part).replaceWith(find(part, page))
+  document.title = page.title
+  find("#news").textContent = "Now: " + page.title
+  if (remember) history[remember](null, "", permalink)
+  document.getElementById(focused)?.focus()
+  prepare()
+}
+
+function prepare() {
+  const copy = find("#copy")
+  if (copy) copy.hidden = !navigator.clipboard
+}
+
+addEventListener("click", async event => {
+  const {id, href} = event.target
+  if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
+  if (id === "another" || id === "restyle") event.preventDefault()
+  if (id === "another") {
+    history.replaceState(null, "", find("[rel=bookmark]").href)
+    show(href, "pushState")
+  } else if (id === "restyle") show(href, "replaceState")
+  else if (id === "copy") {
+    const text = await (await fetch(event.target.dataset.text)).text()
+    await navigator.clipboard.writeText(text)
+    event.target.textContent = find("#news").textContent = "copied"
+  }
+})
+addEventListener("keydown", event => {
+  const busy = event.target.closest("a, button, input")
+  if (event.ctrlKey || event.metaKey || event.altKey || !find("#another")) return
+  if (event.key === "n" || (event.key === " " && !busy)) {
+    event.preventDefault()
+    find("#another").click()
+  }
+})
+addEventListener("change", event => show(event.target.form.action + "?" +
+  new URLSearchParams(new FormData(event.target.form)), "replaceState"))
+addEventListener("pointermove", event => {
+  const figure = event.target.closest?.("figure"), box = figure?.getBoundingClientRect()
+  figure?.style.setProperty("--x", event.clientX - box.x + "px")
+  figure?.style.setProperty("--y", event.clientY - box.y + "px")
+})
+addEventListener("touchstart", () => {}, {passive: true})  // lets Safari know :active
+addEventListener("popstate", () => find("#another") && show(location.href))
+prepare()
+"""
+
+LAYOUT = bottle.SimpleTemplate("""\
+<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="description" content="A random cat as coloured ASCII art">
+<title>{{title}} &middot; catscii</title>
+% if root:
+<link rel="icon" href="{{root}}favicon.ico">
+% end
+% if base:
+<meta property="og:title" content="{{title}}, an ASCII cat">
+<meta property="og:type" content="website">
+<meta property="og:url" content="{{base}}cat/{{title}}">
+<meta property="og:image" content="{{base}}cat/{{title}}.png">
+<meta property="og:image:alt" content="A cat as coloured ASCII art">
+<meta name="twitter:card" content="summary_large_image">
+% end
+<style>{{!style}}</style>
 {{!body}}
+% if base:
+<p class="unseen" id="news" role="status"></p>
+<script>{{!script}}</script>
+% end
 """)
 
 CAT_BODY = bottle.SimpleTemplate("""\
+% label = f"A cat, drawn in {columns} by {rows} coloured characters"
 <main class="stage">
 <h1 class="unseen">A cat</h1>
-<pre role="img" aria-label="A cat, drawn in {{columns}} by {{rows}} coloured characters"
- style="--columns:{{columns}};--rows:{{rows}}">{{!art}}</pre>
+% if cat:
+<figure role="img" aria-label="{{label}}; its photograph shows while you hold or focus it" tabindex="0"
+ style="--columns:{{columns}};--rows:{{rows}};--photo:url({{root}}cat/{{cat.id}}.jpg)">
+% else:
+<figure role="img" aria-label="{{label}}" style="--columns:{{columns}};--rows:{{rows}}">
+% end
+<pre aria-hidden="true">{{!art}}</pre></figure>
 </main>
 % if cat:
+% permalink, other = f"{root}cat/{cat.id}", "ink" if view.style == "fill" else "fill"
 <footer>
-<a href="{{root}}">another cat</a>
-<a href="{{root}}cat/{{cat.id}}" rel="bookmark">permalink</a>
+<a id="another" href="{{root}}{{view.query}}">another cat</a>
+<a id="permalink" href="{{permalink}}{{view.query}}" rel="bookmark">permalink</a>
+<button id="copy" type="button" data-text="{{permalink}}.txt?width={{view.width}}" hidden>copy</button>
+<a id="restyle" href="{{permalink}}{{view._replace(style=other).query}}">in {{other}}</a>
+<form action="{{permalink}}">
+<label>width <input id="width" type="range" name="width" min="20" max="240" value="{{view.width}}"></label>
+<input type="hidden" name="style" value="{{view.style}}">
+% if view.height:
+<input type="hidden" name="height" value="{{view.height}}">
+% end
+<noscript><button>draw</button></noscript>
+</form>
 % if cat.url:
 <span>photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a></span>
 % else:
 <span>a house cat, drawn by catscii</span>
 % end
 <a href="{{root}}analytics">visitors</a>
+<a href="{{root}}help">help</a>
 </footer>
 % end""")
 
@@ -1699,12 +1856,39 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 % end
 </footer>""")
 
+GUIDE = (  # what /help explains
+    ("curl {base}", "a random cat, another one each time"),
+    ("curl {base}cat/house-42", "this cat, for ever"),
+    ("?width=120", f"columns, {MIN_WIDTH} to {MAX_WIDTH}; 80 if not given"),
+    ("?height=40", f"rows at most, 1 to {MAX_ROWS}"),
+    ("?style=ink", "glyphs alone; fill, if not given, sets them on a background"),
+    ("?colors=256", "for terminals without 24-bit colours; 16 for old ones"),
+    ("?format=text", "or html, ansi, json, png; plain text is drawn in ink unless you ask for fill"),
+    ("cat/house-42.txt", "or .html, .ansi, .json, .png; .jpg is the picture itself"),
+    ("?width=120&style=ink", "what you combine, you get; quote it in a shell"),
+    ("{base}analytics", "where visitors come from; ?format=csv and ?format=json too"),
+    ("JSON", "id, source, credit, width, height, style, rows; foreground and background: a string a row, six "
+             "hexadecimal digits a cell"),
+)
+
+HELP_BODY = bottle.SimpleTemplate("""\
+<main class="text">
+<h1>Cats as coloured ASCII art</h1>
+<dl>
+% for term, meaning in guide:
+<dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
+% end
+</dl>
+<p>{{dbip}}</p>
+</main>
+<footer><a href="{{root}}">a cat</a> <a href="{{root}}analytics">visitors</a></footer>""")
+
 ERROR_BODY = bottle.SimpleTemplate("""\
 <main class="text">
 <h1>{{title}}</h1>
 <p>{{message}}</p>
 </main>
-<footer><a href="{{root}}">a cat instead</a></footer>""")
+<footer><a href="{{root}}">a cat instead</a> <a href="{{root}}help">help</a></footer>""")
 
 
 class View(NamedTuple):
@@ -1713,7 +1897,15 @@ class View(NamedTuple):
     width: int
     height: int | None
     style: str
+    colors: str
     format: str
+
+    @property
+    def query(self) -> str:
+        """What a link to another cat needs in order to show it in the same way in a browser."""
+        usual = {"width": 80, "height": None, "style": "fill"}
+        asked = [f"{name}={getattr(self, name)}" for name, value in usual.items() if getattr(self, name) != value]
+        return "?" * bool(asked) + "&".join(asked)
 
 
 class Page:
@@ -1748,7 +1940,7 @@ class Service:
         self.metrics, self.started = Metrics(), time.time()
 
     def random_cat(self) -> bytes:
-        view, cattery = read_view(), self.cattery
+        view, cattery = read_view(read_format("png")), self.cattery
         try:
             page = self._page(cattery.pick(), view, cattery.at_hand)
         except (NoSuchCat, PictureError, sqlite3.Error):  # evicted since it was picked, or the store cannot be read
@@ -1756,8 +1948,12 @@ class Service:
         return self._visited(page, "no-store")
 
     def that_cat(self, cat_id: str) -> bytes:
+        cat_id, dot, suffix = cat_id.partition(".")
+        if dot and suffix not in SUFFIXES:
+            raise bottle.HTTPError(404, f"{quoted(suffix)} is not one of {', '.join(SUFFIXES)}")
+        view = read_view(SUFFIXES[suffix] if dot else read_format("png"))
         try:
-            page = self._page(cat_id, read_view(), self.cattery.find)
+            page = self._page(cat_id, view, self.cattery.find)
         except NoSuchCat:
             message = f"there is no cat {quoted(cat_id)}; house-0 to house-{HOUSE_CATS - 1} always are"
             raise bottle.HTTPError(404, message) from None
@@ -1766,24 +1962,29 @@ class Service:
             log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
             message = "this cat's picture cannot be had from its source right now"
             raise bottle.HTTPError(503, message, **{"Retry-After": "60"}) from None
-        return self._visited(page, "public, max-age=3600", page.etag)
+        answer = send if suffix == "jpg" else self._visited  # the picture goes with a page that was counted
+        return answer(page, "public, max-age=3600", page.etag)
 
     def _page(self, cat_id: str, view: View, find: Callable[[str], tuple[Cat, Image.Image]]) -> Page:
         """The cat's page, from the cache or rendered now, from the picture that `find` finds."""
-        key = (cat_id, view, root())
+        key = cat_id, view, base()
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
                 cat, picture = find(cat_id)
-            started = time.perf_counter()
-            with span("render", width=view.width, style=view.style):
-                art = render(picture, view.width, view.height, view.style)
-            self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
-            with span("encode", format=view.format):
-                page = Page(encode(art, view.format, cat), CONTENT_TYPES[view.format])
+            body = to_jpeg(picture) if view.format == "jpg" else self._draw(cat, picture, view)
+            page = Page(body, CONTENT_TYPES[view.format])
             self.pages.put(key, page, 2 * len(page.body) + 1000)  # the compressed body and the objects
         return page
+
+    def _draw(self, cat: Cat, picture: Image.Image, view: View) -> str | bytes:
+        started = time.perf_counter()
+        with span("render", width=view.width, style=view.style):
+            art = render(picture, view.width, view.height, view.style)
+        self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
+        with span("encode", format=view.format):
+            return encode(art, view, cat)
 
     def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
         if bottle.request.method == "GET":
@@ -1808,7 +2009,23 @@ class Service:
             body = analytics_in_ansi(visits, dbip)
         else:
             body = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
-        return send(Page(body, CONTENT_TYPES.get(format, CSV)), "no-store")
+        return send(Page(body, CONTENT_TYPES[format]), "no-store")
+
+    def help(self) -> bytes:
+        """The guide, in one screen; as JSON, a list of pairs."""
+        guide, format = [(term.format(base=base()), meaning) for term, meaning in GUIDE], read_format()
+        dbip = "IP Geolocation by DB-IP, https://db-ip.com" if self.countries.from_dbip else ""
+        if format == "html":
+            body = html_page("Help", HELP_BODY, root(), guide=guide, dbip=dbip)
+        elif format == "json":
+            body = to_json(guide)
+        else:
+            bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
+            lines = ["Cats as coloured ASCII art", ""]
+            for term, meaning in guide:
+                lines += [bold.format(term), textwrap.indent(textwrap.fill(meaning, 76), "    ")]
+            body = "\n".join([*lines, *["", dbip] * bool(dbip)]) + "\n"
+        return send(Page(body, CONTENT_TYPES[format]), "no-store")
 
     def health(self) -> bytes:
         try:
@@ -1874,6 +2091,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/", callback=service.random_cat)
     app.get("/cat/<cat_id>", callback=service.that_cat)
     app.get("/analytics", callback=service.analytics)
+    app.get(["/help", r"/\:help"], callback=service.help)
     app.get("/health", callback=service.health)
     app.get("/metrics", callback=service.prometheus)
     app.get("/panic", callback=service.panic)
@@ -1911,15 +2129,27 @@ def root() -> str:
     return str(bottle.request.script_name)
 
 
-def read_view() -> View:
+def base() -> str:
+    """The URL that the service stands under, as the client sees it; without a host if none may be shown."""
+    host, scheme = header("Host"), header("X-Forwarded-Proto") or bottle.request.environ["wsgi.url_scheme"]
+    if not re.fullmatch(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?", host):
+        return root()
+    return f"{'https' if scheme == 'https' else 'http'}://{host}{root()}"
+
+
+def read_view(format: str) -> View:
     """The view that the query asks for. Raises HTTPError 400 that names the value and what would be right."""
-    format = read_format()
-    style = read_parameter("style", partial(one_of, choices=STYLES), default_style(format))
-    return View(read_parameter("width", parse_width, 80), read_parameter("height", parse_height, None), style, format)
+    return View(
+        width=read_parameter("width", parse_width, 80),
+        height=read_parameter("height", parse_height, None),
+        style=read_parameter("style", partial(one_of, choices=STYLES), default_style(format)),
+        colors=read_parameter("colors", partial(one_of, choices=COLORS), "true"),
+        format=format,
+    )
 
 
 def read_format(*more: str) -> str:
-    return read_parameter("format", partial(one_of, choices=(*CONTENT_TYPES, *more)), None) or negotiated_format()
+    return read_parameter("format", partial(one_of, choices=(*FORMATS, *more)), None) or negotiated_format()
 
 
 def default_style(format: str) -> str:
@@ -1957,6 +2187,7 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
     response.set_header("Cache-Control", cache_control)
     response.set_header("Vary", "Accept, Accept-Encoding, User-Agent")
     response.set_header("X-Content-Type-Options", "nosniff")
+    response.set_header("Content-Security-Policy", content_security_policy())
     if etag:
         response.set_header("ETag", etag)
         held = header("If-None-Match")
@@ -1969,15 +2200,32 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
     return page.body
 
 
-def encode(art: Art, format: str, cat: Cat | None = None) -> str:
-    """The art in the format; with a cat, JSON names it, and in HTML its credit and links stand below."""
-    if format == "json":
-        credit = {"id": cat.id, "source": cat.source, "credit": cat.url} if cat else {}
-        return to_json({**credit, **to_dict(art)})
-    if format == "html":
-        values = {"art": to_html(art), "cat": cat, "columns": len(art.rows[0]), "rows": len(art.rows)}
-        return html_page(cat.id if cat else "A cat", CAT_BODY, root() if cat else "", **values)
-    return to_ansi(art) if format == "ansi" else to_text(art)
+@cache
+def content_security_policy() -> str:
+    """Only what the pages hold themselves, and their own origin; colours stand in style attributes."""
+    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT))
+    return (f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; "
+            "style-src-attr 'unsafe-inline'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+            "base-uri 'none'; frame-ancestors 'none'")
+
+
+def encode(art: Art, view: View, cat: Cat | None = None) -> str | bytes:
+    """The art in the view's format; with a cat, its name, its credit and links as far as there is a place for them."""
+    match view.format:
+        case "json":
+            credit = {"id": cat.id, "source": cat.source, "credit": cat.url} if cat else {}
+            return to_json({**credit, **to_dict(art)})
+        case "html":
+            title, *urls = (cat.id, root(), base()) if cat else ("A cat",)
+            return html_page(title, CAT_BODY, *urls, art=to_html(art), cat=cat, view=view,
+                             columns=len(art.rows[0]), rows=len(art.rows))
+        case "ansi":
+            hint = f"\x1b[2m{base()}cat/{cat.id}  ?width={MIN_WIDTH}..{MAX_WIDTH}  /:help\x1b[0m\n" if cat else ""
+            return to_ansi(art, view.colors) + hint
+        case "png":
+            return to_png(art)
+        case _:
+            return to_text(art)
 
 
 def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
@@ -1998,9 +2246,9 @@ def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def html_page(title: str, body: bottle.SimpleTemplate, root: str, **values: Any) -> str:
-    values |= {"title": title, "root": root, "background": "#%02x%02x%02x" % BACKGROUND}
-    return str(LAYOUT.render(values, body=body.render(values)))
+def html_page(title: str, body: bottle.SimpleTemplate, root: str = "", base: str = "", **values: Any) -> str:
+    values |= {"title": title, "root": root, "base": base}
+    return str(LAYOUT.render(values, style=STYLE, script=SCRIPT, body=body.render(values)))
 
 
 def to_json(value: object) -> str:
@@ -2150,7 +2398,8 @@ def show_picture(source: str, width: int | None, height: int | None, style: str 
         reason = error.strerror if isinstance(error, OSError) else error
         print(f"catscii: {quoted(source)}: {reason}", file=sys.stderr)
         return 1
-    sys.stdout.write(encode(render(picture, width, height, style), format))
+    view = View(width, height, style, "true", format)
+    sys.stdout.write(str(encode(render(picture, width, height, style), view)))
     sys.stdout.flush()
     return 0
 
@@ -2185,7 +2434,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     art.add_argument("--width", metavar="N", type=checked(parse_width))
     art.add_argument("--height", metavar="N", type=checked(parse_height))
     art.add_argument("--style", choices=STYLES)
-    art.add_argument("--format", choices=list(CONTENT_TYPES))
+    art.add_argument("--format", choices=FORMATS)
     return parser.parse_args(arguments)
 
 

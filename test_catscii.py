@@ -9,10 +9,12 @@
 #     "Pillow>=11",
 #     "urllib3>=2.2.2",
 #     "waitress>=3.0.1",
+#     "axe-playwright-python",
 #     "hypothesis",
 #     "matplotlib",
 #     "mmdb-writer",
 #     "opentelemetry-exporter-otlp-proto-http",
+#     "playwright",
 #     "prometheus-client",
 #     "pytest",
 #     "sentry-sdk",
@@ -33,6 +35,7 @@ import html.parser
 import importlib.metadata
 import io
 import json
+import math
 import os
 import pty
 import random
@@ -42,6 +45,7 @@ import signal
 import socket
 import sqlite3
 import ssl
+import statistics
 import string
 import struct
 import subprocess
@@ -59,7 +63,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import certifi
@@ -76,6 +80,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import bench_catscii
 import catscii
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 SCRIPT = Path(catscii.__file__)
 CHROME = {
@@ -1692,14 +1699,275 @@ def test_each_format_by_its_name_with_parameters(service, format):
         }
     elif format == "html":
         assert f">{catscii.to_html(art)}</pre>" in body
+    elif format == "ansi":
+        hint = f"\x1b[2m{service.url}/cat/house-2  ?width=20..240  /:help\x1b[0m\n"
+        assert body == catscii.to_ansi(art) + hint
     else:
-        assert body == (catscii.to_ansi(art) if format == "ansi" else catscii.to_text(art))
+        assert body == catscii.to_text(art)
 
 
 def test_the_terminal_gets_80_columns_that_end_reset(service):
-    body = service.get("/").data.decode()
-    assert body.endswith("\x1b[0m\n")
-    assert {len(row) for row in cells_of_ansi(body)} == {80}
+    *rows, hint = service.get("/").data.decode().splitlines(keepends=True)
+    assert all(row.endswith("\x1b[0m\n") for row in [*rows, hint])
+    assert {len(row) for row in cells_of_ansi("".join(rows))} == {80}
+    url = re.search(r"http\S+", hint)[0]
+    assert service.get(urlsplit(url).path).data.decode() == "".join([*rows, hint])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "format"), [("txt", "text"), ("ansi", "ansi"), ("json", "json"), ("html", "html"), ("png", "png")]
+)
+def test_a_suffix_is_short_for_a_format(service, suffix, format):
+    short = service.get(f"/cat/house-2.{suffix}?width=40", CHROME)
+    assert (short.status, short.data) == (200, service.get(f"/cat/house-2?format={format}&width=40").data)
+
+
+@pytest.mark.parametrize("path", ["/cat/house-2.gif", "/cat/house-2.", "/cat/.png", "/cat/house-2.txt.png"])
+def test_other_suffixes_are_not_found(service, path):
+    assert service.get(path).status == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "size"), [("", (800, 600)), ("width=20&style=ink", (200, 160)), ("width=240", (1200, 900))]
+)
+def test_a_png_shows_the_art(service, query, size):
+    response = service.get(f"/cat/house-2.png?{query}")
+    assert response.headers["Content-Type"] == "image/png"
+    picture = Image.open(io.BytesIO(response.data))
+    assert picture.size == size
+    seen, drawn = (image.convert("L").resize((40, 30)) for image in (picture, catscii.draw_house_cat(2)))
+    pairs = [*zip(seen.tobytes(), drawn.tobytes(), strict=True)]
+    assert statistics.correlation(*zip(*pairs, strict=True)) > (0.6 if "ink" in query else 0.98)
+
+
+def test_the_picture_behind_the_art(service):
+    visits = service.get("/analytics?format=text").data
+    response = service.get("/cat/house-2.jpg")
+    picture = Image.open(io.BytesIO(response.data))
+    assert (response.headers["Content-Type"], picture.format, picture.size) == ("image/jpeg", "JPEG", (480, 360))
+    assert service.get("/analytics?format=text").data == visits, "it belongs to a page that was counted"
+
+
+@pytest.mark.parametrize(("colors", "code"), [("256", r"[34]8;5;\d{2,3}"), ("16", r"3[0-7]|4[0-7]|9[0-7]|10[0-7]")])
+def test_fewer_colours_for_older_terminals(service, colors, code):
+    body = service.get(f"/cat/house-2.ansi?colors={colors}").data.decode()
+    *rows, _ = body.splitlines()
+    codes = {sgr for sgr in re.findall(r"\x1b\[([0-9;]+)m", "".join(rows)) if sgr != "0"}
+    assert len(codes) > 10
+    assert all(re.fullmatch(f"({code})(;({code}))?", sgr) for sgr in codes)
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", row) for row in rows] == json.loads(service.get("/cat/house-2.json").data)[
+        "rows"
+    ]
+
+
+def test_fewer_colours_are_the_nearest():
+    for colors, size in (("256", 240), ("16", 16)):
+        palette = catscii.palette(colors)
+        assert len(palette) == size
+        plane = bytes(random.Random(0).randbytes(300))
+        for colour, chosen in zip(
+            catscii.triples(plane), catscii.triples(catscii.snapped(plane, palette)), strict=True
+        ):
+            distances = {other: math.dist(colour, other) for other in palette}
+            assert distances[chosen] <= min(distances.values()) + 12  # Pillow looks the nearest up in steps
+
+
+@pytest.mark.parametrize("path", ["/help", "/:help"])
+@pytest.mark.parametrize("headers", [CURL, CHROME], ids=["curl", "browser"])
+def test_help_is_one_screen_of_commands_that_work(service, path, headers):
+    response = service.get(path, headers)
+    body = html.unescape(response.data.decode()).split("<main")[-1]
+    assert (response.status, kind(response)) == (200, "html" if headers == CHROME else "ansi")
+    if headers == CURL:
+        lines = re.sub(r"\x1b\[\d*m", "", body).splitlines()
+        assert len(lines) <= 26
+        assert max(map(len, lines)) <= 80
+    for url in set(re.findall(r"http://[^\s<\x1b]+", body)):
+        assert service.get(urlsplit(url).path).status == 200
+    for example in set(re.findall(r"\?[a-z]+=[a-z0-9=&]+", body)) - {"?format=csv"}:
+        assert service.get(f"/cat/house-42{example}").status == 200
+    for suffix in re.findall(r" (\.[a-z]+)\b", body):
+        assert service.get(f"/cat/house-42{suffix}").status == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example/<b>", "a b", "x[31m", '"', ""])
+def test_a_host_that_cannot_be_shown_is_left_out(service, host):
+    for format in ("ansi", "html"):
+        with socket.create_connection(("127.0.0.1", urlsplit(service.url).port)) as connection:
+            connection.sendall(f"GET /cat/house-9?format={format} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+            response = connection.makefile("rb").read()
+        assert b"evil" not in response
+        assert b"[31m" not in response
+        assert b"/cat/house-9" in response
+
+
+def test_links_are_those_that_the_client_sees(service):
+    headers = CHROME | {"Host": "cats.example", "X-Forwarded-Proto": "https"}
+    body = service.get("/cat/house-9", headers).data.decode()
+    assert '<meta property="og:image" content="https://cats.example/cat/house-9.png">' in body
+    assert b"https://cats.example/cat/house-9" in service.get("/cat/house-9", headers | CURL).data
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(service: Running, chromium: Browser) -> Iterator[Page]:
+    """A tab in which every message on the console and every request elsewhere is an error."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 720}, base_url=service.url)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab, complaints = context.new_page(), []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: request.url.startswith(service.url) or complaints.append(request.url))
+    yield tab
+    context.close()
+    assert complaints == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "path", ["/cat/house-1", "/cat/house-1?style=ink&width=200", "/analytics", "/help", "/nothing"]
+)
+@pytest.mark.parametrize("size", [(320, 640), (390, 844), (768, 1024), (1280, 720), (2560, 1440), (3840, 2160)])
+def test_pages_fit_every_window(service, chromium, path, size):
+    context = chromium.new_context(viewport={"width": size[0], "height": size[1]})
+    page = context.new_page()
+    page.goto(f"{service.url}{path}")
+    width, height = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    assert width == size[0]
+    if "/cat/" in path:
+        assert height == size[1]
+        stage, art = page.locator("main").bounding_box(), page.locator("pre").bounding_box()
+        assert max(art["width"] / stage["width"], art["height"] / stage["height"]) > 0.97, "it fills its room"
+        assert abs(art["width"] / art["height"] - 4 / 3) < 0.05
+    context.close()
+
+
+@pytest.mark.browser
+def test_another_cat_is_swapped_in_by_click_and_key_and_history_leads_back(tab):
+    tab.goto("/?width=60")
+    tab.evaluate("window.mark = 'not reloaded'")
+    seen = [tab.title()]
+    for act in (
+        lambda: tab.click("#another"),
+        lambda: tab.keyboard.press("n"),
+        lambda: (tab.evaluate("document.activeElement.blur()"), tab.keyboard.press(" ")),
+    ):
+        act()
+        tab.wait_for_function("title => document.title !== title", arg=seen[-1])
+        seen.append(tab.title())
+        name = seen[-1].split()[0]
+        assert urlsplit(tab.url).path + "?" + urlsplit(tab.url).query == f"/cat/{name}?width=60"
+        assert tab.locator("[rel=bookmark]").get_attribute("href") == f"/cat/{name}?width=60"
+    for title in seen[-2::-1]:
+        tab.go_back()
+        tab.wait_for_function("title => document.title === title", arg=title)
+    tab.go_forward()
+    tab.wait_for_function("title => document.title === title", arg=seen[1])
+    assert tab.evaluate("window.mark") == "not reloaded"
+
+
+@pytest.mark.browser
+def test_style_and_width_are_redrawn_in_place_and_kept_in_the_address(tab):
+    tab.goto("/cat/house-5")
+    tab.evaluate("window.mark = 'not reloaded'")
+    tab.click("text=in ink")
+    tab.wait_for_url("**/cat/house-5?style=ink")
+    assert tab.locator("pre b[style*=background]").count() == 0
+    tab.focus("#width")
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_url("**/cat/house-5?width=81&style=ink")
+    assert tab.evaluate("document.activeElement.id") == "width"
+    assert len(tab.locator("pre").text_content().split("\n")[0]) == 81
+    assert tab.locator("#another").get_attribute("href") == "/?width=81&style=ink"
+    assert tab.evaluate("window.mark") == "not reloaded"
+
+
+@pytest.mark.browser
+def test_copy_puts_plain_text_on_the_clipboard(tab, service):
+    tab.goto("/cat/house-5?width=50")
+    tab.click("#copy")
+    tab.wait_for_selector("text=copied")
+    text = tab.evaluate("navigator.clipboard.readText()")
+    assert text == service.get("/cat/house-5.txt?width=50").data.decode()
+
+
+@pytest.mark.browser
+def test_the_photograph_shows_under_the_pointer_and_to_the_keyboard(tab):
+    photographs = []
+    tab.on("request", lambda request: request.url.endswith(".jpg") and photographs.append(request.url))
+    tab.goto("/cat/house-5")
+    shown = "() => getComputedStyle(document.querySelector('figure'), '::after').opacity"
+    assert (tab.evaluate(shown), photographs) == ("0", [])
+    plain = tab.screenshot()
+    box = tab.locator("figure").bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.wait_for_function(f"{shown} === '1'")
+    tab.wait_for_timeout(200)
+    assert photographs and tab.screenshot() != plain
+    tab.mouse.move(0, 0)
+    tab.wait_for_function(f"{shown} === '0'")
+    tab.keyboard.press("Tab")
+    tab.wait_for_function(f"{shown} === '1'")
+
+
+@pytest.mark.browser
+def test_everything_is_reached_by_keyboard_with_a_visible_focus(tab):
+    tab.goto("/cat/house-5")
+    reached = []
+    for _ in range(8):
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate("document.activeElement.id || document.activeElement.textContent"))
+        assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert reached[1:] == ["another", "permalink", "copy", "restyle", "width", "visitors", "help"]
+
+
+@pytest.mark.browser
+def test_without_javascript_there_are_plain_links(service, chromium):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{service.url}/cat/house-5")
+    assert not page.locator("#copy").is_visible()
+    page.click("#restyle")
+    assert page.url.endswith("/cat/house-5?style=ink")
+    page.click("button:text('draw')")
+    assert page.url.endswith("/cat/house-5?width=80&style=ink")
+    page.click("#another")
+    assert urlsplit(page.url).path == "/" and page.locator("pre").count() == 1
+    context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink", "/analytics", "/help", "/nothing"])
+def test_pages_are_accessible(service, chromium, path, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = chromium.new_context(color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(f"{service.url}{path}")
+    results = Axe().run(page)
+    assert results.violations_count == 0, results.generate_report()
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(16, 16, 20)" if scheme == "dark" else "rgb(250, 248, 244)")
+    assert page.evaluate("getComputedStyle(document.body, '::after').transitionDuration") == "0s"
+    context.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/cat/house-1?style=ink", "/analytics", "/help"])
+def test_first_pages_are_small(service, path):
+    response = service.get(path, CHROME | {"Accept-Encoding": "gzip"})
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert len(response.data) < 60_000
 
 
 def test_plain_text_shows_the_cat_without_colours(service):
@@ -2609,6 +2877,7 @@ if __name__ == "__main__":
     quiet = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     quiet += [
         "-o",
-        "markers=nix: of the packaging, which is not there when the package is tested\nnpm: needs npm and its registry",
+        "markers=nix: of the packaging, which is not there when the package is tested\n"
+        "npm: needs npm and its registry\nbrowser: needs Chromium",
     ]
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
