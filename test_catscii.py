@@ -10,6 +10,7 @@
 #     "urllib3>=2.2.2",
 #     "waitress>=3.0.1",
 #     "axe-playwright-python",
+#     "httpie",
 #     "hypothesis",
 #     "matplotlib",
 #     "mmdb-writer",
@@ -1808,6 +1809,17 @@ def test_links_are_those_that_the_client_sees(service):
     assert b"https://cats.example/cat/house-9" in service.get("/cat/house-9", headers | CURL).data
 
 
+@pytest.mark.browser
+@pytest.mark.parametrize("client", ["curl --silent", "wget --quiet --output-document=-", "http --ignore-stdin --body"])
+def test_terminals_get_another_cat_at_each_call(service, client):
+    program, *options = client.split()
+    command = [shutil.which(program) or Path(sys.executable).with_name(program), *options, service.url]
+    cats = {subprocess.check_output(command, text=True, timeout=30) for _ in range(6)}
+    assert len(cats) > 1
+    for cat in cats:
+        assert {len(row) for row in cells_of_ansi("".join(cat.splitlines(keepends=True)[:-1]))} == {80}
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
@@ -2693,7 +2705,8 @@ def test_the_stand_in_has_no_name_that_nixpkgs_has_not(nix):
     assert in_nixpkgs(nix, ".dockerTools") == {"streamLayeredImage"}
     assert in_nixpkgs(nix, ".dbip-country-lite") == {"mmdb"}
     needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
-    assert needs - {"axe-playwright-python", "mmdb-writer", "playwright"} <= set(IN_NIXPKGS["python3Packages"].split()), "default.nix lacks a package"
+    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "playwright"}
+    assert needs - of_their_own <= set(IN_NIXPKGS["python3Packages"].split()), "default.nix lacks a package"
 
 
 @with_nix
@@ -2878,6 +2891,6 @@ if __name__ == "__main__":
     quiet += [
         "-o",
         "markers=nix: of the packaging, which is not there when the package is tested\n"
-        "npm: needs npm and its registry\nbrowser: needs Chromium",
+        "npm: needs npm and its registry\nbrowser: needs Chromium, or another client",
     ]
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
