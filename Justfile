@@ -16,11 +16,16 @@ test *arguments:
 # Checks style, types and the workflow
 lint:
     uvx ruff check
+    uv export --quiet --script catscii.py --no-header | diff - requirements.txt
     uv run --with mypy --with-requirements catscii.py --with opentelemetry-exporter-otlp-proto-http --with sentry-sdk \
         mypy --strict catscii.py
     go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 
-# Measures the art beside that of its peers: `just bench art PICTURE...`
+# Writes requirements.txt anew, for pip install --require-hashes
+requirements:
+    uv export --quiet --script catscii.py --no-header > requirements.txt
+
+# Measures the art beside that of its peers, `just bench art PICTURE...`, or the service, `just bench serve`
 bench *arguments:
     uv run bench_catscii.py "$@"
 

@@ -22,6 +22,7 @@
 """Measures catscii beside its peers, and regenerates its table of glyphs and its map of the world.
 
     uv run bench_catscii.py art PICTURE...    quality, size and speed of art at 80 columns
+    uv run bench_catscii.py serve             requests a second beside the least that bottle and waitress need, memory
     uv run bench_catscii.py coverage          the COVERAGE literal of catscii.py
     uv run bench_catscii.py map               its WORLD literal, from what npm packs
 
@@ -31,29 +32,42 @@ ssim (luma, 7 x 7 windows) and psnr (colours blurred by 6 pixels) of the art, dr
 more from its background); the bytes printed; the median time, and its ratio to the floor: Pillow's draft + convert +
 resize to 4 x 8 samples a cell.
 Peers that are not installed (chafa and jp2a are programs) are left out.
+
+serve takes some three minutes. It asks for / on 32 connections, with wrk if that is installed, of one service after the
+other and again: of the floor, a bottle route that returns the same bytes from as many of waitress's threads, and of
+catscii, which counts and logs each visit; with house cats alone, while 200 clients send a byte a second, with an
+upstream that answers after 2 seconds, and with one that never does. The ratios are medians of those within a round.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
+import http.server
 import importlib.util
 import io
 import itertools
 import json
 import math
 import os
+import random
 import re
+import shutil
+import socket
 import statistics
 import string
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
+import urllib.request
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
@@ -394,8 +408,191 @@ def compare(pictures: list[Path]) -> None:
         print(f"| {name} | {quality} | {1e3 * spent:.1f} | {spent / least:.2f} |")
 
 
+FLOOR = """
+import socket, sys, bottle, waitress
+body, app = sys.stdin.buffer.read(), bottle.Bottle()
+@app.get("/")
+def page():
+    bottle.response.content_type = "text/plain; charset=utf-8"
+    return body
+listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+print(":%d" % listener.getsockname()[1], file=sys.stderr, flush=True)
+waitress.serve(app, sockets=[listener], threads=int(sys.argv[1]), asyncore_use_poll=True, connection_limit=1000)
+"""
+CURL = {"User-Agent": "curl/8"}
+
+
+class Server:
+    """A process that serves on a free port, which it tells on standard error."""
+
+    def __init__(self, folder: str, command: list[str], stdin: bytes = b"", **variables: str) -> None:
+        Path(folder).mkdir()
+        self.log = Path(folder, "log")
+        environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "0", **variables}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command], cwd=folder, env=environment, stdin=subprocess.PIPE, stderr=log
+            )
+        self.process.stdin.write(stdin)  # type: ignore[union-attr]
+        self.process.stdin.close()  # type: ignore[union-attr]
+        while not (port := re.search(r":(\d+)[\n\"]", self.log.read_text())):
+            time.sleep(0.05)
+        self.port = int(port[1])
+
+    def get(self, path: str = "/") -> bytes:
+        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=CURL)) as r:
+            return bytes(r.read())
+
+    def resident(self) -> float:
+        """Megabytes."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Upstream(http.server.BaseHTTPRequestHandler):
+    """CATAAS, as far as catscii asks it; every answer takes `seconds`."""
+
+    seconds, asked = 0.0, 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        time.sleep(self.seconds)
+        if self.path.startswith("/cat?"):
+            cat = os.urandom(6).hex()
+            body = json.dumps({"_id": cat, "url": f"/cat/{cat}"}).encode()
+        else:
+            data = io.BytesIO()
+            catscii.draw_house_cat(7).save(data, "PNG")
+            body = data.getvalue()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def upstream(seconds: float) -> tuple[type[Upstream], str]:
+    """An upstream of that slowness, which counts what it is asked, and its URL."""
+    handler = type("Handler", (Upstream,), {"seconds": seconds})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return handler, f"http://127.0.0.1:{server.server_address[1]}/cat"
+
+
+def connection(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+
+def ask(paths: Iterator[str], port: int, end: float = math.inf) -> list[float]:
+    """Ask for the paths on one connection until the time `end`; the seconds that each answer took."""
+    taken = []
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for path in paths:
+        begun = time.perf_counter()
+        if begun > end:
+            break
+        client.request("GET", path, headers=CURL)
+        client.getresponse().read()
+        taken.append(time.perf_counter() - begun)
+    client.close()
+    return taken
+
+
+def load(port: int, seconds: int) -> tuple[float, float]:
+    """Requests a second of / on 32 connections, and the 99th percentile of their milliseconds."""
+    if shutil.which("wrk"):
+        command = f"wrk -t1 -c32 -d{seconds} --latency -H User-Agent:curl/8 http://127.0.0.1:{port}/"
+        said = subprocess.check_output(command.split(), text=True)
+        figures = re.search(r" 99% +([\d.]+)(us|ms|s) *\n(?:.*\n)*?Requests/sec: +([\d.]+)", said)
+        assert figures, said
+        return float(figures[3]), float(figures[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[figures[2]]
+    with ThreadPoolExecutor(32) as pool:
+        end = time.perf_counter() + seconds
+        each = pool.map(lambda _: ask(itertools.repeat("/"), port, end), range(32))
+        taken = sorted(itertools.chain.from_iterable(each))
+    return len(taken) / seconds, 1e3 * taken[int(0.99 * len(taken))]
+
+
+def drip(port: int, clients: int, stop: threading.Event) -> None:
+    """Hold that many connections open, each of which sends a byte of its request a second."""
+    slow = [connection(port) for _ in range(clients)]
+    for each in slow:
+        each.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+    while not stop.wait(1):
+        for each in slow:
+            each.sendall(b"x")
+
+
+def mixed(seed: int, count: int) -> Iterator[str]:
+    """Paths of all routes, with parameters of all kinds."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        query = f"?width={rng.choice([20, 40, 80])}&format={rng.choice(list(catscii.CONTENT_TYPES))}&x={rng.random()}"
+        path = rng.choice(["/", "/", f"/cat/house-{rng.randrange(9)}", "/metrics", f"/{rng.random()}"])
+        yield rng.choice([path, path + query, "/health", "/?width=none"]) if rng.random() < 0.99 else "/analytics"
+
+
+def compare_serving() -> None:
+    """Print the tables."""
+    stop, script = threading.Event(), [catscii.__file__]
+    (slow, slow_url), (idle, idle_url), (_, hanging_url) = upstream(2), upstream(2), upstream(3600)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+
+        def started(name: str, url: str) -> Server:
+            server = Server(f"{folder}/{name}", script, CAT_SOURCES=url)
+            stack.callback(server.close)
+            return server
+
+        servers = {
+            "house cats": started("house", ""),
+            "200 slow clients": started("clients", ""),
+            "upstream of 2 s": started("slow", slow_url),
+            "hanging upstream": started("hanging", hanging_url),
+        }
+        started("idle", idle_url)
+        floor = Server(f"{folder}/floor", ["-c", FLOOR, str(catscii.THREADS)], servers["house cats"].get())
+        stack.callback(floor.close)
+        stack.callback(stop.set)
+        threading.Thread(target=drip, args=(servers["200 slow clients"].port, 200, stop), daemon=True).start()
+        for server in servers.values():
+            ask(itertools.repeat("/", 200), server.port)  # all of the minute's cats are drawn now
+        figures: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in servers}
+        for _ in range(ROUNDS):
+            least = load(floor.port, 2)
+            for name, server in servers.items():
+                got = load(server.port, 2)
+                figures[name].append((*got, got[0] / least[0], got[1] / least[1]))
+        print(f"| / on 32 connections | requests/s | p99, ms | x floor | p99 x floor |\n|{'---|' * 5}")
+        for name, rounds in figures.items():
+            print(
+                "| {} | {:,.0f} | {:.1f} | {:.2f} | {:.2f} |".format(
+                    name, *map(statistics.median, zip(*rounds, strict=True))
+                )
+            )
+        print(f"\nrequests to the upstream of 2 s: {slow.asked} with visitors, {idle.asked} without")
+        memory = []
+        with ThreadPoolExecutor(8) as pool:
+            for part in range(10):
+                list(
+                    pool.map(
+                        lambda i: len(ask(mixed(i, 1250), servers["house cats"].port)), range(8 * part, 8 * part + 8)
+                    )
+                )
+                memory.append(servers["house cats"].resident())
+        print(f"resident: {memory[0]:.0f} MB after 10,000 mixed requests, {memory[-1]:.0f} MB after 100,000")
+
+
 def main(arguments: list[str]) -> None:
     match arguments:
+        case ["serve"]:
+            compare_serving()
         case ["art", *pictures]:
             with tempfile.TemporaryDirectory() as folder:
                 house_cats = [Path(folder, f"house-{seed}.png") for seed in range(4)]

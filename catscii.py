@@ -60,8 +60,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from functools import cache, cached_property, lru_cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import bottle  # type: ignore[import-untyped]
@@ -219,9 +219,9 @@ def header_name(text: str) -> str | None:
 
 def source_urls(text: str) -> tuple[str, ...]:
     """The URLs of a comma-separated list; a comma inside a query belongs to its URL."""
-    urls = tuple(filter(None, re.split(r"\s*,\s*(?=https?:|$)", text)))
+    urls = tuple(filter(None, re.split(r"\s*,\s*(?=https?:|$)", text, flags=re.IGNORECASE)))
     for url in urls:
-        if not is_web_url(url):
+        if not is_web_url(url) or "," in url.partition("?")[0]:
             raise ValueError(f"{quoted(url)} is not a URL such as {DEFAULT_SOURCES.split(',')[-1]}")
     return urls
 
@@ -229,7 +229,7 @@ def source_urls(text: str) -> tuple[str, ...]:
 def is_web_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return text.isprintable() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
 
@@ -283,19 +283,41 @@ class JsonFormatter(logging.Formatter):
         if (trace := opentelemetry()) and (context := trace.get_current_span().get_span_context()).is_valid:
             fields["trace_id"] = trace.format_trace_id(context.trace_id)
         return json.dumps({
-            "timestamp": datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
             "level": {"WARNING": "WARN", "CRITICAL": "ERROR"}.get(record.levelname, record.levelname),
             "fields": fields,
             "target": record.name,
         })
 
 
-def start_logging(level: int) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
+class LogHandler(logging.StreamHandler[TextIO]):
+    """Writes to standard error; if `deferred`, lines below WARNING wait for `settle`, and one system call for many."""
+
+    def __init__(self) -> None:
+        super().__init__(open(sys.stderr.fileno(), "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        self.setFormatter(JsonFormatter())
+        self.deferred = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if record.levelno > logging.INFO:
+            self.settle()
+
+    def flush(self) -> None:
+        if not self.deferred:
+            self.settle()
+
+    def settle(self) -> None:
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):  # nobody is left to tell
+            self.stream.flush()
+
+
+def start_logging(level: int) -> LogHandler:
+    handler = LogHandler()
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("waitress.queue", "urllib3", "PIL"):  # what matters of their doings is logged here
         logging.getLogger(name).setLevel(logging.ERROR)
+    return handler
 
 
 log = logging.getLogger("catscii")
@@ -443,7 +465,8 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
 STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
 BACKGROUND = (16, 16, 20)  # of the page: under transparent pictures, and under glyphs alone
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-MAX_PIXELS = 64_000_000
+MAX_DECODED_BYTES = 64_000_000
+DECODED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I": 12, "F": 12}  # a pixel, with what is made of it; else 4
 MAX_ROWS = 240
 PARTS = 10, 20  # of a cell, which is twice as tall as wide
 SAMPLES = 5, 20  # of a picture in a cell: as many as speed allows
@@ -495,30 +518,48 @@ def decode(data: bytes, longest: int) -> Image.Image:
         warnings.filterwarnings("ignore", module=r"PIL\b")  # odd metadata, and huge pictures, which are refused below
         try:
             with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
-                width, height = picture.size
-                if width * height > MAX_PIXELS:
-                    raise PictureError(f"the picture has {width} x {height} pixels, more than {MAX_PIXELS:,}")
-                scale = min(1.0, longest / max(width, height))
+                width, height = size = picture.size
+                scale = min(1.0, longest / max(size))
                 picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
+                if "progressive" not in picture.info:  # of such a JPEG, libjpeg holds all coefficients
+                    width, height = picture.size
+                bytes_a_pixel = 8 if picture.format == "WEBP" else DECODED_BYTES.get(picture.mode, 4)
+                if width * height * bytes_a_pixel > MAX_DECODED_BYTES:
+                    raise PictureError(f"the picture is too large to be decoded: {size[0]} x {size[1]} {picture.mode}")
                 with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
                     ImageOps.exif_transpose(picture, in_place=True)
-                if picture.mode in ("L", "RGB", "RGBA", "CMYK") and "transparency" not in picture.info:
-                    return flatten(picture.reduce(max(1, max(picture.size) // longest)))  # no copies of the full size
-                return flatten(picture)
+                return shrunk(picture, max(1, max(picture.size) // longest))
         except PictureError:
             raise
         except Image.DecompressionBombError as error:
-            raise PictureError(f"the picture has more than {MAX_PIXELS:,} pixels") from error
+            raise PictureError("the picture is too large to be decoded") from error
         except UnidentifiedImageError as error:
             raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
         except Exception as error:  # decoders raise almost anything on broken data
             raise PictureError(f"the picture cannot be read: {error}") from error
 
 
+def shrunk(picture: Image.Image, factor: int) -> Image.Image:
+    """The picture flattened and reduced by the factor, strip by strip: the full size is not copied."""
+    if picture.mode in ("I", "F"):  # their range is that of the whole
+        return flatten(picture).reduce(factor)
+    small = Image.new("RGB", (-(-picture.width // factor), -(-picture.height // factor)))
+    for top in range(0, small.height, 16):
+        strip = picture.crop((0, factor * top, picture.width, min(picture.height, factor * (top + 16))))
+        small.paste(flatten(strip).reduce(factor), (0, top))
+    return small
+
+
 def flatten(picture: Image.Image) -> Image.Image:
     """The picture in RGB, whatever its mode, on the page's background where it is transparent."""
     if picture.mode.startswith("I;16"):
-        return picture.convert("I").point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
+        wide = picture.convert("I")
+        grey = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
+        if isinstance(clear := picture.info.get("transparency"), int):  # the one level that is
+            over, under = wide.point(lambda level: level * 1 - clear), wide.point(lambda level: level * -1 + clear)
+            far = ImageChops.add(over.convert("L"), under.convert("L"))
+            grey.paste(BACKGROUND, mask=far.point(lambda level: 255 * (level == 0)))
+        return grey
     if picture.mode in ("I", "F"):  # no agreed range: stretch it
         low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
         scale = 255 / (high - low or 1)
@@ -1039,7 +1080,7 @@ def draw_house_cat(seed: int) -> Image.Image:
 STORED_CATS = 24
 STORED_SIDE = 480  # pixels on the longer side: a pixel a sample up to 96 columns, some 30 kB as JPEG
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
-LONGEST_BACKOFF = 600.0
+LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
 USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a body to be whole
 MAX_REDIRECTS = 5
@@ -1047,6 +1088,9 @@ REVIVALS_A_MINUTE, REVIVALS_AT_ONCE = 30, 2  # what visitors may cause upstream:
 REVIVED_BYTES = 4 << 20
 LITTER = 24
 MAX_JSON_BYTES, MAX_PICTURE_BYTES = 1 << 20, 16 << 20
+
+LOCKED_SECONDS = 0.1  # to wait for another process's lock in a request; at the start, START_SECONDS
+START_SECONDS = 15.0
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -1082,28 +1126,38 @@ class NoSuchCat(LookupError):
 class Unavailable(Exception):
     """An upstream, or what it sent, cannot be used now; the message says why."""
 
+    status = 200  # the upstream's, if that is what was wrong
+    retry_after = 0.0  # seconds for which it wants to be left alone
+
 
 class Database:
     """The SQLite file: one connection in autocommit, so that each statement is committed when it returns."""
 
     def __init__(self, path: str) -> None:
-        self._lock = threading.Lock()
+        self._path, self._lock = os.path.abspath(path), threading.Lock()
         try:
-            self._connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-            self._use_wal()
-            self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; no fsync a visit
-            self._migrate()
-        except sqlite3.Error as error:
+            self._open(START_SECONDS)
+        except (sqlite3.Error, OSError) as error:
             raise SetupError(f"ANALYTICS_DB: cannot use {quoted(path)}: {error}") from error
 
-    def _use_wal(self) -> None:
+    def _open(self, patience: float) -> None:
+        self._file = -1  # the open file, to be looked at; not closed before the connection, whose locks would go too
+        self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
+        self._use_wal(patience)
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; no fsync a visit
+        self._migrate()
+        self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
+        self._file, self._log = os.open(self._path, os.O_RDONLY), os.stat(self._path + "-wal")
+
+    def _use_wal(self, patience: float) -> None:
         """Switch to WAL, again if another process is about to: SQLite does not wait for this lock by itself."""
-        for attempts_left in reversed(range(50)):
+        end = time.monotonic() + patience
+        while True:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 return
-            except sqlite3.OperationalError:
-                if not attempts_left:
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
                 time.sleep(0.1 * random.random())
 
@@ -1115,17 +1169,46 @@ class Database:
         if version == 0:
             for statement in filter(str.strip, SCHEMA.split(";")):
                 self._connection.execute(statement)
-            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")  # always: fails if the file is read-only
         self._connection.execute("COMMIT")
 
+    def _intact(self) -> bool:
+        """Whether the path still leads to the open file, and that holds a database; SQLite itself does not look."""
+        with contextlib.suppress(OSError):
+            there = os.path.samestat(os.stat(self._path), os.fstat(self._file))
+            return there and os.pread(self._file, 16, 0) == b"SQLite format 3\0"
+        return False
+
     def execute(self, sql: str, *parameters: object) -> list[Any]:
-        """The rows that `sql` gives; what it changes is committed."""
+        """The rows that `sql` gives; what it changes is committed. Raises sqlite3.Error."""
         with self._lock:
+            if not self._intact():
+                raise sqlite3.OperationalError("the file was deleted or replaced")
             return self._connection.execute(sql, parameters).fetchall()
+
+    def renew(self) -> None:
+        """Open the file again, or a new one, if it is not what is open. Raises sqlite3.Error and OSError."""
+        with self._lock:
+            if not self._intact():
+                self._close()
+                with contextlib.suppress(OSError):  # the log of the file that was, which would spoil what is there now
+                    if os.path.samestat(os.stat(self._path + "-wal"), self._log):
+                        os.unlink(self._path + "-wal")
+                        os.unlink(self._path + "-shm")
+                self._open(LOCKED_SECONDS)
+                if (health := self._connection.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
+                    self._close()
+                    raise sqlite3.DatabaseError(f"the file is damaged: {health[0]}")
+
+    def _close(self) -> None:
+        self._connection.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def close(self) -> None:
         with self._lock:
-            self._connection.close()
+            self._close()
 
 
 class Store:
@@ -1133,11 +1216,15 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._execute = database.execute
+        self._ids: list[str] = []
+        self._listed = -math.inf  # time.monotonic() when self._ids was read; another process may store cats as well
 
     def pick(self) -> str | None:
-        """The id of a random stored cat; None while there is none."""
-        rows = self._execute("SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY random() LIMIT 1")
-        return rows[0][0] if rows else None
+        """The id of a random stored cat, as known a second ago; None while there is none."""
+        if time.monotonic() - self._listed > 1:
+            self._ids = [cat_id for cat_id, in self._execute("SELECT id FROM cats WHERE picture IS NOT NULL")]
+            self._listed = time.monotonic()
+        return random.choice(self._ids) if self._ids else None
 
     def get(self, cat_id: str) -> tuple[Cat, bytes | None] | None:
         """The cat and its JPEG, None in its place once evicted; None for an id never seen."""
@@ -1162,16 +1249,39 @@ class Store:
 
 
 class Fetcher:
-    """Reads URLs within limits of time and size, through one pool with verified certificates."""
+    """Reads URLs within limits of time and size, with verified certificates.
 
-    def __init__(self, ssl_cert_file: str | None) -> None:
+    The hosts of the `trusted` URLs may be anywhere; all others, to which answers lead, at public addresses only.
+    """
+
+    def __init__(self, ssl_cert_file: str | None, trusted: Iterable[str]) -> None:
         self._ssl_cert_file = ssl_cert_file
+        self._trusted_hosts = {urlsplit(url).hostname for url in trusted}
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        return self._pools[urlsplit(url).hostname in self._trusted_hosts]
 
     @cached_property
-    def _pool(self) -> urllib3.PoolManager:
+    def _pools(self) -> tuple[urllib3.PoolManager, urllib3.PoolManager]:
+        """The one for public addresses, and the one for all."""
         import urllib3  # 30 ms that a start without upstream saves
+        from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-        return urllib3.PoolManager(ca_certs=ca_bundle(self._ssl_cert_file), retries=False, timeout=SILENT_SECONDS)
+        class Public:
+            def connect(self) -> None:
+                super().connect()  # type: ignore[misc]
+                peer = self.sock.getpeername()[0]  # type: ignore[attr-defined]
+                if not ipaddress.ip_address(peer.partition("%")[0]).is_global:
+                    self.close()  # type: ignore[attr-defined]
+                    raise Unavailable(f"{peer} is not a public address")
+
+        def public(pool: type[HTTPConnectionPool]) -> type:
+            return type(pool.__name__, (pool,), {"ConnectionCls": type("Connection", (Public, pool.ConnectionCls), {})})
+
+        bundle = ca_bundle(self._ssl_cert_file)
+        pools = [urllib3.PoolManager(ca_certs=bundle, retries=False, timeout=SILENT_SECONDS) for _ in range(2)]
+        pools[0].pool_classes_by_scheme = {"http": public(HTTPConnectionPool), "https": public(HTTPSConnectionPool)}
+        return pools[0], pools[1]
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file") -> bytes:
         """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable.
@@ -1196,14 +1306,14 @@ class Fetcher:
     def _read(self, url: str, limit: int, headers: Mapping[str, str], deadline: float, kind: str) -> bytes:
         import urllib3
 
-        schemes = ("https:",) if url.startswith("https:") else ("https:", "http:")
+        schemes = ("https",) if urlsplit(url).scheme == "https" else ("https", "http")
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                if not is_web_url(url) or not url.startswith(schemes):
+                if not is_web_url(url) or urlsplit(url).scheme not in schemes:
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
                 sent = {"User-Agent": USER_AGENT, **headers}
                 with span(f"{kind}_headers", host=urlsplit(url).hostname):
-                    response = self._pool.request("GET", url, headers=sent, preload_content=False, redirect=False)
+                    response = self._pool(url).request("GET", url, headers=sent, preload_content=False, redirect=False)
                 with response, span(f"{kind}_body", status=response.status):
                     if not (location := response.get_redirect_location()):
                         return read_body(response, limit, deadline)
@@ -1223,7 +1333,11 @@ class Fetcher:
 def read_body(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -> bytes:
     """The body of a 200, given up as soon as it passes `limit` bytes or the `deadline` of time.monotonic()."""
     if response.status != 200:
-        raise Unavailable(f"status {response.status}")
+        import urllib3
+
+        refusal = Unavailable(f"status {response.status}")
+        refusal.status, refusal.retry_after = response.status, urllib3.Retry().get_retry_after(response) or 0.0
+        raise refusal
     body = bytearray()
     while chunk := response.read1(65536):
         body += chunk
@@ -1253,10 +1367,17 @@ class Source:
         return [self._cat(entry) for entry in (answer if isinstance(answer, list) and answer else [answer])]
 
     def find(self, cat_id: str) -> Cat:
-        """The cat of that id. Raises Unavailable, also when the API has no such cat."""
-        cat = self._cat(self.fetcher.json(self.cat_url.replace("{id}", cat_id), self.headers))
+        """The cat of that id. Raises NoSuchCat, and Unavailable if that cannot be told now."""
+        if self.ready > time.monotonic():
+            raise Unavailable("it rests")
+        try:
+            cat = self._cat(self.fetcher.json(self.cat_url.replace("{id}", cat_id), self.headers))
+        except Unavailable as error:
+            if error.status in (400, 404):  # The Cat API's and CATAAS's
+                raise NoSuchCat(cat_id) from error
+            raise
         if cat.id != cat_id:  # CATAAS takes it for a tag
-            raise Unavailable(f"{cat_id} is not the id of a cat")
+            raise NoSuchCat(cat_id)
         return cat
 
     def _cat(self, entry: Any) -> Cat:
@@ -1270,10 +1391,11 @@ class Source:
                     return Cat(cat_id, self.name, url)
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(json.dumps(entry))}")
 
-    def failed(self) -> None:
-        """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, jittered down to half of it."""
+    def failed(self, retry_after: float = 0.0) -> None:
+        """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, jittered down to half of it; for `retry_after` at least."""
         self.failures += 1
-        self.ready = time.monotonic() + min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
+        rest = min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
+        self.ready = time.monotonic() + max(rest, min(retry_after, LONGEST_RETRY_AFTER))
 
 
 def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
@@ -1354,7 +1476,7 @@ class Refresher(threading.Thread):
                 with span("get_cat_ascii_art", source=upstream.name):
                     self._repeats = 0 if self._take(upstream) else self._repeats + 1
             except Unavailable as error:
-                upstream.failed()
+                upstream.failed(error.retry_after)
                 if upstream.failures == 1:
                     log.warning("Source fails", {"source": upstream.name, "error": str(error)})
                 continue
@@ -1446,19 +1568,26 @@ class Cattery:
         return cat, decode(jpeg, STORED_SIDE)
 
     def _ask(self, cat_id: str) -> Cat:
-        """The cat of an id that the store has never seen."""
+        """The cat of an id that the store has never seen. Raises NoSuchCat if all sources say so, else Unavailable."""
+        failure: Exception = NoSuchCat(cat_id)
         for source in self._sources:
             try:
                 return source.find(cat_id)
+            except NoSuchCat:
+                log.debug("Cat not found", {"source": source.name, "id": cat_id})
             except Unavailable as error:
-                log.debug("Cat not found", {"source": source.name, "id": cat_id, "error": str(error)})
-        raise NoSuchCat(cat_id)
+                failure = Unavailable(f"{source.name}: {error}")
+        raise failure
 
 
 def pick_house_cat() -> str:
     """The id of one of the LITTER house cats of this minute; the next minute, the oldest gives way to a new one."""
-    birth = int(time.time() // 60) - random.randrange(LITTER)
-    return f"house-{random.Random(birth).getrandbits(32)}"
+    return born(int(time.time() // 60) - random.randrange(LITTER))
+
+
+@lru_cache(maxsize=2 * LITTER)
+def born(minute: int) -> str:
+    return f"house-{random.Random(minute).getrandbits(32)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1468,13 +1597,14 @@ def pick_house_cat() -> str:
 # Earth: of each cell, the glyph that most resembles its land, and the countries there.
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
-COUNT_VISIT = """
-INSERT INTO visits (day, country, count) VALUES (strftime('%Y-%m-%d'), ?, 1)
-ON CONFLICT (day, country) DO UPDATE SET count = count + 1"""
+COUNT_VISITS = """
+INSERT INTO visits (day, country, count) VALUES (?, ?, ?){more}
+ON CONFLICT (day, country) DO UPDATE SET count = count + excluded.count"""
 VISITS_BY_COUNTRY = "SELECT country, sum(count) FROM visits GROUP BY country ORDER BY 2 DESC, 1"
 VISITS_BY_DAY = "SELECT day, sum(count) FROM visits WHERE day BETWEEN ? AND ? GROUP BY day"
 VISITS_ONE_BY_ONE = "SELECT day, country, count FROM visits WHERE day BETWEEN ? AND ? ORDER BY 1, 3 DESC, 2"
 CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # needs the lock for writing, as a visit does
+MOST_WAITING = 10_000  # days times countries of visits that wait for the database: some weeks of all the world
 
 WORLD_COLUMNS, WORLD_ROWS = 80, 22
 INLAND = ":o#@"  # in a cell without sea, from no visits to many; in WORLD the last
@@ -1519,17 +1649,39 @@ class Countries:
     """Countries of addresses, from the MaxMind DB at `path`; without one, everybody is from UNKNOWN_COUNTRY."""
 
     def __init__(self, path: str | None) -> None:
+        self._path = path
         self._reader: maxminddb.Reader | None = None
+        self._seen: tuple[int, ...] | None = None  # what stat said of the file when it was last read
         if path is None:
             log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
             return
+        try:
+            self.renew()
+        except (OSError, ValueError) as error:
+            raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(path)}: {error}") from error
+
+    def renew(self) -> bool:
+        """Read the file if it has changed; False if it has not. Raises OSError and ValueError, and keeps the last."""
+        if self._path is None:
+            return False
+        seen: tuple[int, ...] = ()
+        with contextlib.suppress(OSError):  # it will come up again when the file is opened, once
+            stat = os.stat(self._path)
+            seen = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if self._seen == seen:
+            return False
         import maxminddb
 
+        self._seen = seen
         try:
             # In memory and in Python: a damaged file, or one that changes, makes the mapped C reader crash the process.
-            self._reader = maxminddb.open_database(path, maxminddb.MODE_MEMORY)
-        except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
-            raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(path)}: {error}") from error
+            reader = maxminddb.open_database(self._path, maxminddb.MODE_MEMORY)
+        except maxminddb.InvalidDatabaseError as error:
+            raise ValueError(str(error)) from error
+        if not has_countries(reader):
+            raise ValueError(f"it is of type {quoted(reader.metadata().database_type)}, and has no countries")
+        self._reader = reader
+        return True
 
     @property
     def from_dbip(self) -> bool:
@@ -1538,10 +1690,20 @@ class Countries:
 
     def country(self, address: str) -> str:
         """The ISO 3166-1 alpha-2 code for what a header or a socket calls the client."""
+        if not self._reader:
+            return UNKNOWN_COUNTRY
         try:
-            return country_of(self._reader.get(parse_address(address)) if self._reader else None)
+            return country_of(self._reader.get(parse_address(address)))
         except Exception:  # no address, IPv6 in a database of IPv4, or a damaged record, for which there is no one type
             return UNKNOWN_COUNTRY
+
+
+def has_countries(reader: maxminddb.Reader) -> bool:
+    """Whether some of the first records tell a country, or there are none."""
+    with contextlib.suppress(Exception):  # damage is seen to when it is met
+        records = [record for _, record in itertools.islice(reader, 1000)]
+        return not records or any(country_of(record) != UNKNOWN_COUNTRY for record in records)
+    return True
 
 
 def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -1632,6 +1794,64 @@ def sparkline(counts: Collection[int]) -> str:
     return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // most)] for count in counts)
 
 
+class Tally:
+    """Counts visits in the database; while that fails they wait here, one number a day and country."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: Counter[tuple[str, str]] = Counter()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self.failing: tuple[float, str] | None = None  # time.monotonic() since when, and why
+        self.deferred = False  # whether somebody calls `settle` before answers are sent
+
+    def count(self, country: str) -> None:
+        """Count a visit; it is in the database when this returns, unless that fails for now or is `deferred`."""
+        visit = time.strftime("%Y-%m-%d", time.gmtime()), country
+        with self._lock:
+            if visit in self._waiting or len(self._waiting) < MOST_WAITING:
+                self._waiting[visit] += 1
+        if not self.deferred:
+            self.settle()
+
+    def settle(self) -> None:
+        """Write the visits that wait, unless that failed a moment ago."""
+        if not self.failing:
+            self._write()
+
+    def check(self) -> None:
+        """Find out whether visits can be counted, and count those that wait."""
+        try:
+            self._database.renew()
+            self._database.execute(CHECK_VISITS)
+        except (sqlite3.Error, OSError) as error:
+            self._fail(error)
+        else:
+            self._write()
+
+    def _write(self) -> None:
+        """Write all that wait in one statement: who comes first, for those too who then stand at this lock."""
+        with self._writing:
+            with self._lock:
+                visits, self._waiting = self._waiting, Counter()
+            try:
+                if visits:
+                    sql = COUNT_VISITS.format(more=", (?, ?, ?)" * (len(visits) - 1))
+                    self._database.execute(sql, *(value for visit, n in visits.items() for value in (*visit, n)))
+            except sqlite3.Error as error:
+                with self._lock:
+                    self._waiting.update(visits)
+                self._fail(error)
+                return
+        if self.failing:
+            self.failing = None
+            log.info("Visits are counted again")
+
+    def _fail(self, error: Exception) -> None:
+        if not self.failing:
+            log.error("Visits cannot be counted and wait in memory", {"error": str(error)})
+        self.failing = self.failing[0] if self.failing else time.monotonic(), str(error)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Web: the routes
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1647,9 +1867,14 @@ parse_width = partial(whole_number, low=MIN_WIDTH, high=MAX_WIDTH)
 parse_height = partial(whole_number, low=1, high=MAX_ROWS)
 MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
+SECURITY_HEADERS = {
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
-PAGE_CACHE_BYTES = 16 << 20
+PAGE_CACHE_BYTES, VIEW_CACHE_BYTES = 16 << 20, 1 << 20
 SMALL = 1400  # bytes that fit one packet: not worth compressing
+UNCOUNTED_SECONDS = 60.0  # that visits may wait before /health fails: a restart or a lock is over by then
 
 # Between art and window: the art's font size is what makes its columns and rows just fit the room that the footer
 # leaves. A cell is made 0.6 x 1.2 em whatever the font, by spacing the letters (ch is the font's own advance).
@@ -1931,16 +2156,28 @@ class Service:
         self.client_ip_header = settings.client_ip_header
         self.countries = Countries(settings.geolite2_country_db)
         self.database = Database(settings.analytics_db)
+        self.visits = Tally(self.database)
         self.store = Store(self.database)
-        fetcher = Fetcher(settings.ssl_cert_file)
+        fetcher = Fetcher(settings.ssl_cert_file, settings.cat_sources)
         sources = [make_source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
-        self.pages = Cache(PAGE_CACHE_BYTES)
+        self.pages, self.views = Cache(PAGE_CACHE_BYTES), Cache(VIEW_CACHE_BYTES)
         self.metrics, self.started = Metrics(), time.time()
+        self.rendering = threading.Lock()
+
+    def keep(self, stopping: threading.Event) -> None:
+        """Every second until `stopping`: see to the two files, which may fail, recover or be replaced."""
+        while not stopping.wait(1):
+            self.visits.check()
+            try:
+                if self.countries.renew():
+                    log.info("Countries were replaced")
+            except (OSError, ValueError) as error:
+                log.warning("Countries cannot be replaced", {"error": str(error)})
 
     def random_cat(self) -> bytes:
-        view, cattery = read_view(read_format("png")), self.cattery
+        view, cattery = self._view(), self.cattery
         try:
             page = self._page(cattery.pick(), view, cattery.at_hand)
         except (NoSuchCat, PictureError, sqlite3.Error):  # evicted since it was picked, or the store cannot be read
@@ -1951,7 +2188,7 @@ class Service:
         cat_id, dot, suffix = cat_id.partition(".")
         if dot and suffix not in SUFFIXES:
             raise bottle.HTTPError(404, f"{quoted(suffix)} is not one of {', '.join(SUFFIXES)}")
-        view = read_view(SUFFIXES[suffix] if dot else read_format("png"))
+        view = read_view(SUFFIXES[suffix]) if dot else self._view()
         try:
             page = self._page(cat_id, view, self.cattery.find)
         except NoSuchCat:
@@ -1960,10 +2197,18 @@ class Service:
         except Unavailable as error:
             annotate(error=error)
             log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
-            message = "this cat's picture cannot be had from its source right now"
-            raise bottle.HTTPError(503, message, **{"Retry-After": "60"}) from None
+            raise unavailable("this cat's picture cannot be had from its source right now") from None
         answer = send if suffix == "jpg" else self._visited  # the picture goes with a page that was counted
         return answer(page, "public, max-age=3600", page.etag)
+
+    def _view(self) -> View:
+        """What read_view makes of the request, from the cache or read now."""
+        key = bottle.request.query_string, header("Accept"), header("User-Agent")
+        view: View | None = self.views.get(key)
+        if view is None:
+            view = read_view(read_format("png"))
+            self.views.put(key, view, sum(map(len, key)) + 1000)
+        return view
 
     def _page(self, cat_id: str, view: View, find: Callable[[str], tuple[Cat, Image.Image]]) -> Page:
         """The cat's page, from the cache or rendered now, from the picture that `find` finds."""
@@ -1973,9 +2218,12 @@ class Service:
         if page is None:
             with span("store"):
                 cat, picture = find(cat_id)
-            body = to_jpeg(picture) if view.format == "jpg" else self._draw(cat, picture, view)
-            page = Page(body, CONTENT_TYPES[view.format])
-            self.pages.put(key, page, 2 * len(page.body) + 1000)  # the compressed body and the objects
+            with self.rendering:  # one at a time: who waits here mostly waits for the same page
+                page = self.pages.get(key)
+                if page is None:
+                    body = to_jpeg(picture) if view.format == "jpg" else self._draw(cat, picture, view)
+                    page = Page(body, CONTENT_TYPES[view.format])
+                    self.pages.put(key, page, 2 * len(page.body) + 1000)  # the compressed body and the objects
         return page
 
     def _draw(self, cat: Cat, picture: Image.Image, view: View) -> str | bytes:
@@ -1988,10 +2236,7 @@ class Service:
 
     def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
         if bottle.request.method == "GET":
-            try:
-                self.database.execute(COUNT_VISIT, bottle.request.country)
-            except sqlite3.Error as error:  # a cat is served all the same, and /health tells
-                log.error("Visit not counted", {"error": str(error)})
+            self.visits.count(bottle.request.environ["catscii.country"])
         return send(page, cache_control, etag)
 
     def analytics(self) -> bytes:
@@ -2028,13 +2273,12 @@ class Service:
         return send(Page(body, CONTENT_TYPES[format]), "no-store")
 
     def health(self) -> bytes:
-        try:
-            self.database.execute(CHECK_VISITS)
-            health = {"status": "ok", "version": __version__}
-        except sqlite3.Error as error:
-            annotate(error=error)
-            bottle.response.status = 503
-            health = {"status": "failing", "reason": f"visits cannot be counted: {error}"}
+        health = {"status": "ok", "version": __version__}
+        if failing := self.visits.failing:
+            since, error = failing
+            lasting = time.monotonic() - since >= UNCOUNTED_SECONDS
+            bottle.response.status = 503 if lasting else 200
+            health |= {"status": "failing" if lasting else "degraded", "reason": f"visits cannot be counted: {error}"}
         return send(Page(to_json(health), CONTENT_TYPES["json"]), "no-store")
 
     def prometheus(self) -> bytes:
@@ -2062,25 +2306,26 @@ class Service:
         return Page(png.getvalue(), "image/png")
 
     def receive(self) -> None:
-        """Before each request: note its time and its country."""
-        request, name = bottle.request, self.client_ip_header
-        request.started = time.perf_counter()
-        request.country = self.countries.country(header(name) if name else request.environ.get("REMOTE_ADDR", ""))
+        """Before each request: note its time and its country, and let a path that is no UTF-8 match no route."""
+        environ, name = bottle.request.environ, self.client_ip_header
+        environ["catscii.started"] = time.perf_counter()
+        environ["catscii.country"] = self.countries.country(header(name) if name else environ.get("REMOTE_ADDR", ""))
+        environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
 
     def account(self) -> None:
         """After each request: its figures, its span, one line in the log, all without the address."""
-        request, status = bottle.request, bottle.response.status_code
-        seconds = time.perf_counter() - request.started
-        route = request.environ["bottle.route"].rule if "bottle.route" in request.environ else "none"
+        environ, status = bottle.request.environ, bottle.response.status_code
+        seconds = time.perf_counter() - environ["catscii.started"]
+        route = environ["bottle.route"].rule if "bottle.route" in environ else "none"
+        method, path, country = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["catscii.country"]
         self.metrics.add("catscii_requests_total", 1, route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         annotate({
-            "http.request.method": request.method, "http.route": route, "http.response.status_code": status,
-            "url.path": request.path, "user_agent.original": header("User-Agent"), "country": request.country,
+            "http.request.method": method, "http.route": route, "http.response.status_code": status,
+            "url.path": path, "user_agent.original": header("User-Agent"), "country": country,
         })
         log.info("%(method)s %(path)s %(status)d", {
-            "method": request.method, "path": request.path, "status": status, "country": request.country,
-            "ms": round(seconds * 1000, 3),
+            "method": method, "path": path, "status": status, "country": country, "ms": round(seconds * 1000, 3),
         })
 
 
@@ -2111,12 +2356,19 @@ def log_failures(callback: Callable[..., bytes]) -> Callable[..., bytes]:
             return callback(*args, **kwargs)
         except bottle.HTTPResponse:
             raise
+        except sqlite3.Error as error:  # the keeper logs it, once
+            annotate(error=error)
+            raise unavailable(f"the database cannot be used right now: {error}") from None
         except Exception as error:
             log.exception("Request failed", {"path": bottle.request.path})
             annotate(error=error)
             raise bottle.HTTPError(500, "something went wrong here; it has been logged") from None
 
     return guarded
+
+
+def unavailable(message: str) -> bottle.HTTPError:
+    return bottle.HTTPError(503, message, **{"Retry-After": "60"})
 
 
 def header(name: str) -> str:
@@ -2169,15 +2421,17 @@ def read_parameter(name: str, parse: Callable[[str], T], default: T) -> T:
 
 def negotiated_format() -> str:
     """The format that Accept (RFC 9110, 12.5.1) weighs most; else ANSI for terminals, HTML for others."""
-    default = "ansi" if TERMINALS.match(header("User-Agent")) else "html"
-    formats = MEDIA_FORMATS | {"*/*": default}
-    best, best_weight = default, 0.0
+    weights: dict[str, float] = {}
     for part in header("Accept").lower().split(","):
         media, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=[01](\.[0-9]{0,3})?", p)), 1.0)
-        if media in formats and weight > best_weight:
-            best, best_weight = formats[media], weight
-    return best
+        weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=([01]\.?|[01]?\.[0-9]+)", p)), 1.0)
+        weights.setdefault(media, weight)
+    first = "ansi" if TERMINALS.match(header("User-Agent")) else "html"
+    refused = {media for media, weight in weights.items() if not weight}
+    default = next((f for f in (first, "text", "json") if CONTENT_TYPES[f].partition(";")[0] not in refused), first)
+    formats = MEDIA_FORMATS | {"*/*": default}
+    best = max((media for media in weights if media in formats), key=lambda media: weights[media], default="*/*")
+    return formats[best] if weights.get(best) else default
 
 
 def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
@@ -2186,8 +2440,9 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
     response.content_type = page.content_type
     response.set_header("Cache-Control", cache_control)
     response.set_header("Vary", "Accept, Accept-Encoding, User-Agent")
-    response.set_header("X-Content-Type-Options", "nosniff")
     response.set_header("Content-Security-Policy", content_security_policy())
+    for name, value in SECURITY_HEADERS.items():
+        response.set_header(name, value)
     if etag:
         response.set_header("ETag", etag)
         held = header("If-None-Match")
@@ -2280,8 +2535,10 @@ def show_error(error: bottle.HTTPError) -> bytes:
 # Running: the server, the art command
 # ---------------------------------------------------------------------------------------------------------------------
 
-THREADS = 8  # a cat takes milliseconds of one core; more threads only help those that wait for an upstream
+THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of them may wait for an upstream
+MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
 GRACE_SECONDS = 10.0
+MAX_UNSENT = 4 << 20  # bytes of answers that a client may leave unread and ask for more; no single one has as many
 IDLE_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
 
 USAGE = f"""\
@@ -2307,20 +2564,30 @@ def serve(settings: Settings) -> int:
     import waitress  # type: ignore[import-untyped]
     from waitress import wasyncore
 
-    start_logging(settings.log_level)
+    def settle() -> None:
+        handler.settle()
+        service.visits.settle()
+
+    handler = start_logging(settings.log_level)
     wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
     flushes = [start(settings) for start, url in wanted.items() if url]
     app = make_app(settings)
-    listener = listen(settings.host, settings.port)
+    service, listener = app.service, listen(settings.host, settings.port)
     connections: dict[int, Any] = {}
     server = waitress.create_server(
         traced(app) if settings.otlp_endpoint else app, sockets=[listener], map=connections, threads=THREADS, ident="",
+        connection_limit=1000,  # so many slow clients shut nobody out; the usual limit of open files is 1,024
+        channel_timeout=30, cleanup_interval=5,  # seconds: a browser connects again at no cost, a lost client is gone
+        max_request_header_size=MAX_HEADER_BYTES, max_request_body_size=MAX_BODY_BYTES,
+        log_socket_errors=False,  # a client that leaves is none
         clear_untrusted_proxy_headers=False,  # CLIENT_IP_HEADER may name one, and nothing else here reads any
     )
-    stopping = threading.Event()
+    server.channel_class, server.adj.send_bytes = make_channel(settle), MAX_UNSENT
+    stopping, running = threading.Event(), True
 
     def stop(signal_number: int, frame: object) -> None:
-        stopping.set()
+        nonlocal running  # not an event: a second signal would find its lock taken by the first, for ever
+        running = False
         server.pull_trigger()  # wakes the loop
 
     signal.signal(signal.SIGTERM, stop)
@@ -2333,18 +2600,75 @@ def serve(settings: Settings) -> int:
         "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
         "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off",
     })
-    app.service.refresher.start()
-    while not stopping.is_set():
-        wasyncore.loop(timeout=30, use_poll=True, map=connections, count=1)
+    keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
+    keeper.start()
+    service.refresher.start()
+    handler.deferred = service.visits.deferred = True
+    while running:
+        wasyncore.loop(timeout=1, use_poll=True, map=connections, count=1)
+        settle()
+    stopping.set()
+    handler.deferred = False
     log.info("Initiating graceful shutdown")
-    app.service.refresher.stop()
+    service.refresher.stop()
     drain(server, connections)
-    app.service.database.close()
+    keeper.join()
+    service.visits.check()
+    service.database.close()
     for flush in flushes:
         thread = threading.Thread(target=flush, daemon=True)  # OpenTelemetry's has no limit of time that holds
         thread.start()
         thread.join(FLUSH_SECONDS)
     return 0
+
+
+def make_channel(settle: Callable[[], None]) -> type:
+    """waitress's channel for connections, with changes for speed and truth.
+
+    The loop's thread alone sends: workers that do so for themselves lose Python's lock at each send, and stand in line
+    for it again. Before it sends, it calls `settle`, once for all answers that are ready. A 304 keeps its connection,
+    and a request of two lengths is refused.
+    """
+    from types import SimpleNamespace
+
+    from waitress import channel, parser, server, task
+
+    channel.time = server.time = SimpleNamespace(time=time.monotonic)  # idle for how long: by a clock that nobody sets
+
+    class Task(task.WSGITask):  # type: ignore[misc]
+        def set_close_on_finish(self) -> None:
+            asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
+            if asked or self.has_body:  # waitress's reason is that the length of a body is not known
+                super().set_close_on_finish()
+
+    class Parser(parser.HTTPRequestParser):  # type: ignore[misc]
+        def parse_header(self, header_plus: bytes) -> None:
+            super().parse_header(header_plus)
+            if self.chunked and "CONTENT_LENGTH" in self.headers:  # a proxy may have believed the other one
+                raise parser.ParsingError("Content-Length beside Transfer-Encoding")
+
+    class Channel(channel.HTTPChannel):  # type: ignore[misc]
+        task_class, parser_class = Task, Parser
+
+        def service(self) -> None:
+            if self.total_outbufs_len > MAX_UNSENT:  # who asks on and on and does not read would block a worker
+                self.cancel()
+            else:
+                super().service()
+
+        def readable(self) -> bool:
+            if self.will_close:  # waitress waits until the client reads
+                self.handle_close()
+            return bool(super().readable())
+
+        def writable(self) -> bool:
+            return self.connected and bool(super().writable()) and not self.requests
+
+        def handle_write(self) -> None:
+            settle()
+            super().handle_write()
+
+    return Channel
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -2363,26 +2687,27 @@ def drain(server: Any, connections: dict[int, Any]) -> None:
     waitress has no such end of its own: its run() drops what is queued and what is not sent yet. So this goes to the
     parts that its server and channels are made of (waitress/server.py, channel.py, task.py).
     """
-    from waitress import task, wasyncore
+    from waitress import wasyncore
 
-    def last_task(channel: Any, request: Any) -> task.WSGITask:
+    def last_task(channel: Any, request: Any) -> Any:
         if len(channel.requests) == 1:  # the last of those that were sent ahead
             request.headers["CONNECTION"] = "close"
-        return task.WSGITask(channel, request)
+        return type(channel).task_class(channel, request)
 
     known = 0
     while known < len(connections):  # those who wait at the door come in
         known = len(connections)
         server.handle_accept()
     wasyncore.dispatcher.close(server)  # the door alone: server.close() would take the trigger, which wakes the loop
-    started, end = time.time(), time.monotonic() + GRACE_SECONDS
+    started = time.monotonic()
+    end = started + GRACE_SECONDS
     while server.active_channels and time.monotonic() < end:
         for channel in server.active_channels.values():
             channel.task_class = last_task
         wasyncore.loop(timeout=0.05, use_poll=True, map=connections, count=1)
         for channel in list(server.active_channels.values()):
             busy = channel.requests or channel.request or channel.total_outbufs_len
-            if not busy and time.time() - max(channel.last_activity, started) > IDLE_SECONDS:
+            if not busy and time.monotonic() - max(channel.last_activity, started) > IDLE_SECONDS:
                 channel.handle_close()
     server.task_dispatcher.shutdown(timeout=max(0.1, end - time.monotonic()))
 
@@ -2399,8 +2724,14 @@ def show_picture(source: str, width: int | None, height: int | None, style: str 
         print(f"catscii: {quoted(source)}: {reason}", file=sys.stderr)
         return 1
     view = View(width, height, style, "true", format)
-    sys.stdout.write(str(encode(render(picture, width, height, style), view)))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(str(encode(render(picture, width, height, style), view)))
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # else the reader has seen enough
+            print(f"catscii: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes into it at exit
+        return 1
     return 0
 
 
@@ -2408,7 +2739,8 @@ def read_picture(source: str) -> bytes:
     if source == "-":
         return sys.stdin.buffer.read()
     if is_web_url(source):
-        return Fetcher(read_settings(os.environ).ssl_cert_file).get(source, MAX_PICTURE_BYTES)
+        certificates = {name: os.environ.get(name, "") for name in ("SSL_CERT_FILE", "NIX_SSL_CERT_FILE")}
+        return Fetcher(read_settings(certificates).ssl_cert_file, [source]).get(source, MAX_PICTURE_BYTES)
     with open(source, "rb") as file:
         return file.read()
 
@@ -2449,9 +2781,6 @@ def main(arguments: list[str]) -> int:
         for problem in error.args:
             print(f"catscii: {problem}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader has seen enough; keep Python from flushing into the closed pipe at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -212,6 +212,7 @@ let
   tests.suite = pkgs.runCommand "catscii-tests" { nativeBuildInputs = [ development ]; } ''
     cp ${./catscii.py} catscii.py
     cp ${./bench_catscii.py} bench_catscii.py
+    cp ${./requirements.txt} requirements.txt
     cp ${./test_catscii.py} test_catscii.py
     python3 test_catscii.py -m "not nix and not npm and not browser"
     touch $out

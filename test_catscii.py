@@ -15,6 +15,7 @@
 #     "matplotlib",
 #     "mmdb-writer",
 #     "opentelemetry-exporter-otlp-proto-http",
+#     "packaging",
 #     "playwright",
 #     "prometheus-client",
 #     "pytest",
@@ -41,6 +42,7 @@ import os
 import pty
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -69,6 +71,7 @@ from urllib.parse import urlsplit
 
 import certifi
 import netaddr
+import packaging.requirements
 import pytest
 import trustme
 import urllib3
@@ -185,6 +188,12 @@ def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
         assert time.monotonic() < end, f"not true within {seconds} seconds"
         time.sleep(0.02)
     return value
+
+
+def patched(code: str) -> list[str]:
+    """The command of a service with other constants, so that its patience ends while a test waits."""
+    code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import catscii\n{code}\n"
+    return [sys.executable, "-c", code + "sys.exit(catscii.main([]))"]
 
 
 class Upstream:
@@ -317,18 +326,23 @@ def photograph(seed: object = 0, size: tuple[int, int] = (640, 480), format: str
 @pytest.fixture(scope="session")
 def country_db(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A MaxMind DB with every shape of record that is understood, for IPv4 and IPv6."""
-    writer = MMDBWriter(6, "Test-Country", languages=["en"], ipv4_compatible=True)
-    for network, record in {
+    path = tmp_path_factory.mktemp("geo") / "country.mmdb"
+    records = {
         "81.2.69.0/24": {"country": {"iso_code": "GB"}, "registered_country": {"iso_code": "US"}},
         "2001:db8:1::/48": {"country": {"iso_code": "FR"}},
         "198.51.100.0/24": {"registered_country": {"iso_code": "DE"}},
         "2001:db8:2::/48": {"country_code": "JP"},
         "203.0.113.0/24": {"continent": {"code": "AN"}},
-    }.items():
+    }
+    write_mmdb(path, "Test-Country", records)
+    return str(path)
+
+
+def write_mmdb(path: Path, type_: str, records: dict[str, dict[str, Any]]) -> None:
+    writer = MMDBWriter(6, type_, languages=["en"], ipv4_compatible=True)
+    for network, record in records.items():
         writer.insert_network(netaddr.IPSet([network]), record)
-    path = str(tmp_path_factory.mktemp("geo") / "country.mmdb")
-    writer.to_db_file(path)
-    return path
+    writer.to_db_file(str(path))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -359,6 +373,15 @@ def test_the_script_needs_its_six_packages_and_the_tests_need_the_same_ones():
     assert set(script["dependencies"]) <= set(tests["dependencies"])
     assert script["tool"]["uv"]["exclude-newer"] == tests["tool"]["uv"]["exclude-newer"]
     assert script["requires-python"] == tests["requires-python"] == ">=3.11"
+
+
+def test_requirements_txt_is_what_the_script_needs_pinned_and_hashed():
+    text = SCRIPT.with_name("requirements.txt").read_text()
+    needs = [packaging.requirements.Requirement(need) for need in script_metadata(SCRIPT)["dependencies"]]
+    pins = dict(re.findall(r"(?m)^([\w-]+)==(\S+) \\\n(?=    --hash=sha256:[0-9a-f]{64})", text))
+    assert pins.keys() == {need.name.lower() for need in needs}
+    assert all(need.specifier.contains(pins[need.name.lower()]) for need in needs)
+    assert all(re.fullmatch(r"\S+==\S+ \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in text.splitlines())
 
 
 def test_help_names_commands_variables_and_defaults():
@@ -413,6 +436,7 @@ def test_all_wrong_settings_are_reported_in_one_go():
     [
         ({}, "cat_sources", ("https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat")),
         ({"CAT_SOURCES": ""}, "cat_sources", ()),
+        ({"CAT_SOURCES": "HTTPS://a/cat,Http://b/cat"}, "cat_sources", ("HTTPS://a/cat", "Http://b/cat")),
         (
             {"CAT_SOURCES": "https://a/s?m=jpg,png, http://b/cat,"},
             "cat_sources",
@@ -446,13 +470,22 @@ def test_an_unusable_database_is_a_clear_error_at_the_start(tmp_path: Path, how:
     assert re.fullmatch(rf"catscii: ANALYTICS_DB: .*{path}.*", result.stderr.decode().splitlines()[-1])
 
 
-@pytest.mark.parametrize("how", ["garbage", "empty", "truncated"])
+@pytest.mark.parametrize("how", ["garbage", "empty", "truncated", "asn"])
 def test_an_unusable_country_database_is_a_clear_error_at_the_start(tmp_path: Path, country_db: str, how: str):
     path, good = tmp_path / "x.mmdb", Path(country_db).read_bytes()
-    path.write_bytes({"garbage": b"no database" * 99, "empty": b"", "truncated": good[: len(good) // 2]}[how])
+    asn = {"1.0.0.0/24": {"autonomous_system_number": 13335, "autonomous_system_organization": "CLOUDFLARENET"}}
+    if how == "asn":
+        write_mmdb(path, "GeoLite2-ASN", asn)
+    else:
+        path.write_bytes({"garbage": b"no database" * 99, "empty": b"", "truncated": good[: len(good) // 2]}[how])
     result = run(GEOLITE2_COUNTRY_DB=str(path), ANALYTICS_DB=str(tmp_path / "x.db"), PORT="0")
     assert result.returncode == 2
     assert f"catscii: GEOLITE2_COUNTRY_DB: cannot read '{path}'" in result.stderr.decode().splitlines()[-1]
+
+
+def test_a_list_of_sources_of_which_one_has_no_scheme_is_refused():
+    with pytest.raises(catscii.SetupError, match="'http://a/cat,b/cat' is not a URL"):
+        catscii.read_settings({"CAT_SOURCES": "http://a/cat,b/cat"})
 
 
 def test_a_host_that_cannot_be_is_a_clear_error(tmp_path: Path):
@@ -1133,6 +1166,40 @@ def test_a_large_picture_is_made_small_before_it_is_copied():
         assert catscii.decode(photograph(1, (3000, 2000), "PNG", mode), 500).size == (500, 334)
 
 
+def test_the_transparent_level_of_a_16_bit_grey_png_is_clear_and_its_neighbours_are_not():
+    picture, data = Image.new("I;16", (4, 1)), io.BytesIO()
+    for x, level in enumerate((255, 40000, 40001, 65535)):
+        picture.putpixel((x, 0), level)
+    picture.save(data, "PNG", transparency=40000)
+    seen = catscii.decode(data.getvalue(), 4)
+    assert [seen.getpixel((x, 0)) for x in range(4)] == [(0,) * 3, catscii.BACKGROUND, (155,) * 3, (255,) * 3]
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "options"),
+    [
+        ("P", "PNG", {"transparency": 0}),
+        ("P", "GIF", {}),
+        ("L", "PNG", {"transparency": 0}),
+        ("1", "PNG", {}),
+        ("LA", "PNG", {}),
+        ("RGB", "PNG", {}),
+        ("RGB", "WEBP", {}),
+        ("RGB", "JPEG", {"progressive": True}),
+    ],
+)
+def test_a_huge_picture_is_drawn_or_refused_in_bounded_memory(tmp_path, mode, format, options):
+    Image.new(mode, (8000, 8000), 0).save(tmp_path / "huge", format, **options)
+    code = f"""
+import re, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import catscii
+try: catscii.decode(open({str(tmp_path / "huge")!r}, "rb").read(), 480)
+except catscii.PictureError as error: print(error)
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])"""
+    *refused, kilobytes = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert int(kilobytes) < 150_000
+    assert bool(refused) == (mode in ("LA", "RGB"))
+
+
 def test_a_jpeg_is_decoded_no_larger_than_needed():
     assert max(catscii.decode(photograph(1, (3200, 2400)), 400).size) == 400
 
@@ -1166,7 +1233,7 @@ def test_house_cats_differ_and_have_dark_pupils_in_bright_eyes():
 def make_refresher(tmp_path: Path, *urls: str, ca_file: str | None = None, key: str | None = None):
     """A store in a file, and a refresher that is stepped by hand."""
     database = catscii.Database(str(tmp_path / "cats.db"))
-    fetcher = catscii.Fetcher(ca_file)
+    fetcher = catscii.Fetcher(ca_file, urls)
     store = catscii.Store(database)
     return store, catscii.Refresher(store, [catscii.make_source(url, fetcher, key) for url in urls], fetcher)
 
@@ -1263,7 +1330,8 @@ def test_a_hanging_upstream_delays_nobody(start, upstream):
     service = start(CAT_SOURCES=upstream.cataas)
     eventually(lambda: upstream.asked("/cat"))
     assert service.get("/").status == 200
-    assert service.stop() == 0
+    begun = time.monotonic()
+    assert service.stop() == 0 and time.monotonic() - begun < 5
     release.set()
 
 
@@ -1291,7 +1359,7 @@ def test_a_redirect_does_not_take_the_key_along(tmp_path, upstream, secure_upstr
 
 
 def test_redirects_lead_from_https_to_https_only(upstream, secure_upstream, ca_file):
-    fetcher = catscii.Fetcher(ca_file)
+    fetcher = catscii.Fetcher(ca_file, [upstream.url])
     secure_upstream.answers["/down"] = redirect(f"{upstream.url}/images/1")
     secure_upstream.answers["/file"] = redirect("file:///etc/passwd")
     secure_upstream.answers["/loop"] = redirect("/loop")
@@ -1331,7 +1399,7 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
     upstream.answers["/short"] = lambda handler: reply(
         handler, b"short", **{"Content-Length": "9", "Connection": "close"}
     )
-    fetcher = catscii.Fetcher(None)
+    fetcher = catscii.Fetcher(None, [upstream.url])
     with pytest.raises(catscii.Unavailable, match="more than 1000000 bytes"):
         fetcher.get(f"{upstream.url}/endless", 1_000_000)
     with pytest.raises(catscii.Unavailable):
@@ -1404,6 +1472,161 @@ def test_visitors_cause_a_bounded_number_of_upstream_requests(start, upstream):
     service = start(CAT_SOURCES=upstream.cataas)
     statuses = Counter(service.get(f"/cat/unknown{i}").status for i in range(40))
     assert statuses == {404: catscii.REVIVALS_A_MINUTE, 503: 40 - catscii.REVIVALS_A_MINUTE}
+
+
+def never(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(4)
+    handler.close_connection = True
+
+
+def short(handler: BaseHTTPRequestHandler) -> None:
+    reply(handler, b"[{", **{"Content-Length": "99", "Connection": "close"})  # type: ignore[arg-type]
+
+
+def bomb(format: str) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB" if format == "WEBP" else "1", (12000, 12000)).save(data, format)
+    return data.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + b"\0\0\0\0IDAT"
+    return b"\x89PNG\r\n\x1a\n" + chunks + struct.pack(">I", zlib.crc32(b"IDAT"))
+
+
+SEARCHES: dict[str, tuple[Any, str]] = {  # what a source answers, and what is said of it
+    "loop": (redirect("/cat"), "more than 5 redirects"),
+    "file": (redirect("file:///etc/passwd"), "is not a URL that may be followed"),
+    "private": (b"", "127.0.0.1 is not a public address"),
+    "metadata": (redirect("http://169.254.169.254/latest"), "Error|not a public address"),
+    "403": (lambda handler: reply(handler, b"no", 403), "status 403"),
+    "404": (lambda handler: reply(handler, b"no", 404), "status 404"),
+    "429": (lambda handler: reply(handler, b"no", 429), "status 429"),
+    "500": (lambda handler: reply(handler, b"no", 500), "status 500"),
+    "empty": (b"", "not JSON"),
+    "short": (short, "IncompleteRead"),
+    "drip": (dripping, "no whole answer after 2 seconds"),
+    "never": (never, "[Tt]imed? ?out"),
+    "endless": (endless, "more than 1048576 bytes"),
+    "html": (b"<!DOCTYPE html><p>Sorry", "not JSON"),
+    "utf-16": (b"\xff\xfe[", "not JSON"),
+    "cut": (b'[{"id": "a"', "not JSON"),
+    "NaN": (b"NaN", "no cat"),
+    "text": (b'"cat"', "no cat"),
+    "number": (b"[7]", "no cat"),
+    "nothing": (b"[]", "no cat"),
+    "no url": (b'{"id": "a"}', "no cat"),
+    "no id": (b'{"url": "/a"}', "no cat"),
+    "ESC in a url": (b'{"id": "a", "url": "/\\u001b[31m"}', "no cat"),
+    "url of no web": (b'{"id": "a", "url": "data:image/png,x"}', "no cat"),
+    "ESC": (b'{"id": "\\u001b[31m", "url": "/a"}', "no cat"),
+    "deep": (b"[" * 100_000, "not JSON"),
+}
+PICTURES: dict[str, tuple[Any, str]] = {  # the same of a picture
+    "text": (b"meow", "not a picture"),
+    "truncated": (photograph()[:3000], "cannot be read"),
+    "PNG bomb": (bomb("PNG"), "too large"),
+    "GIF bomb": (bomb("GIF"), "too large"),
+    "WebP bomb": (bomb("WEBP"), "too large"),
+    "header": (png_header(50_000, 50_000), "too large"),
+    "too big": (endless, "more than 16777216 bytes"),
+}
+
+
+def test_no_answer_of_a_source_stops_the_service_or_is_told_twice(start, authority, ca_file):
+    expired = authority.issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC))
+    upstreams = {
+        "certificate of somebody": Upstream(trustme.CA().issue_cert("localhost")),
+        "expired certificate": Upstream(expired),
+        "downgrade": Upstream(authority.issue_cert("localhost")),
+        **{name: Upstream() for name in SEARCHES},
+        **{f"picture: {name}": Upstream() for name in PICTURES},
+    }
+    reasons = dict.fromkeys(upstreams, "certificate verify failed") | {"downgrade": "https only"}
+    upstreams["downgrade"].answers["/cat"] = redirect("http://localhost/cat")
+    for name, (answer, reason) in SEARCHES.items():
+        fixed = (lambda body: lambda handler: reply(handler, body))(answer) if isinstance(answer, bytes) else answer
+        upstreams[name].answers["/cat"], reasons[name] = fixed, reason
+    port = urlsplit(upstreams["private"].url).port
+    upstreams["private"].answers["/cat"] = redirect(f"http://127.0.0.1:{port}/cat")
+    for name, (answer, reason) in PICTURES.items():
+        fixed = (lambda body: lambda handler: reply(handler, body))(answer) if isinstance(answer, bytes) else answer
+        upstream = upstreams[f"picture: {name}"]
+        upstream.answers["/cat/x"], reasons[f"picture: {name}"] = fixed, reason
+        upstream.answers["/cat"] = (lambda each: lambda handler: reply(handler, each.cataas_entry("x")))(upstream)
+    good = Upstream()
+    sources = {"refused": "http://localhost:1/cat", "unresolvable": "http://nowhere.invalid/cat"}
+    reasons |= {"refused": "refused", "unresolvable": "NameResolutionError"}
+    sources |= {name: upstream.cataas for name, upstream in upstreams.items()}
+    constants = "catscii.SILENT_SECONDS, catscii.TOTAL_SECONDS, catscii.LONGEST_BACKOFF = 1, 2, 0"
+    service = start(
+        command=patched(constants), SSL_CERT_FILE=ca_file, CAT_SOURCES=",".join([*sources.values(), good.cataas])
+    )
+    try:
+        while not service.stored():
+            begun = time.monotonic()
+            assert service.get("/").status == 200 and time.monotonic() - begun < 1
+            time.sleep(0.1)
+        eventually(lambda: service.stored() >= 2)  # all failed for a second time in between
+        failures = [line["fields"] for line in service.log if line["fields"]["message"] == "Source fails"]
+        told = {failure["source"]: failure["error"] for failure in failures}
+        for name, url in sources.items():
+            assert re.search(reasons[name], told[urlsplit(url).netloc]), (name, told[urlsplit(url).netloc])
+        assert len(failures) == len(sources) and "Traceback" not in json.dumps(service.log)
+        assert resident_megabytes(service.process.pid) < 160
+    finally:
+        for upstream in [*upstreams.values(), good]:
+            upstream.close()
+
+
+def resident_megabytes(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def test_odd_pictures_are_shown(start, upstream):
+    frames, data = [Image.new("P", (8, 8), i % 256) for i in range(2000)], io.BytesIO()
+    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:])
+    odd = {"dot": photograph(1, (1, 1), "PNG"), "line": photograph(1, (1, 20_000), "PNG"), "film": data.getvalue()}
+    entries = [{"id": name, "url": f"/{name}"} for name in odd]
+    upstream.answers["/v1/images/search"] = lambda handler: reply(handler, entries)
+    for name in odd:
+        upstream.answers[f"/{name}"] = lambda handler: reply(handler, odd[handler.path[1:]])
+    service = start(CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == 3)
+    for name in odd:
+        assert service.json(f"/cat/{name}")["id"] == name
+    assert "Source fails" not in service.messages()
+
+
+def test_retry_after_is_obeyed_by_the_refresher_and_for_permalinks(start, upstream):
+    upstream.answers["/cat"] = lambda handler: reply(handler, b"", 429, **{"Retry-After": "3"})
+    service = start(CAT_SOURCES=upstream.cataas)
+    service.wait_for("Source fails")
+    asked = time.monotonic()
+    assert service.get("/cat/unknown").status == 503
+    eventually(lambda: upstream.asked("/cat") > 1)
+    assert 2.5 < time.monotonic() - asked < 4 and upstream.asked("/cat/unknown") == 0
+
+
+def test_what_a_failing_source_may_know_is_unavailable_and_not_unknown(start, upstream):
+    service = start(CAT_SOURCES=f"{upstream.the_cat_api},{upstream.cataas}")
+    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    assert service.get("/cat/nobody").status == 404
+    upstream.answers["/v1/images/nobody"] = lambda handler: reply(handler, b"", 500)
+    assert service.get("/cat/nobody").status == 503
+
+
+def test_a_credit_is_harmless_wherever_it_is_shown(start, upstream):
+    entries = [{"id": "x", "url": "/images/\"><script>' onclick=x"}]
+    upstream.answers["/v1/images/search"] = lambda handler: reply(handler, entries)
+    service = start(CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == 1)
+    for format in catscii.CONTENT_TYPES:
+        response = service.get(f"/cat/x?format={format}")
+        body = response.data.decode()
+        assert response.status == 200 and ("<script" not in body or format == "json")
+        assert format != "html" or "/images/&quot;&gt;&lt;script&gt;&#039; onclick=x" in body
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1641,6 +1864,218 @@ def test_the_days_are_drawn_as_blocks():
     assert catscii.sparkline([0, 0]) == "  "
 
 
+def test_many_who_open_a_new_database_at_once_all_can(start, tmp_path):
+    for i in range(20):
+        together = threading.Barrier(8)
+
+        def use(path: Path = tmp_path / f"{i}.db", together: threading.Barrier = together) -> None:
+            together.wait()
+            database = catscii.Database(str(path))
+            database.execute(catscii.CHECK_VISITS)
+            database.close()
+
+        with ThreadPoolExecutor(8) as pool:
+            for future in [pool.submit(use) for _ in range(8)]:
+                future.result()
+    with ThreadPoolExecutor(6) as pool:
+        services = list(pool.map(lambda _: start(), range(6)))
+    assert [service.get("/cat/house-1").status for service in services] == [200] * 6
+    assert services[0].visits() == b"ZZ: 6\n"
+
+
+def test_a_visit_is_in_the_database_before_its_answer_is_there(start):
+    slow = (
+        "import time; write = catscii.Tally._write\ncatscii.Tally._write = lambda self: time.sleep(0.01) or write(self)"
+    )
+    service = start(command=patched(slow))
+    host, port = service.url.removeprefix("http://").split(":")
+    with contextlib.closing(sqlite3.connect(service.database)) as database, socket.socket() as connection:
+        connection.connect((host, int(port)))
+        for i in range(1, 51):
+            connection.sendall(b"HEAD / HTTP/1.1\r\n\r\nGET /cat/house-1?format=text&width=20 HTTP/1.1\r\n\r\n")
+            answer = b""
+            while answer.count(b"\r\n\r\n") < 2:
+                answer += connection.recv(65536)
+            assert database.execute("SELECT sum(count) FROM visits").fetchone()[0] == i
+            while not answer.endswith(b"\n") or len(answer.rpartition(b"\r\n\r\n")[2]) < 8 * 21:
+                answer += connection.recv(65536)
+
+
+def counted(service: Running) -> int:
+    response = service.get("/analytics?format=json")
+    return int(json.loads(response.data)["visits"]) if response.status == 200 else -1
+
+
+def visit(service: Running, times: int = 5) -> None:
+    """Visits that are answered with a cat at once, whatever becomes of them."""
+    for _ in range(times):
+        begun = time.monotonic()
+        assert service.get("/cat/house-1?width=20").status == 200 and time.monotonic() - begun < 1
+
+
+def health(service: Running) -> tuple[int, str, str]:
+    response = service.get("/health")
+    return response.status, json.loads(response.data)["status"], json.loads(response.data).get("reason", "")
+
+
+IMPATIENT = patched("catscii.UNCOUNTED_SECONDS = 2")
+
+
+@contextlib.contextmanager
+def locked(service: Running) -> Iterator[None]:
+    connection = sqlite3.connect(service.database, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    yield
+    connection.execute("ROLLBACK")
+    connection.close()
+
+
+@contextlib.contextmanager
+def full_disk(service: Running) -> Iterator[None]:
+    unlimited = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (512, unlimited[1]))
+    yield
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, unlimited)
+
+
+@contextlib.contextmanager
+def read_only_file(service: Running) -> Iterator[None]:
+    copy = service.database.with_name("copy")
+    with sqlite3.connect(service.database) as connection:
+        connection.execute("VACUUM INTO ?", [str(copy)])
+    copy.chmod(0o444)
+    copy.replace(service.database)
+    yield
+    service.database.chmod(0o644)
+
+
+@contextlib.contextmanager
+def read_only_folder(service: Running) -> Iterator[None]:
+    for path in service.database.parent.glob(service.database.name + "*"):
+        path.unlink()
+    service.database.parent.chmod(0o555)
+    yield
+    service.database.parent.chmod(0o755)
+
+
+@contextlib.contextmanager
+def garbage_in_its_place(service: Running) -> Iterator[None]:
+    copy = service.database.with_name("copy")
+    copy.write_bytes(b"no database" * 9999)
+    copy.replace(service.database)
+    yield
+    service.database.unlink()
+
+
+@contextlib.contextmanager
+def another_schema(service: Running) -> Iterator[None]:
+    with sqlite3.connect(service.database) as connection:
+        connection.execute("ALTER TABLE visits RENAME TO gone")
+    yield
+    with sqlite3.connect(service.database) as connection:
+        connection.execute("ALTER TABLE gone RENAME TO visits")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "kept"),
+    [
+        (locked, "locked", True),
+        (full_disk, "full|disk I/O", True),
+        (read_only_file, "readonly", True),
+        (read_only_folder, "readonly|unable to open", False),
+        (garbage_in_its_place, "not a database", False),
+        (another_schema, "no such table", True),
+    ],
+)
+def test_visits_wait_while_the_database_fails_and_are_counted_when_it_is_back(start, tmp_path, fault, reason, kept):
+    """`kept`: what was counted before is still there, since the file is."""
+    (tmp_path / "db").mkdir()
+    service = start(command=mortal(IMPATIENT), ANALYTICS_DB=str(tmp_path / "db/x.db"))
+    visit(service)
+    with fault(service):
+        visit(service)
+        eventually(lambda: health(service)[1] == "degraded")
+        assert health(service)[0] == 200
+        eventually(lambda: health(service)[:2] == (503, "failing"))
+        assert re.search(reason, health(service)[2]), health(service)
+        visit(service)
+    eventually(lambda: health(service)[:2] == (200, "ok"), 5)
+    visit(service)
+    assert counted(service) == (20 if kept else 15)
+    assert service.stop() == 0 and "Traceback" not in json.dumps(service.log)
+    assert [service.messages().count(m) for m in ("Visits cannot be counted and wait in memory", AGAIN)] == [1, 1]
+    with sqlite3.connect(service.database) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+AGAIN = "Visits are counted again"
+
+
+def mortal(command: list[str]) -> list[str]:
+    """The command without root's right to write what is read-only."""
+    rights = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
+    return [*rights, *command]
+
+
+@pytest.mark.parametrize("how", ["all of it", "the file alone", "garbage over it"])
+def test_a_database_that_goes_while_it_is_in_use_is_made_anew(start, how):
+    service = start()
+    visit(service)
+    if how == "garbage over it":  # in the same inode
+        service.database.write_bytes(b"no database" * 9999)
+    for path in service.database.parent.glob("catscii.db*") if how == "all of it" else [service.database]:
+        path.unlink(missing_ok=True)
+    visit(service)
+    eventually(lambda: counted(service) == 5)
+    visit(service)
+    assert counted(service) == 10 and health(service)[:2] == (200, "ok")
+
+
+def test_garbage_written_over_the_open_database_is_noticed(start):
+    service = start()
+    visit(service)
+    service.database.write_bytes(b"no database" * 9999)
+    visit(service)
+    service.wait_for("Visits cannot be counted")
+    if health(service)[1] != "ok":  # else SQLite's log still held all of it
+        service.database.unlink()
+    eventually(lambda: health(service)[1] == "ok")
+    visit(service)
+    assert counted(service) in (10, 15)
+    service.stop()
+    with sqlite3.connect(service.database) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_visits_that_wait_at_the_end_are_written_if_they_can_be(start):
+    service = start()
+    with locked(service):
+        visit(service)
+        service.wait_for("Visits cannot be counted")
+    assert service.stop() == 0
+    assert counted(start()) == 5
+
+
+def test_countries_are_replaced_while_the_service_runs(start, tmp_path):
+    path, new = tmp_path / "x.mmdb", tmp_path / "new.mmdb"
+    write_mmdb(path, "Test-Country", {"127.0.0.0/8": {"country": {"iso_code": "GB"}}})
+    write_mmdb(new, "Test-Country", {"127.0.0.0/8": {"country": {"iso_code": "FR"}}})
+    service = start(GEOLITE2_COUNTRY_DB=str(path))
+    visit(service, 1)
+    path.with_name("half.mmdb").write_bytes(new.read_bytes()[:99])
+    path.with_name("half.mmdb").replace(path)
+    service.wait_for("Countries cannot be replaced")
+    visit(service, 1)
+    new.replace(path)
+    service.wait_for("Countries were replaced")
+    visit(service, 1)
+    assert service.json("/analytics")["countries"] == {"GB": 2, "FR": 1}
+    path.unlink()
+    eventually(lambda: service.messages().count("Countries cannot be replaced") == 2)
+    time.sleep(1.2)
+    assert service.messages().count("Countries cannot be replaced") == 2
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Web
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1677,6 +2112,10 @@ def kind(response: urllib3.BaseHTTPResponse) -> str:
         ({"Accept": "text/html;q=0.2, application/json;q=0.7"}, "json"),
         (CURL | {"Accept": "text/html;q=0"}, "ansi"),
         (CURL | {"Accept": "text/html;q=0.2, */*"}, "ansi"),
+        ({"Accept": "text/html;q=0.8, application/json;q=.5"}, "html"),
+        ({"Accept": "application/json;q=.9, text/html;q=0.8"}, "json"),
+        ({"Accept": "text/html;q=0, */*"}, "text"),
+        ({"Accept": "*/*, text/html;q=0.0, text/plain;q=0"}, "json"),
         ({"Accept": "image/png"}, "html"),
         ({"Accept": ";;q=,,"}, "html"),
     ],
@@ -2038,7 +2477,22 @@ def test_a_header_that_is_not_utf8_harms_nothing(start, name):
         ("/cat/%1b%5b31m", "GET", 404),
         ("/cat/%00", "GET", 404),
         ("/cat/%ff%fe", "GET", 404),
+        ("/%ff", "GET", 404),
+        ("/%ffhealth", "GET", 404),
+        ("/%00", "GET", 404),
+        ("/analytics%00", "GET", 404),
+        ("/health%0a", "GET", 404),
+        ("/cat/house-1%0a", "GET", 404),
+        ("/cat/%2e%2e", "GET", 404),
+        ("/%2e%2e/etc/passwd", "GET", 404),
+        ("/cat/..%2f..%2fetc%2fpasswd", "GET", 404),
+        ("/%E2%80%AE", "GET", 404),
+        ("/" + "x" * 10_000, "GET", 404),
         ("/", "POST", 405),
+        ("/", "OPTIONS", 405),
+        ("/", "TRACE", 405),
+        ("/cat/house-1", "PUT", 405),
+        ("/health", "PATCH", 405),
         ("/analytics", "DELETE", 405),
         ("/panic", "GET", 500),
     ],
@@ -2054,6 +2508,110 @@ def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(serv
             assert json.loads(body)["status"] == status
         if status == 405:
             assert response.headers["Allow"] == "GET, HEAD"
+
+
+VALUES = ["", "-1", "1e9", "80.5", "0x50", "%D9%A8%D9%A0", "%00", "%ff", "%F0%9F%90%88", "..%2f", "%0d%0aX:%20y", "+80"]
+
+
+@pytest.mark.parametrize("name", ["width", "height", "style", "format"])
+def test_every_parameter_refuses_what_it_cannot_be(service, name):
+    for value in [*VALUES, "9" * 10_000, "%00" * 3_000]:
+        response = service.get(f"/?{name}={value}")
+        assert response.status == 400 and len(response.data) < 1000 and "X" not in response.headers
+        assert f"{name}: " in response.data.decode("ascii")
+    assert service.get(f"/cat/house-1?{name}x=%ff&{name.upper()}=%00").status == 200, "unknown names are nobody's"
+
+
+def exchange(service: Running, request: bytes) -> bytes:
+    """All that comes back for these bytes, until the service closes the connection or is silent for a second."""
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=1) as connection:
+        connection.sendall(request)
+        answer = bytearray()
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            while data := connection.recv(65536):
+                answer += data
+    return bytes(answer)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n" + b"X-Fill: %s\r\n" % (b"x" * 1000) * 64 + b"\r\n", 431),
+        (b"GET /%s HTTP/1.1\r\n\r\n" % (b"x" * 65536), 431),
+        (b"POST / HTTP/1.1\r\nContent-Length: 999999\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: +4\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: -4\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;\n\r\na\r\n0\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: a\nY: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX\0: a\r\n\r\n", 400),
+        (b"GET  / HTTP/1.1\r\n\r\n", 400),
+        (b"get / HTTP/1.1\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
+    ],
+)
+def test_requests_of_doubtful_shape_get_one_refusal_and_the_connection_is_closed(service, request_, status):
+    answer = exchange(service, request_ + b"GET /cat/house-1 HTTP/1.1\r\n\r\n" * (status not in (413, 431)))
+    assert answer.startswith((b"HTTP/1.1 %d " % status, b"HTTP/1.0 %d " % status))
+    assert answer.count(b"HTTP/1.") == 1 and b"Connection: close" in answer and b"Traceback" not in answer
+
+
+def test_a_connection_is_kept_for_any_answer_whose_length_is_known(service):
+    tag = service.get("/cat/house-1", {}).headers["ETag"].encode()
+    cached = b"GET /cat/house-1 HTTP/1.1\r\nIf-None-Match: %s\r\n" % tag
+    head, missing = b"HEAD / HTTP/1.1\r\n\r\n", b"GET /nothing HTTP/1.1\r\n\r\n"
+    answer = exchange(service, cached + b"\r\n" + head + missing + cached + b"Connection: close\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+)|Connection: (close)", answer) == [
+        *((status, b"") for status in (b"304", b"200", b"404", b"304")),
+        (b"", b"close"),
+    ]
+
+
+def test_every_answer_has_the_security_headers_and_none_names_the_software(service):
+    for path in ("/", "/cat/house-1", "/analytics", "/health", "/metrics", "/favicon.ico", "/nothing", "/panic"):
+        for method in ("GET", "POST"):
+            headers = service.get(path, CHROME, method).headers
+            policy = headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+            assert "unsafe-inline" not in policy.replace("style-src-attr 'unsafe-inline'", "")
+            assert headers["X-Content-Type-Options"] == "nosniff" and headers["Referrer-Policy"] == "no-referrer"
+            assert "Server" not in headers and not re.search("waitress|bottle|python", str(headers), re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory, country_db: str) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("fuzzed")
+    service = Running(folder, GEOLITE2_COUNTRY_DB=country_db, CLIENT_IP_HEADER="X-Real-IP")
+    yield service
+    assert service.stop() == 0
+    assert not any("Traceback" in json.dumps(line) or line["level"] == "ERROR" for line in service.log)
+
+
+PIECES = re.findall(r"\S+", "/ cat house-1 analytics .. %2e %2f %00 %ff ? & = width height style format 80 ink html %")
+HEADERS = re.findall(r"\S+", "Accept User-Agent Accept-Encoding If-None-Match X-Real-IP Host Range Cookie")
+texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=9), max_size=8).map("".join)
+values = st.binary(max_size=60) | st.sampled_from([b"*/*", b"text/html;q=0", b"gzip;q=", b'"', b"::1%x", b"keep-alive"])
+
+
+@settings(max_examples=int(os.environ.get("REQUESTS", "300")), deadline=None)
+@given(
+    st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "OPTIONS", "BREW"]),
+    texts,
+    texts,
+    st.dictionaries(st.sampled_from(HEADERS), values),
+)
+def test_no_request_makes_the_service_fail(fuzzed, method, path, query, headers):
+    lines = [f"{method} /{path}?{query} HTTP/1.1".encode(), b"Connection: close"]
+    lines += [name.encode() + b": " + re.sub(rb"[\r\n]", b"", value) for name, value in headers.items()]
+    answer = exchange(fuzzed, b"\r\n".join(lines) + b"\r\n\r\n")
+    status = re.match(rb"HTTP/1\.[01] ([234]\d\d) ", answer)
+    assert status, answer[:200]
+    assert method in ("GET", "HEAD") or status[1] in (b"400", b"404", b"405")
 
 
 def test_permalinks_can_be_cached_and_the_random_cat_cannot(service):
@@ -2119,12 +2677,11 @@ def test_there_is_a_cat_even_while_the_store_cannot_be_read(start):
     assert service.json("/")["id"].startswith("house-")
 
 
-def test_health_fails_while_visits_cannot_be_counted(start):
+def test_there_are_figures_while_visits_cannot_be_read(start):
     service = start()
     with sqlite3.connect(service.database) as connection:
         connection.execute("ALTER TABLE visits RENAME TO gone")
-    response = service.get("/health")
-    assert (response.status, json.loads(response.data)["status"]) == (503, "failing")
+    service.get("/health")
     assert "catscii_requests_total" in samples(service) and "catscii_visits_total" not in samples(service)
     assert service.get("/").status == 200
 
@@ -2293,6 +2850,22 @@ def test_requests_sent_ahead_are_all_answered_before_the_end(start):
     assert answers.count(b"HTTP/1.1 200 OK") == 5 and answers.count(b"Connection: close") == 1
 
 
+def test_clients_that_ask_on_and_on_and_read_nothing_are_cut_off(start):
+    service = start()
+    host, port = service.url.removeprefix("http://").split(":")
+    assert service.get("/cat/house-1?width=240&height=240").status == 200
+    greedy = [socket.create_connection((host, int(port))) for _ in range(12)]
+    for connection in greedy:
+        connection.sendall(b"GET /cat/house-1?width=240&height=240 HTTP/1.1\r\n\r\n" * 120)
+    time.sleep(1)
+    begun = time.monotonic()
+    assert service.get("/").status == 200 and time.monotonic() - begun < 2
+    assert resident_megabytes(service.process.pid) < 200
+    for connection in greedy:
+        connection.close()
+    assert service.stop() == 0
+
+
 def test_a_client_that_never_ends_its_request_does_not_keep_the_service_up(start):
     service = start()
     host, port = service.url.removeprefix("http://").split(":")
@@ -2303,6 +2876,104 @@ def test_a_client_that_never_ends_its_request_does_not_keep_the_service_up(start
         assert service.stop() == 0
         assert time.monotonic() - started < 14
         assert idle.recv(1) == b""
+
+
+def visitors(service: Running, threads: int) -> Callable[[], Counter[str]]:
+    """Visits as fast as they come, each thread's on one connection until that is closed; then how they went, if asked.
+
+    This returns when each thread has its first answer.
+    """
+    outcomes: Counter[str] = Counter()
+    ready = threading.Barrier(threads + 1)
+    host, port = service.url.removeprefix("http://").split(":")
+
+    def hammer() -> None:
+        with socket.create_connection((host, int(port)), timeout=20) as connection, contextlib.suppress(OSError):
+            for i in range(1_000_000):
+                connection.sendall(b"GET /cat/house-1?format=text&width=20 HTTP/1.1\r\n\r\n")
+                answer = b""
+                while len(answer.partition(b"\r\n\r\n")[2]) < 8 * 21:
+                    if not (data := connection.recv(65536)):
+                        outcomes["cut"] += 1
+                        return
+                    answer += data
+                outcomes["whole"] += 1
+                if i == 0:
+                    ready.wait(20)
+                if b"Connection: close" in answer:
+                    return
+
+    pool = [threading.Thread(target=hammer) for _ in range(threads)]
+    for thread in pool:
+        thread.start()
+    ready.wait(20)
+
+    def result() -> Counter[str]:
+        for thread in pool:
+            thread.join(20)
+        return outcomes
+
+    return result
+
+
+def visits_in(database: Path) -> int:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return int(connection.execute("SELECT sum(count) FROM visits").fetchone()[0])
+
+
+def in_two_folders(tmp_path: Path, test: Callable[[Path], None]) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(test, folders))
+
+
+def test_killed_50_times_under_load_it_has_lost_no_visit_that_it_answered(tmp_path):
+    def kill(folder: Path) -> None:
+        answered = 0
+        for i in range(25):
+            service = Running(folder)
+            result = visitors(service, 4)
+            time.sleep(random.uniform(0, 0.1))
+            service.process.kill()
+            service.process.wait()
+            answered += result()["whole"]
+            assert answered <= visits_in(service.database) <= answered + 4 * (i + 1)
+
+    in_two_folders(tmp_path, kill)
+
+
+def test_told_to_end_50_times_under_load_it_answers_all_that_it_accepted(tmp_path):
+    def end(folder: Path) -> None:
+        answered = 0
+        for _ in range(25):
+            service = Running(folder)
+            result = visitors(service, 6)
+            time.sleep(random.uniform(0, 0.1))
+            begun = time.monotonic()
+            assert service.stop() == 0 and time.monotonic() - begun < 10
+            assert not result()["cut"]
+            answered += result()["whole"]
+            assert visits_in(service.database) == answered
+
+    in_two_folders(tmp_path, end)
+
+
+def test_a_clock_that_is_set_back_by_a_day_harms_nothing(start, tmp_path):
+    back = tmp_path / "back"
+    code = f"import os, time\nreal = time.time\ntime.time = lambda: real() - 86400 * os.path.exists({str(back)!r})"
+    service = start(command=patched(code))
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as idle:
+        idle.sendall(b"GET /cat/house-1?width=20&format=text HTTP/1.1\r\n\r\n")
+        assert idle.recv(65536)
+        back.touch()
+        visit(service)
+        assert counted(service) == 6
+        begun = time.monotonic()
+        assert service.stop() == 0 and time.monotonic() - begun < 3
 
 
 def test_art_from_a_file_standard_input_and_a_url(tmp_path, upstream):
@@ -2363,6 +3034,18 @@ def test_art_explains_what_is_wrong_in_one_line(arguments, status, words):
         and b"Traceback" not in result.stderr
     )
     assert status == 2 or len(result.stderr.decode().splitlines()) == 1
+
+
+def test_art_minds_its_own_settings_only(upstream):
+    assert run("art", f"{upstream.url}/images/1", PORT="none", ANALYTICS_DB="/no/such/folder/x").returncode == 0
+
+
+def test_art_into_a_full_disk_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "cat.jpg").write_bytes(photograph())
+    command = [sys.executable, SCRIPT, "art", f"{tmp_path}/cat.jpg", "--format", "json"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=30)
+    assert (result.returncode, result.stderr) == (1, b"catscii: standard output: No space left on device\n")
 
 
 def test_art_into_a_closed_pipe_is_quiet(tmp_path):
