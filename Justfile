@@ -16,7 +16,6 @@ test *arguments:
 # Checks style, types and the workflow
 lint:
     uvx ruff check
-    uv export --quiet --script catscii.py --no-header | diff - requirements.txt
     uv run --with mypy --with-requirements catscii.py --with opentelemetry-exporter-otlp-proto-http --with sentry-sdk \
         mypy --strict catscii.py
     go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7

@@ -465,8 +465,7 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
 STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
 BACKGROUND = (16, 16, 20)  # of the page: under transparent pictures, and under glyphs alone
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-MAX_DECODED_BYTES = 64_000_000
-DECODED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I": 12, "F": 12}  # a pixel, with what is made of it; else 4
+MAX_PIXELS = 64_000_000
 MAX_ROWS = 240
 PARTS = 10, 20  # of a cell, which is twice as tall as wide
 SAMPLES = 5, 20  # of a picture in a cell: as many as speed allows
@@ -518,21 +517,20 @@ def decode(data: bytes, longest: int) -> Image.Image:
         warnings.filterwarnings("ignore", module=r"PIL\b")  # odd metadata, and huge pictures, which are refused below
         try:
             with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
-                width, height = size = picture.size
-                scale = min(1.0, longest / max(size))
+                width, height = picture.size
+                heavy = picture.mode in ("I", "F") or picture.format == "WEBP" or "progressive" in picture.info
+                limit = MAX_PIXELS // 3 if heavy else MAX_PIXELS  # their decoders take more memory a pixel
+                if width * height > limit:
+                    raise PictureError(f"the picture has {width} x {height} pixels, more than {limit:,}")
+                scale = min(1.0, longest / max(width, height))
                 picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
-                if "progressive" not in picture.info:  # of such a JPEG, libjpeg holds all coefficients
-                    width, height = picture.size
-                bytes_a_pixel = 8 if picture.format == "WEBP" else DECODED_BYTES.get(picture.mode, 4)
-                if width * height * bytes_a_pixel > MAX_DECODED_BYTES:
-                    raise PictureError(f"the picture is too large to be decoded: {size[0]} x {size[1]} {picture.mode}")
                 with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
                     ImageOps.exif_transpose(picture, in_place=True)
                 return shrunk(picture, max(1, max(picture.size) // longest))
         except PictureError:
             raise
         except Image.DecompressionBombError as error:
-            raise PictureError("the picture is too large to be decoded") from error
+            raise PictureError(f"the picture has more than {MAX_PIXELS:,} pixels") from error
         except UnidentifiedImageError as error:
             raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
         except Exception as error:  # decoders raise almost anything on broken data

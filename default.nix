@@ -227,6 +227,7 @@ let
       ps.babel
       ps.hypothesis
       ps.matplotlib
+      ps.packaging
       (mmdb-writer ps)
       ps.netaddr
       ps.prometheus-client

@@ -3272,8 +3272,8 @@ IN_NIXPKGS = {
     "lib": """escapeShellArgs findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
         removeSuffix splitString""",
     "python3Packages": """babel bottle buildPythonPackage certifi hypothesis matplotlib maxminddb netaddr
-        opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow prometheus-client pytest sentry-sdk
-        trustme urllib3 waitress""",
+        opentelemetry-exporter-otlp-proto-http opentelemetry-sdk packaging pillow prometheus-client pytest
+        sentry-sdk trustme urllib3 waitress""",
 }
 
 
@@ -3299,7 +3299,7 @@ class Nix:
         self.flake, self.nixpkgs, self.store = folder / "flake", folder / "nixpkgs", folder / "store"
         for new in (self.flake, self.nixpkgs):
             new.mkdir()
-        for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.nix"), FOLDER / "flake.lock"]:
+        for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.nix"), FOLDER / "flake.lock", FOLDER / "requirements.txt"]:
             shutil.copy(path, self.flake)
         self.environment = {
             **os.environ,
