@@ -82,7 +82,7 @@ T = TypeVar("T")
 # Settings: what the environment says, read once
 # ---------------------------------------------------------------------------------------------------------------------
 
-DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search,https://cataas.com/cat"
+DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat"
 LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # logging's numbers
 VARIABLES = f"""\
   HOST                  address to listen on (0.0.0.0)
@@ -91,7 +91,7 @@ VARIABLES = f"""\
   GEOLITE2_COUNTRY_DB   MaxMind DB of countries (none: every visit counts for ZZ, "unknown")
   CLIENT_IP_HEADER      header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)
   CAT_SOURCES           comma-separated API URLs, tried in order; empty: house cats only
-                        ({DEFAULT_SOURCES})
+                        ({",".join(DEFAULT_SOURCES)})
   CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
   SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
   LOG_LEVEL             debug, info, warn or error (info)
@@ -119,7 +119,7 @@ class Settings:
     log_level: int
     sentry_dsn: str | None = field(repr=False)
     sentry_environment: str | None
-    otlp_endpoint: str | None = field(repr=False)  # of traces
+    otlp_endpoint: str | None = field(repr=False)  # of traces, or the base of it
     honeycomb_api_key: str | None = field(repr=False)  # None as well where the traces go elsewhere
 
 
@@ -127,40 +127,55 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     """The settings; an empty variable counts as unset, but for CAT_SOURCES. Raises SetupError with all problems."""
     problems: list[str] = []
 
-    def read(name: str, default: str, parse: Callable[[str], T]) -> T:
+    def read(name: str, default: T, parse: Callable[[str], T]) -> T:
+        text = environ.get(name, "").strip()
         try:
-            return parse(environ.get(name, "").strip() or default)
+            return parse(text) if text else default
         except ValueError as error:
             problems.append(f"{name}: {error}")
-            return parse(default)
+            return default
 
+    fly = environ.get("FLY_APP_NAME") or None
     bundle = "SSL_CERT_FILE" if environ.get("SSL_CERT_FILE") else "NIX_SSL_CERT_FILE"
-    endpoint = read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", otlp_url)
-    if not endpoint and (base := read("OTEL_EXPORTER_OTLP_ENDPOINT", "", otlp_url)):
-        endpoint = base.rstrip("/") + "/v1/traces"
-    for kind in ("", "TRACES_"):  # the exporter reads these, and would log the headers that it cannot use
-        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", "", otlp_headers)
-        read(f"OTEL_EXPORTER_OTLP_{kind}CERTIFICATE", "", certificates)
-        read(f"OTEL_EXPORTER_OTLP_{kind}PROTOCOL", "http/protobuf", partial(one_of, choices=("http/protobuf",)))
-    key, disabled = read("HONEYCOMB_API_KEY", "", key_text), environ.get("OTEL_SDK_DISABLED", "").strip().lower()
+    collector = None
+    for kind in ("", "TRACES_"):
+        collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", collector, otlp_url)
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", "", otlp_headers)  # the SDK would log what it cannot use
+    key, disabled = read("HONEYCOMB_API_KEY", None, key_text), environ.get("OTEL_SDK_DISABLED", "").strip().lower()
     settings = Settings(
         host=read("HOST", "0.0.0.0", str),
-        port=read("PORT", "8080", partial(whole_number, low=0, high=65535)),
+        port=read("PORT", 8080, partial(whole_number, low=0, high=65535)),
         analytics_db=read("ANALYTICS_DB", "catscii.db", file_in_a_folder),
-        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", "", existing_file),
-        client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if environ.get("FLY_APP_NAME") else "", header_name),
-        cat_sources=read("CAT_SOURCES", "" if "CAT_SOURCES" in environ else DEFAULT_SOURCES, source_urls),
-        cat_api_key=read("CAT_API_KEY", "", key_text),
-        ssl_cert_file=read(bundle, "", certificates),
-        log_level=read("LOG_LEVEL", "info", lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)]),
-        sentry_dsn=read("SENTRY_DSN", "", sentry_dsn),
-        sentry_environment=environ.get("SENTRY_ENVIRONMENT") or environ.get("FLY_APP_NAME") or None,
-        otlp_endpoint=None if disabled == "true" else endpoint or (HONEYCOMB if key else None),
-        honeycomb_api_key=None if endpoint else key,
+        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", None, existing_file),
+        client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if fly else None, header_name),
+        cat_sources=read("CAT_SOURCES", () if "CAT_SOURCES" in environ else DEFAULT_SOURCES, source_urls),
+        cat_api_key=read("CAT_API_KEY", None, key_text),
+        ssl_cert_file=read(bundle, None, certificates),
+        log_level=read("LOG_LEVEL", LOG_LEVELS["info"], lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)]),
+        sentry_dsn=read("SENTRY_DSN", None, sentry_dsn),
+        sentry_environment=read("SENTRY_ENVIRONMENT", fly, str),
+        otlp_endpoint=None if disabled == "true" else collector or (HONEYCOMB if key else None),
+        honeycomb_api_key=None if collector else key,
     )
     if problems:
         raise SetupError(*problems)
     return settings
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes, as printable ASCII of bounded length: safe in a log, a terminal and a page."""
+    return ascii(text if len(text) <= 200 else text[:197] + "...")
+
+
+def checked(text: str, valid: Callable[[str], object], what: str, secret: bool = False) -> str:
+    """`text` if it is valid. Raises ValueError, which does not repeat a secret."""
+    if not valid(text):
+        raise ValueError(f"is not {what}" if secret else f"{quoted(text)} is not {what}")
+    return text
+
+
+def one_of(text: str, choices: Collection[str]) -> str:
+    return checked(text, choices.__contains__, f"one of {', '.join(choices)}")
 
 
 def whole_number(text: str, low: int, high: int) -> int:
@@ -170,60 +185,11 @@ def whole_number(text: str, low: int, high: int) -> int:
     raise ValueError(f"{quoted(text)} is not a whole number from {low} to {high}")
 
 
-def quoted(text: str) -> str:
-    """`text` in quotes, as printable ASCII of bounded length: safe in a log, a terminal and a page."""
-    return ascii(text if len(text) <= 200 else text[:197] + "...")
-
-
-def one_of(text: str, choices: Collection[str]) -> str:
-    if text not in choices:
-        raise ValueError(f"{quoted(text)} is not one of {', '.join(choices)}")
-    return text
-
-
-def existing_file(text: str) -> str | None:
-    if text and not os.path.isfile(text):
-        raise ValueError(f"there is no file {quoted(text)}")
-    return text or None
-
-
-def certificates(text: str) -> str | None:
-    """The file, looked into at once: later, its faults would show as requests that fail, those that report them too."""
-    if existing_file(text):
-        import ssl
-
-        try:
-            ssl.create_default_context(cafile=text)
-        except OSError as error:
-            raise ValueError(f"no CA certificates can be read from {quoted(text)}: {error}") from None
-    return text or None
-
-
-def ca_bundle(ssl_cert_file: str | None) -> str:
-    import certifi
-
-    return ssl_cert_file or certifi.where()
-
-
-def file_in_a_folder(text: str) -> str:
-    if not os.path.isdir(os.path.dirname(text) or "."):
-        raise ValueError(f"there is no folder for {quoted(text)}")
-    return text
-
-
-def header_name(text: str) -> str | None:
-    if text and not re.fullmatch(r"[A-Za-z0-9-]+", text):
-        raise ValueError(f"{quoted(text)} is not the name of a header, such as Fly-Client-IP")
-    return text or None
-
-
 def source_urls(text: str) -> tuple[str, ...]:
     """The URLs of a comma-separated list; a comma inside a query belongs to its URL."""
-    urls = tuple(filter(None, re.split(r"\s*,\s*(?=https?:|$)", text, flags=re.IGNORECASE)))
-    for url in urls:
-        if not is_web_url(url) or "," in url.partition("?")[0]:
-            raise ValueError(f"{quoted(url)} is not a URL such as {DEFAULT_SOURCES.split(',')[-1]}")
-    return urls
+    urls = filter(None, re.split(r"\s*,\s*(?=https?:|$)", text, flags=re.IGNORECASE))
+    return tuple(checked(url, lambda url: is_web_url(url) and "," not in url.partition("?")[0],
+                         f"a URL such as {DEFAULT_SOURCES[-1]}") for url in urls)
 
 
 def is_web_url(text: str) -> bool:
@@ -234,23 +200,33 @@ def is_web_url(text: str) -> bool:
         return False
 
 
-def unquoted(text: str, valid: Callable[[str], object], what: str) -> str | None:
-    """`text` if it is valid; the error does not repeat it, for it may hold a secret."""
-    if text and not valid(text):
-        raise ValueError(f"is not {what}")
-    return text or None
+def certificates(text: str) -> str:
+    """The file, looked into at once: later, its faults would show as requests that fail, those that report them too."""
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=text)
+    except OSError as error:
+        raise ValueError(f"no CA certificates can be read from {quoted(text)}: {error}") from None
+    return text
 
 
-key_text = partial(unquoted, valid=re.compile("[!-~]+").fullmatch, what="printable ASCII without spaces")
-otlp_url = partial(unquoted, valid=is_web_url, what="a URL such as http://localhost:4318")
-sentry_dsn = partial(
-    unquoted, valid=re.compile(r"https?://\w+(:\w+)?@[\w.-]+(:[0-9]{1,5})?(/[!-~]*)?/[0-9]+", re.ASCII).fullmatch,
-    what="a DSN such as https://KEY@HOST/PROJECT",
-)
-otlp_headers = partial(  # https://opentelemetry.io/docs/specs/otel/protocol/exporter/
-    unquoted, valid=re.compile(r"(\s*[\w.-]+\s*=([ !#$&-+\--:<-\[\]-~]|%[2-7][0-9A-Fa-f])*(,|$))+", re.ASCII).fullmatch,
-    what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded",
-)
+def ca_bundle(ssl_cert_file: str | None) -> str:
+    import certifi
+
+    return ssl_cert_file or certifi.where()
+
+
+existing_file = partial(checked, valid=os.path.isfile, what="a file")
+file_in_a_folder = partial(checked, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
+                           what="in a folder that exists")
+header_name = partial(checked, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
+key_text = partial(checked, valid=re.compile("[!-~]+").fullmatch, what="printable ASCII without spaces", secret=True)
+otlp_url = partial(checked, valid=is_web_url, what="a URL such as http://localhost:4318", secret=True)
+otlp_headers = partial(checked, valid=re.compile(r"(?a)( *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*(,|$))+").fullmatch,
+                       what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded", secret=True)
+sentry_dsn = partial(checked, valid=re.compile(r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+").fullmatch,
+                     what="a DSN such as https://KEY@HOST/PROJECT", secret=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -259,6 +235,7 @@ otlp_headers = partial(  # https://opentelemetry.io/docs/specs/otel/protocol/exp
 
 FLUSH_SECONDS = 1.5  # that each of the two gets at the end
 HONEYCOMB = "https://api.honeycomb.io/v1/traces"
+TRACE = "opentelemetry.trace"  # a module that is there when it is in use
 METRICS = {
     "catscii_requests_total": ("counter", "Requests by route and status."),
     "catscii_request_seconds": ("histogram", "Time to answer a request, by route."),
@@ -270,7 +247,6 @@ METRICS = {
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
-ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r'\"'})
 
 
 class JsonFormatter(logging.Formatter):
@@ -280,7 +256,7 @@ class JsonFormatter(logging.Formatter):
         fields = {"message": record.getMessage(), **(record.args if isinstance(record.args, Mapping) else {})}
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
-        if (trace := opentelemetry()) and (context := trace.get_current_span().get_span_context()).is_valid:
+        if (trace := sys.modules.get(TRACE)) and (context := trace.get_current_span().get_span_context()).is_valid:
             fields["trace_id"] = trace.format_trace_id(context.trace_id)
         return json.dumps({
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
@@ -324,132 +300,116 @@ log = logging.getLogger("catscii")
 
 
 class Metrics:
-    """Counters and histograms since the start, by metric and labels; no label is what a visitor chose."""
+    """Counters and histograms since the start; no label is what a visitor chose."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._figures: dict[str, dict[str, float]] = {name: {} for name in METRICS}
+        self._lock, self._samples = threading.Lock(), Counter[str]()
 
-    def add(self, name: str, amount: float, part: str = "", /, **labels: object) -> None:
-        key, figures = part + labelled(**labels), self._figures[name]
+    def add(self, name: str, amount: float = 1, /, **labels: object) -> None:
         with self._lock:
-            figures[key] = figures.get(key, 0) + amount
+            self._samples[sample(name, **labels)] += amount  # type: ignore[assignment]
 
     def observe(self, name: str, seconds: float, /, **labels: object) -> None:
         for bound in BUCKETS:
-            self.add(name, seconds <= float(bound), "_bucket", **labels, le=bound)
-        self.add(name, seconds, "_sum", **labels)
-        self.add(name, 1, "_count", **labels)
+            self.add(name + "_bucket", seconds <= float(bound), **labels, le=bound)
+        self.add(name + "_sum", seconds, **labels)
+        self.add(name + "_count", **labels)
 
-    def text(self, others: Mapping[str, dict[str, float]]) -> str:
-        """These and other figures in Prometheus' text format 0.0.4."""
-        with self._lock:
-            figures = {name: self._figures[name] | others.get(name, {}) for name in METRICS}
-        return "".join(
-            f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n"
-            + "".join(f"{name}{key} {value}\n" for key, value in figures[name].items())
-            for name, (kind, meaning) in METRICS.items()
-        )
+    def text(self, others: Mapping[str, float]) -> str:
+        """These and other samples in Prometheus' text format 0.0.4."""
+        samples, lines = {**self._samples, **others}, []
+        for name, (kind, meaning) in METRICS.items():
+            lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+            lines += [f"{key} {value}" for key, value in samples.items() if key.startswith(name)]
+        return "\n".join(lines) + "\n"
 
 
-def labelled(**labels: object) -> str:
-    return "{%s}" % ",".join(f'{name}="{str(value).translate(ESCAPES)}"' for name, value in labels.items())
+def sample(name: str, /, **labels: object) -> str:
+    """The name of a time series; JSON escapes what Prometheus does."""
+    return name + "{%s}" % ",".join(f"{key}={json.dumps(str(labels[key]), ensure_ascii=False)}" for key in labels)
 
 
-def opentelemetry() -> Any:
-    """The module opentelemetry.trace if it is in use, else None."""
-    return sys.modules.get("opentelemetry.trace")
-
-
-def span(name: str, **attributes: object) -> contextlib.AbstractContextManager[Any]:
+def span(name: str, /, *context: object, **attributes: object) -> contextlib.AbstractContextManager[Any]:
     """A part of the current trace, else a new one; it fails with the error that leaves it."""
-    if trace := opentelemetry():
+    if trace := sys.modules.get(TRACE):
         tracer = trace.get_tracer("catscii")
-        return tracer.start_as_current_span(name, attributes=attributes)  # type: ignore[no-any-return]
+        return tracer.start_as_current_span(name, *context, attributes=attributes)  # type: ignore[no-any-return]
     return contextlib.nullcontext()
 
 
 def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = None) -> None:
     """Give the current span attributes, and the error that it failed with."""
-    if trace := opentelemetry():
+    if trace := sys.modules.get(TRACE):
         trace.get_current_span().set_attributes(attributes)
         if error:
             trace.get_current_span().set_status(trace.StatusCode.ERROR, str(error))
 
 
 @contextlib.contextmanager
-def optional(package: str, variable: str) -> Iterator[None]:
+def optional(package: str, variables: str) -> Iterator[None]:
     """Make a SetupError of the absence of `package`, and of what it does not take."""
     try:
         yield
     except ImportError as error:
         ways = f"`uv run --with {package} catscii.py` or `pip install {package}`"
-        raise SetupError(f"{variable}: the package {package} is missing: {ways} ({error})") from error
+        raise SetupError(f"{variables}: the package {package} is missing: {ways} ({error})") from error
     except ValueError as error:
-        raise SetupError(f"{variable}: {error}") from error
+        raise SetupError(f"{variables}: {error}") from error
 
 
+@optional("sentry-sdk", "SENTRY_DSN")
+def start_sentry(settings: Settings) -> Callable[[], object]:
+    """Report what is logged as an error; the result sends what is left of it. Raises SetupError."""
+    import sentry_sdk
+    from sentry_sdk.integrations.bottle import BottleIntegration
+    from sentry_sdk.integrations.logging import ignore_logger
+
+    ignore_logger("opentelemetry.*")  # says again and again that a collector is down
+    sentry_sdk.init(
+        settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
+        ca_certs=ca_bundle(settings.ssl_cert_file), shutdown_timeout=FLUSH_SECONDS - 0.5,
+        integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
+        ignore_errors=[bottle.HTTPResponse],  # is an answer; what caused a 500 was logged before
+        trace_propagation_targets=[],  # the sources need not know
+        send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # any may hold an address
+        before_send=lambda event, hint: {**event, "request": {**event.get("request", {}), "headers": {}}},
+    )
+    return sentry_sdk.get_client().close
+
+
+@optional("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY")
+def start_tracing(settings: Settings) -> Callable[[], object]:
+    """Send spans, batched, by another thread; the result sends what is left of them. Raises SetupError."""
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider, export
+
+    key, variable = settings.honeycomb_api_key, "OTEL_EXPORTER_OTLP_CERTIFICATE"
+    os.environ[variable] = os.environ.get(variable) or ca_bundle(settings.ssl_cert_file)
+    headers = {"x-honeycomb-team": key, "x-honeycomb-dataset": "catscii"} if key else None
+    exporter = OTLPSpanExporter(HONEYCOMB if key else None, headers=headers)
+    named = Resource.create({"service.name": "catscii", "service.version": __version__})
+    provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()))
+    provider.add_span_processor(export.BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+@optional("opentelemetry-api", "OTEL_PROPAGATORS")
 def traced(app: Callable[..., Any]) -> Callable[..., Any]:
     """The app with a span a request, in the trace that the request names (W3C Trace Context). Raises SetupError."""
-    with optional("opentelemetry-api", "OTEL_PROPAGATORS"):
-        from opentelemetry import propagate, trace
+    from opentelemetry import propagate, trace
 
     def traced_app(environ: dict[str, Any], start_response: Any) -> Any:
         headers = {name[5:].replace("_", "-").lower(): environ[name] for name in environ if name.startswith("HTTP_")}
-        context, kind = propagate.extract(headers), trace.SpanKind.SERVER
-        with trace.get_tracer("catscii").start_as_current_span("request", context, kind) as current:
+        with span("request", propagate.extract(headers), trace.SpanKind.SERVER) as current:
             answer = app(environ, start_response)
             if route := environ.get("bottle.route"):
                 current.update_name(f"{route.rule.split('/')[1] or 'root'}_{route.method.lower()}")
             return answer
 
     return traced_app
-
-
-def start_sentry(settings: Settings) -> Callable[[], object]:
-    """Report what is logged as an error; the result sends what is left of it. Raises SetupError."""
-    with optional("sentry-sdk", "SENTRY_DSN"):
-        import sentry_sdk
-        from sentry_sdk.integrations.bottle import BottleIntegration
-        from sentry_sdk.integrations.logging import ignore_logger
-
-        sentry_sdk.init(
-            settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
-            integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
-            ca_certs=ca_bundle(settings.ssl_cert_file),
-            ignore_errors=[bottle.HTTPResponse],  # is an answer; what caused a 500 was logged before
-            trace_propagation_targets=[],  # the sources need not know
-            send_default_pii=False, max_request_body_size="never", include_local_variables=False,
-            before_send=without_headers, shutdown_timeout=FLUSH_SECONDS - 0.5,
-        )
-    ignore_logger("opentelemetry.*")  # says again and again that a collector is down
-    return sentry_sdk.get_client().close
-
-
-def without_headers(event: Any, hint: object) -> Any:
-    """The event without the headers of the request, of which any may name the visitor's address."""
-    event.get("request", {}).pop("headers", None)
-    return event
-
-
-def start_tracing(settings: Settings) -> Callable[[], object]:
-    """Send spans, batched, by another thread; the result sends what is left of them. Raises SetupError."""
-    with optional("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY"):
-        from opentelemetry import trace
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-        variable = "OTEL_EXPORTER_OTLP_CERTIFICATE"
-        os.environ[variable] = os.environ.get(variable) or ca_bundle(settings.ssl_cert_file)
-        key = settings.honeycomb_api_key
-        headers = {"x-honeycomb-team": key, "x-honeycomb-dataset": "catscii"} if key else None
-        named = Resource.create({"service.name": "catscii", "service.version": __version__})
-        provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()))
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.otlp_endpoint, headers=headers)))
-        trace.set_tracer_provider(provider)
-    return provider.shutdown
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2281,14 +2241,14 @@ class Service:
 
     def prometheus(self) -> bytes:
         """All figures; of the database's, those that can be read."""
-        refresher, others = self.refresher, {"process_start_time_seconds": {"": self.started}}
-        others["catscii_refreshes_total"] = {labelled(result=result): n for result, n in refresher.results.items()}
+        refresher, others = self.refresher, {"process_start_time_seconds": self.started}
+        others |= {sample("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
         if refresher.is_alive():
-            others["catscii_refresh_age_seconds"] = {"": time.monotonic() - refresher.last_good}
+            others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
         with contextlib.suppress(sqlite3.Error):
             visits, cats = self.database.execute(VISITS_BY_COUNTRY), self.store.counts()
-            others["catscii_visits_total"] = {labelled(country=country): n for country, n in visits}
-            others["catscii_stored_cats"] = {labelled(source=source): n for source, n in cats.items()}
+            others |= {sample("catscii_visits_total", country=country): n for country, n in visits}
+            others |= {sample("catscii_stored_cats", source=source): n for source, n in cats.items()}
         return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"), "no-store")
 
     def panic(self) -> bytes:
@@ -2316,7 +2276,7 @@ class Service:
         seconds = time.perf_counter() - environ["catscii.started"]
         route = environ["bottle.route"].rule if "bottle.route" in environ else "none"
         method, path, country = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["catscii.country"]
-        self.metrics.add("catscii_requests_total", 1, route=route, status=status)
+        self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         annotate({
             "http.request.method": method, "http.route": route, "http.response.status_code": status,

@@ -422,12 +422,11 @@ def test_all_wrong_settings_are_reported_in_one_go():
         CLIENT_IP_HEADER="a b",
         ANALYTICS_DB="/no/such/folder/x.db",
         SSL_CERT_FILE="/no/such.pem",
-        OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
     )
     lines = result.stderr.decode().splitlines()
     assert result.returncode == 2
-    assert len(lines) == 8
-    for value in ("http", "/no/such.mmdb", "ftp://cats", "loud", "a b", "/no/such/folder/x.db", "/no/such.pem", "grpc"):
+    assert len(lines) == 7
+    for value in ("http", "/no/such.mmdb", "ftp://cats", "loud", "a b", "/no/such/folder/x.db", "/no/such.pem"):
         assert sum(f"{value!r}" in line for line in lines) == 1
 
 
@@ -746,7 +745,7 @@ def test_neither_visitors_nor_the_end_wait_for_telemetry(start, upstream, how):
 
 
 @pytest.mark.parametrize("content", [None, "", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n", "key"])
-@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "NIX_SSL_CERT_FILE", "OTEL_EXPORTER_OTLP_CERTIFICATE"])
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "NIX_SSL_CERT_FILE"])
 def test_a_wrong_file_of_certificates_is_said_at_the_start(tmp_path, authority, variable, content):
     path = tmp_path / "ca.pem"
     if content is not None:
@@ -754,8 +753,8 @@ def test_a_wrong_file_of_certificates_is_said_at_the_start(tmp_path, authority, 
     with pytest.raises(catscii.SetupError) as error:
         catscii.read_settings({variable: str(path)})
     (problem,) = error.value.args
-    assert re.match(rf"{variable}: (there is no file|no CA certificates can be read from) '{path}'", problem)
-    assert "\n" not in problem and (content is None or ": [" in problem)
+    assert re.match(rf"{variable}: no CA certificates can be read from '{path}': \[", problem)
+    assert "\n" not in problem
 
 
 def test_a_wrong_file_of_certificates_ends_the_start(tmp_path):
