@@ -61,7 +61,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TextIO, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import bottle  # type: ignore[import-untyped]
@@ -437,25 +437,25 @@ CRISPNESS = 1.4  # times the contrast that regression finds: crisper, at no cost
 FOREGROUND_TOLERANCE, BACKGROUND_TOLERANCE = 13, 3  # levels a channel that the eye does not tell apart side by side
 MASKING = 5  # for each so many levels of contrast in a cell, one level more
 COVERAGE = """
-c-rk;i*~I#2y}-3|L3cD0Ey^+iM#E&uC8;anixZX$$(v!f8`KfArY@W<JtqV{XCX_m1eO0)Zs66_+)(%X~#C3vb=m7>^5eN9+)L?9SO<^upVq<K~oX>ef_
-rHM0;uCDy<`5uWh}QcY<$%{RrMZ*t-RF(x4OB&Y=t$>+fxR)Bk0(<&J$%#CXo`yI31Kk<Jzo*l|CJb=lZ5<o4e-M3hBIskh2f=fCvLG6m)L^<e_0yoew5s
-r2KIzB-(1;$AoI;**l|bT%8-v%5@QsSej$bkYwHPf0wRm*CWg>cAweM#<`>wq>n0-6VH4X!|>&%YlR*HvWQ@ozH>nB*>Xre(8W}<4+%c?wR=*>|OBLDcO6
-Ur%u@ly8d;1Jg>7=v553{DC4j9l<>{=GfM5MwXj~SXZN%WT+%%!f)IACWN0`;9jNOET^~nLk9%LE)=im#m_uaNK{>K;B06}6@C07;tA0k|#e>*R?Rk4xo}
-qgvi*A`sTD9ahLugiu244G+t36<jh!0@P<&NL1`(%O3W4#?9tVtip(uOw>9>HFAPt&#(-8Lp~MwOsf7j5CUjaLJP!Sc9w@VMY&a4Ky-2%R<ROqx`GWnW@6
-Bc|#t)C_!AdHNVfRaY@}amg45ZQ!UYXKT@}h#-Ksb%|0H0izjyBSyLjU*(VGN8omFuq3dPTgn;vz(`v;gEipWiiiTv(Qf1X>et5Xw%;y(IZm)l|0wmVj+e
-tNW9_<EoOnd!1i&xk?r^ff!3{fg1r5T+fi}CVJo9D+QkatUu2o`XZ<i`zme{Xai$#0!7EROFC*cJSdMixqs|BK5t|!fx{=P$CkpY=&L~JTpFH_QVQl3jJK
-9ooC++XcLrjxmS=^2dL{+-UX`y?$8sxB*?42!)7gkY46I)=aSJ?8-vo1o5&xA8H+CDUH~P_h=<OY1pJ9nkgs{8sz*7E@cMy$7EspZ$A0+u{zdI}r^w&j@W
-{-h0c@3Nt%*6vmRZL4Rr8S4lPaMqB1^aJov4UD2fy62aF%C|xLF@ob9Q4(22W*}Z<~C)q*O#xr1gZ)tf=Pkc_^Tb%c%Jq-!#3b#s03k!|Ak;cKXNCiQ$5O
-3wz0<AWrRi#ZeRoWU>sj5yP*dr;yI-q`t=8@FD^vJv}YcakZU83^s+nctPBf5rQe$6DNINq@iz>LJB5xneK2aM@1r13sb$OA>CnzZP&jqJ`*$y{su5<>X{
-`UnW&&xsPlZFR0`co#7b=kA-@o?~V8?KvpR*C_QZ5BtU;D3d96YSl`N@*nlRG$fYW`vxl~5K=r*osLVEw7R~X1$-!RlyDPIZ5%*@M?A1qHx{?#xi8&Yl$m
-JJXJjytgAzp_sSk&-8ZGoeV|Puiu~8oz%|q0eDbc<#Mbc`<SVL;hMaf86<l#h{cBho~G83cdxMpLD$YoHijahwK9`EDVRg`z3Smwg25hdaizia0l5vUQPj
-sy*I<=Ef89CD_d^XDlh0+%Izo&UH-`uxo#Di`!I@AZ?2ixJOHUZ{?5DFoLnG}y8tr#!61l>d)+!Ru4RV_ZA?cPHMe1c<#Ym)(S`kwL&yqtWd>)ga7)?GH>
-5it0ITje>pSEZKdo?UxDxhU`fFz#*tMMC5e6Pws6K3o}lYQl_tKp?WsXJH7*n!xp)DMeXnIW7xf0a%~3h6L&p14Pnnd=Mkf=#$`rxm~tK0a=-VRN9ww2w2
-~%AJ}{n#{)(Z$vf^C->kCqb3Gg@$`k2bkCFa%dp3{B21x4ChzV8DbTcrjxt$T&~1>N5(r%);|mOYVTVKHTce$RxvnZY-TnzjkA$f%|Y8qp*5vrN(NIA53U
-cDujGUp<F+H3j$-8$WS)ydXk+W<5}tI27(IQI*du*?q397-KeX?3tJy(fvZ1Q&+)+-B&Ic&(Y<3dRy1u2#)j1`1^MiHT%hBELi<X1tw3~N5!m|b{J!YE0!
-G>T@9O7Q+|hi>;Z+R|K0#2A*J<=`0<Hn9lx6h?c=^UsQi`xdO$<9C2kHfA+lq(@r@GYC_6I#0g9Fk*iK7(UzXa3Dv_>SVhl0&#t$w*?pRYj!#pdy-Vvkb9
-D+>9R}@0}UAZfnvjqoD%q{LMt!7+;4>@<A@-TJl?)(c+5+M6bNKi(eSx4r-=!|CVOo9X-PDFpD;=$jdk^NXQc2eJ!o(52-Two|gWe#$x)wBL0t=`Sil}`@
-Kr;*GhZvO)?dmo_
+c-rk;3znri2y~OR$=W1O^8pgk`x9?>&-3(|q1D6~0#pj@W%*YQ;T00`>NBoAAluJl=~rn6+fN<-Qio607m;>svnk8Vx4~{>*64v*0@snCi~#GwHWoA$q2J
+eU>rJ$mCa%&t^7Y!*OL-^wCfJYQ?Ss8rP$vyKk?kDHkg@*W#y9<6MqBRK_e6~6?7oY&p%dwB5rG}|lUSFHEkkbqZ9_y^l$3g_EOq`%-z-y5eqSFZV9Ja5Q
+J+db{^+a2xhC#)<1RiaIZtP^VLiLc<dy1hy+tSe0P&Q>vv~<leW(sh(rT2fUTRy`YST?}SA({{Bf1<&=wah8SlRg;$WDTsndO%bs5bue;pd*2kHOvrpPiD
+u_j&4+t)S~)$H((JTNR5)e}^*udQS=8Y(Jyau38K0#d>y6%fKbwb0P>~*Gh(lGt_~)e$e%C6!p0GHEP|I8HhPVW*w9x3n!w3X9!Q=MZfB26ka@t?bM#Phv
+gZ%hqCCF*`!rVZZm{twP@hA54qX{=7{(Jwp{M`&ALw(xIEU|0m7Q}fh=u!1K|<uW%o2~OVMp(@@7;CdUeqje%p98U>Gcqdk2pTE(WL4_Jhz_qt2vB^;h;K
+Ml)in-a^g5ca^7)aa45`Qx}(vanJ^ix^lJ_?TQEjcw3h!RS__n;WuKWoA6csSbhX<2M0?6JGrHtkq?Ztl`~iazO9HT;2iBX&aZxL%x?Sb;+NwD%k+;@zv_
+57+%nd#d&P-IL{0$wLhcSH8ywuQQ&-R+Y#eB_yUH_fRv?8bS?^jUR`zzO5@w10s<l|O7jMxteSH#M;Gnm{#J*Y}%H?{}eCh8y1Qr>PxkkjMg7q>bO(*5K#
+NtDF6wm$D4rDr++n1ifsO{hBT)R)w0-@@%(#f#cdq4<A$*5!a3*U1dFtG{h%y=6g16(rg#SbNGp}n-8)6@Z7&(CkQUvDwBW!ii2dGgu6$FnW&@VXPxVDpU
+77UsRT9IY_3b4Ot;SsV11)_s*!gKxBD4hN^J<k%HmDj^Yk4TRE#5*E*<xb0w0a**BYhklYBRBb#1ruUYX*Yw2a<h{jtZ`#w4u&!{cl(ewWxEpC49E(&C6b
+tcIel5^yLt0hZR8ys`VU?=t6oNgH608I2hiD#2{Y#I`>#`Q(+tDQ|-@d(RTREa@2<F#JVv6G(>j2D1JQ~5vo^`;O?m`;x1BE<LRH{jfPTR=t9F@$qwl5)+
+KcJ6*5dNGfG2B+?nud1~^KkCIsqHydR^Oh3vV4tF-}10;9D*{LVy9NE#3=t!-%CScxxH_&asna66V>UsWJ#;*+gZSe5=RL)@zllvG<d`VTXkb`OP>4Ey+x
+Uc7JWtr134&B^pW~-7^~4jA2fE?<Qg0GvC%w4eVG#N3sWSmW{fqY_FR;Vltms+v}t!rX)iM|ijHeGrifey)!LZVr{(cJeqBX*7m8&rtQt`wKJmMD&JlqcG
+3rRrAXkq4?aLu&$~k|YVj^%^;@A0)YoyQLOrml@AM;*6iMSZ?{N#n|_?AL&%|e4MD{{)iT1@%>co)1rMLfo}vwwHutxAB{+j7}WxEdJ*JT)5K-ct?29N7N
+A6rre|<JKtHH_npX=h}X$5MaoT)DIkjYC}X$*Zbt&HnA|{R4HZpx)!Qu<GkZLkT`6Sn^)BS?mmXyyCv6V@IG<ZlhY9P>~kJ5+G<>8G>0kIaV__Izj>stt4
+1qna^wT!dFZbg`YS8W^}oI#Wtaeu<DieJ{9IyQ{q8y4$6HXOz2*Bp;IUO|K-0Qcs9(_iy>ber0%O?|DHaw}Ht6?ExSJV#qo`?{@QRFTs-O`)Qa{TS{f_f>
+>2A0Ci~QAdcvn+^PqFb6hsO&d#Ant6g^5Gq&JtDm%#z*b+KMq|^TwWu*%93@lsR=3OxS(pg7F+(zNfc!{f*!_zl^_sS5dQ{T*iXcpHyJ-lzmjpifM;2R=8
+r>anaSVX*K0{*vB4Fc>3=RFcMN)--sWdc-HZ|iO@doi-XEv`L72wR9oWaAQK`xW*grqQI4`B;~$`C$$;&&wD)DHeW()Y$|c4Sb8r0M66B6G)icbqvg;i&Y
+R)0ZgnUIIq~Ddhk~v#&(8S#0-qLEuCHRnY_bCrkx9-lr@FW4U&x8bJ<e7D3{)^6N*3KkI@Zm)CS1KO-EgIR6C1WS`UFm56b;<>XQdH(3r&>MhFVgDW99{Y
+3uzVWHT;ldWz3_my
 """
 
 
@@ -481,16 +481,14 @@ def decode(data: bytes, longest: int) -> Image.Image:
                 heavy = picture.mode in ("I", "F") or picture.format == "WEBP" or "progressive" in picture.info
                 limit = MAX_PIXELS // 3 if heavy else MAX_PIXELS  # their decoders take more memory a pixel
                 if width * height > limit:
-                    raise PictureError(f"the picture has {width} x {height} pixels, more than {limit:,}")
+                    raise Image.DecompressionBombError(f"{width} x {height} pixels, more than {limit:,}")
                 scale = min(1.0, longest / max(width, height))
                 picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
                 with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
                     ImageOps.exif_transpose(picture, in_place=True)
                 return shrunk(picture, max(1, max(picture.size) // longest))
-        except PictureError:
-            raise
         except Image.DecompressionBombError as error:
-            raise PictureError(f"the picture has more than {MAX_PIXELS:,} pixels") from error
+            raise PictureError(f"the picture is too large: {error}") from error
         except UnidentifiedImageError as error:
             raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
         except Exception as error:  # decoders raise almost anything on broken data
@@ -522,11 +520,6 @@ def flatten(picture: Image.Image) -> Image.Image:
         low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
         scale = 255 / (high - low or 1)
         return picture.convert("F").point(lambda level: level * scale - low * scale).convert("L").convert("RGB")
-    if picture.mode == "LAB":
-        from PIL import ImageCms  # an optional part of Pillow
-
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.applyTransform(picture, ImageCms.buildTransform(lab, srgb, "LAB", "RGB")) or picture
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture.convert("RGBA")).convert("RGB")
@@ -542,60 +535,46 @@ def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int
     return min(width, max(1, (4 * limit * across + down) // (2 * down))), limit
 
 
-class Glyph(NamedTuple):
-    """A glyph in its cell."""
-
-    coverage: Image.Image  # L, of its parts
-    mean: float  # of the coverage, 0 to 1
-    deviation: float  # of the coverage, 0 to 0.5
-
-
-class Stencil(NamedTuple):
-    """A glyph in black and white, and what the mean difference from it (0 to 255) says of a cell."""
-
-    parts: Image.Image  # L: white under the ink
-    ranks: bytes  # how well the glyph fits, light on dark or dark on light
-    contrasts: bytes  # foreground less background, halved, plus 128
+@cache
+def glyphs() -> dict[str, Image.Image]:
+    """Of each printable ASCII character, the coverage of the parts of its cell (L)."""
+    levels = zlib.decompress(base64.b85decode("".join(COVERAGE.split())))
+    return {chr(32 + i): Image.frombytes("L", PARTS, levels[200 * i:]) for i in range(95)}
 
 
 @cache
-def glyphs() -> dict[str, Glyph]:
-    """The printable ASCII glyphs."""
-    levels, made = zlib.decompress(base64.b85decode("".join(COVERAGE.split()))), {}
-    for i in range(95):
-        cell = Image.frombytes("L", PARTS, levels[200 * i:]).point([85 * level & 255 for level in range(256)])
-        statistics = ImageStat.Stat(cell)
-        made[chr(32 + i)] = Glyph(cell, statistics.mean[0] / 255, statistics.stddev[0] / 255)
+def densities() -> list[float]:
+    """Of each code of a character, the mean coverage of its glyph, from 0 to 1."""
+    return [ImageStat.Stat(glyphs()[chr(code)]).mean[0] / 255 if 32 <= code < 127 else 0 for code in range(256)]
+
+
+@cache
+def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
+    """Of FILL_GLYPHS: the stencil (L), and what the mean difference from it, 0 to 255, says of a cell by regression:
+
+    how well the glyph fits it, light on dark or dark on light, and half its contrast f - b, plus 128.
+    """
+    made = {}
+    for name in FILL_GLYPHS:
+        mean, deviation = densities()[ord(name)], ImageStat.Stat(glyphs()[name]).stddev[0] / 255
+        covers = [level / 255 - mean for level in glyphs()[name].resize(SAMPLES, Image.Resampling.BOX).tobytes()]
+        white = [cover > 0.1 * max(covers) for cover in covers]
+        share = sum(white) / len(white)
+        slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about this times s
+        flat = 128 - share  # the mean difference from a cell without relief, which is none of the glyph's
+        products = [(flat - match) * slope / (2 * RELIEF) * (match != round(flat)) for match in range(256)]  # <x, m>
+        ranks = [min(255, round(RANKS_A_LEVEL * abs(product) / deviation)) for product in products]
+        contrasts = [max(0, min(255, round(128 + CRISPNESS * product / deviation ** 2 / 2))) for product in products]
+        made[name] = Image.frombytes("L", SAMPLES, bytes(255 * w for w in white)), bytes(ranks), bytes(contrasts)
     return made
-
-
-@cache
-def stencils() -> dict[str, Stencil]:
-    """The stencils of FILL_GLYPHS."""
-    return {name: stencil(glyphs()[name]) for name in FILL_GLYPHS}
-
-
-def stencil(glyph: Glyph) -> Stencil:
-    """White where the coverage is over its mean; regression, as told at the top, says what a match is worth."""
-    covers = [level / 255 - glyph.mean for level in glyph.coverage.resize(SAMPLES, Image.Resampling.BOX).tobytes()]
-    white = [cover > 0.1 * max(covers) for cover in covers]
-    share = sum(white) / len(white)
-    slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about this times s
-    flat = 128 - share  # the mean difference from a cell without relief, which is none of the glyph's
-    products = [(flat - match) * slope / (2 * RELIEF) * (match != round(flat)) for match in range(256)]  # <x, m>
-    ranks = bytes(min(255, round(RANKS_A_LEVEL * abs(product) / glyph.deviation)) for product in products)
-    contrasts = [CRISPNESS * product / glyph.deviation ** 2 for product in products]
-    return Stencil(Image.frombytes("L", SAMPLES, bytes(255 * w for w in white)), ranks,
-                   bytes(max(0, min(255, round(128 + contrast / 2))) for contrast in contrasts))
 
 
 @cache
 def shades() -> dict[str, Image.Image]:
     """Of each glyph but the space, thin ones first: the luma of its parts from a step back, if the densest is white."""
-    inked = sorted((glyph.mean, name) for name, glyph in glyphs().items() if name != " ")
-    levels = [min(255, round(level / inked[-1][0])) for level in range(256)]
-    soft = ImageFilter.GaussianBlur(2)
-    return {name: glyphs()[name].coverage.filter(soft).reduce(2).point(levels) for _, name in inked}
+    soft, densest = ImageFilter.GaussianBlur(2), max(densities())
+    return {name: glyphs()[name].filter(soft).reduce(2).point(lambda level: level / densest)
+            for name in sorted(glyphs(), key=lambda name: densities()[ord(name)])[1:]}
 
 
 def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill") -> Art:
@@ -603,14 +582,17 @@ def render(picture: Image.Image, width: int = 80, height: int | None = None, sty
     grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
     cells, foreground, background = (ink if style == "ink" else fill)(rgb, grid)
-    text = cells.decode("ascii")
-    return Art(tuple(text[i:i + grid[0]] for i in range(0, len(text), grid[0])), foreground, background)
+    return Art(tuple(chunks(cells.decode("ascii"), grid[0])), foreground, background)
+
+
+def chunks(data: AnyStr, size: int) -> list[AnyStr]:
+    return [data[i:i + size] for i in range(0, len(data), size)]
 
 
 def tiled(tile: Image.Image, grid: tuple[int, int]) -> Image.Image:
     """A picture with the same tile (L) in every cell."""
-    (columns, rows), (across, down), parts = grid, tile.size, tile.tobytes()
-    lines = b"".join(parts[i:i + across] * columns for i in range(0, len(parts), across))
+    (columns, rows), (across, down) = grid, tile.size
+    lines = b"".join(line * columns for line in chunks(tile.tobytes(), across))
     return Image.frombuffer("L", (columns * across, rows * down), lines * rows, "raw", "L", 0, 1)
 
 
@@ -626,27 +608,23 @@ def fill(picture: Image.Image, grid: tuple[int, int]) -> tuple[bytes, bytes, byt
     mean = picture.resize(grid, Image.Resampling.BOX)
     flat = means(luma, grid).resize(size, Image.Resampling.NEAREST)
     relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
-    winners, contrast = Image.new("L", grid, SPACE), Image.new("L", grid, 128)
-    best = Image.new("L", grid, LEAST_RANK)
-    for name, stencil in stencils().items():
-        match = means(ImageChops.difference(relief, tiled(stencil.parts, grid)), grid).tobytes()
-        rank = Image.frombytes("L", grid, match.translate(stencil.ranks))
+    winners, contrast, best = (Image.new("L", grid, level) for level in (SPACE, 128, LEAST_RANK))
+    for name, (stencil, ranks, contrasts) in stencils().items():
+        match = means(ImageChops.difference(relief, tiled(stencil, grid)), grid).tobytes()
+        rank, own = (Image.frombytes("L", grid, match.translate(table)) for table in (ranks, contrasts))
         better = ImageChops.subtract(rank, best, scale=1 / 255)  # 255 where it wins, else 0
         winners.paste(ord(name), mask=better)
-        contrast.paste(Image.frombytes("L", grid, match.translate(stencil.contrasts)), mask=better)
+        contrast.paste(own, mask=better)
         best = ImageChops.lighter(best, rank)
-    cells = winners.tobytes()
-    density = bytes(round(255 * glyphs()[chr(code)].mean) if 32 <= code < 127 else 0 for code in range(256))
-    back = Image.frombytes("L", grid, cells.translate(density))
+    back = winners.point([255 * density for density in densities()])
     forth = ImageChops.invert(back)
-    light = contrast.point([max(0, 2 * level - 256) for level in range(256)])  # ink on darker paper
-    dark = contrast.point([max(0, min(255, 256 - 2 * level)) for level in range(256)])
+    light = contrast.point(lambda level: 2 * level - 256)  # ink on darker paper
+    dark = contrast.point(lambda level: 256 - 2 * level)
     foreground = moved(mean, ImageChops.multiply(light, forth), ImageChops.multiply(dark, forth))
     background = moved(mean, ImageChops.multiply(dark, back), ImageChops.multiply(light, back))
-    masking = [level // MASKING for level in range(256)]
-    strength = ImageChops.add(light, dark)
-    near = strength.point([FOREGROUND_TOLERANCE + level for level in masking])
-    nearer = strength.point([BACKGROUND_TOLERANCE + level for level in masking])
+    strength, cells = ImageChops.add(light, dark), winners.tobytes()
+    near = strength.point(lambda level: FOREGROUND_TOLERANCE + level // MASKING)
+    nearer = strength.point(lambda level: BACKGROUND_TOLERANCE + level // MASKING)
     return cells, settled(foreground, near, cells), settled(background, nearer)
 
 
@@ -689,42 +667,32 @@ def ink(picture: Image.Image, grid: tuple[int, int]) -> tuple[bytes, bytes, None
         difference = ImageChops.lighter(means(ImageChops.difference(target, tiled(parts, grid)), grid), veto)
         winners.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    cells = winners.tobytes()
-    densest = max(glyph.mean for glyph in glyphs().values())
-    lacking = [densest / (glyphs()[chr(code)].mean or 1) if 32 <= code < 127 else 0 for code in range(128)]
-    bright = bytearray()
-    for r, g, b, luma_there, code in zip(*(band.tobytes() for band in (*mean.split(), wanted)), cells, strict=True):
-        own = 0.299 * r + 0.587 * g + 0.114 * b or 1
-        gain = min(luma_there * lacking[code] / own, 255 / max(r, g, b, 1))
+    densest, bright = max(densities()), bytearray()
+    lacking = [densest / (density or 1) for density in densities()]
+    for r, g, b, light, code in zip(*(band.tobytes() for band in (*mean.split(), wanted, winners)), strict=True):
+        gain = min(light * lacking[code] / (0.299 * r + 0.587 * g + 0.114 * b or 1), 255 / max(r, g, b, 1))
         bright += bytes((int(r * gain), int(g * gain), int(b * gain)))
-    foreground = Image.frombytes("RGB", grid, bytes(bright))
+    foreground, cells = Image.frombytes("RGB", grid, bytes(bright)), winners.tobytes()
     return cells, settled(foreground, Image.new("L", grid, FOREGROUND_TOLERANCE), cells), None
+
 
 Run = tuple[str, bytes | None, bytes | None]  # glyphs, their foreground unless all are spaces, their background if any
 
 
 def runs(art: Art) -> Iterator[list[Run]]:
     """Of each row: its runs of cells of the same colours; a space, which shows no foreground, joins any."""
-    width = len(art.rows[0])
-    foregrounds = triples(art.foreground)
-    backgrounds = triples(art.background) if art.background else [None] * len(foregrounds)
-    for start, row in zip(range(0, len(foregrounds), width), art.rows, strict=True):
+    inks = chunks(art.foreground, 3)
+    papers = chunks(art.background, 3) if art.background else [None] * len(inks)
+    cells = zip("".join(art.rows), inks, papers, strict=True)
+    for row in art.rows:
         made: list[Run] = []
-        text, foreground, background = "", None, backgrounds[start]
-        cells = zip(row, foregrounds[start:start + width], backgrounds[start:start + width], strict=True)
-        for glyph, ink, paper in cells:
-            if paper != background or (glyph != " " and foreground and ink != foreground):
+        text, foreground, background = "", None, None
+        for glyph, ink, paper in itertools.islice(cells, len(row)):
+            if text and (paper != background or (glyph != " " and foreground and ink != foreground)):
                 made.append((text, foreground, background))
-                text, foreground, background = "", None, paper
-            if glyph != " ":
-                foreground = ink
-            text += glyph
+                text, foreground = "", None
+            text, foreground, background = text + glyph, foreground if glyph == " " else ink, paper
         yield [*made, (text, foreground, background)]
-
-
-def triples(colours: bytes) -> list[bytes]:
-    """One R, G, B a cell."""
-    return [colours[i:i + 3] for i in range(0, len(colours), 3)]
 
 
 def to_text(art: Art) -> str:
@@ -741,16 +709,15 @@ def to_ansi(art: Art, colors: str = "true") -> str:
                            background=art.background and snapped(art.background, codes))
     written = []
     for row in runs(art):
-        last_foreground = last_background = None
+        ink = paper = None
         for text, foreground, background in row:
-            sgr = ""
-            if background and background != last_background:
-                sgr = codes[background][1] if codes else "48;2;%d;%d;%d" % (*background,)
-                last_background = background
-            if foreground and foreground != last_foreground:
-                sgr += (";" if sgr else "") + (codes[foreground][0] if codes else "38;2;%d;%d;%d" % (*foreground,))
-                last_foreground = foreground
-            written.append(f"\x1b[{sgr}m{text}" if sgr else text)
+            sgr = []
+            if background and background != paper:
+                sgr.append(codes[background][1] if codes else "48;2;%d;%d;%d" % (*background,))
+            if foreground and foreground != ink:
+                sgr.append(codes[foreground][0] if codes else "38;2;%d;%d;%d" % (*foreground,))
+            written.append(f"\x1b[{';'.join(sgr)}m{text}" if sgr else text)
+            ink, paper = foreground or ink, background
         written.append("\x1b[0m\n")
     return "".join(written)
 
@@ -762,7 +729,7 @@ def palette(colors: str) -> dict[bytes, tuple[str, str]]:
         basic = bytes.fromhex("000000cd000000cd00cdcd000000eecd00cd00cdcde5e5e5"
                               "7f7f7fff000000ff00ffff005c5cffff00ff00ffffffffff")
         numbers = (*range(30, 38), *range(90, 98))
-        return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(triples(basic), numbers, strict=True)}
+        return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(chunks(basic, 3), numbers, strict=True)}
     cube = itertools.product((0, 95, 135, 175, 215, 255), repeat=3)
     greys = ((level,) * 3 for level in range(8, 239, 10))
     return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in enumerate((*cube, *greys), 16)}
@@ -782,7 +749,7 @@ def to_png(art: Art) -> bytes:
     step = 1 if grid[0] * grid[1] <= 7200 else 2
     width, height = PARTS[0] // step, PARTS[1] // step
     size = grid[0] * width, grid[1] * height
-    tiles = {name: glyph.coverage.reduce(step) for name, glyph in glyphs().items()}
+    tiles = {name: glyph.reduce(step) for name, glyph in glyphs().items()}
     mask = Image.new("L", size)
     for y, row in enumerate(art.rows):
         for x, name in enumerate(row):
@@ -816,12 +783,9 @@ def short(digits: str) -> str:
 def to_dict(art: Art) -> dict[str, Any]:
     """The art for JSON: rows as text, and of each row the colours of its cells, six hexadecimal digits a cell."""
     width = len(art.rows[0])
-
-    def colours(plane: bytes | None) -> list[str] | None:
-        return [plane[i:i + 3 * width].hex() for i in range(0, len(plane), 3 * width)] if plane else None
-
+    foreground, background = (plane.hex(" ", 3 * width).split() if plane else None for plane in art[1:])
     return {"width": width, "height": len(art.rows), "style": "fill" if art.background else "ink", "rows": art.rows,
-            "foreground": colours(art.foreground), "background": colours(art.background)}
+            "foreground": foreground, "background": background}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1733,8 +1697,7 @@ def world_map(visits: Mapping[str, int]) -> Art:
     background = settled(ImageOps.colorize(halo, SEA, HALO), Image.new("L", halo.size, BACKGROUND_TOLERANCE))
     glyphs = "".join(INLAND[round(level / 85)] if glyph == INLAND[-1] else glyph
                      for glyph, level in zip(world().glyphs, glow, strict=True))
-    rows = tuple(glyphs[i:i + WORLD_COLUMNS] for i in range(0, len(glyphs), WORLD_COLUMNS))
-    return Art(rows, foreground.tobytes(), background)
+    return Art(tuple(chunks(glyphs, WORLD_COLUMNS)), foreground.tobytes(), background)
 
 
 def country_name(code: str) -> str:

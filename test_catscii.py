@@ -1072,7 +1072,7 @@ def test_ink_does_not_repeat_a_glyph_side_by_side(colour):
 def test_mirrored_and_negated_pictures_behave(left, right):
     ramp = Image.linear_gradient("L").rotate(90).point(lambda level: left + (right - left) * level / 255).convert("RGB")
     straight, mirrored, negated = (
-        catscii.triples(catscii.render(picture, 16).background)
+        catscii.chunks(catscii.render(picture, 16).background, 3)
         for picture in (ramp, ImageOps.mirror(ramp), ImageOps.invert(ramp))
     )
     for i, (r, g, b) in enumerate(straight):
@@ -2205,7 +2205,7 @@ def test_fewer_colours_are_the_nearest():
         assert len(palette) == size
         plane = bytes(random.Random(0).randbytes(300))
         for colour, chosen in zip(
-            catscii.triples(plane), catscii.triples(catscii.snapped(plane, palette)), strict=True
+            catscii.chunks(plane, 3), catscii.chunks(catscii.snapped(plane, palette), 3), strict=True
         ):
             distances = {other: math.dist(colour, other) for other in palette}
             assert distances[chosen] <= min(distances.values()) + 12  # Pillow looks the nearest up in steps
