@@ -793,32 +793,30 @@ def to_dict(art: Art) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 HOUSE_CATS = 2**32
+PORTRAIT = 480, 360
+INK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
 # A point is a complex number in the cat's own measure: 0 is the middle of the face, x runs right, y runs down, and
 # the cheeks are 1 away. A shape is a polygon of such points; only an easel knows where that is on the picture.
 Shape = Sequence[complex]
-Layer = tuple[str, float, float, list[Shape]]  # a colour or the name of a colour of the coat, blur, alpha, shapes
-PORTRAIT = 480, 360
-INK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
+Layer = tuple[str, float, float, list[Shape]]  # a colour or the name of one of the coat's, blur, alpha, shapes
 Coat = NamedTuple("Coat", [("fur", str), ("belly", str), ("mark", str), ("nose", str),
-                           ("patterns", str), ("eyes", str), ("rooms", str)])
-COATS = (  # the cat has all of the patterns, one of the eyes, and sits in one of the rooms
-    Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "pale deep"),
+                           ("patterns", str), ("eyes", str), ("room", str)])
+COATS = (  # the cat has all of the patterns, one of the eyes
+    Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "deep"),
     Coat("#a7abae", "#f0eeea", "#34373d", "#b86b66", "tabby", "green amber", "deep"),
     Coat("#dd8f40", "#f9e3c0", "#a04c16", "#d97f74", "tabby", "amber green copper", "deep"),
     Coat("#eed4a6", "#fdf4e3", "#c98f4e", "#e0908a", "tabby", "amber copper blue", "deep"),
     Coat("#dd8f40", "#fbf4e8", "#a04c16", "#e0877f", "tabby blaze", "green amber", "deep"),
     Coat("#2e2d35", "#45434d", "", "#1a181c", "", "amber green copper", "pale"),
-    Coat("#737d8a", "#98a1ab", "", "#3d4149", "", "copper amber green", "pale deep"),
-    Coat("#f2efe9", "#ffffff", "", "#e79a97", "", "blue green amber odd", "deep"),
+    Coat("#737d8a", "#98a1ab", "", "#3d4149", "", "copper amber green", "deep"),
+    Coat("#f2efe9", "#ffffff", "", "#e79a97", "", "blue green amber blue/amber", "deep"),
     Coat("#2a2a31", "#f7f4ee", "", "#d98583", "blaze", "green amber", "pale"),
-    Coat("#707a86", "#f5f3ef", "", "#d98583", "blaze", "amber green copper", "pale deep"),
+    Coat("#707a86", "#f5f3ef", "", "#d98583", "blaze", "amber green copper", "pale"),
     Coat("#ecdfc8", "#f5ecdb", "#54402f", "#2b1d19", "points", "blue", "deep"),
     Coat("#f5e8d4", "#fdf6ea", "#cd8348", "#e0908a", "points", "blue", "deep"),
     Coat("#f4f0e8", "#ffffff", "#dc8c3c", "#e0877f", "calico", "green amber copper", "deep"),
-    Coat("#3a3030", "#8a6a50", "#d0813a", "#3a2c2b", "tortie", "amber green copper", "pale"),
 )
-EYES = {"green": ("#5f9a35", "#d3ea86"), "amber": ("#cf8a1c", "#ffe07a"), "copper": ("#b35a18", "#ffb455"),
-        "blue": ("#3f86d6", "#bfe8ff")}
+EYES = {"green": "#5f9a35 #d3ea86", "amber": "#cf8a1c #ffe07a", "copper": "#b35a18 #ffb455", "blue": "#3f86d6 #bfe8ff"}
 ROOMS = {"pale": ("#9fc4c9 #f3e3c3", "#e9a98f #fbe3c2", "#8fb7d9 #f2ead8", "#b9cf9a #f6efcf"),
          "deep": ("#173a46 #3f8a86", "#2a2350 #7d5a9a", "#1d3a2a #6a9a5b", "#3b1a33 #a8516a", "#14284e #4f7fb8")}
 
@@ -830,10 +828,9 @@ def both(*shapes: Shape) -> list[Shape]:
 
 def blob(*points: complex) -> Shape:
     """A smooth closed shape through the points (Catmull-Rom)."""
+    quads = zip((points[-1], *points), points, (*points[1:], points[0]), (*points[2:], *points[:2]), strict=False)
     return [b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-            for a, b, c, d in zip((points[-1], *points), points, (*points[1:], points[0]), (*points[2:], *points[:2]),
-                                  strict=False)
-            for t in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)]
+            for a, b, c, d in quads for t in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)]
 
 
 def whole(*half: complex) -> Shape:
@@ -852,47 +849,34 @@ def oval(centre: complex, rx: float, ry: float) -> Shape:
     return [centre + complex(rx * z.real, ry * z.imag) for z in (cmath.rect(1, i / 32 * cmath.tau) for i in range(32))]
 
 
-def furry(shape: Shape, length: float, rng: random.Random) -> Shape:
-    """The shape with a hair at each of its points, combed outwards and down."""
-    return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * rng.random())]
-
-
 SKULL = whole(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.94-0.18j, 1.03+0.22j, 0.88+0.54j, 0.52+0.76j, 0.18+0.86j)
 BODY = whole(0.5+0.5j, 0.74+0.72j, 0.88+0.84j, 1.0+0.96j, 1.14+1.12j, 1.26+1.3j, 1.34+1.6j, 1.40+1.9j, 1.4+2.6j)
 BIB = whole(0.5+0.6j, 0.54+0.8j, 0.52+1.0j, 0.43+1.25j, 0.34+1.5j, 0.30+2.5j)
-FLANKS = both(stroke(0.16, 1.4+1.22j, 0.92+1.22j, 0.60+1.40j), stroke(0.16, 1.5+1.55j, 1.0+1.58j, 0.66+1.8j),
-              stroke(0.13, 1.1+0.92j, 0.78+0.98j, 0.54+1.10j))
 EAR_FOOT = 0.6-0.5j
 EAR = blob(0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.92-1.36j, 0.68-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j)
 CONCH = blob(0.88-0.48j, 0.93-0.82j, 0.89-1.20j, 0.68-1.04j, 0.46-0.80j, 0.58-0.58j)
-DOWN = [stroke(0.04, root, root + 0.02-0.15j, root + (0.13 - i * 0.01) * (1-3j) + i % 3 * 0.06j)
-        for i, root in ((i, 0.50-0.60j + i * (0.043+0.019j)) for i in range(9))]
-EYE = blob(-0.27+0.09j, -0.18-0.12j, 0.01-0.21j, 0.19-0.15j, 0.27-0.03j, 0.20+0.14j, 0.02+0.21j, -0.15+0.18j)
-LINER = blob(-0.35+0.17j, -0.205-0.135j, 0.01-0.25j, 0.21-0.19j, 0.35-0.10j, 0.225+0.16j, 0.02+0.235j, -0.18+0.205j)
+LIDS = blob(-0.35+0.17j, -0.205-0.145j, 0.01-0.26j, 0.21-0.20j, 0.35-0.10j, 0.225+0.17j, 0.02+0.245j, -0.18+0.215j)
 MUZZLE = [*both(oval(0.19+0.54j, 0.26, 0.17)), oval(0.70j, 0.2, 0.13), oval(0.4j, 0.16, 0.2)]
 PATTERNS: dict[str, list[Layer]] = {
-    "tabby": [("mark", 0, 0.85, both(  # the M of the forehead, the crown, the cheeks
+    "tabby": [("mark", 0, 0.85, both(  # the M of the forehead, the cheeks, the flanks
         stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
-        stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.05, -0.40j, 0.02-0.6j, -0.90j),
-        stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j), stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j),
-        stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j), stroke(0.08, 0.70-0.20j, 0.82-0.30j, 0.94-0.46j)))],
+        stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
+        stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j),
+        stroke(0.16, 1.4+1.22j, 0.92+1.22j, 0.60+1.40j), stroke(0.16, 1.5+1.55j, 1.0+1.58j, 0.66+1.8j)))],
     "blaze": [("belly", 0, 1, [whole(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
     "points": [("mark", 0.04, 1, both(EAR)), ("mark", 0.15, 0.95, [oval(0.25j, 0.48, 0.56)])],
     "calico": [("mark", 0, 1, [blob(0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j)]),
                ("#322c2d", 0, 1, [blob(-0.24-0.9j, -0.3-0.5j, -0.36-0.2j, -0.66+0.1j, -1.1+0.1j, -1.2-1.5j)])],
-    "tortie": [(colour, 0, 0.9, [stroke(0.26, z, z * 1.3, z * 1.7 + 0.1j) for z in
-                                 (cmath.rect(0.4 + i % 5 * 0.12, 2.4 * i + start) for i in range(12))])
-               for colour, start in (("mark", 0), ("#c89a62", 1), ("fur", 2))],
 }
-FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth and nose
+FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth and nose, whiskers
     (SHADOW, 0.05, 0.3, both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j))),
-    (SHADOW, 0.04, 0.3, [whole(0.1+0.62j, 0.36+0.62j, 0.30+0.74j, 0.1+0.70j)]),
     (LIGHT, 0.07, 0.25, [oval(0.12j, 0.07, 0.2), *MUZZLE[:2]]),
     (INK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011) for i in range(9)))),
     (INK, 0, 1, [whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), stroke(0.035, 0.46j, 0.53j, 0.61j),
                  *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
     ("nose", 0, 1, [whole(0.04+0.335j, 0.12+0.355j, 0.09+0.42j, 0.02+0.475j)]),
-    (LIGHT, 0, 0.5, [oval(-0.03+0.365j, 0.06, 0.014)]),
+    ("white", 0, 0.9, both(*(stroke(0.02, 0.32+0.51j + i * 0.055j, 0.8+0.42j + i * 0.12j, 1.35+0.47j + i * 0.2j)
+                             for i in range(3)))),
 ]
 
 
@@ -900,98 +884,94 @@ class Easel(NamedTuple):
     """A picture, and how the cat sits on it: where, its turn and size, its broadness (below 0: mirrored)."""
 
     picture: Image.Image
+    coat: Coat
+    rng: random.Random
     origin: complex
     turn: complex
     broad: float
 
-    def mask(self, shapes: Iterable[Shape], blur: float = 0.0) -> Image.Image:
-        """The shapes as a mask (L, 480x360): drawn large and reduced, or drawn small, blurred and enlarged."""
+    def mask(self, shapes: Iterable[Shape], blur: float = 0) -> Image.Image:
+        """The shapes as a mask (L, 480x360), drawn large and reduced; those to be blurred, small and enlarged."""
         scale = 0.25 if blur else 2
         sheet = Image.new("L", (int(PORTRAIT[0] * scale), int(PORTRAIT[1] * scale)))
-        pen, origin, turn = ImageDraw.Draw(sheet), self.origin * scale, self.turn * scale
         for shape in shapes:
-            spots = [origin + turn * complex(z.real * self.broad, z.imag) for z in shape]
-            pen.polygon([(spot.real, spot.imag) for spot in spots], fill=255)
-        if not blur:
-            return sheet.reduce(2)
-        return sheet.filter(ImageFilter.GaussianBlur(blur * abs(turn))).resize(PORTRAIT, Image.Resampling.BILINEAR)
+            spots = [scale * (self.origin + self.turn * complex(z.real * self.broad, z.imag)) for z in shape]
+            ImageDraw.Draw(sheet).polygon([(spot.real, spot.imag) for spot in spots], fill=255)
+        soft = ImageFilter.GaussianBlur(blur * scale * abs(self.turn))
+        return sheet.filter(soft).resize(PORTRAIT, Image.Resampling.BILINEAR) if blur else sheet.reduce(2)
 
-    def paint(self, colour: str, shapes: Iterable[Shape], within: Image.Image | None = None,
-              blur: float = 0.0, alpha: float = 1.0) -> Image.Image:
-        """Paint the shapes, as far as they are within a mask if there is one; the mask of the shapes comes back."""
-        mask = self.mask(shapes, blur)
+    def paint(self, colour: str, blur: float, alpha: float, shapes: Iterable[Shape],
+              within: Image.Image | None = None, hair: float = 0) -> Image.Image:
+        """Paint the shapes, with hairs of that length at most, where `within` (a mask) lets them; their own mask."""
+        mask = self.mask([self.furry(shape, hair) for shape in shapes] if hair else shapes, blur)
         if box := mask.getbbox():  # most shapes are small, and pasting is what takes time
             part = ImageChops.multiply(mask.crop(box), within.crop(box)) if within else mask.crop(box)
-            self.picture.paste(colour, box, part.point([int(v * alpha) for v in range(256)]))
+            self.picture.paste(getattr(self.coat, colour, colour), box, part.point(lambda level: int(level * alpha)))
         return mask
 
-
-def paint_light(easel: Easel, rng: random.Random, cat: Image.Image, outline: list[Shape]) -> None:
-    """Light from above, shadow on one side and a bright rim on the other; hairs, combed away from the nose."""
-    easel.paint(LIGHT, [oval(0.25-0.5j, 0.6, 0.35)], cat, blur=0.15, alpha=0.3)
-    for colour, shift, blur, alpha in ((SHADOW, 0.07-0.10j, 0.11, 0.5), (LIGHT, -0.05+0.05j, 0.03, 0.5)):
-        inner = easel.mask([[z + shift for z in shape] for shape in outline], blur)
-        easel.paint(colour, outline, ImageChops.invert(inner), alpha=alpha)
-    for colour in (LIGHT, SHADOW):
-        ways = [cmath.rect(1, rng.uniform(0, cmath.tau)) for _ in range(600)]
-        roots = [(0.3j + way * 2 * rng.random() ** 0.6, way) for way in ways]
-        hairs = [(root, root + way * 0.012j, root + (way + 0.35j) * rng.uniform(0.06, 0.2)) for root, way in roots]
-        easel.paint(colour, hairs, cat, alpha=0.2)
+    def furry(self, shape: Shape, length: float) -> Shape:
+        """The shape with a hair at each of its points, combed outwards and down."""
+        return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * self.rng.random())]
 
 
-def paint_eyes(easel: Easel, rng: random.Random, coat: Coat) -> None:
-    """Two big eyes: liner, iris with rays and a glow below, the shadow of the lid, pupil and catchlights."""
-    colour, look = rng.choice(coat.eyes.split()), cmath.rect(rng.uniform(0.94, 1.1), rng.uniform(-0.12, 0.06))
-    gaze, pupil = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02)), rng.uniform(0.07, 0.16)
-    lids = both([0.42 + z * look for z in LINER])
-    easel.paint(coat.belly, [[z * 1.06 for z in lid] for lid in lids], blur=0.06, alpha=0.45)
-    easel.paint(INK, lids)
-    colours = ("blue", "amber") if colour == "odd" else (colour, colour)
-    for side, shape, name in zip((0.42, -0.42), both([0.42 + z * look for z in EYE]), colours, strict=True):
-        (iris, glow), centre = EYES[name], side + gaze
+def paint_eyes(easel: Easel) -> None:
+    """Two big eyes, perhaps of two colours: liner, iris, rays, a glow below, the lid's shadow, pupil, catchlights."""
+    rng, (first, *others) = easel.rng, easel.rng.choice(easel.coat.eyes.split()).split("/")
+    look, pupil = cmath.rect(rng.uniform(0.94, 1.1), rng.uniform(-0.12, 0.06)), rng.uniform(0.07, 0.16)
+    gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
+    lids, eyes = (both([0.42 + z * look * size for z in LIDS]) for size in (1, 0.82))
+    easel.paint("belly", 0.06, 0.45, [[z * 1.06 for z in lid] for lid in lids])
+    easel.paint(INK, 0, 1, lids)
+    for side, shape, name in zip((0.42, -0.42), eyes, [first, *others, first], strict=False):
+        (iris, glow), centre = EYES[name].split(), side + gaze
+        eye = easel.paint(iris, 0, 1, [shape])
+        easel.paint(glow, 0.05, 1, [oval(centre + 0.07j, 0.19, 0.13)], eye)
         rays = [cmath.rect(0.22, i / 3.2) for i in range(20)]
-        eye = easel.paint(iris, [shape])
-        easel.paint(glow, [oval(centre + 0.07j, 0.19, 0.13)], eye, blur=0.05)
-        easel.paint(glow, [[centre + z * 0.4, centre + z, centre + z * (1+0.12j)] for z in rays], eye, alpha=0.45)
-        easel.paint(SHADOW, [shape], ImageChops.invert(easel.mask([oval(side + 0.05j, 0.25, 0.2)], 0.035)), alpha=0.75)
-        easel.paint(INK, [oval(centre, pupil, 0.175)], eye)
-        easel.paint("white", [oval(centre + 0.07-0.09j, 0.055, 0.06), oval(centre - 0.08+0.09j, 0.025, 0.025)])
+        easel.paint(glow, 0, 0.45, [(centre + z * 0.4, centre + z, centre + z * (1+0.12j)) for z in rays], eye)
+        easel.paint(SHADOW, 0, 0.75, [shape], ImageChops.invert(easel.mask([oval(side + 0.05j, 0.25, 0.2)], 0.035)))
+        easel.paint(INK, 0, 1, [oval(centre, pupil, 0.175)], eye)
+        easel.paint("white", 0, 1, [oval(centre + 0.07-0.09j, 0.055, 0.06), oval(centre - 0.08+0.09j, 0.025, 0.025)])
 
 
 def draw_house_cat(seed: int) -> Image.Image:
     """A portrait of the cat of this seed (0 <= seed < 2**32): RGB, 480x360, always the same."""
     rng = random.Random(seed)
-    coat, fluff, droop = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(0.4, 0.55)
-    far, near = rng.choice([tones for room in coat.rooms.split() for tones in ROOMS[room]]).split()
-    place, size = complex(rng.uniform(210, 270), rng.uniform(190, 206)), rng.uniform(110, 122)
-    body = Easel(Image.new("RGB", PORTRAIT, far), place, size, rng.uniform(0.97, 1.08) * rng.choice((-1, 1)))
+    coat, fluff, size = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(110, 122)
+    markings = [layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]]
+    far, near = rng.choice(ROOMS[coat.room]).split()
+    body = Easel(Image.new("RGB", PORTRAIT, far), coat, rng, complex(rng.uniform(210, 270), rng.uniform(190, 206)),
+                 size, rng.uniform(0.97, 1.08) * rng.choice((-1, 1)))
+    body.paint(near, 0.5, 1, [oval(complex(rng.uniform(-1, 1), rng.uniform(-0.6, 0.6)), 1.5, 1.2)])
+    spots = [complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)) for _ in range(9)]  # lights, out of focus
+    body.paint(LIGHT, 0.05, 0.2, [oval(spot, 0.22, 0.22) for spot in spots])
+    torso = body.paint("fur", 0, 1, [BODY], hair=fluff)
+    for layer in markings:
+        body.paint(*layer, torso, 0.03)
+    body.paint("belly", 0, 1, [BIB], torso, hair=0.12)
+    body.paint(SHADOW, 0.12, 0.55, [oval(0.75j, 0.85, 0.35)], torso)
+
     head = body._replace(turn=cmath.rect(size, rng.uniform(-0.14, 0.14)))
-    body.paint(near, [oval(complex(rng.uniform(-1, 1), rng.uniform(-0.6, 0.6)), 1.5, 1.2)], blur=0.5)
-    for r in (0.3, 0.16):  # lights, out of focus
-        spots = [complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)) for _ in range(5)]
-        body.paint(LIGHT, [oval(spot, r, r) for spot in spots], blur=0.05, alpha=0.05 / r)
-    torso = body.paint(coat.fur, [furry(BODY, fluff, rng)])
-    if "tabby" in coat.patterns:
-        body.paint(coat.mark, [furry(stripe, 0.03, rng) for stripe in FLANKS], torso, alpha=0.8)
-    body.paint(coat.belly, [furry(BIB, 0.12, rng)], torso)
-    body.paint(SHADOW, [oval(0.75j, 0.85, 0.35)], torso, blur=0.12, alpha=0.55)
     poses = [cmath.rect(1, rng.uniform(-0.12, 0.20)) for _ in range(2)]
-    ears, conches, down = ([both([EAR_FOOT + (z - EAR_FOOT) * pose for z in shape])[i]
-                            for shape in shapes for i, pose in enumerate(poses)] for shapes in ([EAR], [CONCH], DOWN))
-    outline = [furry(SKULL, fluff, rng), *(furry(ear, 0.03, rng) for ear in ears)]
-    cat = head.paint(coat.fur, outline)
-    head.paint(coat.belly, MUZZLE, cat, blur=0.05, alpha=0.9)
-    for colour, blur, alpha, shapes in (layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]):
-        head.paint(getattr(coat, colour, colour), [furry(shape, 0.05, rng) for shape in shapes], cat, blur, alpha)
-    head.paint(PINK, conches, cat, blur=0.02)
-    head.paint(SHADOW, [[z + 0.12j for z in shape] for shape in conches], cat, blur=0.06, alpha=0.4)
-    head.paint(coat.belly, [furry(hair, 0.02, rng) for hair in down], cat, alpha=0.5)
-    paint_light(head, rng, ImageChops.lighter(cat, torso), outline)
-    for colour, blur, alpha, shapes in FACE:
-        head.paint(getattr(coat, colour, colour), shapes, cat, blur, alpha)
-    paint_eyes(head, rng, coat)
-    head.paint("white", both(*(stroke(0.02, complex(0.32, 0.51 + 0.055 * i), complex(0.8, 0.42 + 0.12 * i),
-                                      complex(1.35, droop + 0.2 * i)) for i in range(3))), alpha=0.9)
+    ears, conches = ([both([EAR_FOOT + (z - EAR_FOOT) * pose for z in shape])[i] for i, pose in enumerate(poses)]
+                     for shape in (EAR, CONCH))
+    outline = [head.furry(SKULL, fluff), *(head.furry(ear, 0.03) for ear in ears)]
+    face = head.paint("fur", 0, 1, outline)
+    head.paint("belly", 0.05, 0.9, MUZZLE, face)
+    for layer in markings:
+        head.paint(*layer, face, 0.05)
+    head.paint(PINK, 0.02, 1, conches, face)
+    head.paint(SHADOW, 0.06, 0.4, [[z + 0.12j for z in shape] for shape in conches], face)
+    head.paint(LIGHT, 0.15, 0.3, [oval(0.25-0.5j, 0.6, 0.35)], face)
+    for colour, shift, blur in ((SHADOW, 0.07-0.10j, 0.11), (LIGHT, -0.05+0.05j, 0.03)):  # a dark side, a bright rim
+        inner = head.mask([[z + shift for z in shape] for shape in outline], blur)
+        head.paint(colour, 0, 0.5, outline, ImageChops.invert(inner))
+        ways = [cmath.rect(1, rng.uniform(0, cmath.tau)) for _ in range(600)]  # of hairs, away from the nose
+        roots = [(0.3j + way * 2 * rng.random() ** 0.6, way) for way in ways]
+        hairs = [(root, root + way * 0.012j, root + (way + 0.35j) * 0.13) for root, way in roots]
+        head.paint(colour, 0, 0.2, hairs, ImageChops.lighter(face, torso))
+    for layer in FACE:
+        head.paint(*layer)
+    paint_eyes(head)
     return head.picture
 
 
