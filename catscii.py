@@ -44,6 +44,7 @@ import math
 import os
 import random
 import re
+import reprlib
 import shutil
 import signal
 import socket
@@ -1103,6 +1104,8 @@ class Database:
                     raise sqlite3.DatabaseError(f"the file is damaged: {health[0]}")
 
     def _close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # a file that was moved gets its log only so
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
         if self._file >= 0:
             os.close(self._file)
@@ -1169,7 +1172,12 @@ class Fetcher:
         import urllib3  # 30 ms that a start without upstream saves
         from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-        class Public:
+        class Watched:
+            def getresponse(self) -> Any:
+                threading.current_thread().connection = self  # type: ignore[attr-defined]
+                return super().getresponse()  # type: ignore[misc]
+
+        class Public(Watched):
             def connect(self) -> None:
                 super().connect()  # type: ignore[misc]
                 peer = self.sock.getpeername()[0]  # type: ignore[attr-defined]
@@ -1177,18 +1185,22 @@ class Fetcher:
                     self.close()  # type: ignore[attr-defined]
                     raise Unavailable(f"{peer} is not a public address")
 
-        def public(pool: type[HTTPConnectionPool]) -> type:
-            return type(pool.__name__, (pool,), {"ConnectionCls": type("Connection", (Public, pool.ConnectionCls), {})})
+        def pool(mixin: type, of: type[HTTPConnectionPool]) -> type:
+            return type(of.__name__, (of,), {"ConnectionCls": type("Connection", (mixin, of.ConnectionCls), {})})
 
-        bundle = ca_bundle(self._ssl_cert_file)
-        pools = [urllib3.PoolManager(ca_certs=bundle, retries=False, timeout=SILENT_SECONDS) for _ in range(2)]
-        pools[0].pool_classes_by_scheme = {"http": public(HTTPConnectionPool), "https": public(HTTPSConnectionPool)}
-        return pools[0], pools[1]
+        def pools(mixin: type) -> urllib3.PoolManager:
+            bundle = ca_bundle(self._ssl_cert_file)
+            made = urllib3.PoolManager(ca_certs=bundle, retries=False, timeout=SILENT_SECONDS)
+            made.pool_classes_by_scheme = {"http": pool(mixin, HTTPConnectionPool),
+                                           "https": pool(mixin, HTTPSConnectionPool)}
+            return made
+
+        return pools(Public), pools(Watched)
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file") -> bytes:
         """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable.
 
-        urllib3 bounds each silence, not the whole of an answer; so a thread reads it, and is left behind if it is slow.
+        urllib3 bounds each silence, not the whole of an answer; so a thread reads it, and loses its socket if slow.
         """
         answer: Future[bytes] = Future()
 
@@ -1199,10 +1211,13 @@ class Fetcher:
                 answer.set_exception(error)
 
         in_this_span = contextvars.copy_context().run
-        threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True).start()
+        thread = threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True)
+        thread.start()
         try:
             return answer.result(TOTAL_SECONDS + 1)
         except TimeoutError:
+            with contextlib.suppress(AttributeError, OSError):  # there is no connection yet, or no more
+                thread.connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
             raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds") from None
 
     def _read(self, url: str, limit: int, headers: Mapping[str, str], deadline: float, kind: str) -> bytes:
@@ -1221,7 +1236,7 @@ class Fetcher:
                         return read_body(response, limit, deadline)
                 url, headers = urljoin(url, location), {}  # a key is for the API alone
             raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, OverflowError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
     def json(self, url: str, headers: Mapping[str, str]) -> Any:
@@ -1291,7 +1306,7 @@ class Source:
                     url = urljoin(self.search_url, url)
                 if is_web_url(url) and (url.startswith("https:") or self.search_url.startswith("http:")):
                     return Cat(cat_id, self.name, url)
-        raise Unavailable(f"the answer is no cat with an id and a url: {quoted(json.dumps(entry))}")
+        raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(entry))}")
 
     def failed(self, retry_after: float = 0.0) -> None:
         """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, jittered down to half of it; for `retry_after` at least."""
@@ -2340,7 +2355,7 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
     response = bottle.response
     response.content_type = page.content_type
     response.set_header("Cache-Control", cache_control)
-    response.set_header("Vary", "Accept, Accept-Encoding, User-Agent")
+    response.set_header("Vary", "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto")
     response.set_header("Content-Security-Policy", content_security_policy())
     for name, value in SECURITY_HEADERS.items():
         response.set_header(name, value)
@@ -2413,8 +2428,10 @@ def to_json(value: object) -> str:
 
 def show_error(error: bottle.HTTPError) -> bytes:
     """An error in the format that was asked for, as far as that can be told."""
+    path = bottle.request.path
     try:
-        format = read_format()
+        suffix = SUFFIXES.get(path.rpartition(".")[2]) if path.startswith("/cat/") else None
+        format = suffix if suffix in FORMATS else read_format()
     except bottle.HTTPError:
         format = negotiated_format()
     message = str(error.body)
@@ -2422,7 +2439,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
         bottle.response.set_header("Allow", "GET, HEAD")
         message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
     elif "bottle.route" not in bottle.request.environ:
-        message = f"there is nothing at {quoted(bottle.request.path)}; / has a cat for you"
+        message = f"there is nothing at {quoted(path)}; / has a cat for you"
     if format == "json":
         body = to_json({"status": error.status_code, "error": message})
     elif format == "html":
@@ -2440,6 +2457,7 @@ THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of them ma
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
 GRACE_SECONDS = 10.0
 MAX_UNSENT = 4 << 20  # bytes of answers that a client may leave unread and ask for more; no single one has as many
+MAX_UNSENT_IN_ALL = 32 << 20
 IDLE_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
 
 USAGE = f"""\
@@ -2544,14 +2562,29 @@ def make_channel(settle: Callable[[], None]) -> type:
 
     class Parser(parser.HTTPRequestParser):  # type: ignore[misc]
         def parse_header(self, header_plus: bytes) -> None:
-            super().parse_header(header_plus)
+            try:
+                super().parse_header(header_plus)
+            except ValueError as error:  # of a URI that is none
+                raise parser.ParsingError(str(error)) from error
             if self.chunked and "CONTENT_LENGTH" in self.headers:  # a proxy may have believed the other one
                 raise parser.ParsingError("Content-Length beside Transfer-Encoding")
+            if "," in self.headers.get("HOST", ""):
+                raise parser.ParsingError("more than one Host")
 
     class Channel(channel.HTTPChannel):  # type: ignore[misc]
         task_class, parser_class = Task, Parser
 
+        def __repr__(self) -> str:
+            return "a connection"  # waitress logs it, with the address
+
         def service(self) -> None:
+            others = [other for other in list(self.server.active_channels.values()) if not other.will_close]
+            excess = sum(other.total_outbufs_len for other in others) - MAX_UNSENT_IN_ALL
+            while excess > 0:  # those who do not read would fill the memory
+                greedy = max(others, key=lambda other: other.total_outbufs_len)
+                others.remove(greedy)
+                excess -= greedy.total_outbufs_len or excess
+                greedy.cancel()
             if self.total_outbufs_len > MAX_UNSENT:  # who asks on and on and does not read would block a worker
                 self.cancel()
             else:

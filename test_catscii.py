@@ -1380,6 +1380,11 @@ def endless(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"\0" * 65536)
 
 
+def going_on(handler: BaseHTTPRequestHandler) -> None:
+    while True:
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+
 def dripping(handler: BaseHTTPRequestHandler, bodyless: bool = False) -> None:
     if not bodyless:
         reply(handler, b"", **{"Content-Length": "1000"})  # type: ignore[arg-type]
@@ -1409,6 +1414,7 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
     upstream.answers["/headers"] = dripping_headers
     with pytest.raises(catscii.Unavailable, match="no whole answer after"):
         fetcher.get(f"{upstream.url}/headers", 1_000_000)
+    assert eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "fetcher"])
 
 
 @pytest.mark.parametrize(
@@ -1521,6 +1527,12 @@ SEARCHES: dict[str, tuple[Any, str]] = {  # what a source answers, and what is s
     "url of no web": (b'{"id": "a", "url": "data:image/png,x"}', "no cat"),
     "ESC": (b'{"id": "\\u001b[31m", "url": "/a"}', "no cat"),
     "deep": (b"[" * 100_000, "not JSON"),
+    "less deep": (b"[" * 900 + b"]" * 900, "no cat|not JSON"),
+    "Retry-After": (
+        lambda handler: reply(handler, b"", 503, **{"Retry-After": f"Fri, 31 Dec {9**20} 23:59:59 GMT"}),
+        "OverflowError|status 503",
+    ),
+    "100 for ever": (going_on, "no whole answer"),
 }
 PICTURES: dict[str, tuple[Any, str]] = {  # the same of a picture
     "text": (b"meow", "not a picture"),
@@ -1964,6 +1976,17 @@ def garbage_in_its_place(service: Running) -> Iterator[None]:
     copy.replace(service.database)
     yield
     service.database.unlink()
+
+
+def test_a_database_that_is_moved_keeps_its_visits(start):
+    service = start()
+    for _ in range(5):
+        assert service.get("/").status == 200
+    moved = service.database.rename(service.database.with_name("moved.db"))
+    assert eventually(lambda: service.get("/").status == 200 and service.database.exists())
+    with sqlite3.connect(moved) as connection:
+        assert connection.execute("SELECT sum(count) FROM visits").fetchone() >= (5,)
+    assert service.stop() == 0
 
 
 @contextlib.contextmanager
@@ -2509,6 +2532,13 @@ def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(serv
             assert response.headers["Allow"] == "GET, HEAD"
 
 
+@pytest.mark.parametrize(("suffix", "format"), [("json", "json"), ("txt", "text"), ("ansi", "text"), ("html", "html")])
+def test_an_error_of_a_suffix_comes_in_its_format(service, suffix, format):
+    for path in (f"/cat/house-1.{suffix}?width=0", f"/cat/nobody.{suffix}"):
+        response = service.get(path, CHROME)
+        assert (response.status, kind(response)) == (400 if "?" in path else 404, format)
+
+
 VALUES = ["", "-1", "1e9", "80.5", "0x50", "%D9%A8%D9%A0", "%00", "%ff", "%F0%9F%90%88", "..%2f", "%0d%0aX:%20y", "+80"]
 
 
@@ -2539,6 +2569,8 @@ def exchange(service: Running, request: bytes) -> bytes:
         (b"GET / HTTP/1.1\r\n" + b"X-Fill: %s\r\n" % (b"x" * 1000) * 64 + b"\r\n", 431),
         (b"GET /%s HTTP/1.1\r\n\r\n" % (b"x" * 65536), 431),
         (b"POST / HTTP/1.1\r\nContent-Length: 999999\r\n\r\n", 413),
+        (b"GET http://[::1/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", 400),
@@ -2861,7 +2893,13 @@ def test_clients_that_ask_on_and_on_and_read_nothing_are_cut_off(start):
     begun = time.monotonic()
     assert service.get("/").status == 200 and time.monotonic() - begun < 2
     assert resident_megabytes(service.process.pid) < 200
-    for connection in greedy:
+    many = [socket.create_connection((host, int(port))) for _ in range(150)]
+    for connection in many:
+        connection.sendall(b"GET /cat/house-1?width=240&height=240 HTTP/1.1\r\n\r\n" * 10)
+    time.sleep(1)
+    assert resident_megabytes(service.process.pid) < 280
+    assert service.get("/health").status == 200
+    for connection in [*greedy, *many]:
         connection.close()
     assert service.stop() == 0
 
