@@ -1804,6 +1804,7 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-dir
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
 a, button { color: var(--link); text-underline-offset: .2em }
 button { padding: 0; border: 0; background: none; font: inherit; text-decoration: underline; cursor: pointer }
+[aria-busy=true] { cursor: progress }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
 h1 { font-size: 1.5rem; color: var(--strong) }
 footer { padding: .5rem 1rem; display: flex; flex-wrap: wrap; justify-content: center; gap: 0 1rem }
@@ -1813,7 +1814,7 @@ input { width: 8rem; accent-color: var(--link) }
 .stage pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
   background: #101014; font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
   line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
-.stage b { display: inline-block; height: 1.2em; vertical-align: top; font-weight: normal }
+.stage b { display: inline-block; height: 1.25em; margin-bottom: -.05em; vertical-align: top; font-weight: normal }
 figure { margin: 0; position: relative; -webkit-touch-callout: none }
 figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-events: none;
   background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat; transition: opacity .2s }
@@ -1833,20 +1834,29 @@ dd { margin: 0 0 .5rem 1rem }
 .wide tbody th::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
 .chart { flex: none; min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
 .chart pre { color: #fa702c }
+.days { margin-bottom: 1rem; max-width: 24rem }
+.days pre { background: none }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 """
 
 # Swaps the page's parts for those of another, fetched, page; so that each link works without a script as well.
 SCRIPT = """
 const find = (selector, page = document) => page.querySelector(selector)
-let latest = 0
+let latest = new AbortController()
 
 async function show(url, remember) {
-  const mine = ++latest, focused = document.activeElement.id
-  const answer = await fetch(url, {headers: {Accept: "text/html"}}).catch(() => ({}))
-  if (!answer.ok) return location.assign(url)
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html")
-  if (mine !== latest) return
+  latest.abort()
+  const {signal} = latest = new AbortController(), focused = document.activeElement.id
+  document.body.ariaBusy = "true"
+  let page
+  try {
+    const answer = await fetch(url, {signal, headers: {Accept: "text/html"}})
+    if (!answer.ok) throw answer.status
+    page = new DOMParser().parseFromString(await answer.text(), "text/html")
+  } catch {
+    return signal.aborted || location.assign(url)
+  }
+  document.body.ariaBusy = "false"
   const permalink = find("[rel=bookmark]", page).href
   for (const part of ["main", "footer"]) find(part).replaceWith(find(part, page))
   document.title = page.title
@@ -1873,18 +1883,20 @@ addEventListener("click", async event => {
     const text = await (await fetch(event.target.dataset.text)).text()
     await navigator.clipboard.writeText(text)
     event.target.textContent = find("#news").textContent = "copied"
+    setTimeout(() => event.target.textContent = "copy as text", 2000)
   }
 })
 addEventListener("keydown", event => {
   const busy = event.target.closest("a, button, input")
-  if (event.ctrlKey || event.metaKey || event.altKey || !find("#another")) return
-  if (event.key === "n" || (event.key === " " && !busy)) {
+  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || !find("#another")) return
+  if (event.key.toLowerCase() === "n" || (event.key === " " && !busy)) {
     event.preventDefault()
     find("#another").click()
   }
 })
 addEventListener("change", event => show(event.target.form.action + "?" +
   new URLSearchParams(new FormData(event.target.form)), "replaceState"))
+addEventListener("input", event => find("output").textContent = event.target.value)
 addEventListener("pointermove", event => {
   const figure = event.target.closest?.("figure"), box = figure?.getBoundingClientRect()
   figure?.style.setProperty("--x", event.clientX - box.x + "px")
@@ -1927,7 +1939,7 @@ CAT_BODY = bottle.SimpleTemplate("""\
 <main class="stage">
 <h1 class="unseen">A cat</h1>
 % if cat:
-<figure role="img" aria-label="{{label}}; its photograph shows while you hold or focus it" tabindex="0"
+<figure role="img" aria-label="{{label}}; its picture shows while you hold or focus it" tabindex="0"
  style="--columns:{{columns}};--rows:{{rows}};--photo:url({{root}}cat/{{cat.id}}.jpg)">
 % else:
 <figure role="img" aria-label="{{label}}" style="--columns:{{columns}};--rows:{{rows}}">
@@ -1939,10 +1951,11 @@ CAT_BODY = bottle.SimpleTemplate("""\
 <footer>
 <a id="another" href="{{root}}{{view.query}}">another cat</a>
 <a id="permalink" href="{{permalink}}{{view.query}}" rel="bookmark">permalink</a>
-<button id="copy" type="button" data-text="{{permalink}}.txt?width={{view.width}}" hidden>copy</button>
+<button id="copy" type="button" data-text="{{permalink}}.txt?width={{view.width}}" hidden>copy as text</button>
 <a id="restyle" href="{{permalink}}{{view._replace(style=other).query}}">in {{other}}</a>
 <form action="{{permalink}}">
-<label>width <input id="width" type="range" name="width" min="20" max="240" value="{{view.width}}"></label>
+<label>width <input id="width" type="range" name="width" min="20" max="240" value="{{view.width}}">
+<output>{{view.width}}</output></label>
 <input type="hidden" name="style" value="{{view.style}}">
 % if view.height:
 <input type="hidden" name="height" value="{{view.height}}">
@@ -1970,8 +1983,8 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 {{!world}}</pre>
 </div>
 % if countries:
-<p>{{"{:,} visits in all, {:,} today, {:,} in the last 30 days:".format(*visits)}}</p>
-<div class="stage chart" style="--columns:30;--rows:1;max-width:24rem">
+<p>{{"Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*visits)}}</p>
+<div class="stage chart days" style="--columns:30;--rows:1">
 <pre role="img" aria-label="Visits a day: {{', '.join(map(str, days.values()))}}">
 {{sparkline(days.values())}}</pre>
 </div>
@@ -2005,9 +2018,10 @@ GUIDE = (  # what /help explains
     ("?style=ink", "glyphs alone; fill, if not given, sets them on a background"),
     ("?colors=256", "for terminals without 24-bit colours; 16 for old ones"),
     ("?format=text", "or html, ansi, json, png; plain text is drawn in ink unless you ask for fill"),
-    ("cat/house-42.txt", "or .html, .ansi, .json, .png; .jpg is the picture itself"),
+    ("{base}cat/house-42.txt", "or .html, .ansi, .json, .png; .jpg is the picture itself"),
     ("?width=120&style=ink", "what you combine, you get; quote it in a shell"),
     ("{base}analytics", "where visitors come from; ?format=csv and ?format=json too"),
+    ("in the browser", "space or n: another cat; back and forward: those before; hold the art to see its picture"),
     ("JSON", "id, source, credit, width, height, style, rows; foreground and background: a string a row, six "
              "hexadecimal digits a cell"),
 )
@@ -2027,9 +2041,10 @@ HELP_BODY = bottle.SimpleTemplate("""\
 ERROR_BODY = bottle.SimpleTemplate("""\
 <main class="text">
 <h1>{{title}}</h1>
-<p>{{message}}</p>
+<p>{{message[:1].upper() + message[1:]}}.</p>
+<p><a href="{{root}}">A cat instead</a></p>
 </main>
-<footer><a href="{{root}}">a cat instead</a> <a href="{{root}}help">help</a></footer>""")
+<footer><a href="{{root}}help">help</a></footer>""")
 
 
 class View(NamedTuple):
@@ -2403,7 +2418,7 @@ def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
     """The map, the totals, the days and a bar a country, in 80 columns."""
     lines, glowing = [to_ansi(world_map(visits.countries))], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
     if visits.countries:
-        lines += ["{:,} visits in all, {:,} today, {:,} in the last 30 days:".format(*visits),
+        lines += ["Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*visits),
                   glowing.format(sparkline(visits.days.values())), ""]
         most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
         for code, count in visits.countries.items():
@@ -2694,7 +2709,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = lambda: USAGE  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
-    art = parser.add_subparsers(dest="command", metavar="art").add_parser("art", usage="see catscii.py --help")
+    art = parser.add_subparsers(dest="command", metavar="art").add_parser(
+        "art", prog="catscii.py art", usage="see catscii.py --help")
     art.format_help = lambda: USAGE  # type: ignore[method-assign]
     art.add_argument("picture", metavar="PICTURE|URL|-")
     art.add_argument("--width", metavar="N", type=checked(parse_width))

@@ -2756,7 +2756,7 @@ def test_analytics_in_the_terminal(visited):
     )
     plain = [re.sub("\x1b[^m]*m", "", line) for line in lines]
     assert max(map(len, plain)) <= 80
-    assert plain[23] == "1,026 visits in all, 4 today, 1,006 in the last 30 days:"
+    assert plain[23] == "Visits: 1,026 in all, 4 today, 1,006 in the last 30 days"
     assert plain[24] == "█" + 28 * " " + "▁"
     rows = [re.fullmatch(r"(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", line) for line in plain[26:30]]
     assert [row.group(1, 3, 4) for row in rows if row] == [
@@ -2781,7 +2781,7 @@ def test_the_longest_names_and_counts_fit_the_terminal(start):
 
 def test_analytics_for_people(visited):
     page = visited.get("/analytics", CHROME).data.decode()
-    assert "1,026 visits in all, 4 today, 1,006 in the last 30 days:" in page
+    assert "Visits: 1,026 in all, 4 today, 1,006 in the last 30 days" in page
     assert 'aria-label="Map of the world. Most visits: France, Singapore, QQ, Unknown"' in page
     assert f'aria-label="Visits a day: 1002{28 * ", 0"}, 4"' in page
     assert page.count('role="img"') == 2
