@@ -2041,7 +2041,7 @@ HELP_BODY = bottle.SimpleTemplate("""\
 ERROR_BODY = bottle.SimpleTemplate("""\
 <main class="text">
 <h1>{{title}}</h1>
-<p>{{message[:1].upper() + message[1:]}}.</p>
+<p>{{message}}</p>
 <p><a href="{{root}}">A cat instead</a></p>
 </main>
 <footer><a href="{{root}}help">help</a></footer>""")
