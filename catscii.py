@@ -1198,7 +1198,7 @@ class Store:
         return dict(json.loads(sources)) if mine else None
 
     def schedule(self, due: float, sources: Mapping[str, tuple[int, float]]) -> None:
-        """The Unix time when the next cat is due; of each source, its failures in a row and from when it may be asked."""
+        """The Unix time when the next cat is due; of each source, failures in a row and when it may be asked again."""
         self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
 
 
@@ -2658,7 +2658,7 @@ def start_reporting(settings: Settings) -> Callable[[], None]:
 
 
 def answer() -> int:
-    """Answer the one CGI request (RFC 3875) that the environment tells; the exit status."""
+    """Answer the one CGI request (RFC 3875) that the environment tells; the exit status as of `main`."""
     from wsgiref.handlers import CGIHandler
 
     start_logging(logging.INFO)
