@@ -2186,7 +2186,6 @@ class Service:
             due = self.refresher.claim()
             self.database.close()  # no connection survives a fork
             if due and not os.fork():
-                os.setsid()  # not to be ended with the request
                 self.database.open(START_SECONDS)
                 self.refresher.once()
         except Exception:
