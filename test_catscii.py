@@ -3108,9 +3108,7 @@ def set_due(folder: Path, seconds: float) -> None:
 
 def stored_cats(folder: Path) -> int:
     with contextlib.closing(sqlite3.connect(folder / "catscii.db")) as connection:
-        return int(
-            connection.execute("SELECT count(*) FROM cats WHERE picture NOT NULL OR art NOT NULL").fetchone()[0]
-        )
+        return int(connection.execute("SELECT count(*) FROM cats WHERE picture NOT NULL OR art NOT NULL").fetchone()[0])
 
 
 def test_of_many_requests_one_fetches_a_cat_and_none_waits_for_it(tmp_path, upstream):
