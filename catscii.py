@@ -21,7 +21,7 @@
     Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
     Visitors     address -> country -> one upsert; their map of the world
     Web          the routes
-    Running      waitress and its graceful end; `art` for the terminal
+    Running      waitress and its graceful end; one CGI request; `art` for the terminal
 
 What only some requests need is imported where it is needed: a start costs what it uses.
 """
@@ -2553,7 +2553,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Running: the server, the art command
+# Running: the server, one CGI request, the art command
 # ---------------------------------------------------------------------------------------------------------------------
 
 THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of them may wait for an upstream
