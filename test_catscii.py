@@ -734,7 +734,7 @@ def test_neither_visitors_nor_the_end_wait_for_telemetry(start, upstream, how):
     service.get("/panic")
     if how == "hanging":
         eventually(lambda: {path for path, *_ in upstream.posts} == {"/api/42/envelope/", "/v1/traces"})
-    for _ in range(30):
+    for _ in range(100):
         started = time.monotonic()
         assert service.get("/health").status == 200
         assert time.monotonic() - started < 0.5
@@ -3127,6 +3127,18 @@ def test_of_many_requests_one_fetches_a_cat_and_none_waits_for_it(tmp_path, upst
     for process in processes:
         assert b"failed" not in process.stderr.read()
     assert upstream.asked("/cat?") == 1 and refresher(tmp_path)[0] < 1
+
+
+def test_of_those_that_claim_at_once_one_is_told_so(tmp_path):
+    databases = [catscii.Database(str(tmp_path / "catscii.db")) for _ in range(8)]
+    barrier = threading.Barrier(len(databases))
+    with ThreadPoolExecutor(len(databases)) as pool:
+        for _ in range(100):
+            set_due(tmp_path, -1)
+            claims = list(pool.map(lambda database: (barrier.wait(), catscii.Store(database).claim())[1], databases))
+            assert len(claims) - claims.count(None) == 1
+    for database in databases:
+        database.close()
 
 
 def test_a_full_store_is_due_a_cat_a_minute_and_a_lost_lease_ends(tmp_path, upstream):
