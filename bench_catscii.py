@@ -25,6 +25,7 @@
     uv run bench_catscii.py serve             requests a second beside the least that bottle and waitress need, memory
     uv run bench_catscii.py coverage          the COVERAGE literal of catscii.py
     uv run bench_catscii.py map               its WORLD literal, from what npm packs
+    uv run bench_catscii.py start             time from exec to the first byte of a 200 on /, and resident memory
 
 art runs all renderers by turns, on the pictures given and on four house cats. A row has the means over these pictures:
 ssim (luma, 7 x 7 windows) and psnr (colours blurred by 6 pixels) of the art, drawn with DejaVu Sans Mono in cells of
@@ -37,6 +38,10 @@ serve takes some three minutes. It asks for / on 32 connections, with wrk if tha
 other and again: of the floor, a bottle route that returns the same bytes from as many of waitress's threads, and of
 catscii, which counts and logs each visit; with house cats alone, while 200 clients send a byte a second, with an
 upstream that answers after 2 seconds, and with one that never does. The ratios are medians of those within a round.
+
+
+start runs the service and CGI by turns, on a full store. The floor is Python that imports bottle and sqlite3, for the
+service waitress as well, and says so. The script is byte-compiled as where it is installed, but where it says not.
 """
 
 from __future__ import annotations
@@ -444,8 +449,7 @@ class Server:
             return bytes(r.read())
 
     def resident(self) -> float:
-        """Megabytes."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return resident(self.process.pid)
 
     def close(self) -> None:
         self.process.kill()
@@ -589,6 +593,81 @@ def compare_serving() -> None:
         print(f"resident: {memory[0]:.0f} MB after 10,000 mixed requests, {memory[-1]:.0f} MB after 100,000")
 
 
+STARTS = 21
+SERVER_FLOOR, CGI_FLOOR = "import bottle, waitress, sqlite3", "import bottle, sqlite3"
+WAIT = "; print(flush=True); open(0).read()"
+TERMINAL = {"HTTP_USER_AGENT": "curl/8", "HTTP_ACCEPT": "*/*"}
+BROWSER = {"HTTP_USER_AGENT": "Mozilla/5.0", "HTTP_ACCEPT": "text/html", "HTTP_ACCEPT_ENCODING": "gzip, br"}
+REQUEST = {
+    "GATEWAY_INTERFACE": "CGI/1.1", "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_NAME": "localhost", "SERVER_PORT": "80",
+    "HTTP_HOST": "localhost", "REQUEST_METHOD": "GET", "SCRIPT_NAME": "/cats", "PATH_INFO": "/", "QUERY_STRING": "",
+    "REMOTE_ADDR": "127.0.0.1",
+}  # fmt: skip
+
+
+def first_byte(arguments: list[str], variables: dict[str, str]) -> tuple[float, float]:
+    """Seconds from exec to what is printed first, or to what is sent first by a service; its resident megabytes."""
+    start, pipe = time.perf_counter(), subprocess.PIPE
+    command = [sys.executable, *arguments]
+    with subprocess.Popen(command, env=variables, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
+        if "PORT" not in variables:
+            first, taken = process.stdout.read(1), time.perf_counter() - start
+            memory = resident(process.pid)
+            process.stdin.close()
+            assert (first + process.stdout.read()).startswith((b"\n", b"Status: 200")), process.stderr.read()
+            return taken, memory
+        address = json.loads(next(line for line in process.stderr if b"Listening" in line))["fields"]["address"]
+        with socket.create_connection(address.rsplit(":", 1)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8\r\nConnection: close\r\n\r\n")
+            first, taken = client.recv(1), time.perf_counter() - start
+            assert (first + client.makefile("rb").readline()).split()[1] == b"200"
+        memory = resident(process.pid)
+        process.kill()
+        return taken, memory
+
+
+def resident(pid: int) -> float:
+    """Megabytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def compare_starts() -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = catscii.Database(folder + "/catscii.db")
+        for seed in range(catscii.STORED_CATS):
+            picture = catscii.to_jpeg(catscii.draw_house_cat(seed))
+            catscii.Store(database).put(catscii.Cat(f"cat{seed}", "localhost", "http://localhost/"), picture)
+        database.close()
+        variables = {
+            "PYTHONPYCACHEPREFIX": folder, "PYTHONPATH": str(Path(catscii.__file__).parent),
+            "ANALYTICS_DB": folder + "/catscii.db", "CAT_SOURCES": "http://localhost:9/",
+        }  # fmt: skip
+        service, cgi = {"HOST": "127.0.0.1", "PORT": "0"}, REQUEST | TERMINAL
+        module, script = ["-m", "catscii"], [catscii.__file__]
+        starts = {
+            "floor of the service": (["-c", SERVER_FLOOR + WAIT], {}),
+            "service": (module, service),
+            "service, not byte-compiled": (script, service),
+            "floor of CGI": (["-c", CGI_FLOOR + WAIT], {}),
+            "CGI, for curl": (module, cgi),
+            "CGI, for a browser": (module, cgi | BROWSER),
+            "CGI, not byte-compiled": (script, cgi),
+        }
+        figures: dict[str, list[tuple[float, float]]] = {name: [] for name in starts}
+        for turn in range(STARTS + 1):
+            for name, (arguments, more) in starts.items():
+                taken = first_byte(arguments, variables | more)
+                if turn:  # the first compiles
+                    figures[name].append(taken)
+    print("| | ms | x floor | MB | x floor |\n|---|---|---|---|---|")
+    for name, turns in figures.items():
+        seconds, memory = map(statistics.median, zip(*turns, strict=True))
+        if "floor" in name:
+            least, least_memory = seconds, memory
+        print(f"| {name} | {1e3 * seconds:.1f} | {seconds / least:.2f} | {memory:.1f} | {memory / least_memory:.2f} |")
+
+
 def main(arguments: list[str]) -> None:
     match arguments:
         case ["serve"]:
@@ -603,6 +682,8 @@ def main(arguments: list[str]) -> None:
             print_literal("COVERAGE", coverage())
         case ["map"]:
             print_literal("WORLD", world())
+        case ["start"]:
+            compare_starts()
         case _:
             sys.exit(__doc__)
 

@@ -21,7 +21,7 @@
     Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
     Visitors     address -> country -> one upsert; their map of the world
     Web          the routes
-    Running      waitress and its graceful end; `art` for the terminal
+    Running      waitress and its graceful end; one CGI request; `art` for the terminal
 
 What only some requests need is imported where it is needed: a start costs what it uses.
 """
@@ -35,6 +35,7 @@ import contextvars
 import gzip
 import hashlib
 import html
+import importlib
 import io
 import ipaddress
 import itertools
@@ -63,16 +64,32 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TextIO, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import bottle  # type: ignore[import-untyped]
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat, UnidentifiedImageError
+from PIL import UnidentifiedImageError
+
+
+class Lazy:
+    """A module that is imported when something of it is first used: Pillow takes longer than all the rest."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = vars(self)[attribute] = getattr(importlib.import_module(self._name), attribute)
+        return value
+
 
 if TYPE_CHECKING:
     import argparse
 
     import maxminddb
     import urllib3
+    from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat
+else:
+    Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat = (
+        Lazy(f"PIL.{name}") for name in ("Image", "ImageChops", "ImageDraw", "ImageFilter", "ImageOps", "ImageStat"))
 
 __version__ = "0.1.0"
 
@@ -789,6 +806,11 @@ def to_dict(art: Art) -> dict[str, Any]:
             "foreground": foreground, "background": background}
 
 
+def from_dict(made: Mapping[str, Any]) -> Art:
+    """The art that to_dict was given, with a background."""
+    return Art(tuple(made["rows"]), *(bytes.fromhex("".join(made[plane])) for plane in ("foreground", "background")))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # House cats: portraits drawn from a seed, so that there always is a cat
 # ---------------------------------------------------------------------------------------------------------------------
@@ -984,6 +1006,7 @@ STORED_CATS = 24
 STORED_SIDE = 480  # pixels on the longer side: a pixel a sample up to 96 columns, some 30 kB as JPEG
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
+LEASE_SECONDS = 120.0  # more than a cat takes
 USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a body to be whole
 MAX_REDIRECTS = 5
@@ -995,7 +1018,6 @@ MAX_JSON_BYTES, MAX_PICTURE_BYTES = 1 << 20, 16 << 20
 LOCKED_SECONDS = 0.1  # to wait for another process's lock in a request; at the start, START_SECONDS
 START_SECONDS = 15.0
 
-SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE visits (
     day TEXT NOT NULL,          -- UTC, YYYY-MM-DD
@@ -1011,7 +1033,14 @@ CREATE TABLE cats (             -- the higher the rowid, the fresher the picture
     picture BLOB                -- JPEG, NULL once evicted
 );
 CREATE INDEX stored_cats ON cats (id) WHERE picture IS NOT NULL;
-"""
+""", """
+ALTER TABLE cats ADD COLUMN art BLOB;  -- the picture in the usual view: to_dict's as JSON, deflated
+CREATE TABLE refresher (        -- one row
+    due REAL NOT NULL,          -- Unix time from which on a process that answers one request may fetch a cat
+    sources TEXT NOT NULL       -- JSON: failures in a row and Unix time of the next try, by host
+);
+INSERT INTO refresher VALUES (0, '{}');
+"""  # each adds to those before; their number is the version
 
 
 class Cat(NamedTuple):
@@ -1039,11 +1068,11 @@ class Database:
     def __init__(self, path: str) -> None:
         self._path, self._lock = os.path.abspath(path), threading.Lock()
         try:
-            self._open(START_SECONDS)
+            self.open(START_SECONDS)
         except (sqlite3.Error, OSError) as error:
             raise SetupError(f"ANALYTICS_DB: cannot use {quoted(path)}: {error}") from error
 
-    def _open(self, patience: float) -> None:
+    def open(self, patience: float) -> None:
         self._file = -1  # the open file, to be looked at; not closed before the connection, whose locks would go too
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
         self._use_wal(patience)
@@ -1067,12 +1096,11 @@ class Database:
     def _migrate(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {SCHEMA_VERSION}")
-        if version == 0:
-            for statement in filter(str.strip, SCHEMA.split(";")):
-                self._connection.execute(statement)
-        self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")  # always: fails if the file is read-only
+        if version > len(SCHEMA):
+            raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {len(SCHEMA)}")
+        for statement in filter(str.strip, ";".join(SCHEMA[version:]).split(";")):
+            self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")  # always: fails if the file is read-only
         self._connection.execute("COMMIT")
 
     def _intact(self) -> bool:
@@ -1098,7 +1126,7 @@ class Database:
                     if os.path.samestat(os.stat(self._path + "-wal"), self._log):
                         os.unlink(self._path + "-wal")
                         os.unlink(self._path + "-shm")
-                self._open(LOCKED_SECONDS)
+                self.open(LOCKED_SECONDS)
                 if (health := self._connection.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
                     self._close()
                     raise sqlite3.DatabaseError(f"the file is damaged: {health[0]}")
@@ -1137,20 +1165,41 @@ class Store:
             return Cat(*cat), picture
         return None
 
+    def art(self, cat_id: str) -> tuple[Cat, Art] | None:
+        """The stored cat in the usual view; None if it has to be drawn."""
+        for art, *cat in self._execute("SELECT art, id, source, url FROM cats WHERE id = ? AND art NOT NULL", cat_id):
+            with contextlib.suppress(zlib.error, ValueError):  # it is damaged
+                return Cat(*cat), from_dict(json.loads(zlib.decompress(art)))
+        return None
+
     def holds(self, cat_id: str) -> bool:
         return bool(self._execute("SELECT 1 FROM cats WHERE id = ? AND picture IS NOT NULL", cat_id))
 
     def put(self, cat: Cat, picture: bytes) -> None:
         """Keep the picture as the freshest and evict the oldest beyond STORED_CATS."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)", *cat, now, picture)
+        art = zlib.compress(json.dumps(to_dict(render(decode(picture, STORED_SIDE)))).encode())
+        self._execute("REPLACE INTO cats (id, source, url, fetched, picture, art) VALUES (?,?,?,?,?,?)",
+                      *cat, now, picture, art)
         self._execute("""
-            UPDATE cats SET picture = NULL WHERE id IN (
+            UPDATE cats SET picture = NULL, art = NULL WHERE id IN (
                 SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)""", STORED_CATS)
 
     def counts(self) -> dict[str, int]:
         """Stored cats by source."""
         return dict(self._execute("SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"))
+
+    def claim(self) -> dict[str, tuple[int, float]] | None:
+        """If a cat is due, what `schedule` was told of the sources, to one process in LEASE_SECONDS; else None."""
+        now, ((due, sources),) = time.time(), self._execute("SELECT due, sources FROM refresher")
+        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # beyond it, a clock was wrong
+            return None
+        mine = self._execute("UPDATE refresher SET due = ? WHERE due = ? RETURNING 1", now + LEASE_SECONDS, due)
+        return dict(json.loads(sources)) if mine else None
+
+    def schedule(self, due: float, sources: Mapping[str, tuple[int, float]]) -> None:
+        """The Unix time when the next cat is due; of each source, failures in a row and when it may be asked again."""
+        self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
 
 
 class Fetcher:
@@ -1367,6 +1416,7 @@ class Refresher(threading.Thread):
         while self._upstreams and not self._stopping.wait(self._delay()):
             try:
                 self._refresh()
+                self._schedule(LEASE_SECONDS)  # nobody else needs to, while this goes on
             except Exception:
                 if self._stopping.is_set():  # the database is closed by now
                     return
@@ -1376,6 +1426,26 @@ class Refresher(threading.Thread):
 
     def stop(self) -> None:
         self._stopping.set()
+
+    def claim(self) -> bool:
+        """Whether `once` is due, in this process: many short ones know of each other by the store alone."""
+        sources = self._store.claim() if self._upstreams else None
+        for upstream in self._upstreams:
+            upstream.failures, ready = (sources or {}).get(upstream.name, (0, 0.0))
+            upstream.ready = ready - time.time() + time.monotonic()
+        return sources is not None
+
+    def once(self) -> None:
+        """Store a cat, after `claim`."""
+        self._repeats = QUICK_REPEATS - 1  # how many there were is not known
+        self._refresh()
+        self._schedule()
+
+    def _schedule(self, more_seconds: float = 0.0) -> None:
+        now = time.time()
+        sources = {upstream.name: (upstream.failures, upstream.ready - time.monotonic() + now)
+                   for upstream in self._upstreams}
+        self._store.schedule(now + self._delay() + more_seconds, sources)
 
     def _short(self) -> bool:
         return sum(self._store.counts().values()) < STORED_CATS
@@ -1570,7 +1640,6 @@ class Countries:
         self._reader: maxminddb.Reader | None = None
         self._seen: tuple[int, ...] | None = None  # what stat said of the file when it was last read
         if path is None:
-            log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
             return
         try:
             self.renew()
@@ -1779,6 +1848,7 @@ CONTENT_TYPES = {"html": "text/html; charset=utf-8", "ansi": "text/plain; charse
 FORMATS = "html", "ansi", "text", "json"  # of everything
 SUFFIXES = {"txt": "text"} | {name: name for name in ("html", "ansi", "json", "png", "jpg")}  # of a cat's permalink
 COLORS = "16", "256", "true"
+USUAL_VIEW = 80, None, "fill"  # width, height, style
 parse_width = partial(whole_number, low=MIN_WIDTH, high=MAX_WIDTH)
 parse_height = partial(whole_number, low=1, high=MAX_ROWS)
 MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
@@ -2059,8 +2129,8 @@ class View(NamedTuple):
     @property
     def query(self) -> str:
         """What a link to another cat needs in order to show it in the same way in a browser."""
-        usual = {"width": 80, "height": None, "style": "fill"}
-        asked = [f"{name}={getattr(self, name)}" for name, value in usual.items() if getattr(self, name) != value]
+        pairs = zip(self._fields, self, USUAL_VIEW, strict=False)
+        asked = [f"{name}={value}" for name, value, usual in pairs if value != usual]
         return "?" * bool(asked) + "&".join(asked)
 
 
@@ -2107,6 +2177,21 @@ class Service:
             except (OSError, ValueError) as error:
                 log.warning("Countries cannot be replaced", {"error": str(error)})
 
+    def end(self) -> None:
+        """After the only answer of a process: count its visit if that failed; let a child fetch a cat if one is due."""
+        for _ in itertools.takewhile(lambda _: self.visits.failing, range(30)):
+            time.sleep(0.1)
+            self.visits.check()
+        try:
+            due = self.refresher.claim()
+            self.database.close()  # no connection survives a fork
+            if due and not os.fork():
+                self.database.open(START_SECONDS)
+                self.refresher.once()
+        except Exception:
+            log.exception("Refreshing the store failed")
+        self.database.close()
+
     def random_cat(self) -> bytes:
         view, cattery = self._view(), self.cattery
         try:
@@ -2148,22 +2233,25 @@ class Service:
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
-                cat, picture = find(cat_id)
+                usual = view[:3] == USUAL_VIEW and view.format != "jpg" and not cat_id.startswith("house-")
+                cat, found = (usual and self.store.art(cat_id)) or find(cat_id)
             with self.rendering:  # one at a time: who waits here mostly waits for the same page
                 page = self.pages.get(key)
                 if page is None:
-                    body = to_jpeg(picture) if view.format == "jpg" else self._draw(cat, picture, view)
-                    page = Page(body, CONTENT_TYPES[view.format])
+                    page = Page(self._draw(cat, found, view), CONTENT_TYPES[view.format])
                     self.pages.put(key, page, 2 * len(page.body) + 1000)  # the compressed body and the objects
         return page
 
-    def _draw(self, cat: Cat, picture: Image.Image, view: View) -> str | bytes:
-        started = time.perf_counter()
-        with span("render", width=view.width, style=view.style):
-            art = render(picture, view.width, view.height, view.style)
-        self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
+    def _draw(self, cat: Cat, found: Image.Image | Art, view: View) -> str | bytes:
+        if not isinstance(found, Art):
+            if view.format == "jpg":
+                return to_jpeg(found)
+            started = time.perf_counter()
+            with span("render", width=view.width, style=view.style):
+                found = render(found, view.width, view.height, view.style)
+            self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         with span("encode", format=view.format):
-            return encode(art, view, cat)
+            return encode(found, view, cat)
 
     def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
         if bottle.request.method == "GET":
@@ -2308,8 +2396,8 @@ def header(name: str) -> str:
 
 
 def root() -> str:
-    """The path that the service stands under, with a slash at both ends."""
-    return str(bottle.request.script_name)
+    """The path that the service stands under, as in a URL, with a slash at both ends."""
+    return quote(bottle.request.script_name, encoding="latin-1")
 
 
 def base() -> str:
@@ -2323,7 +2411,7 @@ def base() -> str:
 def read_view(format: str) -> View:
     """The view that the query asks for. Raises HTTPError 400 that names the value and what would be right."""
     return View(
-        width=read_parameter("width", parse_width, 80),
+        width=read_parameter("width", parse_width, USUAL_VIEW[0]),
         height=read_parameter("height", parse_height, None),
         style=read_parameter("style", partial(one_of, choices=STYLES), default_style(format)),
         colors=read_parameter("colors", partial(one_of, choices=COLORS), "true"),
@@ -2465,12 +2553,13 @@ def show_error(error: bottle.HTTPError) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Running: the server, the art command
+# Running: the server, one CGI request, the art command
 # ---------------------------------------------------------------------------------------------------------------------
 
 THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of them may wait for an upstream
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
 GRACE_SECONDS = 10.0
+MAX_DRAINED = 1 << 20  # bytes of a body that CGI takes in and forgets: unread, they would cost Apache the answer
 MAX_UNSENT = 4 << 20  # bytes of answers that a client may leave unread and ask for more; no single one has as many
 MAX_UNSENT_IN_ALL = 32 << 20
 IDLE_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
@@ -2502,9 +2591,7 @@ def serve(settings: Settings) -> int:
         handler.settle()
         service.visits.settle()
 
-    handler = start_logging(settings.log_level)
-    wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
-    flushes = [start(settings) for start, url in wanted.items() if url]
+    handler, flush = start_logging(settings.log_level), start_reporting(settings)
     app = make_app(settings)
     service, listener = app.service, listen(settings.host, settings.port)
     connections: dict[int, Any] = {}
@@ -2527,6 +2614,8 @@ def serve(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     host, port = listener.getsockname()[:2]
+    if not settings.geolite2_country_db:
+        log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
     log.info("Listening on %(address)s", {
         "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "version": __version__,
         "countries": settings.geolite2_country_db or "off",
@@ -2549,10 +2638,47 @@ def serve(settings: Settings) -> int:
     keeper.join()
     service.visits.check()
     service.database.close()
-    for flush in flushes:
-        thread = threading.Thread(target=flush, daemon=True)  # OpenTelemetry's has no limit of time that holds
-        thread.start()
-        thread.join(FLUSH_SECONDS)
+    flush()
+    return 0
+
+
+def start_reporting(settings: Settings) -> Callable[[], None]:
+    """Start what is set; the result sends what is left, in FLUSH_SECONDS each. Raises SetupError."""
+    wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
+    flushes = [start(settings) for start, url in wanted.items() if url]
+
+    def flush() -> None:
+        for one in flushes:
+            thread = threading.Thread(target=one, daemon=True)  # OpenTelemetry's has no limit of time that holds
+            thread.start()
+            thread.join(FLUSH_SECONDS)
+
+    return flush
+
+
+def answer() -> int:
+    """Answer the one CGI request (RFC 3875) that the environment tells; the exit status as of `main`."""
+    from wsgiref.handlers import CGIHandler
+
+    start_logging(logging.INFO)
+    try:
+        settings = read_settings(os.environ)
+        start_logging(settings.log_level)
+        flush, app = start_reporting(settings), make_app(settings)
+    except SetupError as error:
+        for problem in error.args:
+            log.critical("Not set up", {"problem": problem})
+        print("Status: 500 Internal Server Error\r\nContent-Type: text/plain\r\n\r\nnot set up; the log tells why")
+        return 2
+    os.environ.setdefault("PATH_INFO", "")  # may be left out when it is empty
+    CGIHandler().run(traced(app) if settings.otlp_endpoint else app)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends it when it has the whole answer, which is now
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stdin.buffer.read(min(int(os.environ.get("CONTENT_LENGTH") or 0), MAX_DRAINED))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    app.service.end()
+    flush()
     return 0
 
 
@@ -2722,6 +2848,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """The exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
+    if "GATEWAY_INTERFACE" in os.environ:  # a query without "=" comes as arguments
+        return answer()
     options = parse_arguments(arguments)
     try:
         if options.command == "art":

@@ -64,9 +64,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import certifi
@@ -733,7 +734,7 @@ def test_neither_visitors_nor_the_end_wait_for_telemetry(start, upstream, how):
     service.get("/panic")
     if how == "hanging":
         eventually(lambda: {path for path, *_ in upstream.posts} == {"/api/42/envelope/", "/v1/traces"})
-    for _ in range(30):
+    for _ in range(100):
         started = time.monotonic()
         assert service.get("/health").status == 200
         assert time.monotonic() - started < 0.5
@@ -869,7 +870,7 @@ def test_metrics_are_what_prometheus_reads(start, upstream, country_db):
     service = start(CAT_SOURCES=upstream.cataas, GEOLITE2_COUNTRY_DB=country_db, CLIENT_IP_HEADER="X-Real-IP")
     eventually(lambda: service.stored() == catscii.STORED_CATS)
     before = samples(service)
-    for path in ("/", "/cat/house-9", "/cat/house-9", "/cat/nobody", "/panic"):
+    for path in ("/?width=79", "/cat/house-9", "/cat/house-9", "/cat/nobody", "/panic"):
         service.get(path, VISITOR)
     figures = samples(service)
     requests = figures["catscii_requests_total"]
@@ -1298,10 +1299,10 @@ def test_an_upstream_with_few_cats_is_not_asked_without_end(tmp_path, upstream):
 def test_the_second_source_serves_while_the_first_fails_and_rests(tmp_path, upstream, caplog):
     upstream.answers["/v1/images/search"] = lambda handler: reply(handler, b"no", 500)
     store, refresher = make_refresher(tmp_path, upstream.the_cat_api, upstream.cataas)
-    for _ in range(6):
+    for _ in range(3):
         refresher._refresh()
     first, second = refresher._upstreams
-    assert sum(store.counts().values()) == 6 and upstream.asked("/v1") == first.failures == 1 and second.failures == 0
+    assert sum(store.counts().values()) == 3 and upstream.asked("/v1") == first.failures == 1 and second.failures == 0
     for failures, longest in ((4, 8), (12, 600), (5000, 600)):
         first.failures = failures - 1
         first.failed()
@@ -1444,14 +1445,15 @@ def test_an_answer_of_another_shape_is_a_failure_and_nothing_more(tmp_path, upst
 def test_an_evicted_cat_keeps_its_permalink(start, upstream):
     service = start(CAT_SOURCES=upstream.the_cat_api)
     eventually(lambda: service.stored() == catscii.STORED_CATS)
+    evict = "UPDATE cats SET picture = NULL, art = NULL"
     with sqlite3.connect(service.database) as connection:
-        cat = connection.execute("UPDATE cats SET picture = NULL WHERE rowid = 1 RETURNING id").fetchone()[0]
+        (cat,) = connection.execute(f"{evict} WHERE rowid = 1 RETURNING id").fetchone()
     before = upstream.asked(f"/images/{cat}.jpg")
     assert service.json(f"/cat/{cat}")["id"] == service.json(f"/cat/{cat}?width=40")["id"] == cat
     assert upstream.asked(f"/images/{cat}.jpg") == before + 1
 
     with sqlite3.connect(service.database) as connection:
-        cat = connection.execute("UPDATE cats SET picture = NULL WHERE rowid = 2 RETURNING id").fetchone()[0]
+        (cat,) = connection.execute(f"{evict} WHERE rowid = 2 RETURNING id").fetchone()
     upstream.answers[f"/images/{cat}.jpg"] = lambda handler: reply(handler, b"gone", 410)
     response = service.get(f"/cat/{cat}")
     assert (response.status, response.headers["Retry-After"]) == (503, "60")
@@ -1718,7 +1720,7 @@ def test_visits_are_kept_by_day_in_utc_and_an_address_nowhere(start, country_db)
             (datetime.now(UTC).strftime("%Y-%m-%d"), "GB", 1)
         ]
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA user_version").fetchone() == (catscii.SCHEMA_VERSION,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(catscii.SCHEMA),)
     assert b"81.2.69" not in service.database.read_bytes() and "81.2.69" not in json.dumps(service.log)
 
 
@@ -3014,6 +3016,355 @@ def test_a_clock_that_is_set_back_by_a_day_harms_nothing(start, tmp_path):
         assert service.stop() == 0 and time.monotonic() - begun < 3
 
 
+class Answer(NamedTuple):
+    """What one CGI process wrote."""
+
+    status: str
+    headers: dict[str, str]
+    body: bytes
+    log: list[dict[str, Any]]
+
+
+def cgi_variables(folder: Path, **variables: str) -> dict[str, str]:
+    mine = {"PATH": os.environ["PATH"], "ANALYTICS_DB": str(folder / "catscii.db"), "CAT_SOURCES": ""}
+    mine |= bench_catscii.REQUEST | bench_catscii.TERMINAL | variables
+    return {name: value for name, value in mine.items() if value or name != "PATH_INFO"}  # servers leave it out
+
+
+def cgi(folder: Path, *arguments: str, **variables: str) -> Answer:
+    """One request, to the end of all that the process started."""
+    process = run(*arguments, **cgi_variables(folder, **variables))
+    head, _, body = process.stdout.partition(b"\r\n\r\n")
+    headers = dict(line.split(": ", 1) for line in head.decode("latin-1").split("\r\n"))
+    status = headers.pop("Status")
+    return Answer(status, headers, body, list(map(json.loads, process.stderr.splitlines())))
+
+
+@pytest.mark.parametrize(
+    ("path", "variables"),
+    [
+        *((f"/cat/house-1.{suffix}", {}) for suffix in catscii.SUFFIXES),
+        ("/cat/house-1", {"HTTP_ACCEPT": "text/html", "HTTP_ACCEPT_ENCODING": "gzip"}),
+        ("/cat/house-1", {"QUERY_STRING": "width=50&height=9&style=ink&format=json"}),
+        ("/cat/house-1", {"REQUEST_METHOD": "HEAD"}),
+        ("/cat/house-1", {"HTTP_IF_NONE_MATCH": "*"}),
+        ("/", {"QUERY_STRING": "width=1"}),
+        ("/", {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "0"}),
+        ("/analytics", {"HTTP_ACCEPT": "text/html"}),
+        *((path, {}) for path in ("/help", "/health", "/favicon.ico", "/panic", "/nothing", "/cat/café")),
+    ],
+)
+def test_cgi_answers_what_the_service_answers(service, tmp_path, path, variables):
+    host = {"SCRIPT_NAME": "", "HTTP_HOST": urlsplit(service.url).netloc, "QUERY_STRING": ""}
+    here = bench_catscii.TERMINAL | host | variables
+    answer = cgi(tmp_path, PATH_INFO=path, **here)
+    headers = {name[5:].replace("_", "-"): value for name, value in here.items() if name.startswith("HTTP_")}
+    expected = service.get(f"{path}?{here['QUERY_STRING']}", headers, variables.get("REQUEST_METHOD", "GET"))
+    assert answer.status.split()[0] == str(expected.status)
+    assert answer.body == expected.data or path == "/analytics"
+    differing = {"date", "server", "connection", "content-length" * (expected.status == 304 or path == "/analytics")}
+    told = {name.lower(): value for name, value in answer.headers.items() if name.lower() not in differing}
+    assert told == {name.lower(): value for name, value in expected.headers.items() if name.lower() not in differing}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "link"), [("", ""), ("/cats", "/cats"), ("/a b(c)", "/a%20b%28c%29"), ("/café", "/caf%C3%A9")]
+)
+@pytest.mark.parametrize("path", ["", "/", "/cat/house-1"])
+def test_links_are_right_under_any_prefix(tmp_path, prefix, link, path):
+    answer = cgi(tmp_path, SCRIPT_NAME=prefix, PATH_INFO=path, HTTP_ACCEPT="text/html", LC_ALL="C.UTF-8")
+    links = re.findall(r'(?:href|action|data-text)="([^"]*)"', answer.body.decode())
+    assert answer.status == "200 OK" and len(links) >= 7
+    assert all(url.startswith(link + "/") for url in links)
+    assert (
+        f"url({link}/cat/" in answer.body.decode() and f'content="http://localhost{link}/cat/' in answer.body.decode()
+    )
+
+
+def test_a_query_is_no_command_line(tmp_path):
+    """A server passes one without "=" as arguments (RFC 3875, 4.4)."""
+    assert cgi(tmp_path, "--version", QUERY_STRING="--version").status == "200 OK"
+
+
+def test_cgi_that_is_not_set_up_tells_the_log_alone(tmp_path):
+    answer = cgi(tmp_path, LOG_LEVEL="s3cret", GEOLITE2_COUNTRY_DB="/nowhere")
+    assert answer.status == "500 Internal Server Error" and len(answer.body) < 100
+    assert b"s3cret" not in answer.body and b"nowhere" not in answer.body
+    problems = [line["fields"]["problem"] for line in answer.log]
+    assert [problem.split(":")[0] for problem in problems] == ["GEOLITE2_COUNTRY_DB", "LOG_LEVEL"]
+
+
+def refresher(folder: Path) -> tuple[float, dict[str, Any]]:
+    """Seconds until a cat is due, and the failures of the sources."""
+    with contextlib.closing(sqlite3.connect(folder / "catscii.db")) as connection:
+        due, sources = connection.execute("SELECT due, sources FROM refresher").fetchone()
+    return due - time.time(), {name: failures for name, (failures, _) in json.loads(sources).items()}
+
+
+def set_due(folder: Path, seconds: float) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "catscii.db")) as connection, connection:
+        connection.execute("UPDATE refresher SET due = ?", [time.time() + seconds])
+
+
+def stored_cats(folder: Path) -> int:
+    with contextlib.closing(sqlite3.connect(folder / "catscii.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM cats WHERE picture NOT NULL OR art NOT NULL").fetchone()[0])
+
+
+def test_of_many_requests_one_fetches_a_cat_and_none_waits_for_it(tmp_path, upstream):
+    go_on, variables = threading.Event(), cgi_variables(tmp_path, CAT_SOURCES=upstream.cataas)
+    upstream.answers["/cat"] = lambda handler: (go_on.wait(30), upstream.answer(handler))
+    processes = [
+        subprocess.Popen([sys.executable, SCRIPT], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(6)
+    ]
+    for process in processes:
+        assert process.stdout.read().startswith(b"Status: 200") and process.wait() == 0
+    eventually(lambda: upstream.asked("/cat?"))
+    assert stored_cats(tmp_path) == 0
+    go_on.set()
+    eventually(lambda: stored_cats(tmp_path) == 1)
+    for process in processes:
+        assert b"failed" not in process.stderr.read()
+    assert upstream.asked("/cat?") == 1 and refresher(tmp_path)[0] < 1
+
+
+def test_of_those_that_claim_at_once_one_is_told_so(tmp_path):
+    databases = [catscii.Database(str(tmp_path / "catscii.db")) for _ in range(8)]
+    barrier = threading.Barrier(len(databases))
+    with ThreadPoolExecutor(len(databases)) as pool:
+        for _ in range(100):
+            set_due(tmp_path, -1)
+            claims = list(pool.map(lambda database: (barrier.wait(), catscii.Store(database).claim())[1], databases))
+            assert len(claims) - claims.count(None) == 1
+    for database in databases:
+        database.close()
+
+
+def test_a_full_store_is_due_a_cat_a_minute_and_a_lost_lease_ends(tmp_path, upstream):
+    for seed in range(catscii.STORED_CATS):
+        store_cat(tmp_path, f"cat{seed}")
+    cgi(tmp_path, CAT_SOURCES=upstream.cataas)
+    assert upstream.asked("/cat?") == 1 and 50 < refresher(tmp_path)[0] < 60
+    cgi(tmp_path, CAT_SOURCES=upstream.cataas)
+    assert upstream.asked("/cat?") == 1
+    for seconds in (-1, 1e7):  # the lease of a process that died; a clock that was wrong
+        set_due(tmp_path, seconds)
+        cgi(tmp_path, CAT_SOURCES=upstream.cataas)
+    assert upstream.asked("/cat?") == 3 and stored_cats(tmp_path) == catscii.STORED_CATS
+
+
+def test_a_source_that_fails_rests_for_all_processes(tmp_path, upstream):
+    upstream.answers["/cat"] = lambda handler: reply(handler, b"", 500)
+    name, log = urlsplit(upstream.url).netloc, []
+    for failures in range(1, 12):
+        log += cgi(tmp_path, CAT_SOURCES=upstream.cataas).log
+        seconds, failing = refresher(tmp_path)
+        rest = min(2 ** (failures - 1), catscii.LONGEST_BACKOFF)
+        assert failing == {name: failures} and rest / 2 - 1 < seconds <= rest
+        with contextlib.closing(sqlite3.connect(tmp_path / "catscii.db")) as connection, connection:
+            connection.execute("UPDATE refresher SET due = 0, sources = json_set(sources, ?, 0)", [f'$."{name}"[1]'])
+    upstream.answers["/cat"] = lambda handler: reply(handler, b"", 429, **{"Retry-After": "5000"})
+    log += cgi(tmp_path, CAT_SOURCES=upstream.cataas).log
+    assert 4900 < refresher(tmp_path)[0] <= 5000
+    set_due(tmp_path, -1)
+    asked = upstream.asked("/cat?")
+    log += cgi(tmp_path, CAT_SOURCES=upstream.cataas).log  # it is due a cat, and none may be asked
+    assert upstream.asked("/cat?") == asked
+    assert [line["fields"]["message"] for line in log].count("Source fails") == 1
+
+
+def store_cat(folder: Path, name: str) -> None:
+    database = catscii.Database(str(folder / "catscii.db"))
+    catscii.Store(database).put(catscii.Cat(name, "localhost", "http://localhost/"), photograph(name, (480, 360)))
+    database.close()
+
+
+def test_one_cgi_request_imports_only_what_it_uses(tmp_path):
+    store_cat(tmp_path, "stored")
+    set_due(tmp_path, 60)
+    code = "import sys, catscii; catscii.main([]); print(*sys.modules, file=sys.stderr)"
+    variables = cgi_variables(tmp_path, CAT_SOURCES="http://localhost:9/", PYTHONPATH=str(SCRIPT.parent))
+    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
+    assert b"/cat/stored" in result.stdout
+    modules = set(result.stderr.decode().splitlines()[-1].split())
+    assert "bottle" in modules
+    assert not modules & {"PIL.Image", "urllib3", "waitress", "maxminddb", "certifi", "argparse"}
+
+
+def test_the_service_with_a_full_store_does_without_pillow(start, tmp_path):
+    for seed in range(catscii.STORED_CATS):
+        store_cat(tmp_path, f"cat{seed}")
+    service = start(CAT_SOURCES="http://localhost:9/")
+    loaded = Path(f"/proc/{service.process.pid}/maps")
+    service.get("/")
+    service.get("/", CHROME)
+    assert "_sqlite3" in loaded.read_text() and "_imaging" not in loaded.read_text()
+    service.get("/?width=79")
+    assert "_imaging" in loaded.read_text()
+
+
+def test_stored_art_is_what_would_be_drawn_and_version_1_has_none(start, tmp_path):
+    store_cat(tmp_path, "stored")
+    views = [f"/cat/stored?format={format}" for format in ("html", "ansi", "json", "png")]
+    with contextlib.closing(sqlite3.connect(tmp_path / "catscii.db", isolation_level=None)) as connection:
+        old = connection.execute("SELECT id, source, url, fetched, picture FROM cats").fetchone()
+    service = start()
+    stored = [service.get(view).data for view in views]
+    service.stop()
+    (tmp_path / "catscii.db").unlink()
+    with contextlib.closing(sqlite3.connect(tmp_path / "catscii.db", isolation_level=None)) as connection:
+        connection.executescript(catscii.SCHEMA[0] + "PRAGMA user_version = 1")
+        connection.execute("INSERT INTO cats VALUES (?, ?, ?, ?, ?)", old)
+        connection.execute("INSERT INTO visits VALUES ('2026-01-01', 'FR', 7)")
+    service = start()
+    assert service.visits() == b"FR: 7\n"
+    unport = re.compile(rb"127\.0\.0\.1:\d+")
+    drawn = [service.get(view).data for view in views]
+    assert [unport.sub(b"", data) for data in drawn] == [unport.sub(b"", data) for data in stored]
+
+
+README = (SCRIPT.parent / "README.md").read_text()
+BEFORE = {  # what a distribution's own configuration says
+    "lighttpd": """
+        server.document-root = "{folder}"
+        server.bind = "127.0.0.1"
+        server.port = {port}
+        server.modules = ("mod_setenv")
+        setenv.add-environment = ("CAT_SOURCES" => "{sources}")
+        """,
+    "apache2": """
+        ServerRoot "{folder}"
+        DefaultRuntimeDir "{folder}"
+        ServerName localhost
+        Listen 127.0.0.1:{port}
+        PidFile pid
+        ErrorLog log
+        ScriptSock socket
+        LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+        LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+        LoadModule alias_module /usr/lib/apache2/modules/mod_alias.so
+        LoadModule env_module /usr/lib/apache2/modules/mod_env.so
+        LoadModule cgid_module /usr/lib/apache2/modules/mod_cgid.so
+        SetEnv CAT_SOURCES "{sources}"
+        """,
+}
+
+
+@pytest.fixture(params=["lighttpd", "apache2"])
+def web_server(request: pytest.FixtureRequest, tmp_path: Path, upstream: Upstream) -> Iterator[str]:
+    """The URL of catscii under a real web server, which is told of it as the README says."""
+    program = shutil.which(request.param, path="/usr/sbin:/usr/bin") or pytest.skip(f"{request.param} is not installed")
+    shutil.copy(SCRIPT, tmp_path)
+    launcher = tmp_path / "catscii"
+    launcher.write_text(f"#!{sys.executable} -mcatscii\n")
+    launcher.chmod(0o755)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", tmp_path / "catscii.py"], check=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    said = re.search(r"```%s\n(.*?)```" % request.param.removesuffix("2"), README, re.DOTALL)[1]
+    before = BEFORE[request.param].format(folder=tmp_path, port=port, sources=upstream.cataas)
+    said = said.replace("/srv/catscii", str(tmp_path)).replace("/var/lib/catscii", str(tmp_path))
+    (tmp_path / "conf").write_text(before + said)
+    command = [program, "-D", "-f"] if request.param == "lighttpd" else [program, "-D", "FOREGROUND", "-f"]
+    if request.param == "apache2" and os.geteuid() == 0:  # it does not serve as root, and root's files are read here
+        rights = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *rights, *command]
+    process = subprocess.Popen([*command, tmp_path / "conf"])
+    url = f"http://127.0.0.1:{port}/cats"
+
+    def answers() -> bool:
+        assert process.poll() is None
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            return http.request("GET", url + "/health").status == 200
+        return False
+
+    try:
+        eventually(answers)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+@pytest.mark.cgi
+def test_under_a_web_server_every_visit_is_counted_once(web_server, tmp_path, upstream):
+    busy, most = [], []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        busy.append(1)
+        most.append(len(busy))
+        upstream.answer(handler)
+        busy.pop()
+
+    upstream.answers["/cat"] = answer
+    curl = ["curl", "--silent", "--show-error", "--parallel", "--parallel-max", "20", "--output", os.devnull]
+    told = subprocess.check_output([*curl, "--write-out", "%{http_code}\n", web_server + "/?[1-500]"], text=True)
+    assert Counter(told.split()) == {"200": 500}
+    assert http.request("GET", web_server + "/analytics?format=text").data == b"ZZ: 500\n"
+    assert most and max(most) == 1
+    eventually(lambda: stored_cats(tmp_path) == min(upstream.asked("/cat?"), catscii.STORED_CATS))
+
+
+@pytest.mark.cgi
+def test_under_a_web_server_requests_are_what_they_are_elsewhere(web_server):
+    get = partial(http.request, "GET", decode_content=False)
+    permalink = web_server + "/cat/house-1"
+    picture = get(permalink + ".png")
+    assert picture.headers["Content-Type"] == "image/png" and Image.open(io.BytesIO(picture.data)).size == (800, 600)
+    page = get(permalink, headers=CHROME | {"Accept-Encoding": "gzip"})
+    assert page.headers["Content-Encoding"] == "gzip" and b'href="/cats/cat/house-1"' in gzip.decompress(page.data)
+    assert get(permalink, headers={"If-None-Match": page.headers["ETag"], **CHROME}).status == 304
+    head = http.request("HEAD", permalink, headers=CURL)  # Apache keeps the length for itself
+    assert head.status == 200 and head.data == b"" and int(head.headers.get("Content-Length", 99_999)) > 10_000
+    assert get(web_server, headers=CURL).data.decode().endswith("\x1b[0m\n")
+    assert get(web_server + "/cat/house-1?width=1").status == 400 and get(web_server + "/caf%C3%A9%20x").status == 404
+    assert get(web_server + "/?--version", headers=CURL).data.startswith(b"\x1b[")
+    assert http.request("POST", web_server + "/", body=b"x" * 100_000).status == 405
+    assert get(web_server + "/panic").status == 500
+
+
+@pytest.mark.cgi
+@pytest.mark.browser
+def test_the_page_works_under_a_prefix(web_server, chromium):
+    tab, complaints = chromium.new_page(), []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("response", lambda response: response.ok or complaints.append(response.url))
+    tab.goto(web_server + "/cat/house-1")  # another one is from the store
+    first = tab.get_attribute("#permalink", "href")
+    tab.click("#another")
+    tab.wait_for_function("href => document.querySelector('#permalink').getAttribute('href') !== href", arg=first)
+    second = tab.get_attribute("#permalink", "href")
+    assert {first.rpartition("/")[0], second.rpartition("/")[0]} == {"/cats/cat"} and tab.url.endswith(second)
+    tab.hover("figure")
+    tab.click("#restyle")
+    tab.wait_for_url("**/cats/cat/*?style=ink")
+    tab.click("text=visitors")
+    assert tab.title().startswith("Visitors") and tab.url == web_server + "/analytics"
+    tab.click("text=a cat")
+    assert complaints == []
+    tab.close()
+
+
+def test_a_suspended_service_goes_on_where_it_was(start, upstream):
+    """fly.io suspends the machine, and its connections are gone when it wakes up."""
+    connections, answer = set(), upstream.answer
+    upstream.answer = lambda handler: (connections.add(handler.connection), answer(handler))
+    service = start(CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() >= 3)  # the next one is due in QUICK_SECONDS
+    service.process.send_signal(signal.SIGSTOP)
+    time.sleep(1)
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+    assert service.stored() < 10
+    service.process.send_signal(signal.SIGCONT)
+    assert service.get("/").status == 200
+    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    assert b'catscii_refreshes_total{result="failed"} 0\n' in service.get("/metrics").data
+    assert "Source fails" not in service.messages()
+
+
 def test_art_from_a_file_standard_input_and_a_url(tmp_path, upstream):
     path = tmp_path / "cat.jpg"
     path.write_bytes(photograph("/images/x"))
@@ -3612,6 +3963,7 @@ if __name__ == "__main__":
     quiet += [
         "-o",
         "markers=nix: of the packaging, which is not there when the package is tested\n"
-        "npm: needs npm and its registry\nbrowser: needs Chromium, or another client",
+        "npm: needs npm and its registry\nbrowser: needs Chromium, or another client\n"
+        "cgi: needs lighttpd and Apache",
     ]
     sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
