@@ -2085,11 +2085,10 @@ GUIDE = (  # what /help explains
     ("curl {base}cat/house-42", "this cat, for ever"),
     ("?width=120", f"columns, {MIN_WIDTH} to {MAX_WIDTH}; 80 if not given"),
     ("?height=40", f"rows at most, 1 to {MAX_ROWS}"),
-    ("?style=ink", "glyphs alone; fill, if not given, sets them on a background"),
+    ("?width=120&style=ink", "both, in quotes; ink: glyphs alone; fill, if not given: on a background"),
     ("?colors=256", "for terminals without 24-bit colours; 16 for old ones"),
     ("?format=text", "or html, ansi, json, png; plain text is drawn in ink unless you ask for fill"),
     ("{base}cat/house-42.txt", "or .html, .ansi, .json, .png; .jpg is the picture itself"),
-    ("?width=120&style=ink", "what you combine, you get; quote it in a shell"),
     ("{base}analytics", "where visitors come from; ?format=csv and ?format=json too"),
     ("in the browser", "space or n: another cat; back and forward: those before; hold the art to see its picture"),
     ("JSON", "id, source, credit, width, height, style, rows; foreground and background: a string a row, six "
