@@ -2181,11 +2181,14 @@ class Service:
         for _ in itertools.takewhile(lambda _: self.visits.failing, range(30)):
             time.sleep(0.1)
             self.visits.check()
+        patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # nobody waits any more
         try:
+            self.database.execute(patience)
             due = self.refresher.claim()
             self.database.close()  # no connection survives a fork
             if due and not os.fork():
                 self.database.open(START_SECONDS)
+                self.database.execute(patience)
                 self.refresher.once()
         except Exception:
             log.exception("Refreshing the store failed")
