@@ -2039,6 +2039,9 @@ CAT_BODY = bottle.SimpleTemplate("""\
 % end
 <a href="{{root}}analytics">visitors</a>
 <a href="{{root}}help">help</a>
+% if dbip:
+<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
+% end
 </footer>
 % end""")
 
@@ -2253,7 +2256,7 @@ class Service:
                 found = render(found, view.width, view.height, view.style)
             self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         with span("encode", format=view.format):
-            return encode(found, view, cat)
+            return encode(found, view, cat, self.countries.from_dbip)
 
     def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
         if bottle.request.method == "GET":
@@ -2485,7 +2488,7 @@ def content_security_policy() -> str:
             "base-uri 'none'; frame-ancestors 'none'")
 
 
-def encode(art: Art, view: View, cat: Cat | None = None) -> str | bytes:
+def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> str | bytes:
     """The art in the view's format; with a cat, its name, its credit and links as far as there is a place for them."""
     match view.format:
         case "json":
@@ -2493,7 +2496,7 @@ def encode(art: Art, view: View, cat: Cat | None = None) -> str | bytes:
             return to_json({**credit, **to_dict(art)})
         case "html":
             title, *urls = (cat.id, root(), base()) if cat else ("A cat",)
-            return html_page(title, CAT_BODY, *urls, art=to_html(art), cat=cat, view=view,
+            return html_page(title, CAT_BODY, *urls, art=to_html(art), cat=cat, view=view, dbip=dbip,
                              columns=len(art.rows[0]), rows=len(art.rows))
         case "ansi":
             hint = f"\x1b[2m{base()}cat/{cat.id}  ?width={MIN_WIDTH}..{MAX_WIDTH}  /:help\x1b[0m\n" if cat else ""

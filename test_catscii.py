@@ -2815,7 +2815,8 @@ def test_dbip_is_credited_where_its_countries_are_shown(start, tmp_path, maker, 
     MMDBWriter(6, maker, languages=["en"], ipv4_compatible=True).to_db_file(path)
     service = start(GEOLITE2_COUNTRY_DB=path)
     page, text = (service.get("/analytics", headers).data.decode() for headers in (CHROME, CURL))
-    assert ('<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>' in page) == credited
+    for shown in (page, service.get("/cat/house-1", CHROME).data.decode()):
+        assert ('<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>' in shown) == credited
     assert ("IP Geolocation by DB-IP, https://db-ip.com\n" in text) == credited
 
 
