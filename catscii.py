@@ -1858,7 +1858,7 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
-PAGE_CACHE_BYTES, VIEW_CACHE_BYTES = 16 << 20, 1 << 20
+PAGE_CACHE_BYTES, VIEW_CACHE_BYTES = 8 << 20, 1 << 20
 SMALL = 1400  # bytes that fit one packet: not worth compressing
 UNCOUNTED_SECONDS = 60.0  # that visits may wait before /health fails: a restart or a lock is over by then
 
@@ -2473,7 +2473,8 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
         if held.strip() == "*" or etag.removeprefix("W/") in re.findall(r'"[^"]*"', held):
             response.status = 304
             return b""
-    if len(page.body) > SMALL and ACCEPTS_GZIP.search(header("Accept-Encoding")):
+    compressible = len(page.body) > SMALL and not page.content_type.startswith("image/")
+    if compressible and ACCEPTS_GZIP.search(header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
     return page.body
