@@ -16,7 +16,7 @@
 
     Settings     the environment, read once
     Telemetry    logs, figures for Prometheus, errors to Sentry, traces to an OTLP collector
-    Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON
+    Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON, PNG
     House cats   portraits drawn from a seed, so that there always is a cat
     Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
     Visitors     address -> country -> one upsert; their map of the world
@@ -515,7 +515,7 @@ def decode(data: bytes, longest: int) -> Image.Image:
 
 def shrunk(picture: Image.Image, factor: int) -> Image.Image:
     """The picture flattened and reduced by the factor, strip by strip: the full size is not copied."""
-    if picture.mode in ("I", "F"):  # their range is that of the whole
+    if factor == 1 or picture.mode in ("I", "F"):  # it is small; their range is that of the whole
         return flatten(picture).reduce(factor)
     small = Image.new("RGB", (-(-picture.width // factor), -(-picture.height // factor)))
     for top in range(0, small.height, 16):
@@ -774,9 +774,14 @@ def to_png(art: Art) -> bytes:
             mask.paste(tiles[name], (x * width, y * height))
     foreground, background = (Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST)
                               for plane in (art.foreground, art.background or bytes(BACKGROUND) * (grid[0] * grid[1])))
-    png = io.BytesIO()
-    Image.composite(foreground, background, mask).save(png, "PNG", compress_level=4)
-    return png.getvalue()
+    return written(Image.composite(foreground, background, mask), "PNG", compress_level=4)
+
+
+def written(picture: Image.Image, format: str, **options: int) -> bytes:
+    """The picture as a file of Pillow's name for the format."""
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
 
 
 def to_html(art: Art) -> str:
@@ -1121,6 +1126,8 @@ class Database:
         """Open the file again, or a new one, if it is not what is open. Raises sqlite3.Error and OSError."""
         with self._lock:
             if not self._intact():
+                with contextlib.suppress(sqlite3.Error):  # a file that was moved gets what is in its log only so
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._close()
                 with contextlib.suppress(OSError):  # the log of the file that was, which would spoil what is there now
                     if os.path.samestat(os.stat(self._path + "-wal"), self._log):
@@ -1132,8 +1139,6 @@ class Database:
                     raise sqlite3.DatabaseError(f"the file is damaged: {health[0]}")
 
     def _close(self) -> None:
-        with contextlib.suppress(sqlite3.Error):  # a file that was moved gets its log only so
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
         if self._file >= 0:
             os.close(self._file)
@@ -1395,9 +1400,7 @@ def fetch_picture(cat: Cat, fetcher: Fetcher) -> bytes:
 
 
 def to_jpeg(picture: Image.Image) -> bytes:
-    jpeg = io.BytesIO()
-    picture.save(jpeg, "JPEG", quality=88)
-    return jpeg.getvalue()
+    return written(picture, "JPEG", quality=88)
 
 
 class Refresher(threading.Thread):
@@ -2045,6 +2048,7 @@ CAT_BODY = bottle.SimpleTemplate("""\
 </footer>
 % end""")
 
+DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
 PRIVACY = "Only the day and the country of each visit are kept: no address, no cookie."
 NO_VISITS = "Nobody has seen a cat here yet. You could be the first."
 ANALYTICS_BODY = bottle.SimpleTemplate("""\
@@ -2283,7 +2287,7 @@ class Service:
     def help(self) -> bytes:
         """The guide, in one screen; as JSON, a list of pairs."""
         guide, format = [(term.format(base=base()), meaning) for term, meaning in GUIDE], read_format()
-        dbip = "IP Geolocation by DB-IP, https://db-ip.com" if self.countries.from_dbip else ""
+        dbip = DBIP_CREDIT if self.countries.from_dbip else ""
         if format == "html":
             body = html_page("Help", HELP_BODY, root(), guide=guide, dbip=dbip)
         elif format == "json":
@@ -2325,9 +2329,7 @@ class Service:
 
     @cached_property
     def _icon(self) -> Page:
-        png = io.BytesIO()
-        draw_house_cat(0).resize((64, 48)).save(png, "PNG")
-        return Page(png.getvalue(), "image/png")
+        return Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png")
 
     def receive(self) -> None:
         """Before each request: note its time and its country, and let a path that is no UTF-8 match no route."""
@@ -2522,7 +2524,7 @@ def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
             lines.append(f"{country_name(code):{longest}} {glowing.format(bar)} {count:11,} {share:6.1%}")
     else:
         lines.append(NO_VISITS)
-    lines += ["", PRIVACY, *["IP Geolocation by DB-IP, https://db-ip.com"] * dbip]
+    lines += ["", PRIVACY, *[DBIP_CREDIT] * dbip]
     return "\n".join(lines) + "\n"
 
 
@@ -2567,7 +2569,7 @@ MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxie
 GRACE_SECONDS = 10.0
 MAX_DRAINED = 1 << 20  # bytes of a body that CGI takes in and forgets: unread, they would cost Apache the answer
 MAX_UNSENT = 4 << 20  # bytes of answers that a client may leave unread and ask for more; no single one has as many
-MAX_UNSENT_IN_ALL = 32 << 20
+MAX_UNSENT_IN_ALL, UNSENT_SECONDS = 32 << 20, 0.1  # and how often to look
 IDLE_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
 
 USAGE = f"""\
@@ -2633,9 +2635,13 @@ def serve(settings: Settings) -> int:
     keeper.start()
     service.refresher.start()
     handler.deferred = service.visits.deferred = True
+    looked = 0.0
     while running:
         wasyncore.loop(timeout=1, use_poll=True, map=connections, count=1)
         settle()
+        if time.monotonic() - looked > UNSENT_SECONDS:
+            cut_off_hoarders([*server.active_channels.values()])
+            looked = time.monotonic()
     stopping.set()
     handler.deferred = False
     log.info("Initiating graceful shutdown")
@@ -2725,13 +2731,6 @@ def make_channel(settle: Callable[[], None]) -> type:
             return "a connection"  # waitress logs it, with the address
 
         def service(self) -> None:
-            others = [other for other in list(self.server.active_channels.values()) if not other.will_close]
-            excess = sum(other.total_outbufs_len for other in others) - MAX_UNSENT_IN_ALL
-            while excess > 0:  # those who do not read would fill the memory
-                greedy = max(others, key=lambda other: other.total_outbufs_len)
-                others.remove(greedy)
-                excess -= greedy.total_outbufs_len or excess
-                greedy.cancel()
             if self.total_outbufs_len > MAX_UNSENT:  # who asks on and on and does not read would block a worker
                 self.cancel()
             else:
@@ -2750,6 +2749,16 @@ def make_channel(settle: Callable[[], None]) -> type:
             super().handle_write()
 
     return Channel
+
+
+def cut_off_hoarders(channels: list[Any]) -> None:
+    """Close those of waitress's channels with the most unread, until at most MAX_UNSENT_IN_ALL bytes are."""
+    channels.sort(key=lambda channel: channel.total_outbufs_len)
+    unread = sum(channel.total_outbufs_len for channel in channels)
+    while unread > MAX_UNSENT_IN_ALL:
+        channel = channels.pop()
+        unread -= channel.total_outbufs_len
+        channel.handle_close()
 
 
 def listen(host: str, port: int) -> socket.socket:

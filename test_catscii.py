@@ -1416,6 +1416,9 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
     upstream.answers["/headers"] = dripping_headers
     with pytest.raises(catscii.Unavailable, match="no whole answer after"):
         fetcher.get(f"{upstream.url}/headers", 1_000_000)
+    upstream.answers["/100"] = going_on
+    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
+        fetcher.get(f"{upstream.url}/100", 1_000_000)
     assert eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "fetcher"])
 
 
@@ -2207,7 +2210,8 @@ def test_a_png_shows_the_art(service, query, size):
 
 def test_the_picture_behind_the_art(service):
     visits = service.get("/analytics?format=text").data
-    response = service.get("/cat/house-2.jpg")
+    response = service.get("/cat/house-2.jpg", CHROME | {"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in response.headers, "a picture is compressed already"
     picture = Image.open(io.BytesIO(response.data))
     assert (response.headers["Content-Type"], picture.format, picture.size) == ("image/jpeg", "JPEG", (480, 360))
     assert service.get("/analytics?format=text").data == visits, "it belongs to a page that was counted"
@@ -2344,6 +2348,14 @@ def test_another_cat_is_swapped_in_by_click_and_key_and_history_leads_back(tab):
         name = seen[-1].split()[0]
         assert urlsplit(tab.url).path + "?" + urlsplit(tab.url).query == f"/cat/{name}?width=60"
         assert tab.locator("[rel=bookmark]").get_attribute("href") == f"/cat/{name}?width=60"
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    for _ in range(5):
+        tab.keyboard.down("n")
+    tab.keyboard.up("n")
+    tab.wait_for_function("title => document.title !== title", arg=seen[-1])
+    seen.append(tab.title())
+    assert len(asked) == 1, "a key that is held brings one cat"
     for title in seen[-2::-1]:
         tab.go_back()
         tab.wait_for_function("title => document.title === title", arg=title)
