@@ -1523,10 +1523,16 @@ class Cattery:
         self._revived = Cache(REVIVED_BYTES)
         self._recent: deque[float] = deque(maxlen=REVIVALS_A_MINUTE)
         self._free = threading.BoundedSemaphore(REVIVALS_AT_ONCE)
+        self._picked = ""
 
     def pick(self) -> str:
-        """The id of a random cat that is at hand."""
-        return (self._sources and self._store.pick()) or pick_house_cat()
+        """The id of a random cat that is at hand, another than the time before if the store holds two."""
+        for _ in range(10):
+            cat_id = (self._sources and self._store.pick()) or pick_house_cat()
+            if cat_id != self._picked:
+                break
+        self._picked = cat_id
+        return cat_id
 
     def at_hand(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """The cat and its picture without asking any source. Raises NoSuchCat."""

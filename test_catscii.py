@@ -36,6 +36,7 @@ import gzip
 import html.parser
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -1251,6 +1252,18 @@ def test_the_store_fills_at_the_start_and_requests_are_served_from_it(start, ups
     assert upstream.asked("/v1/images/search?limit=10&mime_types=jpg,png") == 3
     assert upstream.asked("/images/") == catscii.STORED_CATS
     assert all(re.match(r"catscii/\d", headers["User-Agent"]) for _, headers in upstream.requests)
+
+
+@pytest.mark.parametrize("cats", [1, 2])
+def test_another_cat_is_another_if_there_is_one(tmp_path, upstream, cats):
+    store, refresher = make_refresher(tmp_path, upstream.the_cat_api)
+    for _ in range(cats):
+        refresher.once()
+    cattery = catscii.Cattery(store, refresher._upstreams, refresher._fetcher)
+    picked = [cattery.pick() for _ in range(50)]
+    assert set(picked) <= upstream.known and len(set(picked)) == cats
+    repeated = sum(a == b for a, b in itertools.pairwise(picked))
+    assert repeated == 49 if cats == 1 else repeated < 4
 
 
 def test_traffic_causes_no_upstream_requests(start, upstream):
