@@ -57,6 +57,7 @@ import threading
 import time
 import warnings
 import zlib
+from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -265,6 +266,7 @@ METRICS = {
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
+Series = tuple[str, tuple[tuple[str, object], ...]]  # a figure's name and labels
 
 
 class JsonFormatter(logging.Formatter):
@@ -321,21 +323,32 @@ class Metrics:
     """Counters and histograms since the start; no label is what a visitor chose."""
 
     def __init__(self) -> None:
-        self._lock, self._samples = threading.Lock(), Counter[str]()
+        self._lock, self._counters = threading.Lock(), Counter[Series]()
+        self._histograms: dict[Series, list[float]] = {}  # how many are in each bucket alone, and the sum of all
 
-    def add(self, name: str, amount: float = 1, /, **labels: object) -> None:
+    def add(self, name: str, /, **labels: object) -> None:
         with self._lock:
-            self._samples[sample(name, **labels)] += amount  # type: ignore[assignment]
+            self._counters[name, tuple(labels.items())] += 1
 
     def observe(self, name: str, seconds: float, /, **labels: object) -> None:
-        for bound in BUCKETS:
-            self.add(name + "_bucket", seconds <= float(bound), **labels, le=bound)
-        self.add(name + "_sum", seconds, **labels)
-        self.add(name + "_count", **labels)
+        with self._lock:
+            histogram = self._histograms.setdefault((name, tuple(labels.items())), [0] * (len(BUCKETS) + 1))
+            histogram[bisect_left(BUCKETS, seconds, key=float)] += 1
+            histogram[-1] += seconds
+
+    def _samples(self) -> Iterator[tuple[str, float]]:
+        with self._lock:
+            for (name, labels), count in self._counters.items():
+                yield sample(name, **dict(labels)), count
+            for (name, labels), (*buckets, total) in self._histograms.items():
+                for bound, count in zip(BUCKETS, itertools.accumulate(buckets), strict=True):
+                    yield sample(name + "_bucket", **dict(labels), le=bound), count
+                yield sample(name + "_sum", **dict(labels)), total
+                yield sample(name + "_count", **dict(labels)), sum(buckets)
 
     def text(self, others: Mapping[str, float]) -> str:
         """These and other samples in Prometheus' text format 0.0.4."""
-        samples, lines = {**self._samples, **others}, []
+        samples, lines = {**dict(self._samples()), **others}, []
         for name, (kind, meaning) in METRICS.items():
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
             lines += [f"{key} {value}" for key, value in samples.items() if key.startswith(name)]

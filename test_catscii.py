@@ -913,7 +913,7 @@ def test_visitors_cannot_make_more_figures(start):
 
 def test_labels_are_escaped():
     metrics = catscii.Metrics()
-    metrics.add("catscii_stored_cats", 1, source='a"b\\c\nd')
+    metrics.add("catscii_stored_cats", source='a"b\\c\nd')
     (family,) = [f for f in text_string_to_metric_families(metrics.text({})) if f.samples]
     assert family.samples[0].labels == {"source": 'a"b\\c\nd'}
 
