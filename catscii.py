@@ -332,14 +332,14 @@ class Metrics:
 
     def observe(self, name: str, seconds: float, /, **labels: object) -> None:
         with self._lock:
-            histogram = self._histograms.setdefault((name, tuple(labels.items())), [0] * (len(BUCKETS) + 1))
+            histogram = self._histograms.setdefault((name, tuple(labels.items())), [0.0] * (len(BUCKETS) + 1))
             histogram[bisect_left(BUCKETS, seconds, key=float)] += 1
             histogram[-1] += seconds
 
     def _samples(self) -> Iterator[tuple[str, float]]:
         with self._lock:
-            for (name, labels), count in self._counters.items():
-                yield sample(name, **dict(labels)), count
+            for (name, labels), times in self._counters.items():
+                yield sample(name, **dict(labels)), times
             for (name, labels), (*buckets, total) in self._histograms.items():
                 for bound, count in zip(BUCKETS, itertools.accumulate(buckets), strict=True):
                     yield sample(name + "_bucket", **dict(labels), le=bound), count
