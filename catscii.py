@@ -1881,6 +1881,11 @@ SECURITY_HEADERS = {
 }
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 PAGE_CACHE_BYTES, VIEW_CACHE_BYTES = 8 << 20, 1 << 20
+MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
+REFUSALS = {
+    413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
+    431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
+}
 SMALL = 1400  # bytes that fit one packet: not worth compressing
 UNCOUNTED_SECONDS = 60.0  # that visits may wait before /health fails: a restart or a lock is over by then
 
@@ -2351,11 +2356,14 @@ class Service:
         return Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png")
 
     def receive(self) -> None:
-        """Before each request: note its time and its country, and let a path that is no UTF-8 match no route."""
+        """Before each request: note its time and country, let a path that is no UTF-8 match no route, turn it away if
+        the server refuses it."""
         environ, name = bottle.request.environ, self.client_ip_header
         environ["catscii.started"] = time.perf_counter()
         environ["catscii.country"] = self.countries.country(header(name) if name else environ.get("REMOTE_ADDR", ""))
         environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
+        if refusal := environ.get("catscii.refusal"):
+            raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
 
     def account(self) -> None:
         """After each request: its figures, its span, one line in the log, all without the address."""
@@ -2568,7 +2576,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
     if error.status_code == 405:
         bottle.response.set_header("Allow", "GET, HEAD")
         message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
-    elif "bottle.route" not in bottle.request.environ:
+    elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
         message = f"there is nothing at {quoted(path)}; / has a cat for you"
     if format == "json":
         body = to_json({"status": error.status_code, "error": message})
@@ -2584,7 +2592,6 @@ def show_error(error: bottle.HTTPError) -> bytes:
 # ---------------------------------------------------------------------------------------------------------------------
 
 THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of them may wait for an upstream
-MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
 GRACE_SECONDS = 10.0
 MAX_DRAINED = 1 << 20  # bytes of a body that CGI takes in and forgets: unread, they would cost Apache the answer
 MAX_UNSENT = 4 << 20  # bytes of answers that a client may leave unread and ask for more; no single one has as many
@@ -2718,7 +2725,7 @@ def make_channel(settle: Callable[[], None]) -> type:
 
     The loop's thread alone sends: workers that do so for themselves lose Python's lock at each send, and stand in line
     for it again. Before it sends, it calls `settle`, once for all answers that are ready. A 304 keeps its connection,
-    and a request of two lengths is refused.
+    a request of two lengths is refused, and the app says what is refused.
     """
     from types import SimpleNamespace
 
@@ -2732,7 +2739,17 @@ def make_channel(settle: Callable[[], None]) -> type:
             if asked or self.has_body:  # waitress's reason is that the length of a body is not known
                 super().set_close_on_finish()
 
+    class Refusal(Task):
+        def execute(self) -> None:
+            self.set_close_on_finish()
+            self.environ = self.get_environment() | {"catscii.refusal": self.request.error}
+            if not self.request.headers:  # they were not read
+                self.environ["HTTP_ACCEPT"] = "text/plain"
+            super().execute()
+
     class Parser(parser.HTTPRequestParser):  # type: ignore[misc]
+        command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # until they are read
+
         def parse_header(self, header_plus: bytes) -> None:
             try:
                 super().parse_header(header_plus)
@@ -2744,7 +2761,7 @@ def make_channel(settle: Callable[[], None]) -> type:
                 raise parser.ParsingError("more than one Host")
 
     class Channel(channel.HTTPChannel):  # type: ignore[misc]
-        task_class, parser_class = Task, Parser
+        task_class, error_task_class, parser_class = Task, Refusal, Parser
 
         def __repr__(self) -> str:
             return "a connection"  # waitress logs it, with the address

@@ -2618,6 +2618,24 @@ def test_requests_of_doubtful_shape_get_one_refusal_and_the_connection_is_closed
     answer = exchange(service, request_ + b"GET /cat/house-1 HTTP/1.1\r\n\r\n" * (status not in (413, 431)))
     assert answer.startswith((b"HTTP/1.1 %d " % status, b"HTTP/1.0 %d " % status))
     assert answer.count(b"HTTP/1.") == 1 and b"Connection: close" in answer and b"Traceback" not in answer
+    assert b"\r\nContent-Security-Policy: default-src 'none'" in answer and answer.count(b"%d " % status) > 1
+
+
+def test_a_refusal_is_in_the_format_asked_for_and_logged_once(start):
+    service = start()
+    for accept, start_of_body in (
+        (b"application/json", b'{"status": 413, "error": "a request\'s body has less than 8,192 bytes here'),
+        (b"text/html", b"<!DOCTYPE html>"),
+        (b"text/plain", b"413 Request Entity Too Large: a request's body"),
+    ):
+        head = b"POST /cat/house-1 HTTP/1.1\r\nAccept: " + accept
+        answer = exchange(service, head + b"\r\nContent-Length: 8192\r\n\r\n")
+        headers, body = answer.split(b"\r\n\r\n")
+        assert body.startswith(start_of_body) and headers.count(b"Connection: close") == 1
+        assert b"\r\nContent-Type: " + accept in headers
+    service.stop()
+    lines = [line["fields"] for line in service.log if line["fields"].get("status") == 413]
+    assert [(line["method"], line["path"]) for line in lines] == [("POST", "/cat/house-1")] * 3
 
 
 def test_a_connection_is_kept_for_any_answer_whose_length_is_known(service):
