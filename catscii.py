@@ -1255,9 +1255,11 @@ class Fetcher:
         def pool(mixin: type, of: type[HTTPConnectionPool]) -> type:
             return type(of.__name__, (of,), {"ConnectionCls": type("Connection", (mixin, of.ConnectionCls), {})})
 
+        context = urllib3.util.create_urllib3_context()  # one for all connections: the certificates take megabytes
+        context.load_verify_locations(ca_bundle(self._ssl_cert_file))
+
         def pools(mixin: type) -> urllib3.PoolManager:
-            bundle = ca_bundle(self._ssl_cert_file)
-            made = urllib3.PoolManager(ca_certs=bundle, retries=False, timeout=SILENT_SECONDS)
+            made = urllib3.PoolManager(ssl_context=context, retries=False, timeout=SILENT_SECONDS)
             made.pool_classes_by_scheme = {"http": pool(mixin, HTTPConnectionPool),
                                            "https": pool(mixin, HTTPSConnectionPool)}
             return made
