@@ -3391,20 +3391,28 @@ def test_the_page_works_under_a_prefix(web_server, chromium):
     tab.close()
 
 
-def test_a_suspended_service_goes_on_where_it_was(start, upstream):
-    """fly.io suspends the machine, and its connections are gone when it wakes up."""
-    connections, answer = set(), upstream.answer
+def test_a_service_suspended_for_an_hour_goes_on_where_it_was(start, upstream, tmp_path):
+    """fly.io suspends the machine, and its connections are gone when it wakes up; the clocks may have gone on."""
+    connections, answer, later = set(), upstream.answer, tmp_path / "later"
     upstream.answer = lambda handler: (connections.add(handler.connection), answer(handler))
-    service = start(CAT_SOURCES=upstream.the_cat_api)
+    code = (
+        f"import os, time\nclocks = time.time, time.monotonic\nlater = lambda: 3600 * os.path.exists({str(later)!r})\n"
+    )
+    code += "time.time, time.monotonic = lambda: clocks[0]() + later(), lambda: clocks[1]() + later()"
+    service = start(command=patched(code), CAT_SOURCES=upstream.the_cat_api)
+    visit(service)
     eventually(lambda: service.stored() >= 3)  # the next one is due in QUICK_SECONDS
     service.process.send_signal(signal.SIGSTOP)
     time.sleep(1)
+    later.touch()
     for connection in connections:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
+    http.clear()
     assert service.stored() < 10
     service.process.send_signal(signal.SIGCONT)
-    assert service.get("/").status == 200
+    visit(service)
+    assert counted(service) == 10 and health(service)[0] == 200
     eventually(lambda: service.stored() == catscii.STORED_CATS)
     assert b'catscii_refreshes_total{result="failed"} 0\n' in service.get("/metrics").data
     assert "Source fails" not in service.messages()
