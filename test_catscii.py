@@ -3174,6 +3174,22 @@ def test_of_many_requests_one_fetches_a_cat_and_none_waits_for_it(tmp_path, upst
     assert upstream.asked("/cat?") == 1 and refresher(tmp_path)[0] < 1
 
 
+def test_one_request_reports_once_what_failed_and_what_came_after_it(tmp_path, upstream):
+    with contextlib.closing(Upstream()) as sentry:
+        answer = cgi(
+            tmp_path,
+            PATH_INFO="/panic",
+            CAT_SOURCES=upstream.cataas,
+            SENTRY_DSN=sentry.url.replace("//", "//abc@") + "/42",
+            OTEL_EXPORTER_OTLP_ENDPOINT=upstream.url,
+        )
+        assert answer.status.startswith("500 ") and stored_cats(tmp_path) == 1
+        (event,) = sentry_events(sentry)
+    assert event["exception"]["values"][-1]["value"].startswith("This is a drill")
+    roots = [span for span in collected(upstream) if not span.parent]
+    assert [(root.name, bool(root.error)) for root in roots] == [("panic_get", True), ("get_cat_ascii_art", False)]
+
+
 def test_of_those_that_claim_at_once_one_is_told_so(tmp_path):
     databases = [catscii.Database(str(tmp_path / "catscii.db")) for _ in range(8)]
     barrier = threading.Barrier(len(databases))
