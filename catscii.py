@@ -1542,7 +1542,7 @@ class Cattery:
 
     def pick(self) -> str:
         """The id of a random cat that is at hand, another than the time before if the store holds two."""
-        for _ in range(10):
+        for _ in range(30):
             cat_id = (self._sources and self._store.pick()) or pick_house_cat()
             if cat_id != self._picked:
                 break
