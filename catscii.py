@@ -2365,7 +2365,8 @@ class Service:
         environ["catscii.country"] = self.countries.country(header(name) if name else environ.get("REMOTE_ADDR", ""))
         environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
         if refusal := environ.get("catscii.refusal"):
-            raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
+            message, *_ = refusal.body.split(' "')  # waitress quotes the request as it is
+            raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, message))
 
     def account(self) -> None:
         """After each request: its figures, its span, one line in the log, all without the address."""
@@ -2743,22 +2744,31 @@ def make_channel(settle: Callable[[], None]) -> type:
 
     class Refusal(Task):
         def execute(self) -> None:
-            self.set_close_on_finish()
             self.environ = self.get_environment() | {"catscii.refusal": self.request.error}
             if not self.request.headers:  # they were not read
                 self.environ["HTTP_ACCEPT"] = "text/plain"
+            self.request.headers["CONNECTION"] = "close"
             super().execute()
 
     class Parser(parser.HTTPRequestParser):  # type: ignore[misc]
         command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # until they are read
+        expect_continue = False
+
+        def received(self, data: bytes) -> int:
+            consumed = int(super().received(data))
+            if self.expect_continue:  # no body is read here: the answer is not "100 Continue", but there at once
+                self.expect_continue, self.completed, self.headers["CONNECTION"] = False, True, "close"
+            return consumed
 
         def parse_header(self, header_plus: bytes) -> None:
             try:
                 super().parse_header(header_plus)
-            except ValueError as error:  # of a URI that is none
+            except (ValueError, parser.TransferEncodingNotImplemented) as error:  # ValueError: of a URI that is none
                 raise parser.ParsingError(str(error)) from error
             if self.chunked and "CONTENT_LENGTH" in self.headers:  # a proxy may have believed the other one
                 raise parser.ParsingError("Content-Length beside Transfer-Encoding")
+            if "TRANSFER_ENCODING" in self.headers:  # and was not heeded, but may have been by a proxy
+                raise parser.ParsingError("Transfer-Encoding in a version of HTTP without it")
             if "," in self.headers.get("HOST", ""):
                 raise parser.ParsingError("more than one Host")
 

@@ -2607,7 +2607,11 @@ def exchange(service: Running, request: bytes) -> bytes:
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;\n\r\na\r\n0\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nX: a\nY: b\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 999999\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nExpect: 100-continue\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: \x1b[31m\nY: b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nX\0: a\r\n\r\n", 400),
         (b"GET  / HTTP/1.1\r\n\r\n", 400),
         (b"get / HTTP/1.1\r\n\r\n", 400),
@@ -2617,8 +2621,16 @@ def exchange(service: Running, request: bytes) -> bytes:
 def test_requests_of_doubtful_shape_get_one_refusal_and_the_connection_is_closed(service, request_, status):
     answer = exchange(service, request_ + b"GET /cat/house-1 HTTP/1.1\r\n\r\n" * (status not in (413, 431)))
     assert answer.startswith((b"HTTP/1.1 %d " % status, b"HTTP/1.0 %d " % status))
-    assert answer.count(b"HTTP/1.") == 1 and b"Connection: close" in answer and b"Traceback" not in answer
+    assert answer.count(b"HTTP/1.") == 1 and re.findall(rb"Connection: (.*)\r\n", answer) == [b"close"]
+    assert b"Traceback" not in answer and b"\x1b" not in answer
     assert b"\r\nContent-Security-Policy: default-src 'none'" in answer and answer.count(b"%d " % status) > 1
+
+
+def test_who_asks_whether_to_send_a_body_has_the_answer_at_once(service):
+    request = b"%s /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    for method, length, status in ((b"GET", 0, b"200"), (b"POST", 1, b"405")):
+        answer = exchange(service, request % (method, length))
+        assert re.findall(rb"HTTP/1.1 (\d+)|Connection: (close)", answer) == [(status, b""), (b"", b"close")]
 
 
 def test_a_refusal_is_in_the_format_asked_for_and_logged_once(start):
