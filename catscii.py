@@ -2784,13 +2784,8 @@ def make_channel(settle: Callable[[], None]) -> type:
             else:
                 super().service()
 
-        def readable(self) -> bool:
-            if self.will_close:  # waitress waits until the client reads
-                self.handle_close()
-            return bool(super().readable())
-
         def writable(self) -> bool:
-            return self.connected and bool(super().writable()) and not self.requests
+            return not self.requests and bool(super().writable())
 
         def handle_write(self) -> None:
             settle()
@@ -2800,7 +2795,13 @@ def make_channel(settle: Callable[[], None]) -> type:
 
 
 def cut_off_hoarders(channels: list[Any]) -> None:
-    """Close those of waitress's channels with the most unread, until at most MAX_UNSENT_IN_ALL bytes are."""
+    """Close those of waitress's channels with the most unread, until at most MAX_UNSENT_IN_ALL bytes are.
+
+    First those that waitress has given up, but would not close before the client reads.
+    """
+    for channel in channels:
+        if channel.will_close:
+            channel.handle_close()
     channels.sort(key=lambda channel: channel.total_outbufs_len)
     unread = sum(channel.total_outbufs_len for channel in channels)
     while unread > MAX_UNSENT_IN_ALL:
@@ -2843,6 +2844,7 @@ def drain(server: Any, connections: dict[int, Any]) -> None:
         for channel in server.active_channels.values():
             channel.task_class = last_task
         wasyncore.loop(timeout=0.05, use_poll=True, map=connections, count=1)
+        cut_off_hoarders([*server.active_channels.values()])
         for channel in list(server.active_channels.values()):
             busy = channel.requests or channel.request or channel.total_outbufs_len
             if not busy and time.monotonic() - max(channel.last_activity, started) > IDLE_SECONDS:
