@@ -2595,7 +2595,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
 # ---------------------------------------------------------------------------------------------------------------------
 
 THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of them may wait for an upstream
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 9.0  # the service is gone within ten
 MAX_DRAINED = 1 << 20  # bytes of a body that CGI takes in and forgets: unread, they would cost Apache the answer
 MAX_UNSENT = 4 << 20  # bytes of answers that a client may leave unread and ask for more; no single one has as many
 MAX_UNSENT_IN_ALL, UNSENT_SECONDS = 32 << 20, 0.1  # and how often to look
