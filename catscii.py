@@ -1091,6 +1091,7 @@ class Database:
             raise SetupError(f"ANALYTICS_DB: cannot use {quoted(path)}: {error}") from error
 
     def open(self, patience: float) -> None:
+        """Open the file, new or old, and wait so many seconds for others' locks. Raises sqlite3.Error and OSError."""
         self._file = -1  # the open file, to be looked at; not closed before the connection, whose locks would go too
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
         self._use_wal(patience)
@@ -2650,16 +2651,7 @@ def serve(settings: Settings) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    host, port = listener.getsockname()[:2]
-    if not settings.geolite2_country_db:
-        log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
-    log.info("Listening on %(address)s", {
-        "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "version": __version__,
-        "countries": settings.geolite2_country_db or "off",
-        "sources": [urlsplit(url).hostname for url in settings.cat_sources],
-        "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
-        "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off",
-    })
+    announce(settings, listener)
     keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
     keeper.start()
     service.refresher.start()
@@ -2669,7 +2661,7 @@ def serve(settings: Settings) -> int:
         wasyncore.loop(timeout=1, use_poll=True, map=connections, count=1)
         settle()
         if time.monotonic() - looked > UNSENT_SECONDS:
-            cut_off_hoarders([*server.active_channels.values()])
+            cut_off([*server.active_channels.values()])
             looked = time.monotonic()
     stopping.set()
     handler.deferred = False
@@ -2681,6 +2673,20 @@ def serve(settings: Settings) -> int:
     service.database.close()
     flush()
     return 0
+
+
+def announce(settings: Settings, listener: socket.socket) -> None:
+    """Log the address and what is set, but for secrets."""
+    host, port = listener.getsockname()[:2]
+    if not settings.geolite2_country_db:
+        log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
+    log.info("Listening on %(address)s", {
+        "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "version": __version__,
+        "countries": settings.geolite2_country_db or "off",
+        "sources": [urlsplit(url).hostname for url in settings.cat_sources],
+        "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
+        "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off",
+    })
 
 
 def start_reporting(settings: Settings) -> Callable[[], None]:
@@ -2723,18 +2729,9 @@ def answer() -> int:
     return 0
 
 
-def make_channel(settle: Callable[[], None]) -> type:
-    """waitress's channel for connections, with changes for speed and truth.
-
-    The loop's thread alone sends: workers that do so for themselves lose Python's lock at each send, and stand in line
-    for it again. Before it sends, it calls `settle`, once for all answers that are ready. A 304 keeps its connection,
-    a request of two lengths is refused, and the app says what is refused.
-    """
-    from types import SimpleNamespace
-
-    from waitress import channel, parser, server, task
-
-    channel.time = server.time = SimpleNamespace(time=time.monotonic)  # idle for how long: by a clock that nobody sets
+def make_tasks() -> tuple[type, type]:
+    """waitress's tasks, for requests and for what it refuses: a 304 keeps its connection, the app tells refusals."""
+    from waitress import task
 
     class Task(task.WSGITask):  # type: ignore[misc]
         def set_close_on_finish(self) -> None:
@@ -2750,9 +2747,16 @@ def make_channel(settle: Callable[[], None]) -> type:
             self.request.headers["CONNECTION"] = "close"
             super().execute()
 
+    return Task, Refusal
+
+
+def make_parser() -> type:
+    """waitress's parser of requests, for bodies that nobody reads: stricter where a proxy may read otherwise."""
+    from waitress import parser
+
     class Parser(parser.HTTPRequestParser):  # type: ignore[misc]
         command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # until they are read
-        expect_continue = False
+        expect_continue: bool
 
         def received(self, data: bytes) -> int:
             consumed = int(super().received(data))
@@ -2772,8 +2776,24 @@ def make_channel(settle: Callable[[], None]) -> type:
             if "," in self.headers.get("HOST", ""):
                 raise parser.ParsingError("more than one Host")
 
+    return Parser
+
+
+def make_channel(settle: Callable[[], None]) -> type:
+    """waitress's channel for connections, whose answers the loop's thread alone sends.
+
+    Workers that do so for themselves lose Python's lock at each send, and stand in line for it again. Before it sends,
+    it calls `settle`, once for all answers that are ready.
+    """
+    from types import SimpleNamespace
+
+    from waitress import channel, server
+
+    channel.time = server.time = SimpleNamespace(time=time.monotonic)  # idle for how long: by a clock that nobody sets
+
     class Channel(channel.HTTPChannel):  # type: ignore[misc]
-        task_class, error_task_class, parser_class = Task, Refusal, Parser
+        task_class, error_task_class = make_tasks()
+        parser_class = make_parser()
 
         def __repr__(self) -> str:
             return "a connection"  # waitress logs it, with the address
@@ -2794,10 +2814,10 @@ def make_channel(settle: Callable[[], None]) -> type:
     return Channel
 
 
-def cut_off_hoarders(channels: list[Any]) -> None:
-    """Close those of waitress's channels with the most unread, until at most MAX_UNSENT_IN_ALL bytes are.
+def cut_off(channels: list[Any]) -> None:
+    """Close those of waitress's channels that it has given up, and would not close before their clients read.
 
-    First those that waitress has given up, but would not close before the client reads.
+    Then those with the most unread, until at most MAX_UNSENT_IN_ALL bytes are.
     """
     for channel in channels:
         if channel.will_close:
@@ -2844,7 +2864,7 @@ def drain(server: Any, connections: dict[int, Any]) -> None:
         for channel in server.active_channels.values():
             channel.task_class = last_task
         wasyncore.loop(timeout=0.05, use_poll=True, map=connections, count=1)
-        cut_off_hoarders([*server.active_channels.values()])
+        cut_off([*server.active_channels.values()])
         for channel in list(server.active_channels.values()):
             busy = channel.requests or channel.request or channel.total_outbufs_len
             if not busy and time.monotonic() - max(channel.last_activity, started) > IDLE_SECONDS:
