@@ -2945,17 +2945,28 @@ def test_clients_that_ask_on_and_on_and_read_nothing_are_cut_off(start):
     service = start()
     host, port = service.url.removeprefix("http://").split(":")
     assert service.get("/cat/house-1?width=240&height=240").status == 200
-    greedy = [socket.create_connection((host, int(port))) for _ in range(12)]
-    for connection in greedy:
-        connection.sendall(b"GET /cat/house-1?width=240&height=240 HTTP/1.1\r\n\r\n" * 120)
+
+    def unread(clients: int, requests: int) -> list[socket.socket]:
+        connections = [socket.socket() for _ in range(clients)]
+        for connection in connections:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the system keeps little for it
+            connection.connect((host, int(port)))
+            connection.sendall(b"GET /cat/house-1?width=240&height=240 HTTP/1.1\r\n\r\n" * requests)
+        return connections
+
+    def files() -> int:
+        return len(os.listdir(f"/proc/{service.process.pid}/fd"))
+
+    open_before = files()
+    greedy = unread(12, 120)
     time.sleep(1)
     begun = time.monotonic()
     assert service.get("/").status == 200 and time.monotonic() - begun < 2
     assert resident_megabytes(service.process.pid) < 200
-    many = [socket.create_connection((host, int(port))) for _ in range(150)]
-    for connection in many:
-        connection.sendall(b"GET /cat/house-1?width=240&height=240 HTTP/1.1\r\n\r\n" * 10)
+    assert eventually(lambda: files() <= open_before), "who has too much unread is cut off"
+    many = unread(150, 10)
     time.sleep(1)
+    assert eventually(lambda: files() < open_before + 75), "who all together have too much, the greediest first"
     assert resident_megabytes(service.process.pid) < 280
     assert service.get("/health").status == 200
     for connection in [*greedy, *many]:
