@@ -7,7 +7,7 @@
 #     "maxminddb>=2.6",
 #     "Pillow>=11",
 #     "urllib3>=2.2.2",
-#     "waitress>=3.0.1",
+#     "waitress>=3.0.1,<4",
 # ]
 # [tool.uv]
 # exclude-newer = "2026-11-01T00:00:00Z"
@@ -32,6 +32,7 @@ import base64
 import cmath
 import contextlib
 import contextvars
+import errno
 import gzip
 import hashlib
 import html
@@ -46,6 +47,7 @@ import os
 import random
 import re
 import reprlib
+import select
 import shutil
 import signal
 import socket
@@ -64,7 +66,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 import bottle  # type: ignore[import-untyped]
@@ -88,7 +90,11 @@ if TYPE_CHECKING:
     import maxminddb
     import urllib3
     from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat
+    from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
+    from waitress.parser import HTTPRequestParser  # type: ignore[import-untyped]
+    from waitress.task import WSGITask  # type: ignore[import-untyped]
 else:
+    HTTPChannel = HTTPRequestParser = WSGITask = object  # Server.__init__ adds the real base classes
     Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat = (
         Lazy(f"PIL.{name}") for name in ("Image", "ImageChops", "ImageDraw", "ImageFilter", "ImageOps", "ImageStat"))
 
@@ -266,6 +272,9 @@ METRICS = {
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
+BOUNDS = tuple(map(float, BUCKETS))
+STDERR = 2
+MAX_UNWRITTEN = 1 << 20  # bytes of log lines that wait for a reader that stalls
 Series = tuple[str, tuple[tuple[str, object], ...]]  # a figure's name and labels
 
 
@@ -286,26 +295,47 @@ class JsonFormatter(logging.Formatter):
         })
 
 
-class LogHandler(logging.StreamHandler[TextIO]):
-    """Writes to standard error; if `deferred`, lines below WARNING wait for `settle`, and one system call for many."""
+class LogHandler(logging.Handler):
+    """Writes to standard error, and never waits for its reader.
+
+    A pipe or a terminal that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)). Lines that
+    cannot be written yet are kept, up to MAX_UNWRITTEN bytes; the number of those that are dropped is logged later.
+    """
 
     def __init__(self) -> None:
-        super().__init__(open(sys.stderr.fileno(), "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        super().__init__()
         self.setFormatter(JsonFormatter())
-        self.deferred = False
+        self._poll = select.poll()
+        self._poll.register(STDERR, select.POLLOUT)
+        self._unwritten, self._dropped = bytearray(), 0
+        self.buffered = False  # whether lines below WARNING wait for `flush`, which then writes many at once
 
     def emit(self, record: logging.LogRecord) -> None:
-        super().emit(record)
-        if record.levelno > logging.INFO:
-            self.settle()
+        line = self.format(record).encode() + b"\n"
+        if len(self._unwritten) + len(line) > MAX_UNWRITTEN:
+            self._dropped += 1
+        else:
+            self._unwritten += line
+        if not self.buffered or record.levelno > logging.INFO:
+            self.flush()
 
-    def flush(self) -> None:
-        if not self.deferred:
-            self.settle()
+    def flush(self, seconds: float = 0.0) -> None:
+        """Write what can be written, and wait so many seconds for a reader that stalls."""
+        with self.lock or contextlib.nullcontext():
+            while self._unwritten and self._poll.poll(1000 * seconds):
+                try:
+                    del self._unwritten[:os.write(STDERR, self._unwritten[:select.PIPE_BUF])]
+                except OSError:  # the reader is gone, or the disk is full
+                    self._dropped += self._unwritten.count(b"\n")
+                    self._unwritten.clear()
+                    return
+            if self._dropped and not self._unwritten:
+                count, self._dropped = self._dropped, 0
+                log.warning("Log lines were dropped", {"lines": count})
 
-    def settle(self) -> None:
-        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):  # nobody is left to tell
-            self.stream.flush()
+    def close(self) -> None:
+        self.flush(FLUSH_SECONDS)
+        super().close()
 
 
 def start_logging(level: int) -> LogHandler:
@@ -313,10 +343,56 @@ def start_logging(level: int) -> LogHandler:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("waitress.queue", "urllib3", "PIL"):  # what matters of their doings is logged here
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("waitress").setLevel(logging.WARNING)  # below: each client that hangs up
     return handler
 
 
 log = logging.getLogger("catscii")
+
+
+class Trouble:
+    """Something that fails for a while. The log gets a line when it begins and a line when it has ended."""
+
+    def __init__(self, begins: str, ends: str, level: int = logging.ERROR) -> None:
+        self._begins, self._ends, self._level = begins, ends, level
+        self.since = math.inf  # time.monotonic(); math.inf while there is no trouble
+        self.reason, self._last = "", 0.0
+
+    def __bool__(self) -> bool:
+        return self.since < math.inf
+
+    def begin(self, reason: object) -> None:
+        """Note that it fails now, as it may have before."""
+        self.reason, self._last = str(reason), time.monotonic()
+        if not self:
+            self.since = self._last
+            log.log(self._level, self._begins, {"error": self.reason})
+
+    def end(self, quiet_seconds: float = 0.0) -> None:
+        """Note that it works now. The trouble goes on if it failed less than so many seconds ago."""
+        if self and time.monotonic() - self._last >= quiet_seconds:
+            self.since = math.inf
+            log.info(self._ends)
+
+
+class Budget:
+    """Lets so many lines of a kind into the log between two calls of `renew`, which has the others counted there."""
+
+    def __init__(self, lines: int, message: str) -> None:
+        self._limit, self._message = lines, message
+        self._lock, self._lines = threading.Lock(), 0
+
+    def take(self) -> bool:
+        """Whether one more line may be logged."""
+        with self._lock:
+            self._lines += 1
+            return self._lines <= self._limit
+
+    def renew(self) -> None:
+        with self._lock:
+            omitted, self._lines = max(0, self._lines - self._limit), 0
+        if omitted:
+            log.warning(self._message, {"lines": omitted})
 
 
 class Metrics:
@@ -333,7 +409,7 @@ class Metrics:
     def observe(self, name: str, seconds: float, /, **labels: object) -> None:
         with self._lock:
             histogram = self._histograms.setdefault((name, tuple(labels.items())), [0.0] * (len(BUCKETS) + 1))
-            histogram[bisect_left(BUCKETS, seconds, key=float)] += 1
+            histogram[bisect_left(BOUNDS, seconds)] += 1
             histogram[-1] += seconds
 
     def _samples(self) -> Iterator[tuple[str, float]]:
@@ -1058,6 +1134,24 @@ CREATE TABLE refresher (        -- one row
     sources TEXT NOT NULL       -- JSON: failures in a row and Unix time of the next try, by host
 );
 INSERT INTO refresher VALUES (0, '{}');
+""", """
+CREATE TABLE totals (           -- the sums of visits by country, kept by triggers, whoever writes to visits
+    country TEXT PRIMARY KEY,
+    count INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO totals SELECT country, sum(count) FROM visits GROUP BY country;
+CREATE TRIGGER visits_added AFTER INSERT ON visits BEGIN
+    INSERT INTO totals VALUES (new.country, new.count)
+        ON CONFLICT (country) DO UPDATE SET count = count + excluded.count;
+END;
+CREATE TRIGGER visits_changed AFTER UPDATE ON visits BEGIN
+    UPDATE totals SET count = count - old.count WHERE country = old.country;
+    INSERT INTO totals VALUES (new.country, new.count)
+        ON CONFLICT (country) DO UPDATE SET count = count + excluded.count;
+END;
+CREATE TRIGGER visits_deleted AFTER DELETE ON visits BEGIN
+    UPDATE totals SET count = count - old.count WHERE country = old.country;
+END;
 """  # each adds to those before; their number is the version
 
 
@@ -1092,13 +1186,14 @@ class Database:
 
     def open(self, patience: float) -> None:
         """Open the file, new or old, and wait so many seconds for others' locks. Raises sqlite3.Error and OSError."""
-        self._file = -1  # the open file, to be looked at; not closed before the connection, whose locks would go too
+        self._file = -1  # our own descriptor; closed last: closing any descriptor of a file drops the process's locks
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
         self._use_wal(patience)
         self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; no fsync a visit
         self._migrate()
         self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
         self._file, self._log = os.open(self._path, os.O_RDONLY), os.stat(self._path + "-wal")
+        self._stat = os.fstat(self._file)
 
     def _use_wal(self, patience: float) -> None:
         """Switch to WAL, again if another process is about to: SQLite does not wait for this lock by itself."""
@@ -1117,29 +1212,32 @@ class Database:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(SCHEMA):
             raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {len(SCHEMA)}")
-        for statement in filter(str.strip, ";".join(SCHEMA[version:]).split(";")):
-            self._connection.execute(statement)
+        statement = ""
+        for line in "".join(SCHEMA[version:]).splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                self._connection.execute(statement)
+                statement = ""
         self._connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")  # always: fails if the file is read-only
         self._connection.execute("COMMIT")
 
-    def _intact(self) -> bool:
-        """Whether the path still leads to the open file, and that holds a database; SQLite itself does not look."""
-        with contextlib.suppress(OSError):
-            there = os.path.samestat(os.stat(self._path), os.fstat(self._file))
-            return there and os.pread(self._file, 16, 0) == b"SQLite format 3\0"
+    def _in_place(self) -> bool:
+        """Whether the path still leads to the open file. SQLite would go on in a file that was deleted."""
+        with contextlib.suppress(OSError):  # there is no file
+            return self._file >= 0 and os.path.samestat(os.stat(self._path), self._stat)
         return False
 
     def execute(self, sql: str, *parameters: object) -> list[Any]:
         """The rows that `sql` gives; what it changes is committed. Raises sqlite3.Error."""
         with self._lock:
-            if not self._intact():
+            if not self._in_place():
                 raise sqlite3.OperationalError("the file was deleted or replaced")
             return self._connection.execute(sql, parameters).fetchall()
 
     def renew(self) -> None:
         """Open the file again, or a new one, if it is not what is open. Raises sqlite3.Error and OSError."""
         with self._lock:
-            if not self._intact():
+            if not self._in_place() or os.pread(self._file, 16, 0) != b"SQLite format 3\0":
                 with contextlib.suppress(sqlite3.Error):  # a file that was moved gets what is in its log only so
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._close()
@@ -1612,7 +1710,7 @@ UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
 COUNT_VISITS = """
 INSERT INTO visits (day, country, count) VALUES (?, ?, ?){more}
 ON CONFLICT (day, country) DO UPDATE SET count = count + excluded.count"""
-VISITS_BY_COUNTRY = "SELECT country, sum(count) FROM visits GROUP BY country ORDER BY 2 DESC, 1"
+VISITS_BY_COUNTRY = "SELECT country, count FROM totals WHERE count > 0 ORDER BY 2 DESC, 1"
 VISITS_BY_DAY = "SELECT day, sum(count) FROM visits WHERE day BETWEEN ? AND ? GROUP BY day"
 VISITS_ONE_BY_ONE = "SELECT day, country, count FROM visits WHERE day BETWEEN ? AND ? ORDER BY 1, 3 DESC, 2"
 CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # needs the lock for writing, as a visit does
@@ -1805,27 +1903,24 @@ def sparkline(counts: Collection[int]) -> str:
 
 
 class Tally:
-    """Counts visits in the database; while that fails they wait here, one number a day and country."""
+    """Counts visits in the database. While the database fails, visits wait in memory, a number a day and country."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: Counter[tuple[str, str]] = Counter()
         self._lock, self._writing = threading.Lock(), threading.Lock()
-        self.failing: tuple[float, str] | None = None  # time.monotonic() since when, and why
-        self.deferred = False  # whether somebody calls `settle` before answers are sent
+        self.trouble = Trouble("Visits cannot be counted and wait in memory", "Visits are counted again")
 
     def count(self, country: str) -> None:
-        """Count a visit; it is in the database when this returns, unless that fails for now or is `deferred`."""
+        """Count a visit, which `write` then brings into the database."""
         visit = time.strftime("%Y-%m-%d", time.gmtime()), country
         with self._lock:
             if visit in self._waiting or len(self._waiting) < MOST_WAITING:
                 self._waiting[visit] += 1
-        if not self.deferred:
-            self.settle()
 
-    def settle(self) -> None:
-        """Write the visits that wait, unless that failed a moment ago."""
-        if not self.failing:
+    def write(self) -> None:
+        """Commit the visits that wait, unless that failed a moment ago."""
+        if self._waiting and not self.trouble:
             self._write()
 
     def check(self) -> None:
@@ -1834,12 +1929,12 @@ class Tally:
             self._database.renew()
             self._database.execute(CHECK_VISITS)
         except (sqlite3.Error, OSError) as error:
-            self._fail(error)
+            self.trouble.begin(error)
         else:
             self._write()
 
     def _write(self) -> None:
-        """Write all that wait in one statement: who comes first, for those too who then stand at this lock."""
+        """Commit all visits that wait, in one statement."""
         with self._writing:
             with self._lock:
                 visits, self._waiting = self._waiting, Counter()
@@ -1850,16 +1945,9 @@ class Tally:
             except sqlite3.Error as error:
                 with self._lock:
                     self._waiting.update(visits)
-                self._fail(error)
+                self.trouble.begin(error)
                 return
-        if self.failing:
-            self.failing = None
-            log.info("Visits are counted again")
-
-    def _fail(self, error: Exception) -> None:
-        if not self.failing:
-            log.error("Visits cannot be counted and wait in memory", {"error": str(error)})
-        self.failing = self.failing[0] if self.failing else time.monotonic(), str(error)
+        self.trouble.end()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1885,6 +1973,7 @@ SECURITY_HEADERS = {
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 PAGE_CACHE_BYTES, VIEW_CACHE_BYTES = 8 << 20, 1 << 20
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
+REFUSALS_A_SECOND = 5  # that are logged
 REFUSALS = {
     413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
     431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
@@ -2199,20 +2288,28 @@ class Service:
         self.pages, self.views = Cache(PAGE_CACHE_BYTES), Cache(VIEW_CACHE_BYTES)
         self.metrics, self.started = Metrics(), time.time()
         self.rendering = threading.Lock()
+        self.reading = Trouble("The database cannot be read", "The database can be read again")
+        self.refusals = Budget(REFUSALS_A_SECOND, "Refused requests were not logged")
 
     def keep(self, stopping: threading.Event) -> None:
-        """Every second until `stopping`: see to the two files, which may fail, recover or be replaced."""
+        """Every second until `stopping`: check the two files, which may fail, recover or be replaced."""
         while not stopping.wait(1):
             self.visits.check()
+            try:
+                self.store.counts()
+                self.reading.end()
+            except sqlite3.Error as error:
+                self.reading.begin(error)
             try:
                 if self.countries.renew():
                     log.info("Countries were replaced")
             except (OSError, ValueError) as error:
                 log.warning("Countries cannot be replaced", {"error": str(error)})
+            self.refusals.renew()
 
     def end(self) -> None:
         """After the only answer of a process: count its visit if that failed; let a child fetch a cat if one is due."""
-        for _ in itertools.takewhile(lambda _: self.visits.failing, range(30)):
+        for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
             time.sleep(0.1)
             self.visits.check()
         patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # nobody waits any more
@@ -2232,7 +2329,9 @@ class Service:
         view, cattery = self._view(), self.cattery
         try:
             page = self._page(cattery.pick(), view, cattery.at_hand)
-        except (NoSuchCat, PictureError, sqlite3.Error):  # evicted since it was picked, or the store cannot be read
+        except (NoSuchCat, PictureError, sqlite3.Error) as error:
+            if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
+                self.reading.begin(error)
             page = self._page(pick_house_cat(), view, cattery.at_hand)
         return self._visited(page, "no-store")
 
@@ -2329,11 +2428,13 @@ class Service:
 
     def health(self) -> bytes:
         health = {"status": "ok", "version": __version__}
-        if failing := self.visits.failing:
-            since, error = failing
-            lasting = time.monotonic() - since >= UNCOUNTED_SECONDS
+        if trouble := self.visits.trouble:
+            lasting = time.monotonic() - trouble.since >= UNCOUNTED_SECONDS
             bottle.response.status = 503 if lasting else 200
-            health |= {"status": "failing" if lasting else "degraded", "reason": f"visits cannot be counted: {error}"}
+            status, reason = "failing" if lasting else "degraded", f"visits cannot be counted: {trouble.reason}"
+            health |= {"status": status, "reason": reason}
+        elif self.reading:
+            health |= {"status": "degraded", "reason": f"the database cannot be read: {self.reading.reason}"}
         return send(Page(to_json(health), CONTENT_TYPES["json"]), "no-store")
 
     def prometheus(self) -> bytes:
@@ -2342,10 +2443,12 @@ class Service:
         others |= {sample("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
         if refresher.is_alive():
             others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
-        with contextlib.suppress(sqlite3.Error):
-            visits, cats = self.database.execute(VISITS_BY_COUNTRY), self.store.counts()
+        try:
+            visits = self.database.execute(VISITS_BY_COUNTRY)
             others |= {sample("catscii_visits_total", country=country): n for country, n in visits}
-            others |= {sample("catscii_stored_cats", source=source): n for source, n in cats.items()}
+            others |= {sample("catscii_stored_cats", source=source): n for source, n in self.store.counts().items()}
+        except sqlite3.Error as error:
+            self.reading.begin(error)
         return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"), "no-store")
 
     def panic(self) -> bytes:
@@ -2358,16 +2461,34 @@ class Service:
     def _icon(self) -> Page:
         return Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png")
 
+    def guard(self, callback: Callable[..., bytes]) -> Callable[..., bytes]:
+        """A bottle plugin: what a route did not expect goes into the log, and a plain error to the visitor."""
+
+        def guarded(*args: Any, **kwargs: Any) -> bytes:
+            try:
+                return callback(*args, **kwargs)
+            except bottle.HTTPResponse:
+                raise
+            except sqlite3.Error as error:
+                self.reading.begin(error)
+                annotate(error=error)
+                raise unavailable(f"the database cannot be used right now: {error}") from None
+            except Exception as error:
+                log.exception("Request failed", {"path": bottle.request.path})
+                annotate(error=error)
+                raise bottle.HTTPError(500, "something went wrong here; it has been logged") from None
+
+        return guarded
+
     def receive(self) -> None:
-        """Before each request: note its time and country, let a path that is no UTF-8 match no route, turn it away if
-        the server refuses it."""
+        """Before each request: note its time and country, let a path that is no UTF-8 match no route, and answer what
+        the server has refused."""
         environ, name = bottle.request.environ, self.client_ip_header
         environ["catscii.started"] = time.perf_counter()
         environ["catscii.country"] = self.countries.country(header(name) if name else environ.get("REMOTE_ADDR", ""))
         environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
         if refusal := environ.get("catscii.refusal"):
-            message, *_ = refusal.body.split(' "')  # waitress quotes the request as it is
-            raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, message))
+            raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
 
     def account(self) -> None:
         """After each request: its figures, its span, one line in the log, all without the address."""
@@ -2375,15 +2496,18 @@ class Service:
         seconds = time.perf_counter() - environ["catscii.started"]
         route = environ["bottle.route"].rule if "bottle.route" in environ else "none"
         method, path, country = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["catscii.country"]
+        if "catscii.commits" not in environ:  # then the server has it done for all answers that are ready
+            self.visits.write()
         self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         annotate({
             "http.request.method": method, "http.route": route, "http.response.status_code": status,
             "url.path": path, "user_agent.original": header("User-Agent"), "country": country,
         })
-        log.info("%(method)s %(path)s %(status)d", {
-            "method": method, "path": path, "status": status, "country": country, "ms": round(seconds * 1000, 3),
-        })
+        if "catscii.refusal" not in environ or self.refusals.take():
+            log.info("%(method)s %(path)s %(status)d", {
+                "method": method, "path": path, "status": status, "country": country, "ms": round(seconds * 1000, 3),
+            })
 
 
 def make_app(settings: Settings) -> bottle.Bottle:
@@ -2400,28 +2524,9 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/favicon.ico", callback=service.favicon)
     app.add_hook("before_request", service.receive)
     app.add_hook("after_request", service.account)
-    app.install(log_failures)
+    app.install(service.guard)
     app.default_error_handler = show_error
     return app
-
-
-def log_failures(callback: Callable[..., bytes]) -> Callable[..., bytes]:
-    """A bottle plugin: what a route did not expect goes into the log, and a plain 500 to the visitor."""
-
-    def guarded(*args: Any, **kwargs: Any) -> bytes:
-        try:
-            return callback(*args, **kwargs)
-        except bottle.HTTPResponse:
-            raise
-        except sqlite3.Error as error:  # the keeper logs it, once
-            annotate(error=error)
-            raise unavailable(f"the database cannot be used right now: {error}") from None
-        except Exception as error:
-            log.exception("Request failed", {"path": bottle.request.path})
-            annotate(error=error)
-            raise bottle.HTTPError(500, "something went wrong here; it has been logged") from None
-
-    return guarded
 
 
 def unavailable(message: str) -> bottle.HTTPError:
@@ -2596,11 +2701,15 @@ def show_error(error: bottle.HTTPError) -> bytes:
 # ---------------------------------------------------------------------------------------------------------------------
 
 THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of them may wait for an upstream
-GRACE_SECONDS = 9.0  # the service is gone within ten
+GRACE_SECONDS = 6.0  # for requests; Sentry and traces have FLUSH_SECONDS more, and the service is gone within ten
 MAX_DRAINED = 1 << 20  # bytes of a body that CGI takes in and forgets: unread, they would cost Apache the answer
-MAX_UNSENT = 4 << 20  # bytes of answers that a client may leave unread and ask for more; no single one has as many
-MAX_UNSENT_IN_ALL, UNSENT_SECONDS = 32 << 20, 0.1  # and how often to look
-IDLE_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
+MAX_HEADERS = 100  # as many as Apache and Python's http.client take
+MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # files for all else: the database, sources, modules
+SILENT_CONNECTION_SECONDS = 30.0  # a browser connects again at no cost, and a lost client is gone
+REQUEST_SECONDS = 30.0  # from the first byte of a request to its last
+MAX_UNSENT, MAX_UNSENT_IN_ALL = 4 << 20, 32 << 20  # bytes of answers: of one connection that asks for more; of all
+TIDY_SECONDS = 0.2
+ENDING_SILENT_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
 
 USAGE = f"""\
 catscii {__version__}: cats as coloured ASCII art
@@ -2622,56 +2731,34 @@ examples:
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then let what was accepted finish. Raises SetupError."""
-    import waitress  # type: ignore[import-untyped]
-    from waitress import wasyncore
-
-    def settle() -> None:
-        handler.settle()
-        service.visits.settle()
-
     handler, flush = start_logging(settings.log_level), start_reporting(settings)
     app = make_app(settings)
     service, listener = app.service, listen(settings.host, settings.port)
-    connections: dict[int, Any] = {}
-    server = waitress.create_server(
-        traced(app) if settings.otlp_endpoint else app, sockets=[listener], map=connections, threads=THREADS, ident="",
-        connection_limit=1000,  # so many slow clients shut nobody out; the usual limit of open files is 1,024
-        channel_timeout=30, cleanup_interval=5,  # seconds: a browser connects again at no cost, a lost client is gone
-        max_request_header_size=MAX_HEADER_BYTES, max_request_body_size=MAX_BODY_BYTES,
-        log_socket_errors=False,  # a client that leaves is none
-        clear_untrusted_proxy_headers=False,  # CLIENT_IP_HEADER may name one, and nothing else here reads any
-    )
-    server.channel_class, server.adj.send_bytes = make_channel(settle), MAX_UNSENT
-    stopping, running = threading.Event(), True
 
-    def stop(signal_number: int, frame: object) -> None:
-        nonlocal running  # not an event: a second signal would find its lock taken by the first, for ever
-        running = False
-        server.pull_trigger()  # wakes the loop
+    def settle() -> None:
+        service.visits.write()
+        handler.flush()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header, settle)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
     announce(settings, listener)
+    stopping = threading.Event()
     keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
     keeper.start()
     service.refresher.start()
-    handler.deferred = service.visits.deferred = True
-    looked = 0.0
-    while running:
-        wasyncore.loop(timeout=1, use_poll=True, map=connections, count=1)
-        settle()
-        if time.monotonic() - looked > UNSENT_SECONDS:
-            cut_off([*server.active_channels.values()])
-            looked = time.monotonic()
-    stopping.set()
-    handler.deferred = False
+    handler.buffered = True
+    server.run()
+    handler.buffered = False
     log.info("Initiating graceful shutdown")
+    stopping.set()
     service.refresher.stop()
-    drain(server, connections)
-    keeper.join()
+    server.drain()
+    keeper.join(1)
     service.visits.check()
     service.database.close()
     flush()
+    handler.flush(FLUSH_SECONDS)
     return 0
 
 
@@ -2722,112 +2809,361 @@ def answer() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends it when it has the whole answer, which is now
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-        sys.stdin.buffer.read(min(int(os.environ.get("CONTENT_LENGTH") or 0), MAX_DRAINED))
+        sys.stdin.buffer.read(max(0, min(int(os.environ.get("CONTENT_LENGTH") or 0), MAX_DRAINED)))
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     app.service.end()
     flush()
     return 0
 
 
-def make_tasks() -> tuple[type, type]:
-    """waitress's tasks, for requests and for what it refuses: a 304 keeps its connection, the app tells refusals."""
-    from waitress import task
+# waitress parses requests, runs the app in its threads and writes the heads of answers. The loop is Server's own: a
+# turn of waitress's looks at every connection, and polls for urgent data, which nothing there handles. Of waitress's
+# inside, the code below relies on these parts; a test looks for them in the version that is installed:
+#
+#   adjustments.Adjustments      the settings that channels, parsers and tasks read
+#   channel.HTTPChannel          a connection: received, service, cancel, handle_close, readable, del_channel;
+#                                connected, requests (that wait), request (not yet whole), outbuf_lock,
+#                                total_outbufs_len (bytes unsent), close_when_flushed, will_close. It calls its server's
+#                                add_task and pull_trigger, and reads what Server.__init__ sets.
+#   parser.HTTPRequestParser     a request: received, parse_header; error, headers, completed, expect_continue
+#   task.WSGITask                an answer: get_environment, set_close_on_finish, has_body, version
+#   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which Lines replaces
+#   wasyncore.readwrite          calls a channel for an event, and logs and closes it if it raises
+#
+# The classes that extend waitress's are mixins, so that CGI and `art` start without waitress, which takes 25 ms.
 
-    class Task(task.WSGITask):  # type: ignore[misc]
-        def set_close_on_finish(self) -> None:
-            asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
-            if asked or self.has_body:  # waitress's reason is that the length of a body is not known
-                super().set_close_on_finish()
-
-    class Refusal(Task):
-        def execute(self) -> None:
-            self.environ = self.get_environment() | {"catscii.refusal": self.request.error}
-            if not self.request.headers:  # they were not read
-                self.environ["HTTP_ACCEPT"] = "text/plain"
-            self.request.headers["CONNECTION"] = "close"
-            super().execute()
-
-    return Task, Refusal
+REQUEST_HEAD = re.compile(  # RFC 9112, sections 3 and 5, without line folding; possessive, so that it takes linear time
+    rb"[!#$%&'*+.^_`|~0-9A-Z-]++ [!-~\x80-\xff]++(?: HTTP/[0-9]\.[0-9])?+\r\n"
+    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
+TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 
 
-def make_parser() -> type:
-    """waitress's parser of requests, for bodies that nobody reads: stricter where a proxy may read otherwise."""
-    from waitress import parser
+def problem_of(head: bytes) -> str:
+    """What is wrong with the head of a request; empty if it is right."""
+    if head.count(b"\r\n") > MAX_HEADERS + 2:
+        return f"a request has at most {MAX_HEADERS} headers here"
+    if not REQUEST_HEAD.fullmatch(head):
+        first, *headers = head.split(b"\r\n")
+        wrong = [line for line in headers if not REQUEST_HEAD.fullmatch(b"GET / HTTP/1.1\r\n" + line + b"\r\n")]
+        line = wrong[0] if wrong and REQUEST_HEAD.fullmatch(first + b"\r\n") else first
+        return f"{quoted(line.decode('latin-1'))} is not HTTP"
+    if TRANSFER_ENCODING.search(head):  # waitress takes chunks that a proxy in front may read otherwise
+        return "Transfer-Encoding is not supported: no request needs a body here"
+    return ""
 
-    class Parser(parser.HTTPRequestParser):  # type: ignore[misc]
-        command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # until they are read
-        expect_continue: bool
 
-        def received(self, data: bytes) -> int:
-            consumed = int(super().received(data))
-            if self.expect_continue:  # no body is read here: the answer is not "100 Continue", but there at once
-                self.expect_continue, self.completed, self.headers["CONNECTION"] = False, True, "close"
-            return consumed
+class Parser(HTTPRequestParser):  # type: ignore[misc]
+    """A request, whose body nobody reads. It is refused where a proxy in front may have read something else."""
 
-        def parse_header(self, header_plus: bytes) -> None:
+    command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # until they are read
+    expect_continue: bool
+
+    def received(self, data: bytes) -> int:
+        consumed = int(super().received(data))
+        if self.expect_continue:  # the client gets its final answer at once, not "100 Continue"
+            self.expect_continue, self.completed, self.headers["CONNECTION"] = False, True, "close"
+        return consumed
+
+    def parse_header(self, head: bytes) -> None:
+        problem = problem_of(head)
+        try:
+            if not problem:
+                super().parse_header(head)
+        except ValueError as error:  # the URI or the length is none
+            problem = str(error)
+        if problem or "," in self.headers.get("HOST", ""):
+            from waitress.parser import ParsingError
+
+            raise ParsingError(problem or "more than one Host")
+
+
+class Task(WSGITask):  # type: ignore[misc]
+    """The app's answer to a request, refused ones included. A 304, which has no length, keeps its connection."""
+
+    def __init__(self, channel: Channel, request: Any) -> None:
+        super().__init__(channel, request)
+        if request.error and not request.headers:  # they were not read
+            request.headers["ACCEPT"] = "text/plain"
+        if request.error or (channel.server.draining and len(channel.requests) == 1):
+            request.headers["CONNECTION"] = "close"
+
+    def get_environment(self) -> Any:
+        refusal = {"catscii.refusal": self.request.error} if self.request.error else {}
+        return super().get_environment() | refusal | {"catscii.commits": True}
+
+    def set_close_on_finish(self) -> None:
+        asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
+        if asked or self.has_body:  # waitress's reason is that the length of a body is not known
+            super().set_close_on_finish()
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection. Its answers wait as the very bytes that the cache of pages holds, and the loop sends them."""
+
+    def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
+        self.unsent: deque[bytes] = deque()
+        self.sent_of_first = 0  # bytes of unsent[0]
+        self.touched = self.begun = time.monotonic()  # when bytes last came or went; when self.request began to come
+        super().__init__(server, client, address, server.adj, map=server.active_channels)
+        server.watch(self)
+
+    def __repr__(self) -> str:
+        return "a connection"  # waitress logs this, with the address
+
+    def del_channel(self, map: Any = None) -> None:
+        self.server.unwatch(self)
+        super().del_channel(map)
+
+    def received(self, data: bytes) -> None:
+        before, self.touched = self.request, time.monotonic()
+        super().received(data)
+        if self.request is not before:
+            self.begun = self.touched
+
+    def service(self) -> None:
+        """Answer the first of the requests, in one of waitress's threads."""
+        if self.total_outbufs_len > MAX_UNSENT:
+            self.cancel()
+        else:
+            super().service()
+        self.server.wake(self)
+
+    def write_soon(self, data: bytes) -> int:
+        if not self.connected:
+            from waitress.channel import ClientDisconnected
+
+            raise ClientDisconnected
+        if data:
+            with self.outbuf_lock:
+                self.unsent.append(data)
+                self.total_outbufs_len += len(data)
+        return len(data)
+
+    def writable(self) -> bool:
+        return bool(self.unsent or self.close_when_flushed or self.will_close)
+
+    def handle_write(self) -> None:
+        self.server.answered.append(self)
+
+    def send(self, parts: int) -> None:
+        """Send so many parts of `unsent`, or what the socket takes of them now. Raises OSError."""
+        while parts:
+            first, *others = [self.unsent[i] for i in range(min(parts, 16))]
             try:
-                super().parse_header(header_plus)
-            except (ValueError, parser.TransferEncodingNotImplemented) as error:  # ValueError: of a URI that is none
-                raise parser.ParsingError(str(error)) from error
-            if self.chunked and "CONTENT_LENGTH" in self.headers:  # a proxy may have believed the other one
-                raise parser.ParsingError("Content-Length beside Transfer-Encoding")
-            if "TRANSFER_ENCODING" in self.headers:  # and was not heeded, but may have been by a proxy
-                raise parser.ParsingError("Transfer-Encoding in a version of HTTP without it")
-            if "," in self.headers.get("HOST", ""):
-                raise parser.ParsingError("more than one Host")
+                sent = self.socket.sendmsg([memoryview(first)[self.sent_of_first:], *others])
+            except BlockingIOError:
+                return
+            self.touched = time.monotonic()
+            self.sent_of_first += sent
+            with self.outbuf_lock:
+                self.total_outbufs_len -= sent
+            while parts and self.sent_of_first >= len(self.unsent[0]):
+                self.sent_of_first -= len(self.unsent.popleft())
+                parts -= 1
+        if self.will_close or (self.close_when_flushed and not self.unsent):
+            self.handle_close()
 
-    return Parser
+    def handle_close(self) -> None:
+        with self.outbuf_lock:
+            self.unsent.clear()
+        super().handle_close()
 
 
-def make_channel(settle: Callable[[], None]) -> type:
-    """waitress's channel for connections, whose answers the loop's thread alone sends.
+class Lines:
+    """Channels that wait for a thread, in a line for each client. The lines take turns: no client holds up another."""
 
-    Workers that do so for themselves lose Python's lock at each send, and stand in line for it again. Before it sends,
-    it calls `settle`, once for all answers that are ready.
+    def __init__(self, client_header: str | None) -> None:
+        self._header = client_header and client_header.upper().replace("-", "_")
+        self._lines: OrderedDict[str, deque[Channel]] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, channel: Channel) -> None:
+        client = str(channel.requests[0].headers.get(self._header) or channel.addr[0])
+        self._lines.setdefault(client.rpartition(",")[2].strip(), deque()).append(channel)
+        self._length += 1
+
+    def popleft(self) -> Channel:
+        client, line = self._lines.popitem(last=False)
+        channel = line.popleft()
+        if line:
+            self._lines[client] = line
+        self._length -= 1
+        return channel
+
+
+class Server:
+    """Serves an app on a listening socket: one loop for all connections, and THREADS threads for the answers.
+
+    The main thread calls `run` and `drain`, a signal handler `stop`, and the threads `wake`.
     """
-    from types import SimpleNamespace
 
-    from waitress import channel, server
+    def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
+                 before_sending: Callable[[], None]) -> None:
+        from waitress import adjustments, channel, parser, task  # type: ignore[import-untyped]
 
-    channel.time = server.time = SimpleNamespace(time=time.monotonic)  # idle for how long: by a clock that nobody sets
+        def extended(mixin: type, base: type, **attributes: object) -> Any:
+            return type(mixin.__name__, (mixin, base), attributes)
 
-    class Channel(channel.HTTPChannel):  # type: ignore[misc]
-        task_class, error_task_class = make_tasks()
-        parser_class = make_parser()
+        answers = extended(Task, task.WSGITask)
+        self._channel_class = extended(
+            Channel, channel.HTTPChannel, task_class=answers, error_task_class=answers,
+            parser_class=extended(Parser, parser.HTTPRequestParser))
+        self.adj = adjustments.Adjustments(
+            ident="", max_request_header_size=MAX_HEADER_BYTES, max_request_body_size=MAX_BODY_BYTES,
+            log_socket_errors=False)  # a client that leaves is none
+        self.application, self.server_name, self.effective_port = app, "localhost", listener.getsockname()[1]
+        self.active_channels: dict[int, Channel] = {}  # by file descriptor
+        self.task_dispatcher = task.ThreadedTaskDispatcher()
+        self.task_dispatcher.queue = Lines(client_header)
+        self.add_task = self.task_dispatcher.add_task
+        self.pull_trigger = lambda: None  # Channel.service wakes the loop itself, when its answer is whole
+        self.answered: deque[Channel] = deque()  # channels that have something to send
+        self._before_sending = before_sending
+        self._asleep = self._stopping = self.draining = False
+        self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
+        self._full = Trouble("All connections are taken, and the idlest are closed", "Connections are free again",
+                             logging.WARNING)
+        self._listener, self._poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
+        listener.setblocking(False)
+        for file in (listener.fileno(), self._alarm):
+            self._poll.register(file, select.POLLIN)
 
-        def __repr__(self) -> str:
-            return "a connection"  # waitress logs it, with the address
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self.task_dispatcher.set_thread_count(THREADS)
+        while not self._stopping:
+            self._turn(TIDY_SECONDS)
 
-        def service(self) -> None:
-            if self.total_outbufs_len > MAX_UNSENT:  # who asks on and on and does not read would block a worker
-                self.cancel()
-            else:
-                super().service()
+    def stop(self) -> None:
+        self._stopping = True
+        os.write(self._bell, b"!")
 
-        def writable(self) -> bool:
-            return not self.requests and bool(super().writable())
+    def wake(self, channel: Channel) -> None:
+        """Have the channel's answer sent. No wake-up is lost: the loop looks at `answered` after it sets _asleep."""
+        self.answered.append(channel)
+        if self._asleep:
+            self._asleep = False
+            os.write(self._bell, b"!")
 
-        def handle_write(self) -> None:
-            settle()
-            super().handle_write()
+    def watch(self, channel: Channel) -> None:
+        """Poll for what the channel waits for, if it is open. The kernel reports errors in any case."""
+        if channel.socket:
+            self._poll.register(
+                channel.socket, select.POLLIN * channel.readable() | select.POLLOUT * channel.writable())
 
-    return Channel
+    def unwatch(self, channel: Channel) -> None:
+        if channel.socket:
+            self._poll.unregister(channel.socket)
 
+    def _turn(self, seconds: float) -> None:
+        """Wait for events, so many seconds at most, and handle them."""
+        from waitress import wasyncore
 
-def cut_off(channels: list[Any]) -> None:
-    """Close those of waitress's channels that it has given up, and would not close before their clients read.
+        self._asleep = True
+        events = dict(self._poll.poll(0 if self.answered else 1000 * seconds))
+        self._asleep = False
+        if events.pop(self._alarm, None):
+            os.read(self._alarm, 4096)
+        arrivals = events.pop(self._listener.fileno(), None)
+        for file, event in events.items():
+            if channel := self.active_channels.get(file):
+                wasyncore.readwrite(channel, event)
+                self.watch(channel)
+        self._send()
+        if arrivals:  # last: a connection may get the file descriptor of one that this turn has closed
+            self._accept()
+        if time.monotonic() - self._tidied > TIDY_SECONDS:
+            self._tidy()
 
-    Then those with the most unread, until at most MAX_UNSENT_IN_ALL bytes are.
-    """
-    for channel in channels:
-        if channel.will_close:
+    def _send(self) -> None:
+        """Send what is ready. A visit is counted before its answer is written, so `before_sending` commits the visits
+        of all parts that were there when it began, and no others are sent."""
+        ready = {}
+        while self.answered:
+            channel = self.answered.popleft()
+            ready[channel] = len(channel.unsent)
+        if ready:
+            self._before_sending()
+        for channel, parts in ready.items():
+            if channel.socket:
+                try:
+                    channel.send(parts)
+                except OSError:  # the client has gone
+                    channel.handle_close()
+                self.watch(channel)
+
+    def _accept(self) -> None:
+        """Take in the connections that wait; each that is too many costs the idlest one its place."""
+        for _ in range(MAX_CONNECTIONS):
+            full = len(self.active_channels) >= self._limit
+            try:
+                client, address = self._listener.accept()
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._channel_class(self, client, address)
+            except BlockingIOError:
+                return
+            except OSError as error:  # the client has gone, or the process or the system has too many open files
+                full = full or error.errno in (errno.EMFILE, errno.ENFILE)
+            if full:
+                self._full.begin(f"{len(self.active_channels)} are open")
+                self._close_idlest()
+
+    def _close_idlest(self) -> None:
+        """Close the connection that was silent for longest; one with a request that waits for its answer comes last."""
+        channels = self.active_channels.values()
+        if idlest := min(channels, key=lambda channel: (bool(channel.requests), channel.touched), default=None):
+            idlest.handle_close()
+        else:
+            time.sleep(TIDY_SECONDS)  # others have all the files, and the loop would only try again
+
+    def _tidy(self) -> None:
+        """Close connections that are silent or too slow, and those with most to read while all hold too many bytes."""
+        now = self._tidied = time.monotonic()
+        self._before_sending()  # there may be log lines without an answer
+        for channel in [*self.active_channels.values()]:
+            if channel.requests:
+                continue
+            silent, busy = now - max(channel.touched, self._ending_since), channel.request or channel.total_outbufs_len
+            overdue = channel.request and now - channel.begun > REQUEST_SECONDS
+            ended = self.draining and not busy and silent > ENDING_SILENT_SECONDS
+            if overdue or ended or silent > SILENT_CONNECTION_SECONDS:
+                channel.handle_close()
+        while self._bytes_held() > MAX_UNSENT_IN_ALL:
+            max(self.active_channels.values(), key=lambda channel: int(channel.total_outbufs_len)).handle_close()
+        self._full.end(quiet_seconds=10)
+
+    def _bytes_held(self) -> int:
+        """Bytes of the answers that wait to be read. One that many clients read is held once."""
+        unsent = itertools.chain.from_iterable(list(channel.unsent) for channel in self.active_channels.values())
+        return sum({id(data): len(data) for data in unsent}.values())
+
+    def drain(self) -> None:
+        """Answer every request that has reached the listening socket, for GRACE_SECONDS at most, and close the rest."""
+        self._accept()
+        self._poll.unregister(self._listener)
+        self._listener.close()
+        self.draining, self._ending_since = True, time.monotonic()
+        end = self._ending_since + GRACE_SECONDS
+        while self.active_channels and time.monotonic() < end:
+            self._turn(ENDING_SILENT_SECONDS / 4)
+        for channel in [*self.active_channels.values()]:
             channel.handle_close()
-    channels.sort(key=lambda channel: channel.total_outbufs_len)
-    unread = sum(channel.total_outbufs_len for channel in channels)
-    while unread > MAX_UNSENT_IN_ALL:
-        channel = channels.pop()
-        unread -= channel.total_outbufs_len
-        channel.handle_close()
+        self.task_dispatcher.shutdown(timeout=0.1)
+
+
+def connection_limit() -> int:
+    """How many connections may be open: MAX_CONNECTIONS, or as many as the limit of open files lets there be."""
+    import resource
+
+    wanted, (soft, hard) = MAX_CONNECTIONS + RESERVED_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(1, soft - RESERVED_FILES)
+    return MAX_CONNECTIONS
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -2838,38 +3174,6 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:  # UnicodeError: no host can be called so
         raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
-
-
-def drain(server: Any, connections: dict[int, Any]) -> None:
-    """Answer every request that reached the listening socket, for GRACE_SECONDS at most, and close what is idle.
-
-    waitress has no such end of its own: its run() drops what is queued and what is not sent yet. So this goes to the
-    parts that its server and channels are made of (waitress/server.py, channel.py, task.py).
-    """
-    from waitress import wasyncore
-
-    def last_task(channel: Any, request: Any) -> Any:
-        if len(channel.requests) == 1:  # the last of those that were sent ahead
-            request.headers["CONNECTION"] = "close"
-        return type(channel).task_class(channel, request)
-
-    known = 0
-    while known < len(connections):  # those who wait at the door come in
-        known = len(connections)
-        server.handle_accept()
-    wasyncore.dispatcher.close(server)  # the door alone: server.close() would take the trigger, which wakes the loop
-    started = time.monotonic()
-    end = started + GRACE_SECONDS
-    while server.active_channels and time.monotonic() < end:
-        for channel in server.active_channels.values():
-            channel.task_class = last_task
-        wasyncore.loop(timeout=0.05, use_poll=True, map=connections, count=1)
-        cut_off([*server.active_channels.values()])
-        for channel in list(server.active_channels.values()):
-            busy = channel.requests or channel.request or channel.total_outbufs_len
-            if not busy and time.monotonic() - max(channel.last_activity, started) > IDLE_SECONDS:
-                channel.handle_close()
-    server.task_dispatcher.shutdown(timeout=max(0.1, end - time.monotonic()))
 
 
 def show_picture(source: str, width: int | None, height: int | None, style: str | None, format: str | None) -> int:
@@ -2933,6 +3237,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """The exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass  # a standard stream that is closed would be taken for the next file that is opened
+    os.close(spare)
     if "GATEWAY_INTERFACE" in os.environ:  # a query without "=" comes as arguments
         return answer()
     options = parse_arguments(arguments)
