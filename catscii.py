@@ -91,6 +91,7 @@ if TYPE_CHECKING:
 else:
     Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat = (
         Lazy(f"PIL.{name}") for name in ("Image", "ImageChops", "ImageDraw", "ImageFilter", "ImageOps", "ImageStat"))
+    urllib3 = Lazy("urllib3")  # takes 30 ms
 
 __version__ = "0.1.0"
 
@@ -1026,7 +1027,7 @@ REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
 LEASE_SECONDS = 120.0  # more than a cat takes
 USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
-SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a body to be whole
+SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for the whole answer with all redirects
 MAX_REDIRECTS = 5
 REVIVALS_A_MINUTE, REVIVALS_AT_ONCE = 30, 2  # what visitors may cause upstream: evicted cats that they ask for
 REVIVED_BYTES = 4 << 20
@@ -1221,6 +1222,13 @@ class Store:
         self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
 
 
+class Reader(threading.Thread):
+    """A thread that reads an answer; when the time is over, `Fetcher.get` sets `given_up` and shuts the socket."""
+
+    socket: socket.socket | None = None
+    given_up = False
+
+
 class Fetcher:
     """Reads URLs within limits of time and size, with verified certificates.
 
@@ -1229,70 +1237,64 @@ class Fetcher:
 
     def __init__(self, ssl_cert_file: str | None, trusted: Iterable[str]) -> None:
         self._ssl_cert_file = ssl_cert_file
-        self._trusted_hosts = {urlsplit(url).hostname for url in trusted}
-
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        return self._pools[urlsplit(url).hostname in self._trusted_hosts]
+        self._trusted_hosts = {(urlsplit(url).hostname or "").rstrip(".") for url in trusted}  # as urllib3 names hosts
 
     @cached_property
-    def _pools(self) -> tuple[urllib3.PoolManager, urllib3.PoolManager]:
-        """The one for public addresses, and the one for all."""
-        import urllib3  # 30 ms that a start without upstream saves
-        from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+    def _pools(self) -> urllib3.PoolManager:
+        """Pools whose connections refuse private addresses of untrusted hosts, and tell the `Reader` their socket."""
+        trusted_hosts = self._trusted_hosts
 
-        class Watched:
-            def getresponse(self) -> Any:
-                threading.current_thread().connection = self  # type: ignore[attr-defined]
-                return super().getresponse()  # type: ignore[misc]
-
-        class Public(Watched):
-            def connect(self) -> None:
+        class Guarded:
+            def connect(self: Any) -> None:
                 super().connect()  # type: ignore[misc]
-                peer = self.sock.getpeername()[0]  # type: ignore[attr-defined]
-                if not ipaddress.ip_address(peer.partition("%")[0]).is_global:
-                    self.close()  # type: ignore[attr-defined]
+                peer = self.sock.getpeername()[0]
+                if self.host not in trusted_hosts and not ipaddress.ip_address(peer.partition("%")[0]).is_global:
+                    self.close()
                     raise Unavailable(f"{peer} is not a public address")
 
-        def pool(mixin: type, of: type[HTTPConnectionPool]) -> type:
-            return type(of.__name__, (of,), {"ConnectionCls": type("Connection", (mixin, of.ConnectionCls), {})})
+            def getresponse(self: Any) -> Any:
+                reader: Any = threading.current_thread()
+                reader.socket = self.sock  # set before `given_up` is read; `get` sets `given_up`, then reads `socket`
+                if reader.given_up:
+                    raise Unavailable("nobody waits for the answer any more")
+                return super().getresponse()  # type: ignore[misc]
+
+        def guarded(pool: type[urllib3.HTTPConnectionPool]) -> type:
+            connection = type("Connection", (Guarded, pool.ConnectionCls), {})
+            return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 
         context = urllib3.util.create_urllib3_context()  # one for all connections: the certificates take megabytes
         context.load_verify_locations(ca_bundle(self._ssl_cert_file))
-
-        def pools(mixin: type) -> urllib3.PoolManager:
-            made = urllib3.PoolManager(ssl_context=context, retries=False, timeout=SILENT_SECONDS)
-            made.pool_classes_by_scheme = {"http": pool(mixin, HTTPConnectionPool),
-                                           "https": pool(mixin, HTTPSConnectionPool)}
-            return made
-
-        return pools(Public), pools(Watched)
+        pools = urllib3.PoolManager(ssl_context=context, retries=False, timeout=SILENT_SECONDS)
+        pools.pool_classes_by_scheme = {"http": guarded(urllib3.HTTPConnectionPool),
+                                        "https": guarded(urllib3.HTTPSConnectionPool)}
+        return pools
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file") -> bytes:
         """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable.
 
-        urllib3 bounds each silence, not the whole of an answer; so a thread reads it, and loses its socket if slow.
+        urllib3 limits each silence only. The time of the whole answer, which a `Reader` reads, is limited here alone.
         """
         answer: Future[bytes] = Future()
 
         def read() -> None:
             try:
-                answer.set_result(self._read(url, limit, headers, time.monotonic() + TOTAL_SECONDS, kind))
+                answer.set_result(self._read(url, limit, headers, kind))
             except Exception as error:
                 answer.set_exception(error)
 
         in_this_span = contextvars.copy_context().run
-        thread = threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True)
-        thread.start()
+        reader = Reader(target=in_this_span, args=(read,), name="fetcher", daemon=True)
+        reader.start()
         try:
-            return answer.result(TOTAL_SECONDS + 1)
+            return answer.result(TOTAL_SECONDS)
         except TimeoutError:
-            with contextlib.suppress(AttributeError, OSError):  # there is no connection yet, or no more
-                thread.connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+            reader.given_up = True
+            with contextlib.suppress(AttributeError, OSError):  # the reader has no socket yet, or a closed one
+                reader.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
             raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds") from None
 
-    def _read(self, url: str, limit: int, headers: Mapping[str, str], deadline: float, kind: str) -> bytes:
-        import urllib3
-
+    def _read(self, url: str, limit: int, headers: Mapping[str, str], kind: str) -> bytes:
         schemes = ("https",) if urlsplit(url).scheme == "https" else ("https", "http")
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -1300,10 +1302,10 @@ class Fetcher:
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
                 sent = {"User-Agent": USER_AGENT, **headers}
                 with span(f"{kind}_headers", host=urlsplit(url).hostname):
-                    response = self._pool(url).request("GET", url, headers=sent, preload_content=False, redirect=False)
+                    response = self._pools.request("GET", url, headers=sent, preload_content=False, redirect=False)
                 with response, span(f"{kind}_body", status=response.status):
                     if not (location := response.get_redirect_location()):
-                        return read_body(response, limit, deadline)
+                        return read_body(response, limit)
                 url, headers = urljoin(url, location), {}  # a key is for the API alone
             raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
         except (urllib3.exceptions.HTTPError, OSError, ValueError, OverflowError) as error:
@@ -1317,11 +1319,9 @@ class Fetcher:
             raise Unavailable(f"the answer is not JSON: {error}") from error
 
 
-def read_body(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -> bytes:
-    """The body of a 200, given up as soon as it passes `limit` bytes or the `deadline` of time.monotonic()."""
+def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+    """The body of a 200. Raises Unavailable for another status, and as soon as the body passes `limit` bytes."""
     if response.status != 200:
-        import urllib3
-
         refusal = Unavailable(f"status {response.status}")
         refusal.status, refusal.retry_after = response.status, urllib3.Retry().get_retry_after(response) or 0.0
         raise refusal
@@ -1330,8 +1330,6 @@ def read_body(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -
         body += chunk
         if len(body) > limit:
             raise Unavailable(f"more than {limit} bytes")
-        if time.monotonic() > deadline:
-            raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds")
     return bytes(body)
 
 

@@ -1408,13 +1408,23 @@ def dripping(handler: BaseHTTPRequestHandler, bodyless: bool = False) -> None:
         time.sleep(0.1)
 
 
+def dripping_to_the_end(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    dripping(handler, bodyless=True)
+
+
+def slow_redirect(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(0.2)
+    reply(handler, b"", 302, Location=handler.path)
+
+
 def dripping_headers(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     dripping(handler, bodyless=True)
 
 
 def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
-    upstream.answers["/endless"], upstream.answers["/drip"] = endless, dripping
+    upstream.answers["/endless"] = endless
     upstream.answers["/short"] = lambda handler: reply(
         handler, b"short", **{"Content-Length": "9", "Connection": "close"}
     )
@@ -1424,15 +1434,37 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
     with pytest.raises(catscii.Unavailable):
         fetcher.get(f"{upstream.url}/short", 1_000_000)
     monkeypatch.setattr(catscii, "TOTAL_SECONDS", 0.5)
-    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
-        fetcher.get(f"{upstream.url}/drip", 1_000_000)
-    upstream.answers["/headers"] = dripping_headers
-    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
-        fetcher.get(f"{upstream.url}/headers", 1_000_000)
-    upstream.answers["/100"] = going_on
-    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
-        fetcher.get(f"{upstream.url}/100", 1_000_000)
-    assert eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "fetcher"])
+    for slow in (dripping, dripping_to_the_end, dripping_headers, slow_redirect, going_on):
+        upstream.answers["/slow"], begun = slow, time.monotonic()
+        with pytest.raises(catscii.Unavailable, match="no whole answer after"):
+            fetcher.get(f"{upstream.url}/slow", 1_000_000)
+        assert time.monotonic() - begun < 1
+        eventually(no_fetcher, 1)
+
+
+def no_fetcher() -> bool:
+    return not any(thread.name == "fetcher" for thread in threading.enumerate())
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_not_read(authority, ca_file, monkeypatch):
+    context, listener = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), socket.create_server(("127.0.0.1", 0))
+    authority.issue_cert("localhost").configure_cert(context)
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        time.sleep(1)
+        with context.wrap_socket(connection, server_side=True) as client, contextlib.suppress(OSError):
+            while True:
+                client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                time.sleep(0.01)
+
+    threading.Thread(target=answer, daemon=True).start()
+    url = f"https://localhost:{listener.getsockname()[1]}"
+    monkeypatch.setattr(catscii, "TOTAL_SECONDS", 0.5)
+    with listener, pytest.raises(catscii.Unavailable, match="no whole answer after"):
+        catscii.Fetcher(ca_file, [url]).get(url, 1_000_000)
+    assert not no_fetcher()
+    eventually(no_fetcher, 3)
 
 
 @pytest.mark.parametrize(
