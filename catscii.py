@@ -1186,7 +1186,8 @@ class Store:
         return None
 
     def art(self, cat_id: str) -> tuple[Cat, Art] | None:
-        """The stored cat in the usual view; None if it has to be drawn."""
+        """The stored cat in the usual view; None if the view has to be drawn. The stored view saves a CGI request the
+        import of Pillow and the drawing: the request takes 85 ms and 28 MB instead of 126 ms and 34 MB."""
         for art, *cat in self._execute("SELECT art, id, source, url FROM cats WHERE id = ? AND art NOT NULL", cat_id):
             with contextlib.suppress(zlib.error, ValueError):  # the stored art is damaged
                 return Cat(*cat), from_dict(json.loads(zlib.decompress(art)))
