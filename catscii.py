@@ -97,6 +97,7 @@ else:
     HTTPChannel = HTTPRequestParser = WSGITask = object  # Server.__init__ adds the real base classes
     Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat = (
         Lazy(f"PIL.{name}") for name in ("Image", "ImageChops", "ImageDraw", "ImageFilter", "ImageOps", "ImageStat"))
+    urllib3 = Lazy("urllib3")  # takes 30 ms
 
 __version__ = "0.1.0"
 
@@ -1100,11 +1101,11 @@ STORED_CATS = 24
 STORED_SIDE = 480  # pixels on the longer side: a pixel a sample up to 96 columns, some 30 kB as JPEG
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
-LEASE_SECONDS = 120.0  # more than a cat takes
+LEASE_SECONDS = 120.0  # more than the fetch of a cat takes
 USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
-SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a body to be whole
+SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for the whole answer with all redirects
 MAX_REDIRECTS = 5
-REVIVALS_A_MINUTE, REVIVALS_AT_ONCE = 30, 2  # what visitors may cause upstream: evicted cats that they ask for
+REVIVALS_A_MINUTE, REVIVALS_AT_ONCE = 30, 2  # fetches that visitors may cause, of cats that are not stored
 REVIVED_BYTES = 4 << 20
 LITTER = 24
 MAX_JSON_BYTES, MAX_PICTURE_BYTES = 1 << 20, 16 << 20
@@ -1168,10 +1169,10 @@ class NoSuchCat(LookupError):
 
 
 class Unavailable(Exception):
-    """An upstream, or what it sent, cannot be used now; the message says why."""
+    """A source, or what it sent, cannot be used now; the message says why."""
 
-    status = 200  # the upstream's, if that is what was wrong
-    retry_after = 0.0  # seconds for which it wants to be left alone
+    status = 200  # of the source's answer, if the status was what was wrong
+    retry_after = 0.0  # seconds for which the source wants to be left alone
 
 
 class Database:
@@ -1283,9 +1284,10 @@ class Store:
         return None
 
     def art(self, cat_id: str) -> tuple[Cat, Art] | None:
-        """The stored cat in the usual view; None if it has to be drawn."""
+        """The stored cat in the usual view; None if the view has to be drawn. The stored view saves a CGI request the
+        import of Pillow and the drawing: the request takes 85 ms and 28 MB instead of 126 ms and 34 MB."""
         for art, *cat in self._execute("SELECT art, id, source, url FROM cats WHERE id = ? AND art NOT NULL", cat_id):
-            with contextlib.suppress(zlib.error, ValueError):  # it is damaged
+            with contextlib.suppress(zlib.error, ValueError):  # the stored art is damaged
                 return Cat(*cat), from_dict(json.loads(zlib.decompress(art)))
         return None
 
@@ -1306,17 +1308,26 @@ class Store:
         """Stored cats by source."""
         return dict(self._execute("SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"))
 
-    def claim(self) -> dict[str, tuple[int, float]] | None:
-        """If a cat is due, what `schedule` was told of the sources, to one process in LEASE_SECONDS; else None."""
+    def claim_due_fetch(self) -> dict[str, tuple[int, float]] | None:
+        """If a fetch is due, keep all other processes from it for LEASE_SECONDS, and return what `schedule_fetch` noted
+        of the sources; else None. Used by a CGI request."""
         now, ((due, sources),) = time.time(), self._execute("SELECT due, sources FROM refresher")
-        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # beyond it, a clock was wrong
+        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # a later time comes from a clock that was wrong
             return None
-        mine = self._execute("UPDATE refresher SET due = ? WHERE due = ? RETURNING 1", now + LEASE_SECONDS, due)
-        return dict(json.loads(sources)) if mine else None
+        claimed = self._execute("UPDATE refresher SET due = ? WHERE due = ? RETURNING 1", now + LEASE_SECONDS, due)
+        return dict(json.loads(sources)) if claimed else None
 
-    def schedule(self, due: float, sources: Mapping[str, tuple[int, float]]) -> None:
-        """The Unix time when the next cat is due; of each source, failures in a row and when it may be asked again."""
+    def schedule_fetch(self, due: float, sources: Mapping[str, tuple[int, float]]) -> None:
+        """Note the Unix time when the next fetch is due; of each source, its failures in a row and the Unix time from
+        which on it may be asked. Used by the server and by a CGI request."""
         self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
+
+
+class Reader(threading.Thread):
+    """A thread that reads an answer; when the time is over, `Fetcher.get` sets `given_up` and shuts the socket."""
+
+    socket: socket.socket | None = None
+    given_up = False
 
 
 class Fetcher:
@@ -1327,70 +1338,64 @@ class Fetcher:
 
     def __init__(self, ssl_cert_file: str | None, trusted: Iterable[str]) -> None:
         self._ssl_cert_file = ssl_cert_file
-        self._trusted_hosts = {urlsplit(url).hostname for url in trusted}
-
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        return self._pools[urlsplit(url).hostname in self._trusted_hosts]
+        self._trusted_hosts = {(urlsplit(url).hostname or "").rstrip(".") for url in trusted}  # as urllib3 names hosts
 
     @cached_property
-    def _pools(self) -> tuple[urllib3.PoolManager, urllib3.PoolManager]:
-        """The one for public addresses, and the one for all."""
-        import urllib3  # 30 ms that a start without upstream saves
-        from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+    def _pools(self) -> urllib3.PoolManager:
+        """Pools whose connections refuse private addresses of untrusted hosts, and tell the `Reader` their socket."""
+        trusted_hosts = self._trusted_hosts
 
-        class Watched:
-            def getresponse(self) -> Any:
-                threading.current_thread().connection = self  # type: ignore[attr-defined]
-                return super().getresponse()  # type: ignore[misc]
-
-        class Public(Watched):
-            def connect(self) -> None:
+        class Guarded:
+            def connect(self: Any) -> None:
                 super().connect()  # type: ignore[misc]
-                peer = self.sock.getpeername()[0]  # type: ignore[attr-defined]
-                if not ipaddress.ip_address(peer.partition("%")[0]).is_global:
-                    self.close()  # type: ignore[attr-defined]
+                peer = self.sock.getpeername()[0]
+                if self.host not in trusted_hosts and not ipaddress.ip_address(peer.partition("%")[0]).is_global:
+                    self.close()
                     raise Unavailable(f"{peer} is not a public address")
 
-        def pool(mixin: type, of: type[HTTPConnectionPool]) -> type:
-            return type(of.__name__, (of,), {"ConnectionCls": type("Connection", (mixin, of.ConnectionCls), {})})
+            def getresponse(self: Any) -> Any:
+                reader: Any = threading.current_thread()
+                reader.socket = self.sock  # set before `given_up` is read; `get` sets `given_up`, then reads `socket`
+                if reader.given_up:
+                    raise Unavailable("nobody waits for the answer any more")
+                return super().getresponse()  # type: ignore[misc]
+
+        def guarded(pool: type[urllib3.HTTPConnectionPool]) -> type:
+            connection = type("Connection", (Guarded, pool.ConnectionCls), {})
+            return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 
         context = urllib3.util.create_urllib3_context()  # one for all connections: the certificates take megabytes
         context.load_verify_locations(ca_bundle(self._ssl_cert_file))
-
-        def pools(mixin: type) -> urllib3.PoolManager:
-            made = urllib3.PoolManager(ssl_context=context, retries=False, timeout=SILENT_SECONDS)
-            made.pool_classes_by_scheme = {"http": pool(mixin, HTTPConnectionPool),
-                                           "https": pool(mixin, HTTPSConnectionPool)}
-            return made
-
-        return pools(Public), pools(Watched)
+        pools = urllib3.PoolManager(ssl_context=context, retries=False, timeout=SILENT_SECONDS)
+        pools.pool_classes_by_scheme = {"http": guarded(urllib3.HTTPConnectionPool),
+                                        "https": guarded(urllib3.HTTPSConnectionPool)}
+        return pools
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file") -> bytes:
         """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable.
 
-        urllib3 bounds each silence, not the whole of an answer; so a thread reads it, and loses its socket if slow.
+        urllib3 limits each silence only. The time of the whole answer, which a `Reader` reads, is limited here alone.
         """
         answer: Future[bytes] = Future()
 
         def read() -> None:
             try:
-                answer.set_result(self._read(url, limit, headers, time.monotonic() + TOTAL_SECONDS, kind))
+                answer.set_result(self._read(url, limit, headers, kind))
             except Exception as error:
                 answer.set_exception(error)
 
         in_this_span = contextvars.copy_context().run
-        thread = threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True)
-        thread.start()
+        reader = Reader(target=in_this_span, args=(read,), name="fetcher", daemon=True)
+        reader.start()
         try:
-            return answer.result(TOTAL_SECONDS + 1)
+            return answer.result(TOTAL_SECONDS)
         except TimeoutError:
-            with contextlib.suppress(AttributeError, OSError):  # there is no connection yet, or no more
-                thread.connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+            reader.given_up = True
+            with contextlib.suppress(AttributeError, OSError):  # the reader has no socket yet, or a closed one
+                reader.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
             raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds") from None
 
-    def _read(self, url: str, limit: int, headers: Mapping[str, str], deadline: float, kind: str) -> bytes:
-        import urllib3
-
+    def _read(self, url: str, limit: int, headers: Mapping[str, str], kind: str) -> bytes:
         schemes = ("https",) if urlsplit(url).scheme == "https" else ("https", "http")
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -1398,10 +1403,10 @@ class Fetcher:
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
                 sent = {"User-Agent": USER_AGENT, **headers}
                 with span(f"{kind}_headers", host=urlsplit(url).hostname):
-                    response = self._pool(url).request("GET", url, headers=sent, preload_content=False, redirect=False)
+                    response = self._pools.request("GET", url, headers=sent, preload_content=False, redirect=False)
                 with response, span(f"{kind}_body", status=response.status):
                     if not (location := response.get_redirect_location()):
-                        return read_body(response, limit, deadline)
+                        return read_body(response, limit)
                 url, headers = urljoin(url, location), {}  # a key is for the API alone
             raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
         except (urllib3.exceptions.HTTPError, OSError, ValueError, OverflowError) as error:
@@ -1415,11 +1420,9 @@ class Fetcher:
             raise Unavailable(f"the answer is not JSON: {error}") from error
 
 
-def read_body(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -> bytes:
-    """The body of a 200, given up as soon as it passes `limit` bytes or the `deadline` of time.monotonic()."""
+def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+    """The body of a 200. Raises Unavailable for another status, and as soon as the body passes `limit` bytes."""
     if response.status != 200:
-        import urllib3
-
         refusal = Unavailable(f"status {response.status}")
         refusal.status, refusal.retry_after = response.status, urllib3.Retry().get_retry_after(response) or 0.0
         raise refusal
@@ -1428,14 +1431,12 @@ def read_body(response: urllib3.BaseHTTPResponse, limit: int, deadline: float) -
         body += chunk
         if len(body) > limit:
             raise Unavailable(f"more than {limit} bytes")
-        if time.monotonic() > deadline:
-            raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds")
     return bytes(body)
 
 
 @dataclass
 class Source:
-    """An upstream API: where it lists random cats, one or several, where it knows the one called {id}; how it fares."""
+    """An API: where it lists random cats, one or several; where it knows the cat called {id}; how it fares."""
 
     name: str  # the API's host
     search_url: str
@@ -1517,23 +1518,23 @@ def to_jpeg(picture: Image.Image) -> bytes:
     return written(picture, "JPEG", quality=88)
 
 
-class Refresher(threading.Thread):
-    """Tops the store up, quickly to STORED_CATS, then by one cat a REFRESH_SECONDS, whatever the traffic."""
+class Refresher:
+    """Tops the store up, quickly to STORED_CATS, then by one cat every REFRESH_SECONDS, whatever the traffic."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
-        super().__init__(name="refresher", daemon=True)
-        self._store, self._upstreams, self._fetcher = store, sources, fetcher
+        self._store, self._sources, self._fetcher = store, sources, fetcher
         self._stopping = threading.Event()
         self._repeats = 0  # answers in a row that held only cats that are stored already
         self.results = Counter(stored=0, repeated=0, failed=0)
-        self.last_good = time.monotonic()  # when a source last worked, or the start
+        self.last_good: float | None = None  # time.monotonic() when a source last worked, at first when `run` began
         self._due = 0.0 if self._short() else time.monotonic() + REFRESH_SECONDS
 
     def run(self) -> None:
-        while self._upstreams and not self._stopping.wait(self._delay()):
+        """Fetch a cat whenever one is due, until `stop`. Both are used by the server, `run` in a thread."""
+        self.last_good = time.monotonic() if self._sources else None
+        while self._sources and not self._stopping.wait(self._delay()):
             try:
-                self._refresh()
-                self._schedule(LEASE_SECONDS)  # nobody else needs to, while this goes on
+                self.fetch_one(LEASE_SECONDS)  # while this thread goes on, no other process needs to fetch
             except Exception:
                 if self._stopping.is_set():  # the database is closed by now
                     return
@@ -1544,62 +1545,59 @@ class Refresher(threading.Thread):
     def stop(self) -> None:
         self._stopping.set()
 
-    def claim(self) -> bool:
-        """Whether `once` is due, in this process: many short ones know of each other by the store alone."""
-        sources = self._store.claim() if self._upstreams else None
-        for upstream in self._upstreams:
-            upstream.failures, ready = (sources or {}).get(upstream.name, (0, 0.0))
-            upstream.ready = ready - time.time() + time.monotonic()
-        return sources is not None
+    def claim_due_fetch(self) -> bool:
+        """Whether a fetch is due and this process has to do it, with `fetch_one`. Used by a CGI request."""
+        claimed = self._store.claim_due_fetch() if self._sources else None
+        for source in self._sources:
+            source.failures, ready = (claimed or {}).get(source.name, (0, 0.0))
+            source.ready = ready - time.time() + time.monotonic()
+        self._repeats = QUICK_REPEATS - 1  # how many other processes had is not known: one more ends the hurry
+        return claimed is not None
 
-    def once(self) -> None:
-        """Store a cat, after `claim`."""
-        self._repeats = QUICK_REPEATS - 1  # how many there were is not known
-        self._refresh()
-        self._schedule()
-
-    def _schedule(self, more_seconds: float = 0.0) -> None:
-        now = time.time()
-        sources = {upstream.name: (upstream.failures, upstream.ready - time.monotonic() + now)
-                   for upstream in self._upstreams}
-        self._store.schedule(now + self._delay() + more_seconds, sources)
+    def fetch_one(self, lease_seconds: float = 0.0) -> None:
+        """Store a cat from the first source that works, and schedule the next fetch: for other processes
+        `lease_seconds` later than for this one. Used by the server, and by a CGI request after `claim_due_fetch`."""
+        for source in self._sources:
+            if source.ready <= time.monotonic() and self._fetch_from(source):
+                break
+        else:
+            self.results["failed"] += 1
+        unix = time.time() - time.monotonic()
+        sources = {source.name: (source.failures, source.ready + unix) for source in self._sources}
+        self._store.schedule_fetch(time.time() + self._delay() + lease_seconds, sources)
 
     def _short(self) -> bool:
         return sum(self._store.counts().values()) < STORED_CATS
 
     def _delay(self) -> float:
         """Seconds until a cat is due and some source may be asked."""
-        return max(0.0, max(self._due, min(upstream.ready for upstream in self._upstreams)) - time.monotonic())
+        return max(0.0, max(self._due, min(source.ready for source in self._sources)) - time.monotonic())
 
-    def _refresh(self) -> None:
-        """Store a cat from the first source that gives one."""
-        for upstream in self._upstreams:
-            if upstream.ready > time.monotonic():
-                continue
-            try:
-                with span("get_cat_ascii_art", source=upstream.name):
-                    self._repeats = 0 if self._take(upstream) else self._repeats + 1
-            except Unavailable as error:
-                upstream.failed(error.retry_after)
-                if upstream.failures == 1:
-                    log.warning("Source fails", {"source": upstream.name, "error": str(error)})
-                continue
-            if upstream.failures:
-                log.info("Source works again", {"source": upstream.name})
-                upstream.failures = 0
-            hurry = self._short() and self._repeats < QUICK_REPEATS
-            self.last_good = time.monotonic()
-            self._due = self.last_good + (QUICK_SECONDS if hurry else REFRESH_SECONDS)
-            self.results["repeated" if self._repeats else "stored"] += 1
-            return
-        self.results["failed"] += 1
+    def _fetch_from(self, source: Source) -> bool:
+        """Store the source's next new cat, if it has one. False if the source fails; it rests then."""
+        try:
+            with span("get_cat_ascii_art", source=source.name):
+                self._repeats = 0 if self._store_next(source) else self._repeats + 1
+        except Unavailable as error:
+            source.failed(error.retry_after)
+            if source.failures == 1:
+                log.warning("Source fails", {"source": source.name, "error": str(error)})
+            return False
+        if source.failures:
+            log.info("Source works again", {"source": source.name})
+            source.failures = 0
+        hurry = self._short() and self._repeats < QUICK_REPEATS
+        self.last_good = time.monotonic()
+        self._due = self.last_good + (QUICK_SECONDS if hurry else REFRESH_SECONDS)
+        self.results["repeated" if self._repeats else "stored"] += 1
+        return True
 
-    def _take(self, upstream: Source) -> bool:
-        """Store the next listed cat that is not stored, searching anew if none is listed; False if there was none."""
-        if not upstream.listed:
-            upstream.listed.extend(upstream.search())
-        while upstream.listed:
-            cat = upstream.listed.popleft()
+    def _store_next(self, source: Source) -> bool:
+        """Store the first listed cat that is not stored yet, after a search if none is listed; False if all are."""
+        if not source.listed:
+            source.listed.extend(source.search())
+        while source.listed:
+            cat = source.listed.popleft()
             if not self._store.holds(cat.id):
                 self._store.put(cat, fetch_picture(cat, self._fetcher))
                 return True
@@ -2315,12 +2313,12 @@ class Service:
         patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # nobody waits any more
         try:
             self.database.execute(patience)
-            due = self.refresher.claim()
+            due = self.refresher.claim_due_fetch()
             self.database.close()  # no connection survives a fork
             if due and not os.fork():
                 self.database.open(START_SECONDS)
                 self.database.execute(patience)
-                self.refresher.once()
+                self.refresher.fetch_one()
         except Exception:
             log.exception("Refreshing the store failed")
         self.database.close()
@@ -2441,7 +2439,7 @@ class Service:
         """All figures; of the database's, those that can be read."""
         refresher, others = self.refresher, {"process_start_time_seconds": self.started}
         others |= {sample("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
-        if refresher.is_alive():
+        if refresher.last_good is not None:
             others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
         try:
             visits = self.database.execute(VISITS_BY_COUNTRY)
@@ -2746,7 +2744,7 @@ def serve(settings: Settings) -> int:
     stopping = threading.Event()
     keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
     keeper.start()
-    service.refresher.start()
+    threading.Thread(target=service.refresher.run, name="refresher", daemon=True).start()
     handler.buffered = True
     server.run()
     handler.buffered = False

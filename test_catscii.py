@@ -1258,8 +1258,8 @@ def test_the_store_fills_at_the_start_and_requests_are_served_from_it(start, ups
 def test_another_cat_is_another_if_there_is_one(tmp_path, upstream, cats):
     store, refresher = make_refresher(tmp_path, upstream.the_cat_api)
     for _ in range(cats):
-        refresher.once()
-    cattery = catscii.Cattery(store, refresher._upstreams, refresher._fetcher)
+        refresher.fetch_one()
+    cattery = catscii.Cattery(store, refresher._sources, refresher._fetcher)
     picked = [cattery.pick() for _ in range(10_000)]
     assert set(picked) <= upstream.known and len(set(picked)) == cats
     repeated = sum(a == b for a, b in itertools.pairwise(picked))
@@ -1279,7 +1279,7 @@ def test_pictures_are_stored_small_with_their_credit(tmp_path, upstream):
     upstream.answers["/cat"] = lambda handler: reply(handler, {"_id": "big", "url": "/big", "mimetype": "image/png"})
     upstream.answers["/big"] = lambda handler: reply(handler, photograph(1, (2000, 1000), "PNG"))
     store, refresher = make_refresher(tmp_path, upstream.cataas)
-    refresher._refresh()
+    refresher.fetch_one()
     cat, jpeg = store.get("big")
     assert cat == catscii.Cat("big", urlsplit(upstream.url).netloc, f"{upstream.url}/big")
     assert (Image.open(io.BytesIO(jpeg)).format, Image.open(io.BytesIO(jpeg)).size) == ("JPEG", (480, 240))
@@ -1290,10 +1290,10 @@ def test_a_full_store_replaces_its_oldest_cat_once_a_minute(tmp_path, upstream):
     order = []
     while sum(store.counts().values()) < catscii.STORED_CATS:
         assert refresher._delay() <= catscii.QUICK_SECONDS
-        refresher._refresh()
+        refresher.fetch_one()
         order += [cat for cat in upstream.known if store.holds(cat) and cat not in order]
     assert 59 < refresher._delay() <= 60
-    refresher._refresh()
+    refresher.fetch_one()
     assert sum(store.counts().values()) == catscii.STORED_CATS
     assert not store.holds(order[0]) and store.get(order[0]) == (store.get(order[0])[0], None)
     assert all(store.holds(cat) for cat in order[1:])
@@ -1304,7 +1304,7 @@ def test_an_upstream_with_few_cats_is_not_asked_without_end(tmp_path, upstream):
     upstream.known.add("only")
     store, refresher = make_refresher(tmp_path, upstream.cataas)
     for _ in range(catscii.QUICK_REPEATS + 1):
-        refresher._refresh()
+        refresher.fetch_one()
     assert store.counts() and refresher._delay() > 59
     assert upstream.asked("/cat/only") == 1
 
@@ -1313,8 +1313,8 @@ def test_the_second_source_serves_while_the_first_fails_and_rests(tmp_path, upst
     upstream.answers["/v1/images/search"] = lambda handler: reply(handler, b"no", 500)
     store, refresher = make_refresher(tmp_path, upstream.the_cat_api, upstream.cataas)
     for _ in range(3):
-        refresher._refresh()
-    first, second = refresher._upstreams
+        refresher.fetch_one()
+    first, second = refresher._sources
     assert sum(store.counts().values()) == 3 and upstream.asked("/v1") == first.failures == 1 and second.failures == 0
     for failures, longest in ((4, 8), (12, 600), (5000, 600)):
         first.failures = failures - 1
@@ -1322,7 +1322,7 @@ def test_the_second_source_serves_while_the_first_fails_and_rests(tmp_path, upst
         assert longest / 2 <= first.ready - time.monotonic() <= longest
     del upstream.answers["/v1/images/search"]
     first.ready = 0
-    refresher._refresh()
+    refresher.fetch_one()
     assert first.failures == 0
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ["Source fails"]
 
@@ -1350,7 +1350,7 @@ def test_a_hanging_upstream_delays_nobody(start, upstream):
 
 def test_https_is_verified_and_the_key_goes_to_the_api_alone(tmp_path, secure_upstream, ca_file):
     store, refresher = make_refresher(tmp_path, secure_upstream.the_cat_api, ca_file=ca_file, key="s3cret")
-    refresher._refresh()
+    refresher.fetch_one()
     assert sum(store.counts().values()) == 1
     sent = {
         path.partition("?")[0].rpartition("/")[0]: headers.get("x-api-key")
@@ -1359,14 +1359,14 @@ def test_https_is_verified_and_the_key_goes_to_the_api_alone(tmp_path, secure_up
     assert sent == {"/v1/images": "s3cret", "/images": None}
 
     _, distrustful = make_refresher(tmp_path, secure_upstream.cataas)
-    distrustful._refresh()
-    assert distrustful._upstreams[0].failures == 1
+    distrustful.fetch_one()
+    assert distrustful._sources[0].failures == 1
 
 
 def test_a_redirect_does_not_take_the_key_along(tmp_path, upstream, secure_upstream, ca_file):
     upstream.answers["/v1/images/search"] = redirect(secure_upstream.the_cat_api)
     _, refresher = make_refresher(tmp_path, upstream.the_cat_api, ca_file=ca_file, key="s3cret")
-    refresher._refresh()
+    refresher.fetch_one()
     assert upstream.requests[0][1]["x-api-key"] == "s3cret"
     assert secure_upstream.requests and not any("x-api-key" in headers for _, headers in secure_upstream.requests)
 
@@ -1408,13 +1408,23 @@ def dripping(handler: BaseHTTPRequestHandler, bodyless: bool = False) -> None:
         time.sleep(0.1)
 
 
+def dripping_to_the_end(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    dripping(handler, bodyless=True)
+
+
+def slow_redirect(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(0.2)
+    reply(handler, b"", 302, Location=handler.path)
+
+
 def dripping_headers(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     dripping(handler, bodyless=True)
 
 
 def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
-    upstream.answers["/endless"], upstream.answers["/drip"] = endless, dripping
+    upstream.answers["/endless"] = endless
     upstream.answers["/short"] = lambda handler: reply(
         handler, b"short", **{"Content-Length": "9", "Connection": "close"}
     )
@@ -1424,15 +1434,37 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
     with pytest.raises(catscii.Unavailable):
         fetcher.get(f"{upstream.url}/short", 1_000_000)
     monkeypatch.setattr(catscii, "TOTAL_SECONDS", 0.5)
-    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
-        fetcher.get(f"{upstream.url}/drip", 1_000_000)
-    upstream.answers["/headers"] = dripping_headers
-    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
-        fetcher.get(f"{upstream.url}/headers", 1_000_000)
-    upstream.answers["/100"] = going_on
-    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
-        fetcher.get(f"{upstream.url}/100", 1_000_000)
-    assert eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "fetcher"])
+    for slow in (dripping, dripping_to_the_end, dripping_headers, slow_redirect, going_on):
+        upstream.answers["/slow"], begun = slow, time.monotonic()
+        with pytest.raises(catscii.Unavailable, match="no whole answer after"):
+            fetcher.get(f"{upstream.url}/slow", 1_000_000)
+        assert time.monotonic() - begun < 1
+        eventually(no_fetcher, 1)
+
+
+def no_fetcher() -> bool:
+    return not any(thread.name == "fetcher" for thread in threading.enumerate())
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_not_read(authority, ca_file, monkeypatch):
+    context, listener = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), socket.create_server(("127.0.0.1", 0))
+    authority.issue_cert("localhost").configure_cert(context)
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        time.sleep(1)
+        with context.wrap_socket(connection, server_side=True) as client, contextlib.suppress(OSError):
+            while True:
+                client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                time.sleep(0.01)
+
+    threading.Thread(target=answer, daemon=True).start()
+    url = f"https://localhost:{listener.getsockname()[1]}"
+    monkeypatch.setattr(catscii, "TOTAL_SECONDS", 0.5)
+    with listener, pytest.raises(catscii.Unavailable, match="no whole answer after"):
+        catscii.Fetcher(ca_file, [url]).get(url, 1_000_000)
+    assert not no_fetcher()
+    eventually(no_fetcher, 3)
 
 
 @pytest.mark.parametrize(
@@ -1455,8 +1487,8 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
 def test_an_answer_of_another_shape_is_a_failure_and_nothing_more(tmp_path, upstream, answer):
     upstream.answers["/v1/images/search"] = upstream.answers["/cat"] = lambda handler: reply(handler, answer)
     store, refresher = make_refresher(tmp_path, upstream.the_cat_api, upstream.cataas)
-    refresher._refresh()
-    assert [each.failures for each in refresher._upstreams] == [1, 1] and not store.counts()
+    refresher.fetch_one()
+    assert [each.failures for each in refresher._sources] == [1, 1] and not store.counts()
 
 
 def test_an_evicted_cat_keeps_its_permalink(start, upstream):
@@ -1490,6 +1522,7 @@ def test_without_sources_there_are_house_cats_only(start, upstream):
     service = start(CAT_SOURCES="")
     assert all(service.json("/")["source"] == "house" for _ in range(20))
     assert {service.get(f"/cat/nobody{i}").status for i in range(catscii.REVIVALS_A_MINUTE + 5)} == {404}
+    assert "catscii_refresh_age_seconds" not in samples(service)
 
 
 def test_visitors_cause_a_bounded_number_of_upstream_requests(start, upstream):
@@ -3216,10 +3249,15 @@ def test_one_request_reports_once_what_failed_and_what_came_after_it(tmp_path, u
 def test_of_those_that_claim_at_once_one_is_told_so(tmp_path):
     databases = [catscii.Database(str(tmp_path / "catscii.db")) for _ in range(8)]
     barrier = threading.Barrier(len(databases))
+
+    def claim(database: catscii.Database) -> dict[str, tuple[int, float]] | None:
+        barrier.wait()
+        return catscii.Store(database).claim_due_fetch()
+
     with ThreadPoolExecutor(len(databases)) as pool:
         for _ in range(100):
             set_due(tmp_path, -1)
-            claims = list(pool.map(lambda database: (barrier.wait(), catscii.Store(database).claim())[1], databases))
+            claims = list(pool.map(claim, databases))
             assert len(claims) - claims.count(None) == 1
     for database in databases:
         database.close()
