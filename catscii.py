@@ -1868,10 +1868,6 @@ class Tally:
 
 WIDTHS = range(20, 241)
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
-SECURITY_HEADERS = {
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 PAGE_CACHE_BYTES, VIEW_CACHE_BYTES = 8 << 20, 1 << 20
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
@@ -2504,11 +2500,9 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
     """The page as the current response's body, compressed or left out (304) where the client's headers allow it."""
     response = bottle.response
     response.content_type = page.content_type
-    response.set_header("Cache-Control", cache_control)
-    response.set_header("Vary", "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto")
-    response.set_header("Content-Security-Policy", content_security_policy())
-    for name, value in SECURITY_HEADERS.items():
-        response.set_header(name, value)
+    response.headers.update({"Cache-Control": cache_control, "Content-Security-Policy": content_security_policy(),
+                             "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+                             "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto"})
     if etag:
         response.set_header("ETag", etag)
         held = header("If-None-Match")
