@@ -63,11 +63,11 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import bottle  # type: ignore[import-untyped]
 from PIL import UnidentifiedImageError
@@ -1952,22 +1952,8 @@ class Tally:
 # Web: the routes
 # ---------------------------------------------------------------------------------------------------------------------
 
-MIN_WIDTH, MAX_WIDTH = 20, 240
-CONTENT_TYPES = {"html": "text/html; charset=utf-8", "ansi": "text/plain; charset=utf-8",
-                 "text": "text/plain; charset=utf-8", "json": "application/json",
-                 "png": "image/png", "jpg": "image/jpeg", "csv": "text/csv; charset=utf-8"}
-FORMATS = "html", "ansi", "text", "json"  # of everything
-SUFFIXES = {"txt": "text"} | {name: name for name in ("html", "ansi", "json", "png", "jpg")}  # of a cat's permalink
-COLORS = "16", "256", "true"
-USUAL_VIEW = 80, None, "fill"  # width, height, style
-parse_width = partial(whole_number, low=MIN_WIDTH, high=MAX_WIDTH)
-parse_height = partial(whole_number, low=1, high=MAX_ROWS)
-MEDIA_FORMATS = {"text/html": "html", "application/xhtml+xml": "html", "application/json": "json", "text/plain": "text"}
+WIDTHS = range(20, 241)
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
-SECURITY_HEADERS = {
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 PAGE_CACHE_BYTES, VIEW_CACHE_BYTES = 8 << 20, 1 << 20
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
@@ -1978,6 +1964,54 @@ REFUSALS = {
 }
 SMALL = 1400  # bytes that fit one packet: not worth compressing
 UNCOUNTED_SECONDS = 60.0  # that visits may wait before /health fails: a restart or a lock is over by then
+FORMATS = {  # media type, suffix of a cat's permalink, pages that take it as `format`, whether it is compressible
+    "html": ("text/html", "html", "all", True),
+    "ansi": ("text/plain", "ansi", "all", True),
+    "text": ("text/plain", "txt", "all", True),  # after ansi: it is what an Accept of text/plain means
+    "json": ("application/json", "json", "all", True),
+    "png": ("image/png", "png", "cats", False),
+    "jpg": ("image/jpeg", "jpg", "none", False),  # the picture itself
+    "csv": ("text/csv", "", "analytics", True),
+}
+CONTENT_TYPES = {name: media + "; charset=utf-8" * media.startswith("text/") for name, (media, *_) in FORMATS.items()}
+INCOMPRESSIBLE = {CONTENT_TYPES[name] for name, (*_, compressible) in FORMATS.items() if not compressible}
+SUFFIXES = {suffix: name for name, (_, suffix, *_) in FORMATS.items() if suffix}
+PAGE_FORMATS = {page: [name for name, (*_, pages, _) in FORMATS.items() if pages in ("all", page)]
+                for page in ("all", "cats", "analytics")}
+OTHER_FORMATS = [name for name in PAGE_FORMATS["cats"] if name != "text"]  # than the guide's example
+MEDIA_FORMATS = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html"}
+
+
+def parameter(default: object, values: range | Sequence[str], example: str, help: str, link: bool = True) -> Any:
+    """A field of View. The page /help shows `example` and `help`; links carry the value if `link` is true."""
+    return field(default=default, metadata={"values": values, "guide": (example, help), "link": link})
+
+
+@dataclass(frozen=True)
+class View:
+    """How a visitor wants a cat to be shown. Each field is a parameter of the query and an option of `art`."""
+
+    width: int = parameter(80, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given")
+    height: int | None = parameter(None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}")
+    style: str = parameter("fill", STYLES, "?width=120&style=ink",
+                           "both, in quotes; ink: glyphs alone; fill, if not given: on a background")
+    colors: str = parameter("true", ("16", "256", "true"), "?colors=256",
+                            "for terminals without 24-bit colours; 16 for old ones", link=False)
+    format: str = parameter("html", PAGE_FORMATS["all"], "?format=text", f"or {', '.join(OTHER_FORMATS)}; "
+                            "plain text is drawn in ink unless you ask for fill", link=False)
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What a link or a form needs in order to show a cat in the same way in a browser."""
+        linked = [field for field in fields(self) if field.metadata["link"]]
+        return {field.name: value for field in linked if (value := getattr(self, field.name)) != field.default}
+
+    @property
+    def query(self) -> str:
+        return "?" * bool(self.carried) + urlencode(self.carried)
+
+
+VALUES = {field.name: field.metadata["values"] for field in fields(View)}
 
 # Between art and window: the art's font size is what makes its columns and rows just fit the room that the footer
 # leaves. A cell is made 0.6 x 1.2 em whatever the font, by spacing the letters (ch is the font's own advance).
@@ -2134,18 +2168,17 @@ CAT_BODY = bottle.SimpleTemplate("""\
 <pre aria-hidden="true">{{!art}}</pre></figure>
 </main>
 % if cat:
-% permalink, other = f"{root}cat/{cat.id}", "ink" if view.style == "fill" else "fill"
+% permalink, restyled = f"{root}cat/{cat.id}", replace(view, style="ink" if view.style == "fill" else "fill")
 <footer>
 <a id="another" href="{{root}}{{view.query}}">another cat</a>
 <a id="permalink" href="{{permalink}}{{view.query}}" rel="bookmark">permalink</a>
-<button id="copy" type="button" data-text="{{permalink}}.txt?width={{view.width}}" hidden>copy as text</button>
-<a id="restyle" href="{{permalink}}{{view._replace(style=other).query}}">in {{other}}</a>
+<button id="copy" type="button" data-text="{{permalink}}.txt{{view.query}}" hidden>copy as text</button>
+<a id="restyle" href="{{permalink}}{{restyled.query}}">in {{restyled.style}}</a>
 <form action="{{permalink}}">
-<label>width <input id="width" type="range" name="width" min="20" max="240" value="{{view.width}}">
-<output>{{view.width}}</output></label>
-<input type="hidden" name="style" value="{{view.style}}">
-% if view.height:
-<input type="hidden" name="height" value="{{view.height}}">
+<label>width <input id="width" type="range" name="width" min="{{widths[0]}}" max="{{widths[-1]}}"
+ value="{{view.width}}"> <output>{{view.width}}</output></label>
+% for name, value in (pair for pair in view.carried.items() if pair[0] != "width"):
+<input type="hidden" name="{{name}}" value="{{value}}">
 % end
 <noscript><button>draw</button></noscript>
 </form>
@@ -2204,12 +2237,8 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 GUIDE = (  # what /help explains
     ("curl {base}", "a random cat, another one each time"),
     ("curl {base}cat/house-42", "this cat, for ever"),
-    ("?width=120", f"columns, {MIN_WIDTH} to {MAX_WIDTH}; 80 if not given"),
-    ("?height=40", f"rows at most, 1 to {MAX_ROWS}"),
-    ("?width=120&style=ink", "both, in quotes; ink: glyphs alone; fill, if not given: on a background"),
-    ("?colors=256", "for terminals without 24-bit colours; 16 for old ones"),
-    ("?format=text", "or html, ansi, json, png; plain text is drawn in ink unless you ask for fill"),
-    ("{base}cat/house-42.txt", "or .html, .ansi, .json, .png; .jpg is the picture itself"),
+    *(field.metadata["guide"] for field in fields(View)),
+    ("{base}cat/house-42.txt", f"or .{', .'.join(OTHER_FORMATS)}; .jpg is the picture itself"),
     ("{base}analytics", "where visitors come from; ?format=csv and ?format=json too"),
     ("in the browser", "space or n: another cat; back and forward: those before; hold the art to see its picture"),
     ("JSON", "id, source, credit, width, height, style, rows; foreground and background: a string a row, six "
@@ -2235,23 +2264,6 @@ ERROR_BODY = bottle.SimpleTemplate("""\
 <p><a href="{{root}}">A cat instead</a></p>
 </main>
 <footer><a href="{{root}}help">help</a></footer>""")
-
-
-class View(NamedTuple):
-    """How a visitor wants a cat to be shown."""
-
-    width: int
-    height: int | None
-    style: str
-    colors: str
-    format: str
-
-    @property
-    def query(self) -> str:
-        """What a link to another cat needs in order to show it in the same way in a browser."""
-        pairs = zip(self._fields, self, USUAL_VIEW, strict=False)
-        asked = [f"{name}={value}" for name, value, usual in pairs if value != usual]
-        return "?" * bool(asked) + "&".join(asked)
 
 
 class Page:
@@ -2337,7 +2349,7 @@ class Service:
         cat_id, dot, suffix = cat_id.partition(".")
         if dot and suffix not in SUFFIXES:
             raise bottle.HTTPError(404, f"{quoted(suffix)} is not one of {', '.join(SUFFIXES)}")
-        view = read_view(SUFFIXES[suffix]) if dot else self._view()
+        view = read_view(SUFFIXES[suffix], read_parameter) if dot else self._view()
         try:
             page = self._page(cat_id, view, self.cattery.find)
         except NoSuchCat:
@@ -2355,7 +2367,7 @@ class Service:
         key = bottle.request.query_string, header("Accept"), header("User-Agent")
         view: View | None = self.views.get(key)
         if view is None:
-            view = read_view(read_format("png"))
+            view = read_view(read_format("cats"), read_parameter)
             self.views.put(key, view, sum(map(len, key)) + 1000)
         return view
 
@@ -2366,7 +2378,7 @@ class Service:
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
-                usual = view[:3] == USUAL_VIEW and view.format != "jpg" and not cat_id.startswith("house-")
+                usual = not view.carried and view.format != "jpg" and not cat_id.startswith("house-")
                 cat, found = (usual and self.store.art(cat_id)) or find(cat_id)
             with self.rendering:  # one at a time: who waits here mostly waits for the same page
                 page = self.pages.get(key)
@@ -2392,7 +2404,7 @@ class Service:
         return send(page, cache_control, etag)
 
     def analytics(self) -> bytes:
-        visits, format, dbip = read_visits(self.database), read_format("csv"), self.countries.from_dbip
+        visits, format, dbip = read_visits(self.database), read_format("analytics"), self.countries.from_dbip
         if format == "json":
             body = to_json(visits._asdict())
         elif format == "csv":
@@ -2549,32 +2561,26 @@ def base() -> str:
     return f"{'https' if scheme == 'https' else 'http'}://{host}{root()}"
 
 
-def read_view(format: str) -> View:
-    """The view that the query asks for. Raises HTTPError 400 that names the value and what would be right."""
-    return View(
-        width=read_parameter("width", parse_width, USUAL_VIEW[0]),
-        height=read_parameter("height", parse_height, None),
-        style=read_parameter("style", partial(one_of, choices=STYLES), default_style(format)),
-        colors=read_parameter("colors", partial(one_of, choices=COLORS), "true"),
-        format=format,
-    )
+def read_view(format: str, read: Callable[[str], Any]) -> View:
+    """The view in that format. `read` returns the value of a parameter, or None for the default, ink in plain text."""
+    given = {name: value for name in VALUES if name != "format" and (value := read(name)) is not None}
+    return View(**{"style": "ink" if format == "text" else "fill", **given, "format": format})
 
 
-def read_format(*more: str) -> str:
-    return read_parameter("format", partial(one_of, choices=(*FORMATS, *more)), None) or negotiated_format()
+def read_format(page: str = "all") -> str:
+    return read_parameter("format", PAGE_FORMATS[page]) or negotiated_format()
 
 
-def default_style(format: str) -> str:
-    """Glyphs that stand for themselves where there are no colours to carry the picture."""
-    return "ink" if format == "text" else "fill"
-
-
-def read_parameter(name: str, parse: Callable[[str], T], default: T) -> T:
-    values = [value.encode("latin-1").decode("utf-8", "replace") for value in bottle.request.query.getall(name)]
+def read_parameter(name: str, values: Any = None) -> Any:
+    """The query's value, None if there is none. Raises HTTPError 400 that names the value and what would be right."""
+    given = [value.encode("latin-1").decode("utf-8", "replace") for value in bottle.request.query.getall(name)]
+    values = values or VALUES[name]
     try:
-        if len(values) > 1:
-            raise ValueError(f"is given {len(values)} times")
-        return parse(values[0]) if values else default
+        if len(given) > 1:
+            raise ValueError(f"is given {len(given)} times")
+        if given and isinstance(values, range):
+            return whole_number(given[0], values[0], values[-1])
+        return one_of(given[0], values) if given else None
     except ValueError as error:
         raise bottle.HTTPError(400, f"{name}: {error}") from None
 
@@ -2587,8 +2593,7 @@ def negotiated_format() -> str:
         weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=([01]\.?|[01]?\.[0-9]+)", p)), 1.0)
         weights.setdefault(media, weight)
     first = "ansi" if TERMINALS.match(header("User-Agent")) else "html"
-    refused = {media for media, weight in weights.items() if not weight}
-    default = next((f for f in (first, "text", "json") if CONTENT_TYPES[f].partition(";")[0] not in refused), first)
+    default = next((name for name in (first, "text", "json") if weights.get(FORMATS[name][0], 1)), first)
     formats = MEDIA_FORMATS | {"*/*": default}
     best = max((media for media in weights if media in formats), key=lambda media: weights[media], default="*/*")
     return formats[best] if weights.get(best) else default
@@ -2598,18 +2603,16 @@ def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
     """The page as the current response's body, compressed or left out (304) where the client's headers allow it."""
     response = bottle.response
     response.content_type = page.content_type
-    response.set_header("Cache-Control", cache_control)
-    response.set_header("Vary", "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto")
-    response.set_header("Content-Security-Policy", content_security_policy())
-    for name, value in SECURITY_HEADERS.items():
-        response.set_header(name, value)
+    response.headers.update({"Cache-Control": cache_control, "Content-Security-Policy": content_security_policy(),
+                             "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+                             "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto"})
     if etag:
         response.set_header("ETag", etag)
         held = header("If-None-Match")
         if held.strip() == "*" or etag.removeprefix("W/") in re.findall(r'"[^"]*"', held):
             response.status = 304
             return b""
-    compressible = len(page.body) > SMALL and not page.content_type.startswith("image/")
+    compressible = len(page.body) > SMALL and page.content_type not in INCOMPRESSIBLE
     if compressible and ACCEPTS_GZIP.search(header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
@@ -2633,10 +2636,10 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             return to_json({**credit, **to_dict(art)})
         case "html":
             title, *urls = (cat.id, root(), base()) if cat else ("A cat",)
-            return html_page(title, CAT_BODY, *urls, art=to_html(art), cat=cat, view=view, dbip=dbip,
-                             columns=len(art.rows[0]), rows=len(art.rows))
+            return html_page(title, CAT_BODY, *urls, art=to_html(art), cat=cat, view=view, replace=replace, dbip=dbip,
+                             columns=len(art.rows[0]), rows=len(art.rows), widths=WIDTHS)
         case "ansi":
-            hint = f"\x1b[2m{base()}cat/{cat.id}  ?width={MIN_WIDTH}..{MAX_WIDTH}  /:help\x1b[0m\n" if cat else ""
+            hint = f"\x1b[2m{base()}cat/{cat.id}  ?width={WIDTHS[0]}..{WIDTHS[-1]}  /:help\x1b[0m\n" if cat else ""
             return to_ansi(art, view.colors) + hint
         case "png":
             return to_png(art)
@@ -2676,7 +2679,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
     path = bottle.request.path
     try:
         suffix = SUFFIXES.get(path.rpartition(".")[2]) if path.startswith("/cat/") else None
-        format = suffix if suffix in FORMATS else read_format()
+        format = suffix if suffix in PAGE_FORMATS["all"] else read_format()
     except bottle.HTTPError:
         format = negotiated_format()
     message = str(error.body)
@@ -2709,13 +2712,14 @@ MAX_UNSENT, MAX_UNSENT_IN_ALL = 4 << 20, 32 << 20  # bytes of answers: of one co
 TIDY_SECONDS = 0.2
 ENDING_SILENT_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
 
+OPTIONS = (f"[--{name} {'N' if isinstance(values, range) else '|'.join(values)}]" for name, values in VALUES.items())
 USAGE = f"""\
 catscii {__version__}: cats as coloured ASCII art
 
 usage:
   catscii.py                          serve over HTTP
   catscii.py art PICTURE|URL|-        show a picture in the terminal
-             [--width N] [--height N] [--style fill|ink] [--format ansi|html|text|json]
+             {" ".join(OPTIONS)}
   catscii.py --help | --version
 
 environment (defaults in parentheses):
@@ -3174,20 +3178,19 @@ def listen(host: str, port: int) -> socket.socket:
         raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
 
 
-def show_picture(source: str, width: int | None, height: int | None, style: str | None, format: str | None) -> int:
-    """Print a file's, a URL's or standard input's picture as art."""
-    format = format or ("ansi" if sys.stdout.isatty() else "text")
-    style = style or default_style(format)
-    width = width or min(max(shutil.get_terminal_size().columns, MIN_WIDTH), MAX_WIDTH)
+def show_picture(source: str, options: Mapping[str, Any]) -> int:
+    """Print a file's, a URL's or standard input's picture as art; the terminal decides what the options leave open."""
+    width = options["width"] or min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[-1])
+    format = options["format"] or ("ansi" if sys.stdout.isatty() else "text")
+    view = read_view(format, {**options, "width": width}.get)
     try:
-        picture = decode(read_picture(source), max(6 * width, 12 * (height or 0)))
+        picture = decode(read_picture(source), max(6 * width, 12 * (view.height or 0)))
     except (OSError, PictureError, Unavailable) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         print(f"catscii: {quoted(source)}: {reason}", file=sys.stderr)
         return 1
-    view = View(width, height, style, "true", format)
     try:
-        sys.stdout.write(str(encode(render(picture, width, height, style), view)))
+        sys.stdout.write(str(encode(render(picture, view.width, view.height, view.style), view)))
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # else the reader has seen enough
@@ -3210,14 +3213,11 @@ def read_picture(source: str) -> bytes:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     import argparse
 
-    def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
-        def argument(text: str) -> T:
-            try:
-                return parse(text)
-            except ValueError as error:
-                raise argparse.ArgumentTypeError(str(error)) from None
-
-        return argument
+    def number(text: str, values: range) -> int:
+        try:
+            return whole_number(text, values[0], values[-1])
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = lambda: USAGE  # type: ignore[method-assign]
@@ -3226,10 +3226,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "art", prog="catscii.py art", usage="see catscii.py --help")
     art.format_help = lambda: USAGE  # type: ignore[method-assign]
     art.add_argument("picture", metavar="PICTURE|URL|-")
-    art.add_argument("--width", metavar="N", type=checked(parse_width))
-    art.add_argument("--height", metavar="N", type=checked(parse_height))
-    art.add_argument("--style", choices=STYLES)
-    art.add_argument("--format", choices=FORMATS)
+    for name, values in VALUES.items():
+        kind = {"type": partial(number, values=values)} if isinstance(values, range) else {"choices": values}
+        art.add_argument("--" + name, **kind)
     return parser.parse_args(arguments)
 
 
@@ -3243,7 +3242,7 @@ def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     try:
         if options.command == "art":
-            return show_picture(options.picture, options.width, options.height, options.style, options.format)
+            return show_picture(options.picture, vars(options))
         return serve(read_settings(os.environ))
     except SetupError as error:
         for problem in error.args:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import fcntl
 import gzip
 import html.parser
@@ -1685,7 +1686,7 @@ def test_a_credit_is_harmless_wherever_it_is_shown(start, upstream):
     upstream.answers["/v1/images/search"] = lambda handler: reply(handler, entries)
     service = start(CAT_SOURCES=upstream.the_cat_api)
     eventually(lambda: service.stored() == 1)
-    for format in catscii.FORMATS:
+    for format in catscii.PAGE_FORMATS["all"]:
         response = service.get(f"/cat/x?format={format}")
         body = response.data.decode()
         assert response.status == 200 and (format == "json" or "\"><script>'" not in body)
@@ -2428,11 +2429,45 @@ def test_style_and_width_are_redrawn_in_place_and_kept_in_the_address(tab):
 
 @pytest.mark.browser
 def test_copy_puts_plain_text_on_the_clipboard(tab, service):
-    tab.goto("/cat/house-5?width=50")
+    tab.goto("/cat/house-5?width=50&height=9")
     tab.click("#copy")
     tab.wait_for_selector("text=copied")
     text = tab.evaluate("navigator.clipboard.readText()")
-    assert text == service.get("/cat/house-5.txt?width=50").data.decode()
+    assert text == service.get("/cat/house-5.txt?width=50&height=9").data.decode()
+    assert text.count("\n") == 9
+
+
+def test_links_and_the_form_keep_what_is_not_a_default(service):
+    query = "width=50&height=9&style=ink"
+    body = html.unescape(service.get(f"/cat/house-5?{query}&colors=16", CHROME).data.decode())
+    assert re.findall(r'data-text="([^"]*)"', body) == [f"/cat/house-5.txt?{query}"]
+    for name, link in (("another", "/"), ("permalink", "/cat/house-5")):
+        assert f'id="{name}" href="{link}?{query}"' in body
+    assert 'id="restyle" href="/cat/house-5?width=50&height=9"' in body
+    hidden = re.findall(r'<input type="hidden" name="(\w+)" value="(\w+)">', body)
+    assert hidden == [("height", "9"), ("style", "ink")]
+    body = service.get("/cat/house-5?width=80&style=fill", CHROME).data.decode()
+    assert 'data-text="/cat/house-5.txt"' in body and 'type="hidden"' not in body
+
+
+def test_every_parameter_is_in_the_guide_and_in_the_usage(service):
+    guide = " ".join(term for term, _ in json.loads(service.get("/help?format=json").data))
+    usage = run("--help").stdout.decode()
+    for field in dataclasses.fields(catscii.View):
+        assert f"{field.name}=" in guide and f"[--{field.name} " in usage
+
+
+def test_every_format_is_in_the_guide_and_in_the_errors(service):
+    guide = service.get("/help?format=text").data.decode()
+    suffixes = service.get("/cat/house-1.gif").data.decode()
+    cats, analytics = ["/", "/cat/house-1"], ["/analytics"]
+    named = {"all": [*cats, *analytics, "/help"], "cats": cats, "analytics": analytics, "none": []}
+    for name, (_, suffix, pages, _) in catscii.FORMATS.items():
+        assert re.search(rf"\b{name}\b", guide)
+        assert not suffix or (f".{suffix}" in guide and re.search(rf"\b{suffix}\b", suffixes))
+        for path in named["all"]:
+            message = service.get(f"{path}?format=gif").data.decode()
+            assert bool(re.search(rf"\b{name}\b", message)) == (path in named[pages]), (name, path)
 
 
 @pytest.mark.browser
