@@ -114,12 +114,17 @@ class Running:
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         self.log: list[dict[str, Any]] = []
         self.lines: list[str] = []  # as they came
+        self.listening = threading.Event()  # while it is not set, nobody reads the log
+        self.listening.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = "http://" + self.wait_for("Listening on ").removeprefix("Listening on ")
+        self.url = f"http://127.0.0.1:{environment['PORT']}"
+        if environment["PORT"] == "0":
+            self.url = "http://" + self.wait_for("Listening on ").removeprefix("Listening on ")
 
     def _read(self) -> None:
         for line in self.process.stderr:  # type: ignore[union-attr]
+            self.listening.wait()
             self.lines.append(line)
             if line.startswith("{"):  # `nix run` has its own word first
                 self.log.append(json.loads(line))
@@ -181,6 +186,21 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     yield service
     service.process.kill()
     service.process.wait()
+
+
+def connected(
+    service: Running, patience: float = 20, receive_buffer: int = 0, source: tuple[str, int] | None = None
+) -> socket.socket:
+    """A connection to the service."""
+    connection = socket.socket()
+    connection.settimeout(patience)
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    if source:
+        connection.bind(source)
+    host, port = service.url.removeprefix("http://").split(":")
+    connection.connect((host, int(port)))
+    return connection
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
@@ -2579,10 +2599,9 @@ def test_every_parameter_refuses_what_it_cannot_be(service, name):
     assert service.get(f"/cat/house-1?{name}x=%ff&{name.upper()}=%00").status == 200, "unknown names are nobody's"
 
 
-def exchange(service: Running, request: bytes) -> bytes:
-    """All that comes back for these bytes, until the service closes the connection or is silent for a second."""
-    host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=1) as connection:
+def exchange(service: Running, request: bytes, patience: float = 1) -> bytes:
+    """All that comes back for these bytes, until the service closes the connection or is silent for so many seconds."""
+    with connected(service, patience=patience) as connection:
         connection.sendall(request)
         answer = bytearray()
         with contextlib.suppress(TimeoutError, ConnectionResetError):
@@ -2984,6 +3003,220 @@ def test_a_client_that_never_ends_its_request_does_not_keep_the_service_up(start
         assert service.stop() == 0
         assert time.monotonic() - started < catscii.GRACE_SECONDS + 2
         assert idle.recv(1) == b""
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def prompt(service: Running, seconds: float = 0) -> None:
+    """Assert that one new client after another has an answer at once, for so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        begun = time.monotonic()
+        assert exchange(service, HEALTH, 3).startswith(b"HTTP/1.1 200 ") and time.monotonic() - begun < 3
+        if time.monotonic() > end:
+            return
+        time.sleep(0.1)
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def temporary_files(pid: int) -> list[str]:
+    links = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed by now
+            links.append(os.readlink(path))
+    return [link for link in links if link.endswith("(deleted)")]
+
+
+@contextlib.contextmanager
+def crowd(
+    service: Running, clients: int, talk: Callable[[socket.socket], object] = lambda _: None, **options: Any
+) -> Iterator[list[socket.socket]]:
+    """So many connections, which have had their `talk` with the service, one after another, and stay open."""
+    few = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few[1], few[1]))
+    try:
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(connected(service, **options)) for _ in range(clients)]
+            for connection in connections:
+                with contextlib.suppress(ConnectionError):  # the service has the right to close it
+                    talk(connection)
+            yield connections
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, few)
+
+
+ANSWER = re.compile(rb"HTTP/1\.1 200 OK\r\n.*?Content-Length: (\d+)\r\n.*?\r\n\r\n", re.DOTALL | re.IGNORECASE)
+
+
+def whole_answers(data: bytes | bytearray) -> int:
+    count = end = 0
+    while (head := ANSWER.match(data, end)) and (end := head.end() + int(head[1])) <= len(data):
+        count += 1
+    return count
+
+
+def read_answer(connection: socket.socket, but: int = 0) -> None:
+    """Read one answer, but for so many bytes at its end, and keep nothing."""
+    head = connection.recv(65536)
+    while not (match := ANSWER.match(head)):
+        if not (data := connection.recv(65536)):
+            return
+        head += data
+    rest = match.end() + int(match[1]) - len(head) - but
+    while rest > 0 and (data := connection.recv(min(rest, 65536))):
+        rest -= len(data)
+
+
+def page(format: str) -> bytes:
+    return b"GET /cat/house-1?width=240&format=%s HTTP/1.1\r\nHost: x\r\n\r\n" % format.encode()
+
+
+def idle(service: Running, clients: int = 1100) -> contextlib.AbstractContextManager[Any]:
+    return crowd(service, clients)
+
+
+def a_hundred_idle(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return idle(service, 100)
+
+
+def urgent_data(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return crowd(service, 10, lambda connection: connection.send(b"!", socket.MSG_OOB))
+
+
+@contextlib.contextmanager
+def slow_headers(service: Running, begin: bytes = b"GET / HTTP/1.1\r\nX: ") -> Iterator[None]:
+    def drip() -> None:
+        while not over.wait(3):
+            for connection in connections:
+                with contextlib.suppress(OSError):
+                    connection.send(b"a")
+
+    over = threading.Event()
+    with crowd(service, 1050, lambda connection: connection.sendall(begin)) as connections:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def slow_long_headers(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return slow_headers(service, b"GET / HTTP/1.1\r\n" + b"X:\r\n" * 4000)
+
+
+def readers(service: Running, format: str = "html", but: int = 0) -> contextlib.AbstractContextManager[Any]:
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(page(format))
+        read_answer(connection, but)
+
+    return crowd(service, 900, talk, receive_buffer=65536 if but else 0)
+
+
+def readers_of_html(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return readers(service)
+
+
+def readers_of_json(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return readers(service, "json")
+
+
+def readers_of_all_but_the_end(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return readers(service, but=6000)
+
+
+def greedy(service: Running) -> contextlib.AbstractContextManager[Any]:
+    seeds = itertools.count()
+
+    def ask(connection: socket.socket) -> None:
+        connection.sendall(b"GET /cat/house-%d?width=240&height=240 HTTP/1.1\r\n\r\n" % next(seeds))
+
+    return crowd(service, 1000, ask, source=("127.0.0.2", 0))
+
+
+@contextlib.contextmanager
+def unread_log(service: Running) -> Iterator[None]:
+    service.listening.clear()
+    try:
+        with connected(service, 5) as connection:
+            for _ in range(30):
+                connection.sendall(HEALTH.replace(b"close", b"keep-alive") * 100)
+                answers = b""
+                while whole_answers(answers) < 100:
+                    answers += connection.recv(65536)
+        yield
+    finally:
+        service.listening.set()
+
+
+@pytest.mark.parametrize(
+    ("attack", "seconds", "files", "busy"),
+    [
+        (urgent_data, 0, 1024, False),
+        (unread_log, 0, 1024, False),
+        (slow_headers, 10, 1024, False),
+        (slow_long_headers, 2, 1024, True),
+        (idle, 10, 1024, False),
+        (a_hundred_idle, 2, 64, False),
+        (readers_of_html, 0, 1024, False),
+        (readers_of_json, 0, 1024, False),
+        (readers_of_all_but_the_end, 0, 1024, False),
+        (greedy, 2, 1024, True),
+    ],
+)
+def test_whatever_one_client_does_others_are_answered_at_once_and_the_end_comes_in_time(
+    start, attack, seconds, files, busy
+):
+    """`files`: how many the service may open. `busy`: it has the right to use a core."""
+    service = start(command=["prlimit", f"--nofile={files}", *patched("")])
+    pid = service.process.pid
+    with attack(service):
+        prompt(service, seconds)
+        cat = exchange(service, b"GET /cat/house-5000 HTTP/1.1\r\nConnection: close\r\n\r\n", 5)
+        assert whole_answers(cat) == 1
+        logged, used = len(service.lines), processor_seconds(pid)
+        time.sleep(0 if busy else 2)
+        assert processor_seconds(pid) - used < 0.3 and len(service.lines) - logged < 30
+        assert resident_megabytes(pid) < 150 and not temporary_files(pid)
+        begun = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(15) == 0 and time.monotonic() - begun < 11
+    service.stop()
+    warnings = sum(line["level"] != "INFO" for line in service.log) - 1  # no countries
+    assert warnings in (range(1, 6) if files < 100 else range(6))
+
+
+@pytest.mark.parametrize(
+    ("request_", "statuses"),
+    [
+        (b"GET a://" + b"1" * 16_360 + b" x\r\n\r\n", {400, 431}),
+        (b"GET / HTTP/1.1\r\nX:" + b" " * 16_300 + b"\x01\r\n\r\n", {400, 431}),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\nX:" + b" " * 16_000 + b"a\r\n\r\n", {200, 400, 431}),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\n" + b"a:\r\n" * 4_000 + b"\r\n", {200, 400, 431}),
+        (b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 4_000 + b"b\r\n\r\n", {400, 431}),
+        (b"GET /" + b"%" * 16_000 + b" HTTP/1.1\r\nConnection: close\r\n\r\n", {400, 404}),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b" " * 16_000 + b"\x01\r\n\r\n", {400, 413, 431}),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 16_000 + b"z\r\n\r\n", {400, 413, 431}),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: " + b"chunked," * 2_000 + b"\r\n\r\n", {400, 431}),
+        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 16_000 + b"\r\n\r\n", {400, 413, 431}),
+    ],
+    ids=lambda value: value[:50] if isinstance(value, bytes) else "",
+)
+def test_16_kib_of_anything_are_read_at_once(start, request_, statuses):
+    service = start()
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(exchange, service, request_, 3) for _ in range(24)]
+        prompt(service, 0.5)
+        for answer in answers:
+            assert int((answer.result() or b"HTTP/1.1 000")[9:12]) in statuses
+    begun = time.monotonic()
+    assert service.stop() == 0 and time.monotonic() - begun < 3
 
 
 def visitors(service: Running, threads: int) -> Callable[[], Counter[str]]:
