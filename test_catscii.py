@@ -2029,12 +2029,12 @@ def test_a_database_that_is_moved_keeps_its_visits(start):
 
 
 @contextlib.contextmanager
-def another_schema(service: Running) -> Iterator[None]:
+def another_schema(service: Running, table: str = "visits") -> Iterator[None]:
     with sqlite3.connect(service.database) as connection:
-        connection.execute("ALTER TABLE visits RENAME TO gone")
+        connection.execute(f"ALTER TABLE {table} RENAME TO gone")
     yield
     with sqlite3.connect(service.database) as connection:
-        connection.execute("ALTER TABLE gone RENAME TO visits")
+        connection.execute(f"ALTER TABLE gone RENAME TO {table}")
 
 
 @pytest.mark.parametrize(
@@ -3217,6 +3217,268 @@ def test_16_kib_of_anything_are_read_at_once(start, request_, statuses):
             assert int((answer.result() or b"HTTP/1.1 000")[9:12]) in statuses
     begun = time.monotonic()
     assert service.stop() == 0 and time.monotonic() - begun < 3
+
+
+def pipelined(service: Running, client: str, received: bytearray) -> None:
+    """Ask for sixteen pages at once, 4.5 MB, and read them into `received` as such a client does."""
+    with connected(service, receive_buffer=65536 if client == "slow" else 0) as connection:
+        connection.sendall(page("json") * 16)
+        if client == "half-closed":
+            connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            while data := connection.recv(65536):
+                received += data
+                if whole_answers(received) == 16:
+                    return
+                if client == "aborting" and len(received) > 1_000_000:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
+                if client == "slow" and service.process.poll() is None:
+                    time.sleep(0.005)
+
+
+KILLED = 100 if os.environ.get("CI") else 20
+
+
+def test_killed_while_it_answers_requests_sent_ahead_it_has_counted_all_that_were_answered(tmp_path):
+    def kill(folder: Path) -> None:
+        counted, delays = 0, random.Random(folder.name)
+        for i in range(KILLED // 2):
+            service, received = Running(folder), bytearray()
+            client = ("fast", "slow", "half-closed", "aborting")[i % 4]
+            thread = threading.Thread(target=pipelined, args=(service, client, received))
+            thread.start()
+            with contextlib.suppress(AssertionError):
+                eventually(lambda: received, 5)  # noqa: B023
+            time.sleep(delays.uniform(0, 0.1))
+            service.process.kill()
+            service.process.wait()
+            thread.join()
+            before, counted = counted, visits_in(service.database)
+            assert received and whole_answers(received) <= counted - before <= 16, client
+
+    in_two_folders(tmp_path, kill)
+
+
+@pytest.mark.parametrize("client", ["fast", "slow", "half-closed"])
+def test_each_request_sent_ahead_is_answered_and_counted_once(start, client):
+    service, received = start(), bytearray()
+    pipelined(service, client, received)
+    assert whole_answers(received) == 16 == counted(service)
+
+
+def test_a_request_that_takes_too_long_to_come_is_given_up(start):
+    service = start(command=patched("catscii.REQUEST_SECONDS = 2"))
+    begins = (
+        b"GET / HTTP/1.1\r\nX: ",
+        b"GET /health HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nX: ",
+        b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    )
+
+    def given_up(begin: bytes) -> None:
+        def closed() -> bool:
+            with contextlib.suppress(TimeoutError):
+                connection.send(b"a")
+                return not connection.recv(65536)
+            return False
+
+        with connected(service, 0.2) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(begin)
+            eventually(closed, 6)
+
+    def kept() -> None:
+        with connected(service) as connection:
+            for _ in range(6):  # all in all for longer than one request may take
+                connection.sendall(b"GET /health HT")
+                time.sleep(0.3)
+                connection.sendall(b"TP/1.1\r\n\r\n")
+                assert whole_answers(connection.recv(65536)) == 1
+                time.sleep(0.3)
+
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(given_up, begin) for begin in begins] + [pool.submit(kept)]:
+            future.result()
+
+
+def test_pictures_are_fetched_also_while_idle_clients_have_all_files_that_the_service_may_open(start, upstream):
+    service = start(command=["prlimit", "--nofile=64", *patched("")], CAT_SOURCES=upstream.the_cat_api)
+    with a_hundred_idle(service):
+        assert service.stored() < 20
+        eventually(lambda: service.stored() == 24)
+
+
+def test_a_log_that_is_read_again_goes_on_and_says_how_much_is_missing(start):
+    service = start()
+    with unread_log(service):
+        prompt(service)
+    eventually(lambda: "Log lines were dropped" in service.messages())
+    assert service.get("/cat/house-7").status == 200
+    eventually(lambda: service.log[-1]["fields"].get("path") == "/cat/house-7")
+    lines = [json.loads(line)["fields"] for line in service.lines]
+    dropped = [line["lines"] for line in lines if line["message"] == "Log lines were dropped"]
+    assert len(dropped) < 5 and all(isinstance(number, int) and number > 0 for number in dropped)
+    assert sum(line.get("path") == "/health" for line in lines) + sum(dropped) == 3001
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "<&- >&- 2>&-", "2> >(exit)", "2> /dev/full"])
+def test_it_serves_without_a_log(start, redirection):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    service = start(command=["bash", "-c", f'exec "$@" {redirection}', "", *patched("")], PORT=port)
+
+    def answers() -> bool:
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            return service.get("/health").status == 200
+        return False
+
+    eventually(answers, 5)
+    visit(service, 500)
+    assert health(service)[:2] == (200, "ok") and service.get("/panic").status == 500
+    assert service.stop() == 0 and visits_in(service.database) == 500 and not service.lines
+
+
+@pytest.mark.parametrize(
+    ("table", "paths"), [("cats", ["/", "/cat/abc", "/metrics"]), ("visits", ["/", "/analytics", "/metrics"])]
+)
+def test_a_table_that_cannot_be_read_is_an_error_once_and_the_service_is_degraded(start, upstream, table, paths):
+    service = start(command=patched("catscii.STORED_CATS = 3"), CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == 3)
+
+    def events(level: str) -> list[str]:
+        lines = [line for line in service.log[begun:] if line["level"] == level and "status" not in line["fields"]]
+        return [line["fields"]["message"] for line in lines]
+
+    begun = len(service.log)
+    with another_schema(service, table):
+        assert [service.get(path).status for path in paths * 3][::3] == [200] * 3
+        eventually(lambda: health(service)[1] == "degraded", 5)
+        assert health(service)[0] == 200 and "no such table" in health(service)[2]
+        for path in paths * 5:
+            service.get(path)
+        time.sleep(1.5)
+        assert len(events("ERROR")) == 1 and not events("INFO")
+    eventually(lambda: health(service)[:2] == (200, "ok"), 5)
+    assert [service.get(path).status for path in ("/", "/analytics", "/metrics")] == [200] * 3
+    time.sleep(1.5)
+    assert len(events("ERROR")) == len(events("INFO")) == 1
+
+
+def fill(connection: sqlite3.Connection, days: int, countries: int) -> None:
+    codes = itertools.islice(itertools.product(string.ascii_uppercase, repeat=2), countries)
+    dates = [str(datetime.now(UTC).date() - timedelta(day)) for day in range(days)]
+    rows = ((day, "".join(code), i) for i, (day, code) in enumerate(itertools.product(dates, codes), 1))
+    with connection:
+        connection.executemany("INSERT INTO visits VALUES (?, ?, ?)", rows)
+
+
+def test_figures_of_years_cost_no_more_than_those_of_days(start, tmp_path):
+    costs = []
+    for days in (10, 1460):
+        service = start(ANALYTICS_DB=str(tmp_path / f"{days}.db"))
+        with contextlib.closing(sqlite3.connect(service.database)) as connection:
+            fill(connection, days, 250)
+        for _ in range(2):  # the first time, there may be more to do
+            used = processor_seconds(service.process.pid)
+            for path in ("/metrics", "/analytics?format=json") * 20:
+                assert service.get(path).status == 200
+            costs.append(processor_seconds(service.process.pid) - used)
+    assert costs[3] < 3 * costs[1] + 0.2
+
+
+def sums(rows: list[tuple[str, str, int]]) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Of all visits, of those of the last 30 days by day, of all by country."""
+    days = {str(datetime.now(UTC).date() - timedelta(day)): 0 for day in range(29, -1, -1)}
+    countries: Counter[str] = Counter()
+    for day, country, count in rows:
+        countries[country] += count
+        if day in days:
+            days[day] += count
+    return sum(countries.values()), days, dict(countries)
+
+
+@pytest.mark.parametrize("version", [1, 2, None])
+def test_sums_are_exact_whoever_writes_and_after_a_migration(start, tmp_path, version):
+    database = tmp_path / "catscii.db"
+    if version is None:
+        start().stop()
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        if version:
+            connection.executescript(f"{''.join(catscii.SCHEMA[:version])} PRAGMA user_version = {version}")
+        fill(connection, 50, 20)
+    service, today = start(), str(datetime.now(UTC).date())
+    with contextlib.closing(sqlite3.connect(database, 10)) as connection:
+        for statement in (
+            "SELECT 1",
+            f"INSERT INTO visits VALUES ('{today}', 'FR', 7), ('2001-02-03', 'FR', 5), ('2001-02-03', 'GB', 1)",
+            f"INSERT INTO visits VALUES ('{today}', 'FR', 3) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+            "UPDATE visits SET count = 2 * count + 1 WHERE country < 'AF'",
+            f"UPDATE visits SET country = 'JP', day = '2001-02-04' WHERE country = 'AG' AND day = '{today}'",
+            f"REPLACE INTO visits VALUES ('{today}', 'FR', 2)",
+            "DELETE FROM visits WHERE country = 'GB' OR country = 'AH' OR count % 3 = 0",
+            "DELETE FROM visits",
+        ):
+            with connection:
+                connection.execute(statement)
+            visit(service, 1)
+            expected = sums(connection.execute("SELECT day, country, count FROM visits").fetchall())
+            told = service.json("/analytics")
+            assert (told["visits"], told["days"], told["countries"]) == expected, statement
+            assert (told["today"], told["last_30_days"]) == (expected[1][today], sum(expected[1].values()))
+            counts = samples(service)["catscii_visits_total"]
+            assert {country: int(count) for (country,), count in counts.items()} == expected[2], statement
+
+
+@pytest.mark.parametrize("length", ["-1", "x"])
+def test_cgi_does_not_wait_for_a_body_of_a_length_that_cannot_be(tmp_path, length):
+    variables = cgi_variables(tmp_path, CONTENT_LENGTH=length, PATH_INFO="/health")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, str(SCRIPT)], env=variables, stdin=pipe, stdout=pipe) as process:
+        try:
+            assert process.wait(5) == 0
+            assert process.stdout and process.stdout.read().startswith(b"Status: 200 ")
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02" * 4 + b"\r\n\r\n",
+        b"GET /" + b"x" * 16_384,
+        b"GET / HTTP/1.1\r\n" + b"a: \x01\r\n" * 2000 + b"\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 99999\r\n\r\n" + b"x" * 8000,
+        b"GET /cat/house-1 HTTP/1.1\r\n\r\n" * 9,  # and it is gone
+    ],
+    ids=["garbage", "a long path", "bad headers", "a large body", "aborted"],
+)
+def test_a_flood_of_what_is_refused_or_given_up_does_not_flood_the_log(start, request_):
+    service = start()
+
+    def flood(connections: int) -> None:
+        while time.monotonic() < begun + 3:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                for client in [stack.enter_context(connected(service, 3)) for _ in range(connections)]:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.sendall(request_)
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        floods = [pool.submit(flood, 100) for _ in range(2)]
+        time.sleep(1)
+        prompt(service, 1)
+        for future in floods:
+            future.result()
+    prompt(service)
+    assert resident_megabytes(service.process.pid) < 150
+    answered = b"house" in request_
+    answered or eventually(lambda: any(line["fields"].get("lines", 0) > 0 for line in service.log))
+    time.sleep(1)
+    others = [line for line in service.log if line["fields"].get("status", 400) >= 400]
+    assert len(others) < 15 * (time.monotonic() - begun) + 10
+    assert service.stop() == 0
 
 
 def visitors(service: Running, threads: int) -> Callable[[], Counter[str]]:
