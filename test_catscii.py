@@ -3250,9 +3250,9 @@ def unread_log(service: Running) -> Iterator[None]:
     [
         (urgent_data, 0, 1024, False),
         (unread_log, 0, 1024, False),
-        (slow_headers, 10, 1024, False),
-        (slow_long_headers, 2, 1024, True),
-        (idle, 10, 1024, False),
+        (slow_headers, 10, 1024, True),
+        (slow_long_headers, 1, 1024, True),
+        (idle, 5, 1024, False),
         (a_hundred_idle, 2, 64, False),
         (readers_of_html, 0, 1024, False),
         (readers_of_json, 0, 1024, False),
