@@ -115,12 +115,17 @@ class Running:
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         self.log: list[dict[str, Any]] = []
         self.lines: list[str] = []  # as they came
+        self.listening = threading.Event()  # while it is not set, nobody reads the log
+        self.listening.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = "http://" + self.wait_for("Listening on ").removeprefix("Listening on ")
+        self.url = f"http://127.0.0.1:{environment['PORT']}"
+        if environment["PORT"] == "0":
+            self.url = "http://" + self.wait_for("Listening on ").removeprefix("Listening on ")
 
     def _read(self) -> None:
         for line in self.process.stderr:  # type: ignore[union-attr]
+            self.listening.wait()
             self.lines.append(line)
             if line.startswith("{"):  # `nix run` has its own word first
                 self.log.append(json.loads(line))
@@ -182,6 +187,21 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     yield service
     service.process.kill()
     service.process.wait()
+
+
+def connected(
+    service: Running, patience: float = 20, receive_buffer: int = 0, source: tuple[str, int] | None = None
+) -> socket.socket:
+    """A connection to the service."""
+    connection = socket.socket()
+    connection.settimeout(patience)
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    if source:
+        connection.bind(source)
+    host, port = service.url.removeprefix("http://").split(":")
+    connection.connect((host, int(port)))
+    return connection
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
@@ -2043,12 +2063,12 @@ def test_a_database_that_is_moved_keeps_its_visits(start):
 
 
 @contextlib.contextmanager
-def another_schema(service: Running) -> Iterator[None]:
+def another_schema(service: Running, table: str = "visits") -> Iterator[None]:
     with sqlite3.connect(service.database) as connection:
-        connection.execute("ALTER TABLE visits RENAME TO gone")
+        connection.execute(f"ALTER TABLE {table} RENAME TO gone")
     yield
     with sqlite3.connect(service.database) as connection:
-        connection.execute("ALTER TABLE gone RENAME TO visits")
+        connection.execute(f"ALTER TABLE gone RENAME TO {table}")
 
 
 @pytest.mark.parametrize(
@@ -2647,16 +2667,53 @@ def test_every_parameter_refuses_what_it_cannot_be(service, name):
     assert service.get(f"/cat/house-1?{name}x=%ff&{name.upper()}=%00").status == 200, "unknown names are nobody's"
 
 
-def exchange(service: Running, request: bytes) -> bytes:
-    """All that comes back for these bytes, until the service closes the connection or is silent for a second."""
-    host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=1) as connection:
+def exchange(service: Running, request: bytes, patience: float = 1) -> bytes:
+    """All that comes back for these bytes, until the service closes the connection or is silent for so many seconds."""
+    with connected(service, patience=patience) as connection:
         connection.sendall(request)
         answer = bytearray()
         with contextlib.suppress(TimeoutError, ConnectionResetError):
             while data := connection.recv(65536):
                 answer += data
     return bytes(answer)
+
+
+# What a proxy in front of the service may read differently, so that the two do not agree where the next request begins.
+DOUBTFUL_LINES = [
+    *(b"GET /\thealth HTTP/1.1", b"GET /\x0bhealth HTTP/1.1", b"GET /\x0c HTTP/1.1", b"GET /\0 HTTP/1.1"),
+    *(b"GET /\rX HTTP/1.1", b"GET /\r HTTP/1.1", b"GET\t/ HTTP/1.1", b"GET /\x0bHTTP/1.1", b"GET / HTTP/1.1\r"),
+    *(b" GET / HTTP/1.1", b"\tGET / HTTP/1.1", b"GET /  HTTP/1.1", b"GET / HTTP/1.1 ", b"GET / HTTP/1.1\t"),
+    *(b"GET / HTTP/1.1\0", b"GET / x HTTP/1.1", b"GET / HTTP/1.1 HTTP/1.1", b"GET / HTTP/1.1;a", b"GET /", b"GET"),
+    *(b"GET / http/1.1", b"GET / HTTP/1", b"GET / HTTP/1.", b"GET / HTTP/.1", b"GET / HTTP/11", b"GET / HTTP/1.1.1"),
+    *(b"GET / HTTP/01.1", b"GET / HTTP/1.10", b"GET / HTTP/1,1", b"GET / HTTP/+1.1", b"GET / HTTPS/1.1", b"GET / 1.1"),
+    *(b"Get / HTTP/1.1", b"G\0ET / HTTP/1.1", b"G(T / HTTP/1.1", b"GET: / HTTP/1.1", b"G\xc9T / HTTP/1.1"),
+    *(b"GET health HTTP/1.1", b"GET /health#x HTTP/1.1", b"GET \\health HTTP/1.1", b"GET ?/ HTTP/1.1"),
+]
+DOUBTFUL_HEADERS = [
+    *(b" X: a", b"\tX: a", b"\x0bX: a", b"\x0cX: a", b" ", b"\t", b"X: a\r\n b", b"X: a\r\n\tb", b"X:\r\n a"),
+    *(b"X: a\r\n ", b"X : a", b"X\t: a", b"X\x0b: a", b"X", b"X a", b": a", b":", b"X y: a", b"X\xe9: a", b"X(): a"),
+    *(b"X: a\rb", b"X: a\r", b"\rX: a", b"X\r: a", b"X: a\r\rY: b", b"X: a\nb: c", b"X: a\0b", b"X\0Y: a", b"\0X: a"),
+    *(b'"X": a', b"X;: a", b"X/Y: a"),
+    *(b"Content-Length: 1_0", b"Content-Length: \x0b5", b"Content-Length: 5\x0c", b"Content-Length: 0x5"),
+    *(b"Content-Length:", b"Content-Length: 5 5", b"Content-Length: 5, 6", b"Content-Length: 5,"),
+    *(b"Content-Length: 5.0", b"Content-Length: 5e0", b"Content-Length: \xb2", b'Content-Length: "5"'),
+    *(b"Content-Length : 5", b"Content-Length\0: 5", b"Content-Length: 5\r\nContent-Length: 05, 6"),
+    *(b"Transfer-Encoding:", b"Transfer-Encoding:\r\n chunked", b"Transfer-Encoding: chunked, chunked"),
+    *(b"Transfer-Encoding: xchunked", b"Transfer-Encoding: chunked, gzip", b"Transfer-Encoding: gzip, chunked"),
+    *(b"Transfer-Encoding: chunked;q=1", b"Transfer-Encoding: \"chunked\"", b"Transfer-Encoding: identity"),
+    *(b"Transfer-Encoding: \x0bchunked", b"Transfer-Encoding: chunked\x0c", b"Transfer-Encoding: chunked chunked"),
+    *(b"Transfer-Encoding: identity, chunked", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
+    *(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", b"Transfer-Encoding\r\n: chunked"),
+    *(b"Transfer-Encoding: chunked\r\nContent-Length: 5", b"Content-Length: 0\r\nTransfer-Encoding: chunked"),
+]
+DOUBTFUL_BODIES = [
+    *(b"0\n\r\n", b"0\r\n\n", b"0\n\n", b"0\r\r\n", b"0\rX\r\n\r\n", b"5\nabcde\r\n0\r\n\r\n"),
+    *(b"5;a\nabcde\r\n0\r\n\r\n", b"5;a\rb\r\nabcde\r\n0\r\n\r\n", b"5;a=\"\n\"\r\nabcde\r\n0\r\n\r\n"),
+    *(b"5\r\nabcde\n0\r\n\r\n", b"5\r\nabcde\r0\r\n\r\n", b"5\r\nabcdef\r\n0\r\n\r\n", b"5\r\nabcde0\r\n\r\n"),
+    *(b"%s\r\nabcde\r\n0\r\n\r\n" % size for size in (b"", b" 5", b"0x5", b"+5", b"-5", b"5_0", b"5,", b"5\0")),
+    *(b"%s\r\nabcde\r\n0\r\n\r\n" % size for size in (b"5\t5", b"5 5", b"\xb2", b";a", b"g", b"5\x0c", b"\x0b5")),
+    *(b"0\r\nX: a\n\r\n", b"0\r\nX\r\n\r\n", b"0\r\nX: a\r\n b\r\n\r\n", b"0\r\n X: a\r\n\r\n", b"0\r\nX : a\r\n\r\n"),
+]
 
 
 @pytest.mark.parametrize(
@@ -2684,6 +2741,10 @@ def exchange(service: Running, request: bytes) -> bytes:
         (b"GET  / HTTP/1.1\r\n\r\n", 400),
         (b"get / HTTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
+        *((b"%s\r\nHost: a\r\n\r\n" % line, 400) for line in DOUBTFUL_LINES),
+        *((b"GET / HTTP/1.1\r\n%s\r\nHost: a\r\n\r\nabcde" % header, 400) for header in DOUBTFUL_HEADERS),
+        *((b"GET / HTTP/1.1\r\nHost: a\r\n%s\r\n\r\nabcde" % header, 400) for header in DOUBTFUL_HEADERS),
+        *((b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%s" % body, 400) for body in DOUBTFUL_BODIES),
     ],
 )
 def test_requests_of_doubtful_shape_get_one_refusal_and_the_connection_is_closed(service, request_, status):
@@ -2692,6 +2753,53 @@ def test_requests_of_doubtful_shape_get_one_refusal_and_the_connection_is_closed
     assert answer.count(b"HTTP/1.") == 1 and re.findall(rb"Connection: (.*)\r\n", answer) == [b"close"]
     assert b"Traceback" not in answer and b"\x1b" not in answer
     assert b"\r\nContent-Security-Policy: default-src 'none'" in answer and answer.count(b"%d " % status) > 1
+
+
+BODY = b"GET /nothing HTTP/1.1\r\n\r\n"  # 25 bytes, which must not be taken for a request
+CHUNKED = b"GET /health HTTP/1.1\r\nTransfer-Encoding:"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "kept"),
+    [
+        (b"\r\nGET /health HTTP/1.1\r\n\r\n", 200, True),
+        (b"GET http://x.example/health HTTP/1.1\r\nHost: y\r\n\r\n", 200, True),
+        (b"GET HTTP://x.example:80/health?a HTTP/1.1\r\nHost:\r\n\r\n", 200, True),
+        (b"OPTIONS * HTTP/1.1\r\n\r\n", None, True),
+        (b"M-SEARCH!#$%&'*+.^_`|~ / HTTP/1.1\r\n\r\n", 405, True),
+        (b"GET /health HTTP/1.1\r\nX:a\r\nX: \t a \t \r\n!#$%&'*+.^_`|~:\r\nX: \xff\r\n\r\n", 200, True),
+        (b"GET /health HTTP/1.1\r\nContent_Length: 26\r\nTransfer_Encoding: chunked\r\n\r\n", 200, True),
+        (b"GET /health HTTP/1.1\r\ncontent-length:25\r\n\r\n" + BODY, 200, False),
+        (b"GET /health HTTP/1.1\r\nContent-Length: 00025\r\n\r\n" + BODY, 200, False),
+        (CHUNKED + b"\t Chunked \r\n\r\n0019\r\n" + BODY + b"\r\n000\r\n\r\n", 200, False),
+        (CHUNKED + b"chunked\r\n\r\n19;a=b;c=\"d\"\r\n" + BODY + b"\r\n0;e\r\n\r\n", 200, False),
+        (CHUNKED + b"chunked\r\n\r\n19\r\n" + BODY + b"\r\n0\r\nContent-Length: 9\r\nX:\r\n\r\n", 200, False),
+        # These may be refused as well (RFC 9110, 8.6; RFC 9112, 2.2, 6.3 and 7.1.1).
+        (CHUNKED + b"chunked\r\n\r\n19 ; a\r\n" + BODY + b"\r\n0\r\n\r\n", None, False),
+        (b"GET //health HTTP/1.1\r\nConnection: close\r\n\r\n", None, False),
+        (b"GET /health HTTP/1.1\r\nContent-Length: 25, 25\r\n\r\n" + BODY, None, False),
+        (b"GET /health HTTP/1.1\r\n" + b"Content-Length: 25\r\n" * 2 + b"\r\n" + BODY, None, False),
+        (b"GET /health HTTP/1.1\nHost: x\n\n", None, False),
+        (b"GET /health HTTP/2.0\r\n\r\n", None, False),
+    ],
+)
+def test_requests_that_are_unusual_and_right_are_read_as_they_are_meant(service, request_, status, kept):
+    """Whole and byte by byte. `status` None: it may be refused. `kept`: and the connection stays open."""
+    for size in (len(request_), 1):
+        with connected(service, 2) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(ConnectionError):
+                for start in range(0, len(request_), size):
+                    connection.sendall(request_[start : start + size])
+                connection.sendall(b"GET /help HTTP/1.1\r\nConnection: close\r\n\r\n")
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                while data := connection.recv(65536):
+                    answer += data
+        statuses = list(map(int, re.findall(rb"HTTP/1\.[01] (\d+) ", answer)))
+        assert len(statuses) == 2 if kept else len(statuses) in (1, 2)
+        assert statuses[1:] in ([], [200]) and (statuses[0] == status or not status)
+        assert len(statuses) == 2 or answer.count(b"Connection: close") == 1
 
 
 def test_who_asks_whether_to_send_a_body_has_the_answer_at_once(service):
@@ -3052,6 +3160,481 @@ def test_a_client_that_never_ends_its_request_does_not_keep_the_service_up(start
         assert service.stop() == 0
         assert time.monotonic() - started < catscii.GRACE_SECONDS + 2
         assert idle.recv(1) == b""
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def prompt(service: Running, seconds: float = 0) -> None:
+    """Assert that one new client after another has an answer at once, for so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        begun = time.monotonic()
+        assert exchange(service, HEALTH, 3).startswith(b"HTTP/1.1 200 ") and time.monotonic() - begun < 3
+        if time.monotonic() > end:
+            return
+        time.sleep(0.1)
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def temporary_files(pid: int) -> list[str]:
+    links = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        if int(path.name) > 2:  # standard output is one of pytest's
+            with contextlib.suppress(FileNotFoundError):  # closed by now
+                links.append(os.readlink(path))
+    return [link for link in links if link.endswith("(deleted)")]
+
+
+@contextlib.contextmanager
+def crowd(
+    service: Running, clients: int, talk: Callable[[socket.socket], object] = lambda _: None, **options: Any
+) -> Iterator[list[socket.socket]]:
+    """So many connections, which have had their `talk` with the service, one after another, and stay open."""
+    few = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few[1], few[1]))
+    try:
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(connected(service, **options)) for _ in range(clients)]
+            for connection in connections:
+                with contextlib.suppress(ConnectionError):  # the service has the right to close it
+                    talk(connection)
+            yield connections
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, few)
+
+
+ANSWER = re.compile(rb"HTTP/1\.1 200 OK\r\n.*?Content-Length: (\d+)\r\n.*?\r\n\r\n", re.DOTALL | re.IGNORECASE)
+
+
+def whole_answers(data: bytes | bytearray) -> int:
+    count = end = 0
+    while (head := ANSWER.match(data, end)) and (end := head.end() + int(head[1])) <= len(data):
+        count += 1
+    return count
+
+
+def read_answer(connection: socket.socket, but: int = 0) -> None:
+    """Read one answer, but for so many bytes at its end, and keep nothing."""
+    head = connection.recv(65536)
+    while not (match := ANSWER.match(head)):
+        if not (data := connection.recv(65536)):
+            return
+        head += data
+    rest = match.end() + int(match[1]) - len(head) - but
+    while rest > 0 and (data := connection.recv(min(rest, 65536))):
+        rest -= len(data)
+
+
+def page(format: str) -> bytes:
+    return b"GET /cat/house-1?width=240&format=%s HTTP/1.1\r\nHost: x\r\n\r\n" % format.encode()
+
+
+def idle(service: Running, clients: int = 1100) -> contextlib.AbstractContextManager[Any]:
+    return crowd(service, clients)
+
+
+def a_hundred_idle(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return idle(service, 100)
+
+
+def urgent_data(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return crowd(service, 10, lambda connection: connection.send(b"!", socket.MSG_OOB))
+
+
+@contextlib.contextmanager
+def slow_headers(service: Running, begin: bytes = b"GET / HTTP/1.1\r\nX: ") -> Iterator[None]:
+    def drip() -> None:
+        while not over.wait(3):
+            for connection in connections:
+                with contextlib.suppress(OSError):
+                    connection.send(b"a")
+
+    over = threading.Event()
+    with crowd(service, 1050, lambda connection: connection.sendall(begin)) as connections:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def slow_long_headers(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return slow_headers(service, b"GET / HTTP/1.1\r\n" + b"X:\r\n" * 4000)
+
+
+def readers(service: Running, format: str = "html", but: int = 0) -> contextlib.AbstractContextManager[Any]:
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(page(format))
+        read_answer(connection, but)
+
+    return crowd(service, 900, talk, receive_buffer=65536 if but else 0)
+
+
+def readers_of_html(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return readers(service)
+
+
+def readers_of_json(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return readers(service, "json")
+
+
+def readers_of_all_but_the_end(service: Running) -> contextlib.AbstractContextManager[Any]:
+    return readers(service, but=6000)
+
+
+def greedy(service: Running) -> contextlib.AbstractContextManager[Any]:
+    seeds = itertools.count()
+
+    def ask(connection: socket.socket) -> None:
+        connection.sendall(b"GET /cat/house-%d?width=240&height=240 HTTP/1.1\r\n\r\n" % next(seeds))
+
+    return crowd(service, 1000, ask, source=("127.0.0.2", 0))
+
+
+@contextlib.contextmanager
+def unread_log(service: Running) -> Iterator[None]:
+    service.listening.clear()
+    try:
+        with connected(service, 5) as connection:
+            for _ in range(30):
+                connection.sendall(HEALTH.replace(b"close", b"keep-alive") * 100)
+                answers = b""
+                while whole_answers(answers) < 100:
+                    answers += connection.recv(65536)
+        yield
+    finally:
+        service.listening.set()
+
+
+@pytest.mark.parametrize(
+    ("attack", "seconds", "files", "busy"),
+    [
+        (urgent_data, 0, 1024, False),
+        (unread_log, 0, 1024, False),
+        (slow_headers, 10, 1024, True),
+        (slow_long_headers, 1, 1024, True),
+        (idle, 5, 1024, False),
+        (a_hundred_idle, 2, 64, False),
+        (readers_of_html, 0, 1024, False),
+        (readers_of_json, 0, 1024, False),
+        (readers_of_all_but_the_end, 0, 1024, False),
+        (greedy, 2, 1024, True),
+    ],
+)
+def test_whatever_one_client_does_others_are_answered_at_once_and_the_end_comes_in_time(
+    start, attack, seconds, files, busy
+):
+    """`files`: how many the service may open. `busy`: it has the right to use a core."""
+    service = start(command=["prlimit", f"--nofile={files}", *patched("")])
+    pid = service.process.pid
+    with attack(service):
+        prompt(service, seconds)
+        cat = exchange(service, b"GET /cat/house-5000 HTTP/1.1\r\nConnection: close\r\n\r\n", 5)
+        assert whole_answers(cat) == 1
+        logged, used = len(service.lines), processor_seconds(pid)
+        time.sleep(0 if busy else 2)
+        assert processor_seconds(pid) - used < 0.3 and len(service.lines) - logged < 30
+        assert resident_megabytes(pid) < 150 and not temporary_files(pid)
+        begun = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(15) == 0 and time.monotonic() - begun < 11
+    service.stop()
+    warnings = sum(line["level"] != "INFO" for line in service.log) - 1  # no countries
+    assert warnings in (range(1, 6) if files < 100 else range(6))
+
+
+@pytest.mark.parametrize(
+    ("request_", "statuses"),
+    [
+        (b"GET a://" + b"1" * 16_360 + b" x\r\n\r\n", {400, 431}),
+        (b"GET / HTTP/1.1\r\nX:" + b" " * 16_300 + b"\x01\r\n\r\n", {400, 431}),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\nX:" + b" " * 16_000 + b"a\r\n\r\n", {200, 400, 431}),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\n" + b"a:\r\n" * 4_000 + b"\r\n", {200, 400, 431}),
+        (b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 4_000 + b"b\r\n\r\n", {400, 431}),
+        (b"GET /" + b"%" * 16_000 + b" HTTP/1.1\r\nConnection: close\r\n\r\n", {400, 404}),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b" " * 16_000 + b"\x01\r\n\r\n", {400, 413, 431}),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 16_000 + b"z\r\n\r\n", {400, 413, 431}),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: " + b"chunked," * 2_000 + b"\r\n\r\n", {400, 431}),
+        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 16_000 + b"\r\n\r\n", {400, 413, 431}),
+    ],
+    ids=lambda value: value[:50] if isinstance(value, bytes) else "",
+)
+def test_16_kib_of_anything_are_read_at_once(start, request_, statuses):
+    service = start()
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(exchange, service, request_, 3) for _ in range(24)]
+        prompt(service, 0.5)
+        for answer in answers:
+            assert int((answer.result() or b"HTTP/1.1 000")[9:12]) in statuses
+    begun = time.monotonic()
+    assert service.stop() == 0 and time.monotonic() - begun < 3
+
+
+def pipelined(service: Running, client: str, kill_at: float = math.inf) -> int:
+    """How many whole answers such a client gets to sixteen requests; after so many bytes, it kills the service."""
+    received = bytearray()
+    with connected(service, receive_buffer=65536 if client == "slow" else 0) as connection:
+        connection.sendall(page("json") * 16)
+        if client == "half-closed":
+            connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            while data := connection.recv(65536):
+                received += data
+                if len(received) > kill_at:
+                    service.process.kill()
+                elif client == "slow":
+                    time.sleep(0.005)
+                elif client == "aborting" and len(received) > 1_000_000:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    break
+                if received.endswith(b"]}\n") and whole_answers(received) == 16:
+                    break
+    return whole_answers(received)
+
+
+KILLED = 100 if os.environ.get("CI") else 20
+
+
+def test_killed_while_it_answers_requests_sent_ahead_it_has_counted_all_that_were_answered(tmp_path):
+    def kill(folder: Path) -> None:
+        counted, chance = 0, random.Random(folder.name)
+        for i in range(KILLED // 2):
+            service, client = Running(folder), ("fast", "slow", "half-closed", "aborting")[i % 4]
+            answered = pipelined(service, client, max(0, chance.uniform(-4_000_000, 4_000_000)))
+            service.process.kill()
+            service.process.wait()
+            before, counted = counted, visits_in(service.database)
+            assert answered <= counted - before <= 16, client
+
+    in_two_folders(tmp_path, kill)
+
+
+@pytest.mark.parametrize("client", ["fast", "slow", "half-closed"])
+def test_each_request_sent_ahead_is_answered_and_counted_once(start, client):
+    service = start()
+    assert pipelined(service, client) == 16 == counted(service)
+
+
+def test_a_request_that_takes_too_long_to_come_is_given_up(start):
+    service = start(command=patched("catscii.REQUEST_SECONDS = 2"))
+    begins = (
+        b"GET / HTTP/1.1\r\nX: ",
+        b"GET /health HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nX: ",
+        b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    )
+
+    def given_up(begin: bytes) -> None:
+        def closed() -> bool:
+            with contextlib.suppress(TimeoutError):
+                connection.send(b"a")
+                return not connection.recv(65536)
+            return False
+
+        with connected(service, 0.2) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(begin)
+            eventually(closed, 6)
+
+    def kept() -> None:
+        with connected(service) as connection:
+            for _ in range(6):  # all in all for longer than one request may take
+                connection.sendall(b"GET /health HT")
+                time.sleep(0.3)
+                connection.sendall(b"TP/1.1\r\n\r\n")
+                assert whole_answers(connection.recv(65536)) == 1
+                time.sleep(0.3)
+
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(given_up, begin) for begin in begins] + [pool.submit(kept)]:
+            future.result()
+
+
+def test_pictures_are_fetched_also_while_idle_clients_have_all_files_that_the_service_may_open(start, upstream):
+    service = start(command=["prlimit", "--nofile=64", *patched("")], CAT_SOURCES=upstream.the_cat_api)
+    with a_hundred_idle(service):
+        assert service.stored() < 20
+        eventually(lambda: service.stored() == 24)
+
+
+def test_a_log_that_is_read_again_goes_on_and_says_how_much_is_missing(start):
+    service = start()
+    with unread_log(service):
+        prompt(service)
+    eventually(lambda: "Log lines were dropped" in service.messages())
+    assert service.get("/cat/house-7").status == 200
+    eventually(lambda: service.log[-1]["fields"].get("path") == "/cat/house-7")
+    lines = [json.loads(line)["fields"] for line in service.lines]
+    dropped = [line["lines"] for line in lines if line["message"] == "Log lines were dropped"]
+    assert len(dropped) < 5 and all(isinstance(number, int) and number > 0 for number in dropped)
+    assert sum(line.get("path") == "/health" for line in lines) + sum(dropped) == 3001
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "<&- >&- 2>&-", "2> >(exit)", "2> /dev/full"])
+def test_it_serves_without_a_log(start, redirection):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    service = start(command=["bash", "-c", f'exec "$@" {redirection}', "", *patched("")], PORT=port)
+
+    def answers() -> bool:
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            return service.get("/health").status == 200
+        return False
+
+    eventually(answers, 5)
+    visit(service, 500)
+    assert health(service)[:2] == (200, "ok") and service.get("/panic").status == 500
+    assert service.stop() == 0 and visits_in(service.database) == 500 and not service.lines
+
+
+@pytest.mark.parametrize(
+    ("table", "paths"), [("cats", ["/", "/cat/abc", "/metrics"]), ("visits", ["/", "/analytics", "/metrics"])]
+)
+def test_a_table_that_cannot_be_read_is_an_error_once_and_the_service_is_degraded(start, upstream, table, paths):
+    service = start(command=patched("catscii.STORED_CATS = 3"), CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == 3)
+
+    def events(level: str) -> list[str]:
+        lines = [line for line in service.log[begun:] if line["level"] == level and "status" not in line["fields"]]
+        return [line["fields"]["message"] for line in lines]
+
+    begun = len(service.log)
+    with another_schema(service, table):
+        assert [service.get(path).status for path in paths * 3][::3] == [200] * 3
+        eventually(lambda: health(service)[1] == "degraded", 5)
+        assert health(service)[0] == 200 and "no such table" in health(service)[2]
+        for path in paths * 5:
+            service.get(path)
+        time.sleep(1.5)
+        assert len(events("ERROR")) == 1 and not events("INFO")
+    eventually(lambda: health(service)[:2] == (200, "ok"), 5)
+    assert [service.get(path).status for path in ("/", "/analytics", "/metrics")] == [200] * 3
+    time.sleep(1.5)
+    assert len(events("ERROR")) == len(events("INFO")) == 1
+
+
+def fill(connection: sqlite3.Connection, days: int, countries: int) -> None:
+    codes = itertools.islice(itertools.product(string.ascii_uppercase, repeat=2), countries)
+    dates = [str(datetime.now(UTC).date() - timedelta(day)) for day in range(days)]
+    rows = ((day, "".join(code), i) for i, (day, code) in enumerate(itertools.product(dates, codes), 1))
+    with connection:
+        connection.executemany("INSERT INTO visits VALUES (?, ?, ?)", rows)
+
+
+def test_figures_of_years_cost_no_more_than_those_of_days(start, tmp_path):
+    costs = []
+    for days in (10, 1460):
+        service = start(ANALYTICS_DB=str(tmp_path / f"{days}.db"))
+        with contextlib.closing(sqlite3.connect(service.database)) as connection:
+            fill(connection, days, 250)
+        for _ in range(2):  # the first time, there may be more to do
+            used = processor_seconds(service.process.pid)
+            for path in ("/metrics", "/analytics?format=json") * 20:
+                assert service.get(path).status == 200
+            costs.append(processor_seconds(service.process.pid) - used)
+    assert costs[3] < 3 * costs[1] + 0.2
+
+
+def sums(rows: list[tuple[str, str, int]]) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Of all visits, of those of the last 30 days by day, of all by country."""
+    days = {str(datetime.now(UTC).date() - timedelta(day)): 0 for day in range(29, -1, -1)}
+    countries: Counter[str] = Counter()
+    for day, country, count in rows:
+        countries[country] += count
+        if day in days:
+            days[day] += count
+    return sum(countries.values()), days, dict(countries)
+
+
+@pytest.mark.parametrize("version", [1, 2, None])
+def test_sums_are_exact_whoever_writes_and_after_a_migration(start, tmp_path, version):
+    database = tmp_path / "catscii.db"
+    if version is None:
+        start().stop()
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        if version:
+            connection.executescript(f"{''.join(catscii.SCHEMA[:version])} PRAGMA user_version = {version}")
+        fill(connection, 50, 20)
+    service, today = start(), str(datetime.now(UTC).date())
+    with contextlib.closing(sqlite3.connect(database, 10)) as connection:
+        for statement in (
+            "SELECT 1",
+            f"INSERT INTO visits VALUES ('{today}', 'FR', 7), ('2001-02-03', 'FR', 5), ('2001-02-03', 'GB', 1)",
+            f"INSERT INTO visits VALUES ('{today}', 'FR', 3) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+            "UPDATE visits SET count = 2 * count + 1 WHERE country < 'AF'",
+            f"UPDATE visits SET country = 'JP', day = '2001-02-04' WHERE country = 'AG' AND day = '{today}'",
+            f"REPLACE INTO visits VALUES ('{today}', 'FR', 2)",
+            "DELETE FROM visits WHERE country = 'GB' OR country = 'AH' OR count % 3 = 0",
+            "DELETE FROM visits",
+        ):
+            with connection:
+                connection.execute(statement)
+            visit(service, 1)
+            expected = sums(connection.execute("SELECT day, country, count FROM visits").fetchall())
+            told = service.json("/analytics")
+            assert (told["visits"], told["days"], told["countries"]) == expected, statement
+            assert (told["today"], told["last_30_days"]) == (expected[1][today], sum(expected[1].values()))
+            counts = samples(service)["catscii_visits_total"]
+            assert {country: int(count) for (country,), count in counts.items()} == expected[2], statement
+
+
+@pytest.mark.parametrize("length", ["-1", "x"])
+def test_cgi_does_not_wait_for_a_body_of_a_length_that_cannot_be(tmp_path, length):
+    variables = cgi_variables(tmp_path, CONTENT_LENGTH=length, PATH_INFO="/health")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, str(SCRIPT)], env=variables, stdin=pipe, stdout=pipe) as process:
+        try:
+            assert process.wait(5) == 0
+            assert process.stdout and process.stdout.read().startswith(b"Status: 200 ")
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02" * 4 + b"\r\n\r\n",
+        b"GET /" + b"x" * 16_384,
+        b"GET / HTTP/1.1\r\n" + b"a: \x01\r\n" * 2000 + b"\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 99999\r\n\r\n" + b"x" * 8000,
+        page("html") * 9,  # and it is gone
+    ],
+    ids=["garbage", "a long path", "bad headers", "a large body", "aborted"],
+)
+def test_a_flood_of_what_is_refused_or_given_up_does_not_flood_the_log(start, request_):
+    service = start()
+
+    def flood(connections: int) -> None:
+        while time.monotonic() < begun + 3:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(connected(service, 3)) for _ in range(connections)]
+                for client in clients:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.sendall(request_)
+                for client in () if answered else clients:
+                    client.recv(1)
+
+    begun, answered = time.monotonic(), b"house" in request_
+    with ThreadPoolExecutor(2) as pool:
+        floods = [pool.submit(flood, 100) for _ in range(2)]
+        time.sleep(1)
+        prompt(service, 1)
+        for future in floods:
+            future.result()
+    prompt(service)
+    assert resident_megabytes(service.process.pid) < 150
+    others = [line for line in service.log if line["fields"].get("status", 400) >= 400]
+    assert len(others) < 15 * (time.monotonic() - begun) + 10
+    assert answered or eventually(lambda: any(line["fields"].get("lines", 0) > 0 for line in service.log), 5)
+    assert service.stop() == 0
 
 
 def visitors(service: Running, threads: int) -> Callable[[], Counter[str]]:
