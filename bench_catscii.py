@@ -7,7 +7,7 @@
 #     "maxminddb>=2.6",
 #     "Pillow>=11",
 #     "urllib3>=2.2.2",
-#     "waitress>=3.0.1",
+#     "waitress>=3.0.1,<4",
 #     "ascii_magic",
 #     "babel",
 #     "chafa.py",

@@ -8,7 +8,7 @@
 #     "maxminddb>=2.6",
 #     "Pillow>=11",
 #     "urllib3>=2.2.2",
-#     "waitress>=3.0.1",
+#     "waitress>=3.0.1,<4",
 #     "axe-playwright-python",
 #     "httpie",
 #     "hypothesis",
