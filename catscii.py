@@ -2834,9 +2834,10 @@ def answer() -> int:
 #
 # The classes that extend waitress's are mixins, so that CGI and `art` start without waitress, which takes 25 ms.
 
-REQUEST_HEAD = re.compile(  # RFC 9112, sections 3 and 5, without line folding; possessive, so that it takes linear time
-    rb"[!#$%&'*+.^_`|~0-9A-Z-]++ [!-~\x80-\xff]++(?: HTTP/[0-9]\.[0-9])?+\r\n"
+REQUEST_HEAD = re.compile(  # RFC 9112, 3 and 5, without line folding; possessive quantifiers make it linear in time
+    rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/[0-9]\.[0-9]\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
+INDENTED = re.compile(rb"[\r\n]*[ \t\v\f]")
 TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 
 
@@ -2846,9 +2847,9 @@ def problem_of(head: bytes) -> str:
         return f"a request has at most {MAX_HEADERS} headers here"
     if not REQUEST_HEAD.fullmatch(head):
         first, *headers = head.split(b"\r\n")
-        wrong = [line for line in headers if not REQUEST_HEAD.fullmatch(b"GET / HTTP/1.1\r\n" + line + b"\r\n")]
-        line = wrong[0] if wrong and REQUEST_HEAD.fullmatch(first + b"\r\n") else first
-        return f"{quoted(line.decode('latin-1'))} is not HTTP"
+        tried = {first: first, **{line: b"GET / HTTP/1.1\r\n" + line for line in headers}}
+        wrong = next((line for line, text in tried.items() if not REQUEST_HEAD.fullmatch(text + b"\r\n")), first)
+        return f"{quoted(wrong.decode('latin-1'))} is not HTTP"
     if TRANSFER_ENCODING.search(head):  # waitress takes chunks that a proxy in front may read otherwise
         return "Transfer-Encoding is not supported: no request needs a body here"
     return ""
@@ -2861,13 +2862,14 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
     expect_continue: bool
 
     def received(self, data: bytes) -> int:
+        self.indented = INDENTED.match(self.header_plus + data)  # waitress strips what it matches
         consumed = int(super().received(data))
         if self.expect_continue:  # the client gets its final answer at once, not "100 Continue"
             self.expect_continue, self.completed, self.headers["CONNECTION"] = False, True, "close"
         return consumed
 
     def parse_header(self, head: bytes) -> None:
-        problem = problem_of(head)
+        problem = "the request begins with white space" if self.indented else problem_of(head)
         try:
             if not problem:
                 super().parse_header(head)
