@@ -275,7 +275,7 @@ METRICS = {
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 BOUNDS = tuple(map(float, BUCKETS))
 STDERR = 2
-MAX_UNWRITTEN = 1 << 20  # bytes of log lines that wait for a reader that stalls
+MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for a reader that stalls
 Series = tuple[str, tuple[tuple[str, object], ...]]  # a figure's name and labels
 
 
@@ -324,8 +324,9 @@ class LogHandler(logging.Handler):
         """Write what can be written, and wait so many seconds for a reader that stalls."""
         with self.lock or contextlib.nullcontext():
             while self._unwritten and self._poll.poll(1000 * seconds):
+                end = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1  # 0: of a line that is longer
                 try:
-                    del self._unwritten[:os.write(STDERR, self._unwritten[:select.PIPE_BUF])]
+                    del self._unwritten[:os.write(STDERR, self._unwritten[:end or select.PIPE_BUF])]
                 except OSError:  # the reader is gone, or the disk is full
                     self._dropped += self._unwritten.count(b"\n")
                     self._unwritten.clear()
@@ -2307,7 +2308,8 @@ class Service:
             self.visits.check()
             try:
                 self.store.counts()
-                self.reading.end()
+                if not self.visits.trouble:
+                    self.reading.end()
             except sqlite3.Error as error:
                 self.reading.begin(error)
             try:
@@ -2708,7 +2710,7 @@ MAX_HEADERS = 100  # as many as Apache and Python's http.client take
 MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # files for all else: the database, sources, modules
 SILENT_CONNECTION_SECONDS = 30.0  # a browser connects again at no cost, and a lost client is gone
 REQUEST_SECONDS = 30.0  # from the first byte of a request to its last
-MAX_UNSENT, MAX_UNSENT_IN_ALL = 4 << 20, 32 << 20  # bytes of answers: of one connection that asks for more; of all
+MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes of answers: of a connection that asks for more; of all
 TIDY_SECONDS = 0.2
 ENDING_SILENT_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
 
@@ -2823,7 +2825,7 @@ def answer() -> int:
 # inside, the code below relies on these parts; a test looks for them in the version that is installed:
 #
 #   adjustments.Adjustments      the settings that channels, parsers and tasks read
-#   channel.HTTPChannel          a connection: received, service, cancel, handle_close, readable, del_channel;
+#   channel.HTTPChannel          a connection: received, service, handle_close, readable, del_channel;
 #                                connected, requests (that wait), request (not yet whole), outbuf_lock,
 #                                total_outbufs_len (bytes unsent), close_when_flushed, will_close. It calls its server's
 #                                add_task and pull_trigger, and reads what Server.__init__ sets.
@@ -2908,6 +2910,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.unsent: deque[bytes] = deque()
         self.sent_of_first = 0  # bytes of unsent[0]
         self.touched = self.begun = time.monotonic()  # when bytes last came or went; when self.request began to come
+        self.stalled = False  # whether the next of the requests waits until the client has read more
         super().__init__(server, client, address, server.adj, map=server.active_channels)
         server.watch(self)
 
@@ -2925,10 +2928,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.begun = self.touched
 
     def service(self) -> None:
-        """Answer the first of the requests, in one of waitress's threads."""
-        if self.total_outbufs_len > MAX_UNSENT:
-            self.cancel()
-        else:
+        """Answer the first of the requests, in one of waitress's threads, or have that wait for the client to read."""
+        self.stalled = self.total_outbufs_len > MAX_UNSENT
+        if not self.stalled:
             super().service()
         self.server.wake(self)
 
@@ -2966,6 +2968,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                 parts -= 1
         if self.will_close or (self.close_when_flushed and not self.unsent):
             self.handle_close()
+        elif self.stalled and self.total_outbufs_len <= MAX_UNSENT:
+            self.stalled = False
+            self.server.add_task(self)
 
     def handle_close(self) -> None:
         with self.outbuf_lock:
@@ -3128,7 +3133,7 @@ class Server:
         now = self._tidied = time.monotonic()
         self._before_sending()  # there may be log lines without an answer
         for channel in [*self.active_channels.values()]:
-            if channel.requests:
+            if channel.requests and not channel.stalled:
                 continue
             silent, busy = now - max(channel.touched, self._ending_since), channel.request or channel.total_outbufs_len
             overdue = channel.request and now - channel.begun > REQUEST_SECONDS
