@@ -3027,7 +3027,8 @@ class Server:
         self.active_channels: dict[int, Channel] = {}  # by file descriptor
         self.task_dispatcher = task.ThreadedTaskDispatcher()
         self.task_dispatcher.queue = Lines(client_header)
-        self.add_task = self.task_dispatcher.add_task
+        self._tasks: deque[Channel] = deque()  # channels whose next request waits for the end of a turn
+        self.add_task = self._tasks.append
         self.pull_trigger = lambda: None  # Channel.service wakes the loop itself, when its answer is whole
         self.answered: deque[Channel] = deque()  # channels that have something to send
         self._before_sending = before_sending
@@ -3082,6 +3083,8 @@ class Server:
                 wasyncore.readwrite(channel, event)
                 self.watch(channel)
         self._send()
+        while self._tasks:  # only now: threads that work compete with the loop for Python's lock
+            self.task_dispatcher.add_task(self._tasks.popleft())
         if arrivals:  # last: a connection may get the file descriptor of one that this turn has closed
             self._accept()
         if time.monotonic() - self._tidied > TIDY_SECONDS:
