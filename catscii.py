@@ -3108,28 +3108,29 @@ class Server:
                 self.watch(channel)
 
     def _accept(self) -> None:
-        """Take in the connections that wait; each that is too many costs the idlest one its place."""
+        """Take in the connections that wait. While there is no room, each takes the place of the idlest one."""
         for _ in range(MAX_CONNECTIONS):
-            full = len(self.active_channels) >= self._limit
             try:
                 client, address = self._listener.accept()
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._channel_class(self, client, address)
             except BlockingIOError:
                 return
-            except OSError as error:  # the client has gone, or the process or the system has too many open files
-                full = full or error.errno in (errno.EMFILE, errno.ENFILE)
-            if full:
-                self._full.begin(f"{len(self.active_channels)} are open")
+            except OSError as error:  # the client has gone, or too many files are open
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._close_idlest()
+                continue
+            if len(self.active_channels) >= self._limit:
                 self._close_idlest()
+            self._channel_class(self, client, address)
 
     def _close_idlest(self) -> None:
-        """Close the connection that was silent for longest; one with a request that waits for its answer comes last."""
+        """Close the connection that was silent for longest, if possible one without a request to be answered."""
+        self._full.begin(f"{len(self.active_channels)} are open")
         channels = self.active_channels.values()
         if idlest := min(channels, key=lambda channel: (bool(channel.requests), channel.touched), default=None):
             idlest.handle_close()
         else:
-            time.sleep(TIDY_SECONDS)  # others have all the files, and the loop would only try again
+            time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # others have all the files, and the loop only tries again
 
     def _tidy(self) -> None:
         """Close connections that are silent or too slow, and those with most to read while all hold too many bytes."""
