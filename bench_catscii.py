@@ -34,8 +34,8 @@ more from its background); the bytes printed; the median time, and its ratio to 
 resize to 4 x 8 samples a cell.
 Peers that are not installed (chafa and jp2a are programs) are left out.
 
-serve takes some seven minutes. It asks for / on 32 connections, with wrk if that is installed, of one service after the
-other and again: of the floor, a bottle route that returns the same bytes from as many of waitress's threads, and of
+serve takes some seven minutes. It asks for / as a browser does, on 32 connections, with wrk if that is installed, of one
+service after the other and again: of the floor, a bottle route that returns the same bytes from as many of waitress's threads, and of
 catscii, which counts and logs each visit; with house cats alone, while 200 clients send a byte a second, with an
 upstream that answers after 2 seconds, and with one that never does. The ratios are medians of those within a round.
 
@@ -417,13 +417,20 @@ import socket, sys, bottle, waitress
 body, app = sys.stdin.buffer.read(), bottle.Bottle()
 @app.get("/")
 def page():
-    bottle.response.content_type = "text/plain; charset=utf-8"
+    bottle.response.content_type = "text/html; charset=utf-8"
     return body
 listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
 print(":%d" % listener.getsockname()[1], file=sys.stderr, flush=True)
 waitress.serve(app, sockets=[listener], threads=int(sys.argv[1]), asyncore_use_poll=True, connection_limit=1000)
 """
-CURL = {"User-Agent": "curl/8"}
+BROWSER = {
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0 Safari/537.36",
+    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+    "Accept-Encoding": "gzip, deflate, br, zstd",
+    "Accept-Language": "en-GB,en;q=0.9",
+    "Sec-Fetch-Dest": "document",
+    "Sec-Fetch-Mode": "navigate",
+}
 
 
 class Server:
@@ -444,11 +451,17 @@ class Server:
         self.port = int(port[1])
 
     def get(self, path: str = "/") -> bytes:
-        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=CURL)) as r:
-            return bytes(r.read())
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=BROWSER)
+        with urllib.request.urlopen(request) as response:
+            return bytes(response.read())
 
     def resident(self) -> float:
         return resident(self.process.pid)
+
+    def processor_seconds(self) -> float:
+        """Of all threads, in user and system mode (proc(5))."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         self.process.kill()
@@ -501,26 +514,31 @@ def ask(paths: Iterator[str], port: int, end: float = math.inf) -> list[float]:
         begun = time.perf_counter()
         if begun > end:
             break
-        client.request("GET", path, headers=CURL)
+        client.request("GET", path, headers=BROWSER)
         client.getresponse().read()
         taken.append(time.perf_counter() - begun)
     client.close()
     return taken
 
 
-def load(port: int, seconds: int) -> tuple[float, float]:
-    """Requests a second of / on 32 connections, and the 99th percentile of their milliseconds."""
+def load(server: Server, seconds: int) -> tuple[float, float, float]:
+    """Ask for / on 32 connections: requests a second, the 99th percentile of their milliseconds, and the service's CPU
+    time a request in microseconds."""
+    used = server.processor_seconds()
     if shutil.which("wrk"):
-        command = f"wrk -t1 -c32 -d{seconds} --latency -H User-Agent:curl/8 http://127.0.0.1:{port}/"
-        said = subprocess.check_output(command.split(), text=True)
-        figures = re.search(r" 99% +([\d.]+)(us|ms|s) *\n(?:.*\n)*?Requests/sec: +([\d.]+)", said)
-        assert figures, said
-        return float(figures[3]), float(figures[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[figures[2]]
-    with ThreadPoolExecutor(32) as pool:
-        end = time.perf_counter() + seconds
-        each = pool.map(lambda _: ask(itertools.repeat("/"), port, end), range(32))
-        taken = sorted(itertools.chain.from_iterable(each))
-    return len(taken) / seconds, 1e3 * taken[int(0.99 * len(taken))]
+        headers = [f"-H{name}:{value}" for name, value in BROWSER.items()]
+        command = ["wrk", "-t1", "-c32", f"-d{seconds}", "--latency", *headers, f"http://127.0.0.1:{server.port}/"]
+        said = subprocess.check_output(command, text=True)
+        figures = re.search(r" 99% +([\d.]+)(us|ms|s) *\n(?:.*\n)*? +(\d+) requests in", said)
+        assert figures and "Non-2xx" not in said, said
+        count, p99 = int(figures[3]), float(figures[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[figures[2]]
+    else:
+        with ThreadPoolExecutor(32) as pool:
+            end = time.perf_counter() + seconds
+            each = pool.map(lambda _: ask(itertools.repeat("/"), server.port, end), range(32))
+            taken = sorted(itertools.chain.from_iterable(each))
+        count, p99 = len(taken), 1e3 * taken[int(0.99 * len(taken))]
+    return count / seconds, p99, 1e6 * (server.processor_seconds() - used) / count
 
 
 def drip(port: int, clients: int, stop: threading.Event) -> None:
@@ -566,16 +584,17 @@ def compare_serving() -> None:
         threading.Thread(target=drip, args=(servers["200 slow clients"].port, 200, stop), daemon=True).start()
         for server in servers.values():
             ask(itertools.repeat("/", 200), server.port)  # all of the minute's cats are drawn now
-        figures: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in servers}
+        figures: dict[str, list[tuple[float, ...]]] = {name: [] for name in servers}
         for _ in range(ROUNDS):
-            least = load(floor.port, 2)
+            least = load(floor, 2)
             for name, server in servers.items():
-                got = load(server.port, 2)
-                figures[name].append((*got, got[0] / least[0], got[1] / least[1]))
-        print(f"| / on 32 connections | requests/s | p99, ms | x floor | p99 x floor |\n|{'---|' * 5}")
+                got = load(server, 2)
+                figures[name].append((*got, *(mine / floors for mine, floors in zip(got, least, strict=True))))
+        print("| / on 32 connections | requests/s | p99, ms | CPU, us | x floor | p99 x floor | CPU x floor |")
+        print(f"|{'---|' * 7}")
         for name, rounds in figures.items():
             print(
-                "| {} | {:,.0f} | {:.1f} | {:.2f} | {:.2f} |".format(
+                "| {} | {:,.0f} | {:.1f} | {:.0f} | {:.2f} | {:.2f} | {:.2f} |".format(
                     name, *map(statistics.median, zip(*rounds, strict=True))
                 )
             )
@@ -596,7 +615,7 @@ STARTS = 21
 SERVER_FLOOR, CGI_FLOOR = "import bottle, waitress, sqlite3", "import bottle, sqlite3"
 WAIT = "; print(flush=True); open(0).read()"
 TERMINAL = {"HTTP_USER_AGENT": "curl/8", "HTTP_ACCEPT": "*/*"}
-BROWSER = {"HTTP_USER_AGENT": "Mozilla/5.0", "HTTP_ACCEPT": "text/html", "HTTP_ACCEPT_ENCODING": "gzip, br"}
+BROWSER_VARIABLES = {"HTTP_USER_AGENT": "Mozilla/5.0", "HTTP_ACCEPT": "text/html", "HTTP_ACCEPT_ENCODING": "gzip, br"}
 REQUEST = {
     "GATEWAY_INTERFACE": "CGI/1.1", "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_NAME": "localhost", "SERVER_PORT": "80",
     "HTTP_HOST": "localhost", "REQUEST_METHOD": "GET", "SCRIPT_NAME": "/cats", "PATH_INFO": "/", "QUERY_STRING": "",
@@ -650,7 +669,7 @@ def compare_starts() -> None:
             "service, not byte-compiled": (script, service),
             "floor of CGI": (["-c", CGI_FLOOR + WAIT], {}),
             "CGI, for curl": (module, cgi),
-            "CGI, for a browser": (module, cgi | BROWSER),
+            "CGI, for a browser": (module, cgi | BROWSER_VARIABLES),
             "CGI, not byte-compiled": (script, cgi),
         }
         figures: dict[str, list[tuple[float, float]]] = {name: [] for name in starts}
