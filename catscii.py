@@ -1962,21 +1962,19 @@ REFUSALS = {
     413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
     431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
 }
-SMALL = 1400  # bytes that fit one packet: not worth compressing
 UNCOUNTED_SECONDS = 60.0  # that visits may wait before /health fails: a restart or a lock is over by then
-FORMATS = {  # media type, suffix of a cat's permalink, pages that take it as `format`, whether it is compressible
-    "html": ("text/html", "html", "all", True),
-    "ansi": ("text/plain", "ansi", "all", True),
-    "text": ("text/plain", "txt", "all", True),  # after ansi: it is what an Accept of text/plain means
-    "json": ("application/json", "json", "all", True),
-    "png": ("image/png", "png", "cats", False),
-    "jpg": ("image/jpeg", "jpg", "none", False),  # the picture itself
-    "csv": ("text/csv", "", "analytics", True),
+FORMATS = {  # media type, suffix of a cat's permalink, pages that take it as `format`
+    "html": ("text/html", "html", "all"),
+    "ansi": ("text/plain", "ansi", "all"),
+    "text": ("text/plain", "txt", "all"),  # after ansi: it is what an Accept of text/plain means
+    "json": ("application/json", "json", "all"),
+    "png": ("image/png", "png", "cats"),
+    "jpg": ("image/jpeg", "jpg", "none"),  # the picture itself
+    "csv": ("text/csv", "", "analytics"),
 }
 CONTENT_TYPES = {name: media + "; charset=utf-8" * media.startswith("text/") for name, (media, *_) in FORMATS.items()}
-INCOMPRESSIBLE = {CONTENT_TYPES[name] for name, (*_, compressible) in FORMATS.items() if not compressible}
 SUFFIXES = {suffix: name for name, (_, suffix, *_) in FORMATS.items() if suffix}
-PAGE_FORMATS = {page: [name for name, (*_, pages, _) in FORMATS.items() if pages in ("all", page)]
+PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in ("all", page)]
                 for page in ("all", "cats", "analytics")}
 OTHER_FORMATS = [name for name in PAGE_FORMATS["cats"] if name != "text"]  # than the guide's example
 MEDIA_FORMATS = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html"}
@@ -2127,6 +2125,14 @@ addEventListener("touchstart", () => {}, {passive: true})  // lets Safari know :
 addEventListener("popstate", () => find("#another") && show(location.href))
 prepare()
 """
+
+HEADERS = {  # of every answer; a page loads only what it holds itself and its own origin has
+    "Content-Security-Policy": "default-src 'none'; style-src 'sha256-%s'; script-src 'sha256-%s'; connect-src 'self'; "
+    "style-src-attr 'unsafe-inline'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    % tuple(base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT)),
+    "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+    "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto",
+}
 
 LAYOUT = bottle.SimpleTemplate("""\
 <!DOCTYPE html>
@@ -2343,7 +2349,7 @@ class Service:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
                 self.reading.begin(error)
             page = self._page(pick_house_cat(), view, cattery.at_hand)
-        return self._visited(page, "no-store")
+        return self._visited(page)
 
     def that_cat(self, cat_id: str) -> bytes:
         cat_id, dot, suffix = cat_id.partition(".")
@@ -2358,9 +2364,9 @@ class Service:
         except Unavailable as error:
             annotate(error=error)
             log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
-            raise unavailable("this cat's picture cannot be had from its source right now") from None
+            raise bottle.HTTPError(503, "this cat's picture cannot be had from its source right now") from None
         answer = send if suffix == "jpg" else self._visited  # the picture goes with a page that was counted
-        return answer(page, "public, max-age=3600", page.etag)
+        return answer(page, max_age=3600)
 
     def _view(self) -> View:
         """What read_view makes of the request, from the cache or read now."""
@@ -2398,10 +2404,10 @@ class Service:
         with span("encode", format=view.format):
             return encode(found, view, cat, self.countries.from_dbip)
 
-    def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
+    def _visited(self, page: Page, max_age: int = 0) -> bytes:
         if bottle.request.method == "GET":
             self.visits.count(bottle.request.environ["catscii.country"])
-        return send(page, cache_control, etag)
+        return send(page, max_age)
 
     def analytics(self) -> bytes:
         visits, format, dbip = read_visits(self.database), read_format("analytics"), self.countries.from_dbip
@@ -2418,7 +2424,7 @@ class Service:
             body = analytics_in_ansi(visits, dbip)
         else:
             body = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
-        return send(Page(body, CONTENT_TYPES[format]), "no-store")
+        return send(Page(body, CONTENT_TYPES[format]))
 
     def help(self) -> bytes:
         """The guide, in one screen; as JSON, a list of pairs."""
@@ -2434,7 +2440,7 @@ class Service:
             for term, meaning in guide:
                 lines += [bold.format(term), textwrap.indent(textwrap.fill(meaning, 76), "    ")]
             body = "\n".join([*lines, *["", dbip] * bool(dbip)]) + "\n"
-        return send(Page(body, CONTENT_TYPES[format]), "no-store")
+        return send(Page(body, CONTENT_TYPES[format]))
 
     def health(self) -> bytes:
         health = {"status": "ok", "version": __version__}
@@ -2445,7 +2451,7 @@ class Service:
             health |= {"status": status, "reason": reason}
         elif self.reading:
             health |= {"status": "degraded", "reason": f"the database cannot be read: {self.reading.reason}"}
-        return send(Page(to_json(health), CONTENT_TYPES["json"]), "no-store")
+        return send(Page(to_json(health), CONTENT_TYPES["json"]))
 
     def prometheus(self) -> bytes:
         """All figures; of the database's, those that can be read."""
@@ -2459,13 +2465,13 @@ class Service:
             others |= {sample("catscii_stored_cats", source=source): n for source, n in self.store.counts().items()}
         except sqlite3.Error as error:
             self.reading.begin(error)
-        return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"), "no-store")
+        return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"))
 
     def panic(self) -> bytes:
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
     def favicon(self) -> bytes:
-        return send(self._icon, "public, max-age=86400", self._icon.etag)
+        return send(self._icon, max_age=86400)
 
     @cached_property
     def _icon(self) -> Page:
@@ -2482,7 +2488,7 @@ class Service:
             except sqlite3.Error as error:
                 self.reading.begin(error)
                 annotate(error=error)
-                raise unavailable(f"the database cannot be used right now: {error}") from None
+                raise bottle.HTTPError(503, f"the database cannot be used right now: {error}") from None
             except Exception as error:
                 log.exception("Request failed", {"path": bottle.request.path})
                 annotate(error=error)
@@ -2537,10 +2543,6 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.install(service.guard)
     app.default_error_handler = show_error
     return app
-
-
-def unavailable(message: str) -> bottle.HTTPError:
-    return bottle.HTTPError(503, message, **{"Retry-After": "60"})
 
 
 def header(name: str) -> str:
@@ -2599,33 +2601,24 @@ def negotiated_format() -> str:
     return formats[best] if weights.get(best) else default
 
 
-def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
-    """The page as the current response's body, compressed or left out (304) where the client's headers allow it."""
+def send(page: Page, max_age: int = 0) -> bytes:
+    """The page as the current response's body, compressed or left out (304) where the client's headers allow it.
+    Caches may keep it for `max_age` seconds; 0: not at all."""
     response = bottle.response
     response.content_type = page.content_type
-    response.headers.update({"Cache-Control": cache_control, "Content-Security-Policy": content_security_policy(),
-                             "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
-                             "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto"})
-    if etag:
-        response.set_header("ETag", etag)
+    response.headers.update(HEADERS)
+    response.set_header("Cache-Control", f"public, max-age={max_age}" if max_age else "no-store")
+    if max_age:
+        response.set_header("ETag", page.etag)
         held = header("If-None-Match")
-        if held.strip() == "*" or etag.removeprefix("W/") in re.findall(r'"[^"]*"', held):
+        if held.strip() == "*" or page.etag.removeprefix("W/") in re.findall(r'"[^"]*"', held):
             response.status = 304
             return b""
-    compressible = len(page.body) > SMALL and page.content_type not in INCOMPRESSIBLE
+    compressible = len(page.body) > 1400 and not page.content_type.startswith("image/")  # less fits one packet as it is
     if compressible and ACCEPTS_GZIP.search(header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
     return page.body
-
-
-@cache
-def content_security_policy() -> str:
-    """Only what the pages hold themselves, and their own origin; colours stand in style attributes."""
-    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT))
-    return (f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; "
-            "style-src-attr 'unsafe-inline'; img-src 'self'; connect-src 'self'; form-action 'self'; "
-            "base-uri 'none'; frame-ancestors 'none'")
 
 
 def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> str | bytes:
@@ -2686,6 +2679,8 @@ def show_error(error: bottle.HTTPError) -> bytes:
     if error.status_code == 405:
         bottle.response.set_header("Allow", "GET, HEAD")
         message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
+    elif error.status_code == 503:
+        bottle.response.set_header("Retry-After", "60")
     elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
         message = f"there is nothing at {quoted(path)}; / has a cat for you"
     if format == "json":
@@ -2694,7 +2689,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
         body = html_page(error.status_line, ERROR_BODY, root(), message=message)
     else:
         body = f"{error.status_line}: {message}\n"
-    return send(Page(body, CONTENT_TYPES[format]), "no-store")
+    return send(Page(body, CONTENT_TYPES[format]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

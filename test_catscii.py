@@ -2482,7 +2482,7 @@ def test_every_format_is_in_the_guide_and_in_the_errors(service):
     suffixes = service.get("/cat/house-1.gif").data.decode()
     cats, analytics = ["/", "/cat/house-1"], ["/analytics"]
     named = {"all": [*cats, *analytics, "/help"], "cats": cats, "analytics": analytics, "none": []}
-    for name, (_, suffix, pages, _) in catscii.FORMATS.items():
+    for name, (_, suffix, pages) in catscii.FORMATS.items():
         assert re.search(rf"\b{name}\b", guide)
         assert not suffix or (f".{suffix}" in guide and re.search(rf"\b{suffix}\b", suffixes))
         for path in named["all"]:
