@@ -1955,7 +1955,6 @@ class Tally:
 WIDTHS = range(20, 241)
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
-PAGE_CACHE_BYTES, VIEW_CACHE_BYTES = 8 << 20, 1 << 20
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
 REFUSALS_A_SECOND = 5  # that are logged
 REFUSALS = {
@@ -2023,6 +2022,7 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-dir
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
 a, button { color: var(--link); text-underline-offset: .2em }
 button { padding: 0; border: 0; background: none; font: inherit; text-decoration: underline; cursor: pointer }
+body:not(.copies) #copy { display: none }
 [aria-busy=true] { cursor: progress }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
 h1 { font-size: 1.5rem; color: var(--strong) }
@@ -2041,16 +2041,14 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-e
   mask-image: radial-gradient(circle 8rem at var(--x, 50%) var(--y, 50%), #000 70%, #0000) } }
 figure:active::after, figure:focus-visible::after { opacity: 1; background-image: var(--photo); mask-image: none }
 .text { max-width: 40rem; margin: 0 auto; padding: 1rem; flex: 1; width: 100% }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem 2rem .2rem 0; text-align: left }
-td { text-align: right }
 code { color: var(--strong); overflow-wrap: anywhere }
 dd { margin: 0 0 .5rem 1rem }
 .wide { max-width: 60rem }
-.wide table { width: 100% }
-.wide thead th + th, .wide td { padding-left: 1rem; padding-right: 0; text-align: right }
-.wide tbody th { width: 100%; padding-right: 0; font-weight: normal }
-.wide tbody th::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem 0 .2rem 1rem; text-align: right }
+th:first-child { padding-left: 0; text-align: left }
+tbody th { width: 100%; font-weight: normal }
+tbody th::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
 .chart { flex: none; min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
 .chart pre { color: #fa702c }
 .days { margin-bottom: 1rem; max-width: 24rem }
@@ -2082,12 +2080,6 @@ async function show(url, remember) {
   find("#news").textContent = "Now: " + page.title
   if (remember) history[remember](null, "", permalink)
   document.getElementById(focused)?.focus()
-  prepare()
-}
-
-function prepare() {
-  const copy = find("#copy")
-  if (copy) copy.hidden = !navigator.clipboard
 }
 
 addEventListener("click", async event => {
@@ -2123,7 +2115,7 @@ addEventListener("pointermove", event => {
 })
 addEventListener("touchstart", () => {}, {passive: true})  // lets Safari know :active
 addEventListener("popstate", () => find("#another") && show(location.href))
-prepare()
+document.body.classList.toggle("copies", navigator.clipboard)
 """
 
 HEADERS = {  # of every answer; a page loads only what it holds itself and its own origin has
@@ -2134,12 +2126,12 @@ HEADERS = {  # of every answer; a page loads only what it holds itself and its o
     "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto",
 }
 
+# Each body leaves its footer open, for the links that all pages have; but not that of `art`, which has none.
 LAYOUT = bottle.SimpleTemplate("""\
 <!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
 <meta name="description" content="A random cat as coloured ASCII art">
 <title>{{title}} &middot; catscii</title>
 % if root:
@@ -2155,6 +2147,14 @@ LAYOUT = bottle.SimpleTemplate("""\
 % end
 <style>{{!style}}</style>
 {{!body}}
+% if root:
+<a href="{{root}}analytics">visitors</a>
+<a href="{{root}}help">help</a>
+% if dbip:
+<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
+% end
+</footer>
+% end
 % if base:
 <p class="unseen" id="news" role="status"></p>
 <script>{{!script}}</script>
@@ -2178,7 +2178,7 @@ CAT_BODY = bottle.SimpleTemplate("""\
 <footer>
 <a id="another" href="{{root}}{{view.query}}">another cat</a>
 <a id="permalink" href="{{permalink}}{{view.query}}" rel="bookmark">permalink</a>
-<button id="copy" type="button" data-text="{{permalink}}.txt{{view.query}}" hidden>copy as text</button>
+<button id="copy" type="button" data-text="{{permalink}}.txt{{view.query}}">copy as text</button>
 <a id="restyle" href="{{permalink}}{{restyled.query}}">in {{restyled.style}}</a>
 <form action="{{permalink}}">
 <label>width <input id="width" type="range" name="width" min="{{widths[0]}}" max="{{widths[-1]}}"
@@ -2193,12 +2193,6 @@ CAT_BODY = bottle.SimpleTemplate("""\
 % else:
 <span>a house cat, drawn by catscii</span>
 % end
-<a href="{{root}}analytics">visitors</a>
-<a href="{{root}}help">help</a>
-% if dbip:
-<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
-% end
-</footer>
 % end""")
 
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
@@ -2234,11 +2228,7 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 <p>{{privacy}}</p>
 </main>
 <footer>
-<a href="{{root}}">a cat</a>
-% if dbip:
-<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
-% end
-</footer>""")
+<a href="{{root}}">a cat</a>""")
 
 GUIDE = (  # what /help explains
     ("curl {base}", "a random cat, another one each time"),
@@ -2251,25 +2241,21 @@ GUIDE = (  # what /help explains
              "hexadecimal digits a cell"),
 )
 
-HELP_BODY = bottle.SimpleTemplate("""\
-<main class="text">
-<h1>Cats as coloured ASCII art</h1>
-<dl>
-% for term, meaning in guide:
-<dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
-% end
-</dl>
-<p>{{dbip}}</p>
-</main>
-<footer><a href="{{root}}">a cat</a> <a href="{{root}}analytics">visitors</a></footer>""")
-
-ERROR_BODY = bottle.SimpleTemplate("""\
+TEXT_BODY = bottle.SimpleTemplate("""\
 <main class="text">
 <h1>{{title}}</h1>
+% if message:
 <p>{{message}}</p>
-<p><a href="{{root}}">A cat instead</a></p>
+% else:
+<dl>
+%     for term, meaning in guide:
+<dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
+%     end
+</dl>
+% end
 </main>
-<footer><a href="{{root}}help">help</a></footer>""")
+<footer>
+<a href="{{root}}">a cat</a>""")
 
 
 class Page:
@@ -2301,8 +2287,7 @@ class Service:
         sources = [make_source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
-        self.pages, self.views = Cache(PAGE_CACHE_BYTES), Cache(VIEW_CACHE_BYTES)
-        self.metrics, self.started = Metrics(), time.time()
+        self.pages, self.metrics, self.started = Cache(8 << 20), Metrics(), time.time()
         self.rendering = threading.Lock()
         self.reading = Trouble("The database cannot be read", "The database can be read again")
         self.refusals = Budget(REFUSALS_A_SECOND, "Refused requests were not logged")
@@ -2342,22 +2327,21 @@ class Service:
         self.database.close()
 
     def random_cat(self) -> bytes:
-        view, cattery = self._view(), self.cattery
+        cattery = self.cattery
         try:
-            page = self._page(cattery.pick(), view, cattery.at_hand)
+            page = self._page(cattery.pick(), cattery.at_hand)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
                 self.reading.begin(error)
-            page = self._page(pick_house_cat(), view, cattery.at_hand)
+            page = self._page(pick_house_cat(), cattery.at_hand)
         return self._visited(page)
 
     def that_cat(self, cat_id: str) -> bytes:
         cat_id, dot, suffix = cat_id.partition(".")
         if dot and suffix not in SUFFIXES:
             raise bottle.HTTPError(404, f"{quoted(suffix)} is not one of {', '.join(SUFFIXES)}")
-        view = read_view(SUFFIXES[suffix], read_parameter) if dot else self._view()
         try:
-            page = self._page(cat_id, view, self.cattery.find)
+            page = self._page(cat_id, self.cattery.find, SUFFIXES.get(suffix))
         except NoSuchCat:
             message = f"there is no cat {quoted(cat_id)}; house-0 to house-{HOUSE_CATS - 1} always are"
             raise bottle.HTTPError(404, message) from None
@@ -2368,17 +2352,9 @@ class Service:
         answer = send if suffix == "jpg" else self._visited  # the picture goes with a page that was counted
         return answer(page, max_age=3600)
 
-    def _view(self) -> View:
-        """What read_view makes of the request, from the cache or read now."""
-        key = bottle.request.query_string, header("Accept"), header("User-Agent")
-        view: View | None = self.views.get(key)
-        if view is None:
-            view = read_view(read_format("cats"), read_parameter)
-            self.views.put(key, view, sum(map(len, key)) + 1000)
-        return view
-
-    def _page(self, cat_id: str, view: View, find: Callable[[str], tuple[Cat, Image.Image]]) -> Page:
+    def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
         """The cat's page, from the cache or rendered now, from the picture that `find` finds."""
+        view = read_view(format, bottle.request.query_string, header("Accept"), header("User-Agent"))
         key = cat_id, view, base()
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
@@ -2429,17 +2405,17 @@ class Service:
     def help(self) -> bytes:
         """The guide, in one screen; as JSON, a list of pairs."""
         guide, format = [(term.format(base=base()), meaning) for term, meaning in GUIDE], read_format()
-        dbip = DBIP_CREDIT if self.countries.from_dbip else ""
+        title, dbip = "Cats as coloured ASCII art", self.countries.from_dbip
         if format == "html":
-            body = html_page("Help", HELP_BODY, root(), guide=guide, dbip=dbip)
+            body = html_page(title, TEXT_BODY, root(), dbip=dbip, guide=guide, message="")
         elif format == "json":
             body = to_json(guide)
         else:
             bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
-            lines = ["Cats as coloured ASCII art", ""]
+            lines = [title, ""]
             for term, meaning in guide:
                 lines += [bold.format(term), textwrap.indent(textwrap.fill(meaning, 76), "    ")]
-            body = "\n".join([*lines, *["", dbip] * bool(dbip)]) + "\n"
+            body = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
         return send(Page(body, CONTENT_TYPES[format]))
 
     def health(self) -> bytes:
@@ -2563,7 +2539,13 @@ def base() -> str:
     return f"{'https' if scheme == 'https' else 'http'}://{host}{root()}"
 
 
-def read_view(format: str, read: Callable[[str], Any]) -> View:
+@lru_cache(256)  # of less than MAX_HEADER_BYTES each
+def read_view(format: str | None, query: str, accept: str, client: str) -> View:
+    """How the current request, which has this query and these headers, wants to see a cat. Raises HTTPError 400."""
+    return make_view(format or read_format("cats"), read_parameter)
+
+
+def make_view(format: str, read: Callable[[str], Any]) -> View:
     """The view in that format. `read` returns the value of a parameter, or None for the default, ink in plain text."""
     given = {name: value for name in VALUES if name != "format" and (value := read(name)) is not None}
     return View(**{"style": "ink" if format == "text" else "fill", **given, "format": format})
@@ -2686,7 +2668,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
     if format == "json":
         body = to_json({"status": error.status_code, "error": message})
     elif format == "html":
-        body = html_page(error.status_line, ERROR_BODY, root(), message=message)
+        body = html_page(error.status_line, TEXT_BODY, root(), dbip=False, message=message)
     else:
         body = f"{error.status_line}: {message}\n"
     return send(Page(body, CONTENT_TYPES[format]))
@@ -3177,7 +3159,7 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     """Print a file's, a URL's or standard input's picture as art; the terminal decides what the options leave open."""
     width = options["width"] or min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[-1])
     format = options["format"] or ("ansi" if sys.stdout.isatty() else "text")
-    view = read_view(format, {**options, "width": width}.get)
+    view = make_view(format, {**options, "width": width}.get)
     try:
         picture = decode(read_picture(source), max(6 * width, 12 * (view.height or 0)))
     except (OSError, PictureError, Unavailable) as error:
