@@ -170,7 +170,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     key, disabled = read("HONEYCOMB_API_KEY", None, key_text), environ.get("OTEL_SDK_DISABLED", "").strip().lower()
     settings = Settings(
         host=read("HOST", "0.0.0.0", str),
-        port=read("PORT", 8080, partial(whole_number, low=0, high=65535)),
+        port=read("PORT", 8080, partial(one_of, choices=range(65536))),
         analytics_db=read("ANALYTICS_DB", "catscii.db", file_in_a_folder),
         geolite2_country_db=read("GEOLITE2_COUNTRY_DB", None, existing_file),
         client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if fly else None, header_name),
@@ -200,15 +200,12 @@ def checked(text: str, valid: Callable[[str], object], what: str, secret: bool =
     return text
 
 
-def one_of(text: str, choices: Collection[str]) -> str:
+def one_of(text: str, choices: range | Collection[str]) -> Any:
+    """The choice that `text` is, or the number of a range that it writes in ASCII digits. Raises ValueError."""
+    if isinstance(choices, range):
+        return int(checked(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
+                           f"a whole number from {choices[0]} to {choices[-1]}"))
     return checked(text, choices.__contains__, f"one of {', '.join(choices)}")
-
-
-def whole_number(text: str, low: int, high: int) -> int:
-    """The number that `text` writes in ASCII digits, low <= number <= high. Raises ValueError."""
-    if re.fullmatch(r"[0-9]{1,9}", text) and low <= int(text) <= high:
-        return int(text)
-    raise ValueError(f"{quoted(text)} is not a whole number from {low} to {high}")
 
 
 def source_urls(text: str) -> tuple[str, ...]:
@@ -413,19 +410,17 @@ class Metrics:
             histogram[bisect_left(BOUNDS, seconds)] += 1
             histogram[-1] += seconds
 
-    def _samples(self) -> Iterator[tuple[str, float]]:
-        with self._lock:
-            for (name, labels), times in self._counters.items():
-                yield sample(name, **dict(labels)), times
-            for (name, labels), (*buckets, total) in self._histograms.items():
-                for bound, count in zip(BUCKETS, itertools.accumulate(buckets), strict=True):
-                    yield sample(name + "_bucket", **dict(labels), le=bound), count
-                yield sample(name + "_sum", **dict(labels)), total
-                yield sample(name + "_count", **dict(labels)), sum(buckets)
-
     def text(self, others: Mapping[str, float]) -> str:
         """These and other samples in Prometheus' text format 0.0.4."""
-        samples, lines = {**dict(self._samples()), **others}, []
+        samples, lines = dict(others), []
+        with self._lock:
+            for (name, labels), times in self._counters.items():
+                samples[sample(name, **dict(labels))] = times
+            for (name, labels), (*buckets, total) in self._histograms.items():
+                for bound, count in zip(BUCKETS, itertools.accumulate(buckets), strict=True):
+                    samples[sample(name + "_bucket", **dict(labels), le=bound)] = count
+                samples[sample(name + "_sum", **dict(labels))] = total
+                samples[sample(name + "_count", **dict(labels))] = sum(buckets)
         for name, (kind, meaning) in METRICS.items():
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
             lines += [f"{key} {value}" for key, value in samples.items() if key.startswith(name)]
@@ -2085,12 +2080,12 @@ async function show(url, remember) {
 addEventListener("click", async event => {
   const {id, href} = event.target
   if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
-  if (id === "another" || id === "restyle") event.preventDefault()
-  if (id === "another") {
+  const remember = {another: "pushState", restyle: "replaceState"}[id]
+  if (remember) {
+    event.preventDefault()
     history.replaceState(null, "", find("[rel=bookmark]").href)
-    show(href, "pushState")
-  } else if (id === "restyle") show(href, "replaceState")
-  else if (id === "copy") {
+    show(href, remember)
+  } else if (id === "copy") {
     const text = await (await fetch(event.target.dataset.text)).text()
     await navigator.clipboard.writeText(text)
     event.target.textContent = find("#news").textContent = "copied"
@@ -2144,6 +2139,7 @@ LAYOUT = bottle.SimpleTemplate("""\
 <meta property="og:image" content="{{base}}cat/{{title}}.png">
 <meta property="og:image:alt" content="A cat as coloured ASCII art">
 <meta name="twitter:card" content="summary_large_image">
+<script type="module">{{!script}}</script>
 % end
 <style>{{!style}}</style>
 {{!body}}
@@ -2155,22 +2151,15 @@ LAYOUT = bottle.SimpleTemplate("""\
 % end
 </footer>
 % end
-% if base:
-<p class="unseen" id="news" role="status"></p>
-<script>{{!script}}</script>
-% end
 """)
 
 CAT_BODY = bottle.SimpleTemplate("""\
-% label = f"A cat, drawn in {columns} by {rows} coloured characters"
+% photo, hint = (f"url({root}cat/{cat.id}.jpg)", "; its picture shows while you hold or focus it") if cat else ("", "")
+<p class="unseen" id="news" role="status"></p>
 <main class="stage">
 <h1 class="unseen">A cat</h1>
-% if cat:
-<figure role="img" aria-label="{{label}}; its picture shows while you hold or focus it" tabindex="0"
- style="--columns:{{columns}};--rows:{{rows}};--photo:url({{root}}cat/{{cat.id}}.jpg)">
-% else:
-<figure role="img" aria-label="{{label}}" style="--columns:{{columns}};--rows:{{rows}}">
-% end
+<figure role="img" aria-label="A cat, drawn in {{columns}} by {{rows}} coloured characters{{hint}}"
+ tabindex="{{0 if cat else -1}}" style="--columns:{{columns}};--rows:{{rows}};--photo:{{photo}}">
 <pre aria-hidden="true">{{!art}}</pre></figure>
 </main>
 % if cat:
@@ -2334,7 +2323,7 @@ class Service:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
                 self.reading.begin(error)
             page = self._page(pick_house_cat(), cattery.at_hand)
-        return self._visited(page)
+        return send(page)
 
     def that_cat(self, cat_id: str) -> bytes:
         cat_id, dot, suffix = cat_id.partition(".")
@@ -2346,14 +2335,12 @@ class Service:
             message = f"there is no cat {quoted(cat_id)}; house-0 to house-{HOUSE_CATS - 1} always are"
             raise bottle.HTTPError(404, message) from None
         except Unavailable as error:
-            annotate(error=error)
             log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
-            raise bottle.HTTPError(503, "this cat's picture cannot be had from its source right now") from None
-        answer = send if suffix == "jpg" else self._visited  # the picture goes with a page that was counted
-        return answer(page, max_age=3600)
+            raise bottle.HTTPError(503, "this cat's picture cannot be had from its source right now", error) from None
+        return send(page, max_age=3600)
 
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
-        """The cat's page, from the cache or rendered now, from the picture that `find` finds."""
+        """The cat's page, which is a visit: from the cache, or rendered now from the picture that `find` finds."""
         view = read_view(format, bottle.request.query_string, header("Accept"), header("User-Agent"))
         key = cat_id, view, base()
         page: Page | None = self.pages.get(key)
@@ -2367,6 +2354,8 @@ class Service:
                 if page is None:
                     page = Page(self._draw(cat, found, view), CONTENT_TYPES[view.format])
                     self.pages.put(key, page, 2 * len(page.body) + 1000)  # the compressed body and the objects
+        if bottle.request.method == "GET" and view.format != "jpg":  # which goes with a page that was counted
+            self.visits.count(bottle.request.environ["catscii.country"])
         return page
 
     def _draw(self, cat: Cat, found: Image.Image | Art, view: View) -> str | bytes:
@@ -2379,11 +2368,6 @@ class Service:
             self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         with span("encode", format=view.format):
             return encode(found, view, cat, self.countries.from_dbip)
-
-    def _visited(self, page: Page, max_age: int = 0) -> bytes:
-        if bottle.request.method == "GET":
-            self.visits.count(bottle.request.environ["catscii.country"])
-        return send(page, max_age)
 
     def analytics(self) -> bytes:
         visits, format, dbip = read_visits(self.database), read_format("analytics"), self.countries.from_dbip
@@ -2463,12 +2447,10 @@ class Service:
                 raise
             except sqlite3.Error as error:
                 self.reading.begin(error)
-                annotate(error=error)
-                raise bottle.HTTPError(503, f"the database cannot be used right now: {error}") from None
+                raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
             except Exception as error:
                 log.exception("Request failed", {"path": bottle.request.path})
-                annotate(error=error)
-                raise bottle.HTTPError(500, "something went wrong here; it has been logged") from None
+                raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
 
         return guarded
 
@@ -2558,13 +2540,10 @@ def read_format(page: str = "all") -> str:
 def read_parameter(name: str, values: Any = None) -> Any:
     """The query's value, None if there is none. Raises HTTPError 400 that names the value and what would be right."""
     given = [value.encode("latin-1").decode("utf-8", "replace") for value in bottle.request.query.getall(name)]
-    values = values or VALUES[name]
     try:
         if len(given) > 1:
             raise ValueError(f"is given {len(given)} times")
-        if given and isinstance(values, range):
-            return whole_number(given[0], values[0], values[-1])
-        return one_of(given[0], values) if given else None
+        return one_of(given[0], values or VALUES[name]) if given else None
     except ValueError as error:
         raise bottle.HTTPError(400, f"{name}: {error}") from None
 
@@ -2652,6 +2631,7 @@ def to_json(value: object) -> str:
 def show_error(error: bottle.HTTPError) -> bytes:
     """An error in the format that was asked for, as far as that can be told."""
     path = bottle.request.path
+    annotate(error=error.exception)
     try:
         suffix = SUFFIXES.get(path.rpartition(".")[2]) if path.startswith("/cat/") else None
         format = suffix if suffix in PAGE_FORMATS["all"] else read_format()
@@ -3190,9 +3170,9 @@ def read_picture(source: str) -> bytes:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     import argparse
 
-    def number(text: str, values: range) -> int:
+    def value(text: str, choices: range | Sequence[str]) -> Any:
         try:
-            return whole_number(text, values[0], values[-1])
+            return one_of(text, choices)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -3204,8 +3184,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     art.format_help = lambda: USAGE  # type: ignore[method-assign]
     art.add_argument("picture", metavar="PICTURE|URL|-")
     for name, values in VALUES.items():
-        kind = {"type": partial(number, values=values)} if isinstance(values, range) else {"choices": values}
-        art.add_argument("--" + name, **kind)
+        art.add_argument("--" + name, type=partial(value, choices=values))
     return parser.parse_args(arguments)
 
 

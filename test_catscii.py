@@ -4160,7 +4160,7 @@ def test_art_in_other_formats(format):
         (["art"], 2, "required"),
         (["draw"], 2, "draw"),
         (["art", "-", "--width", "9"], 2, "'9' is not a whole number from 20 to 240"),
-        (["art", "-", "--style", "x"], 2, "'fill', 'ink'"),
+        (["art", "-", "--style", "x"], 2, "'x' is not one of fill, ink"),
     ],
 )
 def test_art_explains_what_is_wrong_in_one_line(arguments, status, words):
