@@ -1943,7 +1943,6 @@ WIDTHS = range(20, 241)
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
-REFUSALS_A_SECOND = 5  # that are logged
 REFUSALS = {
     413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
     431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
@@ -2271,7 +2270,7 @@ class Service:
         self.pages, self.metrics, self.started = Cache(8 << 20), Metrics(), time.time()
         self.rendering = threading.Lock()
         self.reading = Trouble("The database cannot be read", "The database can be read again")
-        self.refusals = Budget(REFUSALS_A_SECOND, "Refused requests were not logged")
+        self.refusals = Budget(5, "Refused requests were not logged")  # lines a second
 
     def keep(self, stopping: threading.Event) -> None:
         """Every second until `stopping`: check the two files, which may fail, recover or be replaced."""
@@ -2364,7 +2363,7 @@ class Service:
     def analytics(self) -> bytes:
         visits, format, dbip = read_visits(self.database), read_format("analytics"), self.countries.from_dbip
         if format == "json":
-            body = to_json(visits._asdict())
+            body = json.dumps(visits._asdict()) + "\n"
         elif format == "csv":
             rows = self.database.execute(VISITS_ONE_BY_ONE, min(visits.days), max(visits.days))
             body = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
@@ -2385,7 +2384,7 @@ class Service:
         if format == "html":
             body = html_page(title, TEXT_BODY, root(), dbip=dbip, guide=guide, message="")
         elif format == "json":
-            body = to_json(guide)
+            body = json.dumps(guide) + "\n"
         else:
             bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
             lines = [title, ""]
@@ -2403,7 +2402,7 @@ class Service:
             health |= {"status": status, "reason": reason}
         elif self.reading:
             health |= {"status": "degraded", "reason": f"the database cannot be read: {self.reading.reason}"}
-        return send(Page(to_json(health), CONTENT_TYPES["json"]))
+        return send(Page(json.dumps(health) + "\n", CONTENT_TYPES["json"]))
 
     def prometheus(self) -> bytes:
         """All figures; of the database's, those that can be read."""
@@ -2422,11 +2421,8 @@ class Service:
     def panic(self) -> bytes:
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
-    def favicon(self) -> bytes:
-        return send(self._icon, max_age=86400)
-
     @cached_property
-    def _icon(self) -> Page:
+    def icon(self) -> Page:
         return Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png")
 
     def guard(self, callback: Callable[..., bytes]) -> Callable[..., bytes]:
@@ -2487,7 +2483,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/health", callback=service.health)
     app.get("/metrics", callback=service.prometheus)
     app.get("/panic", callback=service.panic)
-    app.get("/favicon.ico", callback=service.favicon)
+    app.get("/favicon.ico", callback=lambda: send(service.icon, max_age=86400))
     app.add_hook("before_request", service.receive)
     app.add_hook("after_request", service.account)
     app.install(service.guard)
@@ -2579,7 +2575,7 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
     match view.format:
         case "json":
             credit = {"id": cat.id, "source": cat.source, "credit": cat.url} if cat else {}
-            return to_json({**credit, **to_dict(art)})
+            return json.dumps({**credit, **to_dict(art)}) + "\n"
         case "html":
             title, *urls = (cat.id, root(), base()) if cat else ("A cat",)
             return html_page(title, CAT_BODY, *urls, art=to_html(art), cat=cat, view=view, replace=replace, dbip=dbip,
@@ -2616,10 +2612,6 @@ def html_page(title: str, body: bottle.SimpleTemplate, root: str = "", base: str
     return str(LAYOUT.render(values, style=STYLE, script=SCRIPT, body=body.render(values)))
 
 
-def to_json(value: object) -> str:
-    return json.dumps(value) + "\n"
-
-
 def show_error(error: bottle.HTTPError) -> bytes:
     """An error in the format that was asked for, as far as that can be told."""
     path = bottle.request.path
@@ -2638,7 +2630,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
     elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
         message = f"there is nothing at {quoted(path)}; / has a cat for you"
     if format == "json":
-        body = to_json({"status": error.status_code, "error": message})
+        body = json.dumps({"status": error.status_code, "error": message}) + "\n"
     elif format == "html":
         body = html_page(error.status_line, TEXT_BODY, root(), dbip=False, message=message)
     else:
