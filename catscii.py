@@ -102,20 +102,6 @@ T = TypeVar("T")
 
 DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat"
 LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # logging's numbers
-VARIABLES = f"""\
-  HOST                  address to listen on (0.0.0.0)
-  PORT                  port to listen on, 0 for any free one (8080)
-  ANALYTICS_DB          SQLite file for visits and pictures (catscii.db)
-  GEOLITE2_COUNTRY_DB   MaxMind DB of countries (none: every visit counts for ZZ, "unknown")
-  CLIENT_IP_HEADER      header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)
-  CAT_SOURCES           comma-separated API URLs, tried in order; empty: house cats only
-                        ({",".join(DEFAULT_SOURCES)})
-  CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
-  SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
-  LOG_LEVEL             debug, info, warn or error (info)
-  SENTRY_DSN            where errors go (nowhere), as from SENTRY_ENVIRONMENT (FLY_APP_NAME, else production)
-  HONEYCOMB_API_KEY     key for traces to Honeycomb (none); OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_* for elsewhere
-"""
 
 
 class SetupError(Exception):
@@ -164,7 +150,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         host=read("HOST", "0.0.0.0", str),
         port=read("PORT", 8080, partial(one_of, choices=range(65536))),
         analytics_db=read("ANALYTICS_DB", "catscii.db", file_in_a_folder),
-        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", None, existing_file),
+        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", None, partial(checked, valid=os.path.isfile, what="a file")),
         client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if fly else None, header_name),
         cat_sources=read("CAT_SOURCES", () if "CAT_SOURCES" in environ else DEFAULT_SOURCES, source_urls),
         cat_api_key=read("CAT_API_KEY", None, key_text),
@@ -232,7 +218,6 @@ def ca_bundle(ssl_cert_file: str | None) -> str:
     return ssl_cert_file or certifi.where()
 
 
-existing_file = partial(checked, valid=os.path.isfile, what="a file")
 file_in_a_folder = partial(checked, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
                            what="in a folder that exists")
 header_name = partial(checked, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
@@ -2084,12 +2069,10 @@ addEventListener("click", async event => {
   }
 })
 addEventListener("keydown", event => {
-  const busy = event.target.closest("a, button, input")
-  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || !find("#another")) return
-  if (event.key.toLowerCase() === "n" || (event.key === " " && !busy)) {
-    event.preventDefault()
-    find("#another").click()
-  }
+  const wanted = event.key.toLowerCase() === "n" || (event.key === " " && !event.target.closest("a, button, input"))
+  if (!wanted || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !find("#another")) return
+  event.preventDefault()
+  find("#another").click()
 })
 addEventListener("change", event => show(event.target.form.action + "?" +
   new URLSearchParams(new FormData(event.target.form)), "replaceState"))
@@ -2120,9 +2103,7 @@ LAYOUT = bottle.SimpleTemplate("""\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="description" content="A random cat as coloured ASCII art">
 <title>{{title}} &middot; catscii</title>
-% if root:
 <link rel="icon" href="{{root}}favicon.ico">
-% end
 % if base:
 <meta property="og:title" content="{{title}}, an ASCII cat">
 <meta property="og:type" content="website">
@@ -2307,13 +2288,12 @@ class Service:
         self.database.close()
 
     def random_cat(self) -> bytes:
-        cattery = self.cattery
         try:
-            page = self._page(cattery.pick(), cattery.at_hand)
+            page = self._page(self.cattery.pick(), self.cattery.at_hand)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
                 self.reading.begin(error)
-            page = self._page(pick_house_cat(), cattery.at_hand)
+            page = self._page(pick_house_cat(), self.cattery.at_hand)
         return send(page)
 
     def that_cat(self, cat_id: str) -> bytes:
@@ -2664,7 +2644,19 @@ usage:
   catscii.py --help | --version
 
 environment (defaults in parentheses):
-{VARIABLES}
+  HOST                  address to listen on (0.0.0.0)
+  PORT                  port to listen on, 0 for any free one (8080)
+  ANALYTICS_DB          SQLite file for visits and pictures (catscii.db)
+  GEOLITE2_COUNTRY_DB   MaxMind DB of countries (none: every visit counts for ZZ, "unknown")
+  CLIENT_IP_HEADER      header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)
+  CAT_SOURCES           comma-separated API URLs, tried in order; empty: house cats only
+                        ({",".join(DEFAULT_SOURCES)})
+  CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
+  SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
+  LOG_LEVEL             debug, info, warn or error (info)
+  SENTRY_DSN            where errors go (nowhere), as from SENTRY_ENVIRONMENT (FLY_APP_NAME, else production)
+  HONEYCOMB_API_KEY     key for traces to Honeycomb (none); OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_* for elsewhere
+
 examples:
   PORT=8000 catscii.py                serve on port 8000; then: curl localhost:8000
   CAT_SOURCES= catscii.py             serve house cats only, without any network
