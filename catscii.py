@@ -14,16 +14,8 @@
 # ///
 """catscii: cats as coloured ASCII art, over HTTP and in the terminal.
 
-    Settings     the environment, read once
-    Telemetry    logs, figures for Prometheus, errors to Sentry, traces to an OTLP collector
-    Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON, PNG
-    House cats   portraits drawn from a seed, so that there always is a cat
-    Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
-    Visitors     address -> country -> one upsert; their map of the world
-    Web          the routes
-    Running      waitress and its graceful end; one CGI request; `art` for the terminal
-
-What only some requests need is imported where it is needed: a start costs what it uses.
+The sections stand in the order of the data, and each uses only what is above it. What only some requests need is
+imported where it is needed: a start costs what it uses.
 """
 
 from __future__ import annotations
@@ -110,20 +102,6 @@ T = TypeVar("T")
 
 DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat"
 LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # logging's numbers
-VARIABLES = f"""\
-  HOST                  address to listen on (0.0.0.0)
-  PORT                  port to listen on, 0 for any free one (8080)
-  ANALYTICS_DB          SQLite file for visits and pictures (catscii.db)
-  GEOLITE2_COUNTRY_DB   MaxMind DB of countries (none: every visit counts for ZZ, "unknown")
-  CLIENT_IP_HEADER      header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)
-  CAT_SOURCES           comma-separated API URLs, tried in order; empty: house cats only
-                        ({",".join(DEFAULT_SOURCES)})
-  CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
-  SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
-  LOG_LEVEL             debug, info, warn or error (info)
-  SENTRY_DSN            where errors go (nowhere), as from SENTRY_ENVIRONMENT (FLY_APP_NAME, else production)
-  HONEYCOMB_API_KEY     key for traces to Honeycomb (none); OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_* for elsewhere
-"""
 
 
 class SetupError(Exception):
@@ -170,9 +148,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     key, disabled = read("HONEYCOMB_API_KEY", None, key_text), environ.get("OTEL_SDK_DISABLED", "").strip().lower()
     settings = Settings(
         host=read("HOST", "0.0.0.0", str),
-        port=read("PORT", 8080, partial(whole_number, low=0, high=65535)),
+        port=read("PORT", 8080, partial(one_of, choices=range(65536))),
         analytics_db=read("ANALYTICS_DB", "catscii.db", file_in_a_folder),
-        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", None, existing_file),
+        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", None, partial(checked, valid=os.path.isfile, what="a file")),
         client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if fly else None, header_name),
         cat_sources=read("CAT_SOURCES", () if "CAT_SOURCES" in environ else DEFAULT_SOURCES, source_urls),
         cat_api_key=read("CAT_API_KEY", None, key_text),
@@ -200,15 +178,12 @@ def checked(text: str, valid: Callable[[str], object], what: str, secret: bool =
     return text
 
 
-def one_of(text: str, choices: Collection[str]) -> str:
+def one_of(text: str, choices: range | Collection[str]) -> Any:
+    """The choice that `text` is, or the number of a range that it writes in ASCII digits. Raises ValueError."""
+    if isinstance(choices, range):
+        return int(checked(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
+                           f"a whole number from {choices[0]} to {choices[-1]}"))
     return checked(text, choices.__contains__, f"one of {', '.join(choices)}")
-
-
-def whole_number(text: str, low: int, high: int) -> int:
-    """The number that `text` writes in ASCII digits, low <= number <= high. Raises ValueError."""
-    if re.fullmatch(r"[0-9]{1,9}", text) and low <= int(text) <= high:
-        return int(text)
-    raise ValueError(f"{quoted(text)} is not a whole number from {low} to {high}")
 
 
 def source_urls(text: str) -> tuple[str, ...]:
@@ -243,7 +218,6 @@ def ca_bundle(ssl_cert_file: str | None) -> str:
     return ssl_cert_file or certifi.where()
 
 
-existing_file = partial(checked, valid=os.path.isfile, what="a file")
 file_in_a_folder = partial(checked, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
                            what="in a folder that exists")
 header_name = partial(checked, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
@@ -414,19 +388,17 @@ class Metrics:
             histogram[bisect_left(BOUNDS, seconds)] += 1
             histogram[-1] += seconds
 
-    def _samples(self) -> Iterator[tuple[str, float]]:
-        with self._lock:
-            for (name, labels), times in self._counters.items():
-                yield sample(name, **dict(labels)), times
-            for (name, labels), (*buckets, total) in self._histograms.items():
-                for bound, count in zip(BUCKETS, itertools.accumulate(buckets), strict=True):
-                    yield sample(name + "_bucket", **dict(labels), le=bound), count
-                yield sample(name + "_sum", **dict(labels)), total
-                yield sample(name + "_count", **dict(labels)), sum(buckets)
-
     def text(self, others: Mapping[str, float]) -> str:
         """These and other samples in Prometheus' text format 0.0.4."""
-        samples, lines = {**dict(self._samples()), **others}, []
+        samples, lines = dict(others), []
+        with self._lock:
+            for (name, labels), times in self._counters.items():
+                samples[sample(name, **dict(labels))] = times
+            for (name, labels), (*buckets, total) in self._histograms.items():
+                for bound, count in zip(BUCKETS, itertools.accumulate(buckets), strict=True):
+                    samples[sample(name + "_bucket", **dict(labels), le=bound)] = count
+                samples[sample(name + "_sum", **dict(labels))] = total
+                samples[sample(name + "_count", **dict(labels))] = sum(buckets)
         for name, (kind, meaning) in METRICS.items():
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
             lines += [f"{key} {value}" for key, value in samples.items() if key.startswith(name)]
@@ -1956,28 +1928,24 @@ class Tally:
 WIDTHS = range(20, 241)
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
-PAGE_CACHE_BYTES, VIEW_CACHE_BYTES = 8 << 20, 1 << 20
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
-REFUSALS_A_SECOND = 5  # that are logged
 REFUSALS = {
     413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
     431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
 }
-SMALL = 1400  # bytes that fit one packet: not worth compressing
 UNCOUNTED_SECONDS = 60.0  # that visits may wait before /health fails: a restart or a lock is over by then
-FORMATS = {  # media type, suffix of a cat's permalink, pages that take it as `format`, whether it is compressible
-    "html": ("text/html", "html", "all", True),
-    "ansi": ("text/plain", "ansi", "all", True),
-    "text": ("text/plain", "txt", "all", True),  # after ansi: it is what an Accept of text/plain means
-    "json": ("application/json", "json", "all", True),
-    "png": ("image/png", "png", "cats", False),
-    "jpg": ("image/jpeg", "jpg", "none", False),  # the picture itself
-    "csv": ("text/csv", "", "analytics", True),
+FORMATS = {  # media type, suffix of a cat's permalink, pages that take it as `format`
+    "html": ("text/html", "html", "all"),
+    "ansi": ("text/plain", "ansi", "all"),
+    "text": ("text/plain", "txt", "all"),  # after ansi: it is what an Accept of text/plain means
+    "json": ("application/json", "json", "all"),
+    "png": ("image/png", "png", "cats"),
+    "jpg": ("image/jpeg", "jpg", "none"),  # the picture itself
+    "csv": ("text/csv", "", "analytics"),
 }
 CONTENT_TYPES = {name: media + "; charset=utf-8" * media.startswith("text/") for name, (media, *_) in FORMATS.items()}
-INCOMPRESSIBLE = {CONTENT_TYPES[name] for name, (*_, compressible) in FORMATS.items() if not compressible}
 SUFFIXES = {suffix: name for name, (_, suffix, *_) in FORMATS.items() if suffix}
-PAGE_FORMATS = {page: [name for name, (*_, pages, _) in FORMATS.items() if pages in ("all", page)]
+PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in ("all", page)]
                 for page in ("all", "cats", "analytics")}
 OTHER_FORMATS = [name for name in PAGE_FORMATS["cats"] if name != "text"]  # than the guide's example
 MEDIA_FORMATS = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html"}
@@ -2026,6 +1994,7 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-dir
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
 a, button { color: var(--link); text-underline-offset: .2em }
 button { padding: 0; border: 0; background: none; font: inherit; text-decoration: underline; cursor: pointer }
+body:not(.copies) #copy { display: none }
 [aria-busy=true] { cursor: progress }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
 h1 { font-size: 1.5rem; color: var(--strong) }
@@ -2044,16 +2013,14 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-e
   mask-image: radial-gradient(circle 8rem at var(--x, 50%) var(--y, 50%), #000 70%, #0000) } }
 figure:active::after, figure:focus-visible::after { opacity: 1; background-image: var(--photo); mask-image: none }
 .text { max-width: 40rem; margin: 0 auto; padding: 1rem; flex: 1; width: 100% }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem 2rem .2rem 0; text-align: left }
-td { text-align: right }
 code { color: var(--strong); overflow-wrap: anywhere }
 dd { margin: 0 0 .5rem 1rem }
 .wide { max-width: 60rem }
-.wide table { width: 100% }
-.wide thead th + th, .wide td { padding-left: 1rem; padding-right: 0; text-align: right }
-.wide tbody th { width: 100%; padding-right: 0; font-weight: normal }
-.wide tbody th::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem 0 .2rem 1rem; text-align: right }
+th:first-child { padding-left: 0; text-align: left }
+tbody th { width: 100%; font-weight: normal }
+tbody th::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
 .chart { flex: none; min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
 .chart pre { color: #fa702c }
 .days { margin-bottom: 1rem; max-width: 24rem }
@@ -2085,23 +2052,17 @@ async function show(url, remember) {
   find("#news").textContent = "Now: " + page.title
   if (remember) history[remember](null, "", permalink)
   document.getElementById(focused)?.focus()
-  prepare()
-}
-
-function prepare() {
-  const copy = find("#copy")
-  if (copy) copy.hidden = !navigator.clipboard
 }
 
 addEventListener("click", async event => {
   const {id, href} = event.target
   if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
-  if (id === "another" || id === "restyle") event.preventDefault()
-  if (id === "another") {
+  const remember = {another: "pushState", restyle: "replaceState"}[id]
+  if (remember) {
+    event.preventDefault()
     history.replaceState(null, "", find("[rel=bookmark]").href)
-    show(href, "pushState")
-  } else if (id === "restyle") show(href, "replaceState")
-  else if (id === "copy") {
+    show(href, remember)
+  } else if (id === "copy") {
     const text = await (await fetch(event.target.dataset.text)).text()
     await navigator.clipboard.writeText(text)
     event.target.textContent = find("#news").textContent = "copied"
@@ -2109,12 +2070,10 @@ addEventListener("click", async event => {
   }
 })
 addEventListener("keydown", event => {
-  const busy = event.target.closest("a, button, input")
-  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || !find("#another")) return
-  if (event.key.toLowerCase() === "n" || (event.key === " " && !busy)) {
-    event.preventDefault()
-    find("#another").click()
-  }
+  const wanted = event.key.toLowerCase() === "n" || (event.key === " " && !event.target.closest("a, button, input"))
+  if (!wanted || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !find("#another")) return
+  event.preventDefault()
+  find("#another").click()
 })
 addEventListener("change", event => show(event.target.form.action + "?" +
   new URLSearchParams(new FormData(event.target.form)), "replaceState"))
@@ -2126,20 +2085,26 @@ addEventListener("pointermove", event => {
 })
 addEventListener("touchstart", () => {}, {passive: true})  // lets Safari know :active
 addEventListener("popstate", () => find("#another") && show(location.href))
-prepare()
+document.body.classList.toggle("copies", navigator.clipboard)
 """
 
+HEADERS = {  # of every answer; a page loads only what it holds itself and its own origin has
+    "Content-Security-Policy": "default-src 'none'; style-src 'sha256-%s'; script-src 'sha256-%s'; connect-src 'self'; "
+    "style-src-attr 'unsafe-inline'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    % tuple(base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT)),
+    "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+    "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto",
+}
+
+# Each body leaves its footer open, for the links that all pages have; but not that of `art`, which has none.
 LAYOUT = bottle.SimpleTemplate("""\
 <!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
 <meta name="description" content="A random cat as coloured ASCII art">
 <title>{{title}} &middot; catscii</title>
-% if root:
 <link rel="icon" href="{{root}}favicon.ico">
-% end
 % if base:
 <meta property="og:title" content="{{title}}, an ASCII cat">
 <meta property="og:type" content="website">
@@ -2147,25 +2112,27 @@ LAYOUT = bottle.SimpleTemplate("""\
 <meta property="og:image" content="{{base}}cat/{{title}}.png">
 <meta property="og:image:alt" content="A cat as coloured ASCII art">
 <meta name="twitter:card" content="summary_large_image">
+<script type="module">{{!script}}</script>
 % end
 <style>{{!style}}</style>
 {{!body}}
-% if base:
-<p class="unseen" id="news" role="status"></p>
-<script>{{!script}}</script>
+% if root:
+<a href="{{root}}analytics">visitors</a>
+<a href="{{root}}help">help</a>
+% if dbip:
+<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
+% end
+</footer>
 % end
 """)
 
 CAT_BODY = bottle.SimpleTemplate("""\
-% label = f"A cat, drawn in {columns} by {rows} coloured characters"
+% photo, hint = (f"url({root}cat/{cat.id}.jpg)", "; its picture shows while you hold or focus it") if cat else ("", "")
+<p class="unseen" id="news" role="status"></p>
 <main class="stage">
 <h1 class="unseen">A cat</h1>
-% if cat:
-<figure role="img" aria-label="{{label}}; its picture shows while you hold or focus it" tabindex="0"
- style="--columns:{{columns}};--rows:{{rows}};--photo:url({{root}}cat/{{cat.id}}.jpg)">
-% else:
-<figure role="img" aria-label="{{label}}" style="--columns:{{columns}};--rows:{{rows}}">
-% end
+<figure role="img" aria-label="A cat, drawn in {{columns}} by {{rows}} coloured characters{{hint}}"
+ tabindex="{{0 if cat else -1}}" style="--columns:{{columns}};--rows:{{rows}};--photo:{{photo}}">
 <pre aria-hidden="true">{{!art}}</pre></figure>
 </main>
 % if cat:
@@ -2173,7 +2140,7 @@ CAT_BODY = bottle.SimpleTemplate("""\
 <footer>
 <a id="another" href="{{root}}{{view.query}}">another cat</a>
 <a id="permalink" href="{{permalink}}{{view.query}}" rel="bookmark">permalink</a>
-<button id="copy" type="button" data-text="{{permalink}}.txt{{view.query}}" hidden>copy as text</button>
+<button id="copy" type="button" data-text="{{permalink}}.txt{{view.query}}">copy as text</button>
 <a id="restyle" href="{{permalink}}{{restyled.query}}">in {{restyled.style}}</a>
 <form action="{{permalink}}">
 <label>width <input id="width" type="range" name="width" min="{{widths[0]}}" max="{{widths[-1]}}"
@@ -2188,12 +2155,6 @@ CAT_BODY = bottle.SimpleTemplate("""\
 % else:
 <span>a house cat, drawn by catscii</span>
 % end
-<a href="{{root}}analytics">visitors</a>
-<a href="{{root}}help">help</a>
-% if dbip:
-<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
-% end
-</footer>
 % end""")
 
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
@@ -2229,11 +2190,7 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 <p>{{privacy}}</p>
 </main>
 <footer>
-<a href="{{root}}">a cat</a>
-% if dbip:
-<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
-% end
-</footer>""")
+<a href="{{root}}">a cat</a>""")
 
 GUIDE = (  # what /help explains
     ("curl {base}", "a random cat, another one each time"),
@@ -2246,25 +2203,21 @@ GUIDE = (  # what /help explains
              "hexadecimal digits a cell"),
 )
 
-HELP_BODY = bottle.SimpleTemplate("""\
-<main class="text">
-<h1>Cats as coloured ASCII art</h1>
-<dl>
-% for term, meaning in guide:
-<dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
-% end
-</dl>
-<p>{{dbip}}</p>
-</main>
-<footer><a href="{{root}}">a cat</a> <a href="{{root}}analytics">visitors</a></footer>""")
-
-ERROR_BODY = bottle.SimpleTemplate("""\
+TEXT_BODY = bottle.SimpleTemplate("""\
 <main class="text">
 <h1>{{title}}</h1>
+% if message:
 <p>{{message}}</p>
-<p><a href="{{root}}">A cat instead</a></p>
+% else:
+<dl>
+%     for term, meaning in guide:
+<dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
+%     end
+</dl>
+% end
 </main>
-<footer><a href="{{root}}help">help</a></footer>""")
+<footer>
+<a href="{{root}}">a cat</a>""")
 
 
 class Page:
@@ -2296,11 +2249,10 @@ class Service:
         sources = [make_source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
-        self.pages, self.views = Cache(PAGE_CACHE_BYTES), Cache(VIEW_CACHE_BYTES)
-        self.metrics, self.started = Metrics(), time.time()
+        self.pages, self.metrics, self.started = Cache(8 << 20), Metrics(), time.time()
         self.rendering = threading.Lock()
         self.reading = Trouble("The database cannot be read", "The database can be read again")
-        self.refusals = Budget(REFUSALS_A_SECOND, "Refused requests were not logged")
+        self.refusals = Budget(5, "Refused requests were not logged")  # lines a second
 
     def keep(self, stopping: threading.Event) -> None:
         """Every second until `stopping`: check the two files, which may fail, recover or be replaced."""
@@ -2338,43 +2290,31 @@ class Service:
         self.database.close()
 
     def random_cat(self) -> bytes:
-        view, cattery = self._view(), self.cattery
         try:
-            page = self._page(cattery.pick(), view, cattery.at_hand)
+            page = self._page(self.cattery.pick(), self.cattery.at_hand)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
                 self.reading.begin(error)
-            page = self._page(pick_house_cat(), view, cattery.at_hand)
-        return self._visited(page, "no-store")
+            page = self._page(pick_house_cat(), self.cattery.at_hand)
+        return send(page)
 
     def that_cat(self, cat_id: str) -> bytes:
         cat_id, dot, suffix = cat_id.partition(".")
         if dot and suffix not in SUFFIXES:
             raise bottle.HTTPError(404, f"{quoted(suffix)} is not one of {', '.join(SUFFIXES)}")
-        view = read_view(SUFFIXES[suffix], read_parameter) if dot else self._view()
         try:
-            page = self._page(cat_id, view, self.cattery.find)
+            page = self._page(cat_id, self.cattery.find, SUFFIXES.get(suffix))
         except NoSuchCat:
             message = f"there is no cat {quoted(cat_id)}; house-0 to house-{HOUSE_CATS - 1} always are"
             raise bottle.HTTPError(404, message) from None
         except Unavailable as error:
-            annotate(error=error)
             log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
-            raise unavailable("this cat's picture cannot be had from its source right now") from None
-        answer = send if suffix == "jpg" else self._visited  # the picture goes with a page that was counted
-        return answer(page, "public, max-age=3600", page.etag)
+            raise bottle.HTTPError(503, "this cat's picture cannot be had from its source right now", error) from None
+        return send(page, max_age=3600)
 
-    def _view(self) -> View:
-        """What read_view makes of the request, from the cache or read now."""
-        key = bottle.request.query_string, header("Accept"), header("User-Agent")
-        view: View | None = self.views.get(key)
-        if view is None:
-            view = read_view(read_format("cats"), read_parameter)
-            self.views.put(key, view, sum(map(len, key)) + 1000)
-        return view
-
-    def _page(self, cat_id: str, view: View, find: Callable[[str], tuple[Cat, Image.Image]]) -> Page:
-        """The cat's page, from the cache or rendered now, from the picture that `find` finds."""
+    def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
+        """The cat's page, which is a visit: from the cache, or rendered now from the picture that `find` finds."""
+        view = read_view(format, bottle.request.query_string, header("Accept"), header("User-Agent"))
         key = cat_id, view, base()
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
@@ -2387,6 +2327,8 @@ class Service:
                 if page is None:
                     page = Page(self._draw(cat, found, view), CONTENT_TYPES[view.format])
                     self.pages.put(key, page, 2 * len(page.body) + 1000)  # the compressed body and the objects
+        if bottle.request.method == "GET" and view.format != "jpg":  # which goes with a page that was counted
+            self.visits.count(bottle.request.environ["catscii.country"])
         return page
 
     def _draw(self, cat: Cat, found: Image.Image | Art, view: View) -> str | bytes:
@@ -2400,15 +2342,10 @@ class Service:
         with span("encode", format=view.format):
             return encode(found, view, cat, self.countries.from_dbip)
 
-    def _visited(self, page: Page, cache_control: str, etag: str | None = None) -> bytes:
-        if bottle.request.method == "GET":
-            self.visits.count(bottle.request.environ["catscii.country"])
-        return send(page, cache_control, etag)
-
     def analytics(self) -> bytes:
         visits, format, dbip = read_visits(self.database), read_format("analytics"), self.countries.from_dbip
         if format == "json":
-            body = to_json(visits._asdict())
+            body = json.dumps(visits._asdict()) + "\n"
         elif format == "csv":
             rows = self.database.execute(VISITS_ONE_BY_ONE, min(visits.days), max(visits.days))
             body = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
@@ -2420,23 +2357,23 @@ class Service:
             body = analytics_in_ansi(visits, dbip)
         else:
             body = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
-        return send(Page(body, CONTENT_TYPES[format]), "no-store")
+        return send(Page(body, CONTENT_TYPES[format]))
 
     def help(self) -> bytes:
         """The guide, in one screen; as JSON, a list of pairs."""
         guide, format = [(term.format(base=base()), meaning) for term, meaning in GUIDE], read_format()
-        dbip = DBIP_CREDIT if self.countries.from_dbip else ""
+        title, dbip = "Cats as coloured ASCII art", self.countries.from_dbip
         if format == "html":
-            body = html_page("Help", HELP_BODY, root(), guide=guide, dbip=dbip)
+            body = html_page(title, TEXT_BODY, root(), dbip=dbip, guide=guide, message="")
         elif format == "json":
-            body = to_json(guide)
+            body = json.dumps(guide) + "\n"
         else:
             bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
-            lines = ["Cats as coloured ASCII art", ""]
+            lines = [title, ""]
             for term, meaning in guide:
                 lines += [bold.format(term), textwrap.indent(textwrap.fill(meaning, 76), "    ")]
-            body = "\n".join([*lines, *["", dbip] * bool(dbip)]) + "\n"
-        return send(Page(body, CONTENT_TYPES[format]), "no-store")
+            body = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
+        return send(Page(body, CONTENT_TYPES[format]))
 
     def health(self) -> bytes:
         health = {"status": "ok", "version": __version__}
@@ -2447,7 +2384,7 @@ class Service:
             health |= {"status": status, "reason": reason}
         elif self.reading:
             health |= {"status": "degraded", "reason": f"the database cannot be read: {self.reading.reason}"}
-        return send(Page(to_json(health), CONTENT_TYPES["json"]), "no-store")
+        return send(Page(json.dumps(health) + "\n", CONTENT_TYPES["json"]))
 
     def prometheus(self) -> bytes:
         """All figures; of the database's, those that can be read."""
@@ -2461,16 +2398,13 @@ class Service:
             others |= {sample("catscii_stored_cats", source=source): n for source, n in self.store.counts().items()}
         except sqlite3.Error as error:
             self.reading.begin(error)
-        return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"), "no-store")
+        return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"))
 
     def panic(self) -> bytes:
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
-    def favicon(self) -> bytes:
-        return send(self._icon, "public, max-age=86400", self._icon.etag)
-
     @cached_property
-    def _icon(self) -> Page:
+    def icon(self) -> Page:
         return Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png")
 
     def guard(self, callback: Callable[..., bytes]) -> Callable[..., bytes]:
@@ -2483,12 +2417,10 @@ class Service:
                 raise
             except sqlite3.Error as error:
                 self.reading.begin(error)
-                annotate(error=error)
-                raise unavailable(f"the database cannot be used right now: {error}") from None
+                raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
             except Exception as error:
                 log.exception("Request failed", {"path": bottle.request.path})
-                annotate(error=error)
-                raise bottle.HTTPError(500, "something went wrong here; it has been logged") from None
+                raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
 
         return guarded
 
@@ -2533,16 +2465,12 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/health", callback=service.health)
     app.get("/metrics", callback=service.prometheus)
     app.get("/panic", callback=service.panic)
-    app.get("/favicon.ico", callback=service.favicon)
+    app.get("/favicon.ico", callback=lambda: send(service.icon, max_age=86400))
     app.add_hook("before_request", service.receive)
     app.add_hook("after_request", service.account)
     app.install(service.guard)
     app.default_error_handler = show_error
     return app
-
-
-def unavailable(message: str) -> bottle.HTTPError:
-    return bottle.HTTPError(503, message, **{"Retry-After": "60"})
 
 
 def header(name: str) -> str:
@@ -2563,7 +2491,13 @@ def base() -> str:
     return f"{'https' if scheme == 'https' else 'http'}://{host}{root()}"
 
 
-def read_view(format: str, read: Callable[[str], Any]) -> View:
+@lru_cache(256)  # of less than MAX_HEADER_BYTES each
+def read_view(format: str | None, query: str, accept: str, client: str) -> View:
+    """How the current request, which has this query and these headers, wants to see a cat. Raises HTTPError 400."""
+    return make_view(format or read_format("cats"), read_parameter)
+
+
+def make_view(format: str, read: Callable[[str], Any]) -> View:
     """The view in that format. `read` returns the value of a parameter, or None for the default, ink in plain text."""
     given = {name: value for name in VALUES if name != "format" and (value := read(name)) is not None}
     return View(**{"style": "ink" if format == "text" else "fill", **given, "format": format})
@@ -2576,13 +2510,10 @@ def read_format(page: str = "all") -> str:
 def read_parameter(name: str, values: Any = None) -> Any:
     """The query's value, None if there is none. Raises HTTPError 400 that names the value and what would be right."""
     given = [value.encode("latin-1").decode("utf-8", "replace") for value in bottle.request.query.getall(name)]
-    values = values or VALUES[name]
     try:
         if len(given) > 1:
             raise ValueError(f"is given {len(given)} times")
-        if given and isinstance(values, range):
-            return whole_number(given[0], values[0], values[-1])
-        return one_of(given[0], values) if given else None
+        return one_of(given[0], values or VALUES[name]) if given else None
     except ValueError as error:
         raise bottle.HTTPError(400, f"{name}: {error}") from None
 
@@ -2601,33 +2532,24 @@ def negotiated_format() -> str:
     return formats[best] if weights.get(best) else default
 
 
-def send(page: Page, cache_control: str, etag: str | None = None) -> bytes:
-    """The page as the current response's body, compressed or left out (304) where the client's headers allow it."""
+def send(page: Page, max_age: int = 0) -> bytes:
+    """The page as the current response's body, compressed or left out (304) where the client's headers allow it.
+    Caches may keep it for `max_age` seconds; 0: not at all."""
     response = bottle.response
     response.content_type = page.content_type
-    response.headers.update({"Cache-Control": cache_control, "Content-Security-Policy": content_security_policy(),
-                             "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
-                             "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto"})
-    if etag:
-        response.set_header("ETag", etag)
+    response.headers.update(HEADERS)
+    response.set_header("Cache-Control", f"public, max-age={max_age}" if max_age else "no-store")
+    if max_age:
+        response.set_header("ETag", page.etag)
         held = header("If-None-Match")
-        if held.strip() == "*" or etag.removeprefix("W/") in re.findall(r'"[^"]*"', held):
+        if held.strip() == "*" or page.etag.removeprefix("W/") in re.findall(r'"[^"]*"', held):
             response.status = 304
             return b""
-    compressible = len(page.body) > SMALL and page.content_type not in INCOMPRESSIBLE
+    compressible = len(page.body) > 1400 and not page.content_type.startswith("image/")  # less fits one packet as it is
     if compressible and ACCEPTS_GZIP.search(header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
     return page.body
-
-
-@cache
-def content_security_policy() -> str:
-    """Only what the pages hold themselves, and their own origin; colours stand in style attributes."""
-    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT))
-    return (f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; "
-            "style-src-attr 'unsafe-inline'; img-src 'self'; connect-src 'self'; form-action 'self'; "
-            "base-uri 'none'; frame-ancestors 'none'")
 
 
 def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> str | bytes:
@@ -2635,7 +2557,7 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
     match view.format:
         case "json":
             credit = {"id": cat.id, "source": cat.source, "credit": cat.url} if cat else {}
-            return to_json({**credit, **to_dict(art)})
+            return json.dumps({**credit, **to_dict(art)}) + "\n"
         case "html":
             title, *urls = (cat.id, root(), base()) if cat else ("A cat",)
             return html_page(title, CAT_BODY, *urls, art=to_html(art), cat=cat, view=view, replace=replace, dbip=dbip,
@@ -2672,13 +2594,10 @@ def html_page(title: str, body: bottle.SimpleTemplate, root: str = "", base: str
     return str(LAYOUT.render(values, style=STYLE, script=SCRIPT, body=body.render(values)))
 
 
-def to_json(value: object) -> str:
-    return json.dumps(value) + "\n"
-
-
 def show_error(error: bottle.HTTPError) -> bytes:
     """An error in the format that was asked for, as far as that can be told."""
     path = bottle.request.path
+    annotate(error=error.exception)
     try:
         suffix = SUFFIXES.get(path.rpartition(".")[2]) if path.startswith("/cat/") else None
         format = suffix if suffix in PAGE_FORMATS["all"] else read_format()
@@ -2688,15 +2607,17 @@ def show_error(error: bottle.HTTPError) -> bytes:
     if error.status_code == 405:
         bottle.response.set_header("Allow", "GET, HEAD")
         message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
+    elif error.status_code == 503:
+        bottle.response.set_header("Retry-After", "60")
     elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
         message = f"there is nothing at {quoted(path)}; / has a cat for you"
     if format == "json":
-        body = to_json({"status": error.status_code, "error": message})
+        body = json.dumps({"status": error.status_code, "error": message}) + "\n"
     elif format == "html":
-        body = html_page(error.status_line, ERROR_BODY, root(), message=message)
+        body = html_page(error.status_line, TEXT_BODY, root(), dbip=False, message=message)
     else:
         body = f"{error.status_line}: {message}\n"
-    return send(Page(body, CONTENT_TYPES[format]), "no-store")
+    return send(Page(body, CONTENT_TYPES[format]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2725,7 +2646,19 @@ usage:
   catscii.py --help | --version
 
 environment (defaults in parentheses):
-{VARIABLES}
+  HOST                  address to listen on (0.0.0.0)
+  PORT                  port to listen on, 0 for any free one (8080)
+  ANALYTICS_DB          SQLite file for visits and pictures (catscii.db)
+  GEOLITE2_COUNTRY_DB   MaxMind DB of countries (none: every visit counts for ZZ, "unknown")
+  CLIENT_IP_HEADER      header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)
+  CAT_SOURCES           comma-separated API URLs, tried in order; empty: house cats only
+                        ({",".join(DEFAULT_SOURCES)})
+  CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
+  SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
+  LOG_LEVEL             debug, info, warn or error (info)
+  SENTRY_DSN            where errors go (nowhere), as from SENTRY_ENVIRONMENT (FLY_APP_NAME, else production)
+  HONEYCOMB_API_KEY     key for traces to Honeycomb (none); OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_* for elsewhere
+
 examples:
   PORT=8000 catscii.py                serve on port 8000; then: curl localhost:8000
   CAT_SOURCES= catscii.py             serve house cats only, without any network
@@ -3193,7 +3126,7 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     """Print a file's, a URL's or standard input's picture as art; the terminal decides what the options leave open."""
     width = options["width"] or min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[-1])
     format = options["format"] or ("ansi" if sys.stdout.isatty() else "text")
-    view = read_view(format, {**options, "width": width}.get)
+    view = make_view(format, {**options, "width": width}.get)
     try:
         picture = decode(read_picture(source), max(6 * width, 12 * (view.height or 0)))
     except (OSError, PictureError, Unavailable) as error:
@@ -3224,9 +3157,9 @@ def read_picture(source: str) -> bytes:
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     import argparse
 
-    def number(text: str, values: range) -> int:
+    def value(text: str, choices: range | Sequence[str]) -> Any:
         try:
-            return whole_number(text, values[0], values[-1])
+            return one_of(text, choices)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -3238,8 +3171,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     art.format_help = lambda: USAGE  # type: ignore[method-assign]
     art.add_argument("picture", metavar="PICTURE|URL|-")
     for name, values in VALUES.items():
-        kind = {"type": partial(number, values=values)} if isinstance(values, range) else {"choices": values}
-        art.add_argument("--" + name, **kind)
+        art.add_argument("--" + name, type=partial(value, choices=values))
     return parser.parse_args(arguments)
 
 
