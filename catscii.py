@@ -65,7 +65,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
@@ -810,9 +810,8 @@ def to_text(art: Art) -> str:
 
 def to_ansi(art: Art, colors: str = "true") -> str:
     """SGR in 24 bits, or of xterm's 256 or 16 colours; only what changes is written; a line ends with a reset."""
-    codes = {}
-    if colors != "true":
-        codes = palette(colors)
+    codes = {} if colors == "true" else palette(colors)
+    if codes:
         art = art._replace(foreground=snapped(art.foreground, codes),
                            background=art.background and snapped(art.background, codes))
     written = []
@@ -1105,13 +1104,10 @@ LEASE_SECONDS = 120.0  # more than the fetch of a cat takes
 USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for the whole answer with all redirects
 MAX_REDIRECTS = 5
-REVIVALS_A_MINUTE, REVIVALS_AT_ONCE = 30, 2  # fetches that visitors may cause, of cats that are not stored
-REVIVED_BYTES = 4 << 20
+REVIVALS_A_MINUTE, REVIVALS_AT_ONCE, REVIVED_BYTES = 30, 2, 4 << 20  # that visitors may cause, of cats not stored
 LITTER = 24
 MAX_JSON_BYTES, MAX_PICTURE_BYTES = 1 << 20, 16 << 20
-
-LOCKED_SECONDS = 0.1  # to wait for another process's lock in a request; at the start, START_SECONDS
-START_SECONDS = 15.0
+LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # to wait for another process's lock: in a request, at the start
 
 SCHEMA = """
 CREATE TABLE visits (
@@ -1179,7 +1175,7 @@ class Database:
     """The SQLite file: one connection in autocommit, so that each statement is committed when it returns."""
 
     def __init__(self, path: str) -> None:
-        self._path, self._lock = os.path.abspath(path), threading.Lock()
+        self._path, self._lock = os.path.abspath(path), threading.RLock()
         try:
             self.open(START_SECONDS)
         except (sqlite3.Error, OSError) as error:
@@ -1187,14 +1183,13 @@ class Database:
 
     def open(self, patience: float) -> None:
         """Open the file, new or old, and wait so many seconds for others' locks. Raises sqlite3.Error and OSError."""
-        self._file = -1  # our own descriptor; closed last: closing any descriptor of a file drops the process's locks
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
         self._use_wal(patience)
         self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; no fsync a visit
         self._migrate()
         self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
-        self._file, self._log = os.open(self._path, os.O_RDONLY), os.stat(self._path + "-wal")
-        self._stat = os.fstat(self._file)
+        self._log, self._file = os.stat(self._path + "-wal"), io.FileIO(self._path)
+        self._stat = os.fstat(self._file.fileno())
 
     def _use_wal(self, patience: float) -> None:
         """Switch to WAL, again if another process is about to: SQLite does not wait for this lock by itself."""
@@ -1213,19 +1208,15 @@ class Database:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(SCHEMA):
             raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {len(SCHEMA)}")
-        statement = ""
-        for line in "".join(SCHEMA[version:]).splitlines(keepends=True):
-            statement += line
-            if sqlite3.complete_statement(statement):
-                self._connection.execute(statement)
-                statement = ""
+        for statement in re.split("^(?=CREATE|ALTER|INSERT)", "".join(SCHEMA[version:]), flags=re.MULTILINE):
+            self._connection.execute(statement)
         self._connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")  # always: fails if the file is read-only
         self._connection.execute("COMMIT")
 
     def _in_place(self) -> bool:
         """Whether the path still leads to the open file. SQLite would go on in a file that was deleted."""
         with contextlib.suppress(OSError):  # there is no file
-            return self._file >= 0 and os.path.samestat(os.stat(self._path), self._stat)
+            return not self._file.closed and os.path.samestat(os.stat(self._path), self._stat)
         return False
 
     def execute(self, sql: str, *parameters: object) -> list[Any]:
@@ -1238,28 +1229,23 @@ class Database:
     def renew(self) -> None:
         """Open the file again, or a new one, if it is not what is open. Raises sqlite3.Error and OSError."""
         with self._lock:
-            if not self._in_place() or os.pread(self._file, 16, 0) != b"SQLite format 3\0":
+            if not self._in_place() or os.pread(self._file.fileno(), 16, 0) != b"SQLite format 3\0":
                 with contextlib.suppress(sqlite3.Error):  # a file that was moved gets what is in its log only so
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._close()
+                self.close()
                 with contextlib.suppress(OSError):  # the log of the file that was, which would spoil what is there now
                     if os.path.samestat(os.stat(self._path + "-wal"), self._log):
                         os.unlink(self._path + "-wal")
                         os.unlink(self._path + "-shm")
                 self.open(LOCKED_SECONDS)
                 if (health := self._connection.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
-                    self._close()
+                    self.close()
                     raise sqlite3.DatabaseError(f"the file is damaged: {health[0]}")
-
-    def _close(self) -> None:
-        self._connection.close()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
 
     def close(self) -> None:
         with self._lock:
-            self._close()
+            self._connection.close()
+            self._file.close()  # last: closing any descriptor of a file drops the process's locks
 
 
 class Store:
@@ -1690,12 +1676,8 @@ class Cattery:
 
 def pick_house_cat() -> str:
     """The id of one of the LITTER house cats of this minute; the next minute, the oldest gives way to a new one."""
-    return born(int(time.time() // 60) - random.randrange(LITTER))
-
-
-@lru_cache(maxsize=2 * LITTER)
-def born(minute: int) -> str:
-    return f"house-{random.Random(minute).getrandbits(32)}"
+    born = int(time.time() // 60) - random.randrange(LITTER)
+    return f"house-{zlib.crc32(b'%d' % born)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1706,12 +1688,12 @@ def born(minute: int) -> str:
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
 COUNT_VISITS = """
-INSERT INTO visits (day, country, count) VALUES (?, ?, ?){more}
-ON CONFLICT (day, country) DO UPDATE SET count = count + excluded.count"""
+INSERT INTO visits (day, country, count)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?)
+    WHERE TRUE ON CONFLICT (day, country) DO UPDATE SET count = count + excluded.count"""
 VISITS_BY_COUNTRY = "SELECT country, count FROM totals WHERE count > 0 ORDER BY 2 DESC, 1"
 VISITS_BY_DAY = "SELECT day, sum(count) FROM visits WHERE day BETWEEN ? AND ? GROUP BY day"
 VISITS_ONE_BY_ONE = "SELECT day, country, count FROM visits WHERE day BETWEEN ? AND ? ORDER BY 1, 3 DESC, 2"
-CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # needs the lock for writing, as a visit does
 MOST_WAITING = 10_000  # days times countries of visits that wait for the database: some weeks of all the world
 
 WORLD_COLUMNS, WORLD_ROWS = 80, 22
@@ -1760,12 +1742,10 @@ class Countries:
         self._path = path
         self._reader: maxminddb.Reader | None = None
         self._seen: tuple[int, ...] | None = None  # what stat said of the file when it was last read
-        if path is None:
-            return
         try:
             self.renew()
         except (OSError, ValueError) as error:
-            raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(path)}: {error}") from error
+            raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(str(path))}: {error}") from error
 
     def renew(self) -> bool:
         """Read the file if it has changed; False if it has not. Raises OSError and ValueError, and keeps the last."""
@@ -1808,8 +1788,7 @@ class Countries:
 def has_countries(reader: maxminddb.Reader) -> bool:
     """Whether some of the first records tell a country, or there are none."""
     with contextlib.suppress(Exception):  # damage is seen to when it is met
-        records = [record for _, record in itertools.islice(reader, 1000)]
-        return not records or any(country_of(record) != UNKNOWN_COUNTRY for record in records)
+        return {country_of(record) for _, record in itertools.islice(reader, 1000)} != {UNKNOWN_COUNTRY}
     return True
 
 
@@ -1919,33 +1898,25 @@ class Tally:
     def write(self) -> None:
         """Commit the visits that wait, unless that failed a moment ago."""
         if self._waiting and not self.trouble:
-            self._write()
+            self._write(lambda: None)
 
     def check(self) -> None:
         """Find out whether visits can be counted, and count those that wait."""
-        try:
-            self._database.renew()
-            self._database.execute(CHECK_VISITS)
-        except (sqlite3.Error, OSError) as error:
-            self.trouble.begin(error)
-        else:
-            self._write()
+        self._write(self._database.renew)
 
-    def _write(self) -> None:
-        """Commit all visits that wait, in one statement."""
+    def _write(self, prepare: Callable[[], None]) -> None:
+        """Commit all visits that wait, in one statement, which needs the lock for writing even if there are none."""
         with self._writing:
             with self._lock:
                 visits, self._waiting = self._waiting, Counter()
             try:
-                if visits:
-                    sql = COUNT_VISITS.format(more=", (?, ?, ?)" * (len(visits) - 1))
-                    self._database.execute(sql, *(value for visit, n in visits.items() for value in (*visit, n)))
-            except sqlite3.Error as error:
+                prepare()
+                self._database.execute(COUNT_VISITS, json.dumps([(*visit, n) for visit, n in visits.items()]))
+                self.trouble.end()
+            except (sqlite3.Error, OSError) as error:
                 with self._lock:
                     self._waiting.update(visits)
                 self.trouble.begin(error)
-                return
-        self.trouble.end()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
