@@ -1955,7 +1955,7 @@ def test_many_who_open_a_new_database_at_once_all_can(start, tmp_path):
         def use(path: Path = tmp_path / f"{i}.db", together: threading.Barrier = together) -> None:
             together.wait()
             database = catscii.Database(str(path))
-            database.execute(catscii.COUNT_VISITS, "[]")
+            database.execute(catscii.CHECK_VISITS)
             database.close()
 
         with ThreadPoolExecutor(8) as pool:
