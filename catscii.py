@@ -57,7 +57,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
@@ -518,25 +518,22 @@ CRISPNESS = 1.4  # times the contrast that regression finds: crisper, at no cost
 FOREGROUND_TOLERANCE, BACKGROUND_TOLERANCE = 13, 3  # levels a channel that the eye does not tell apart side by side
 MASKING = 5  # for each so many levels of contrast in a cell, one level more
 COVERAGE = """
-c-rk;3znri2y~OR$=W1O^8pgk`x9?>&-3(|q1D6~0#pj@W%*YQ;T00`>NBoAAluJl=~rn6+fN<-Qio607m;>svnk8Vx4~{>*64v*0@snCi~#GwHWoA$q2J
-eU>rJ$mCa%&t^7Y!*OL-^wCfJYQ?Ss8rP$vyKk?kDHkg@*W#y9<6MqBRK_e6~6?7oY&p%dwB5rG}|lUSFHEkkbqZ9_y^l$3g_EOq`%-z-y5eqSFZV9Ja5Q
-J+db{^+a2xhC#)<1RiaIZtP^VLiLc<dy1hy+tSe0P&Q>vv~<leW(sh(rT2fUTRy`YST?}SA({{Bf1<&=wah8SlRg;$WDTsndO%bs5bue;pd*2kHOvrpPiD
-u_j&4+t)S~)$H((JTNR5)e}^*udQS=8Y(Jyau38K0#d>y6%fKbwb0P>~*Gh(lGt_~)e$e%C6!p0GHEP|I8HhPVW*w9x3n!w3X9!Q=MZfB26ka@t?bM#Phv
-gZ%hqCCF*`!rVZZm{twP@hA54qX{=7{(Jwp{M`&ALw(xIEU|0m7Q}fh=u!1K|<uW%o2~OVMp(@@7;CdUeqje%p98U>Gcqdk2pTE(WL4_Jhz_qt2vB^;h;K
-Ml)in-a^g5ca^7)aa45`Qx}(vanJ^ix^lJ_?TQEjcw3h!RS__n;WuKWoA6csSbhX<2M0?6JGrHtkq?Ztl`~iazO9HT;2iBX&aZxL%x?Sb;+NwD%k+;@zv_
-57+%nd#d&P-IL{0$wLhcSH8ywuQQ&-R+Y#eB_yUH_fRv?8bS?^jUR`zzO5@w10s<l|O7jMxteSH#M;Gnm{#J*Y}%H?{}eCh8y1Qr>PxkkjMg7q>bO(*5K#
-NtDF6wm$D4rDr++n1ifsO{hBT)R)w0-@@%(#f#cdq4<A$*5!a3*U1dFtG{h%y=6g16(rg#SbNGp}n-8)6@Z7&(CkQUvDwBW!ii2dGgu6$FnW&@VXPxVDpU
-77UsRT9IY_3b4Ot;SsV11)_s*!gKxBD4hN^J<k%HmDj^Yk4TRE#5*E*<xb0w0a**BYhklYBRBb#1ruUYX*Yw2a<h{jtZ`#w4u&!{cl(ewWxEpC49E(&C6b
-tcIel5^yLt0hZR8ys`VU?=t6oNgH608I2hiD#2{Y#I`>#`Q(+tDQ|-@d(RTREa@2<F#JVv6G(>j2D1JQ~5vo^`;O?m`;x1BE<LRH{jfPTR=t9F@$qwl5)+
-KcJ6*5dNGfG2B+?nud1~^KkCIsqHydR^Oh3vV4tF-}10;9D*{LVy9NE#3=t!-%CScxxH_&asna66V>UsWJ#;*+gZSe5=RL)@zllvG<d`VTXkb`OP>4Ey+x
-Uc7JWtr134&B^pW~-7^~4jA2fE?<Qg0GvC%w4eVG#N3sWSmW{fqY_FR;Vltms+v}t!rX)iM|ijHeGrifey)!LZVr{(cJeqBX*7m8&rtQt`wKJmMD&JlqcG
-3rRrAXkq4?aLu&$~k|YVj^%^;@A0)YoyQLOrml@AM;*6iMSZ?{N#n|_?AL&%|e4MD{{)iT1@%>co)1rMLfo}vwwHutxAB{+j7}WxEdJ*JT)5K-ct?29N7N
-A6rre|<JKtHH_npX=h}X$5MaoT)DIkjYC}X$*Zbt&HnA|{R4HZpx)!Qu<GkZLkT`6Sn^)BS?mmXyyCv6V@IG<ZlhY9P>~kJ5+G<>8G>0kIaV__Izj>stt4
-1qna^wT!dFZbg`YS8W^}oI#Wtaeu<DieJ{9IyQ{q8y4$6HXOz2*Bp;IUO|K-0Qcs9(_iy>ber0%O?|DHaw}Ht6?ExSJV#qo`?{@QRFTs-O`)Qa{TS{f_f>
->2A0Ci~QAdcvn+^PqFb6hsO&d#Ant6g^5Gq&JtDm%#z*b+KMq|^TwWu*%93@lsR=3OxS(pg7F+(zNfc!{f*!_zl^_sS5dQ{T*iXcpHyJ-lzmjpifM;2R=8
-r>anaSVX*K0{*vB4Fc>3=RFcMN)--sWdc-HZ|iO@doi-XEv`L72wR9oWaAQK`xW*grqQI4`B;~$`C$$;&&wD)DHeW()Y$|c4Sb8r0M66B6G)icbqvg;i&Y
-R)0ZgnUIIq~Ddhk~v#&(8S#0-qLEuCHRnY_bCrkx9-lr@FW4U&x8bJ<e7D3{)^6N*3KkI@Zm)CS1KO-EgIR6C1WS`UFm56b;<>XQdH(3r&>MhFVgDW99{Y
-3uzVWHT;ldWz3_my
+c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<
+$&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E8yL7{R-DsM5qpAYNrk%dO%mN!Wp{Pice=wqO<WtO
+x5#I9v2S*{^+Ix4@<8kgdDZr^`(^Vy5>w9e{Q`kT;$&KWl?b4Iy$CnjAnGrX^CVL8Vv^Vw_O9!>{-Ve~cG{2gbX>Smv?-BVSZmJHc8CmvERob*1hA(kP5^2v
+{y19o+}}0usxu0xR{-pb6P4gu_$0iDcD1Nh)W>8cpS;H#&2S+!$(|%?5}IUc5}G8YoOW&3iyyx+z&Z2VNrct>5#81a;-j$FdDDPr`=Gzg?2w4IQX;#Z4Z;vL
+>*5KzLD`Zv?gvGzX7a>P{+t<8B5Co0x@S^$t3O(+gwrY!I|?lnty5xZK<Horcf}C`>j%V08_MqQ$4`sf<#i^NjJ1rBK{X`W@T#cqBx1^S?U#wHpkd|J<X$P-
+lt?Z6r1{?J>vZTS@WXHI#f2K}6K6rhD%q8JM~Nzdkz9q!$Qt@VdL>7j5~xTm>x{P5je1=KZR}ti^V!u7%`5#~7Z$Tb=5ZB{3rv}9J~5E-Tqo=Kss&g|L|Zsy
+TAERwro9uysAN^_rGo>(MyH34T5H}Hn8ZM_oF<j&aY^BGY9-8CbDp+uInb4@_SF)tthe>U?;k#=A5D9ScJHGWJFCxy-Y9c4!c1s6!l+#v^gQ<h4QbkIv}s%|
+o!Uv-7<{pA{cj{y2I0$gP_=DbnS=MFClsDg03n(6NVUJcAtXE~`g=v_QQ9=H1oK}p+)oL+3R6Oq1{Jag*=UfU1{Drf{X5+*kTC!bLC7d1LWM$hNQ4T7M5rKS
+y!$(VJm@7F(d9R*)>@*-)3(JWR-y-^NrgkEr5UxdRTt<N_+#mnZaXN++8kSZQW;HBC*fX}^H|x0gf{s@%XTToQU6RPXe))???2M7if8Q9T;3G8n<;uEE(vXm
+6LlBawUQn>rxwcCoz&)PYs)g^-9OzcWKUYI3PXaO--=>~WYR^EB~Fx>|H)?d+_FYzkZo7llsr1^xy)+NItMq#i81@?lyoLG?PtwsHN@)Lv^iDbE$2RcTzz!!
+Vv<G3Zaw-o^V|$+hxtY)cjfBYk1x}V`qQ>VCZVb?p&NRJ&%Y+Tn%KjQ^TZAA_$r48xThll`{f=MeIkhaUx>KQrGGmc{G}p;2dK|wc|9TR@qKO!P*zNX_k``7
+lSowWHQcJUZ)}u&FJ-~{GKa*nO4H7I9t@>yzyEm7DFQ2A5M&aqJH7)-zO`)XdtSWm-c20@??c@0s8Y6MZ8{i@2vEO8jw;%u-9XRE{&6Lid;556)BDOFzOOVW
+e_p2zVt0xF4*T=u%%i8?RuS)wB3m!5eZP*%f;OShgu*c`7^Q>>6>hcc*`V(>c(aUvdRj0RD8I3@Lvj`Q9p`m=Se}1hJ@Hkn-aU<PXLxQa#Is@q9u$B0<qj4f
+(2_5T)R%mnwyx*Ol`L92<KwS;wdPaGF7-YB8NZws*i{~M!`1DB(r&Ay*K3ZT%<>0RknAP>-2AX#i6PfRkdq@Vpq`ezCqGBk=f}g6^Q%~SX<z>I*-Z$3=>FsS
+?TDzQxwy<oX7<;j&>(yHTw+;bo)-I~yJKX!ot-j911KHcgnWrZ>~&Y3!5@V)k!JIkUK+R2gb#oC>8)FL=nJm98}Lac_4>B{qLYhvN@<}uyheYAOmE9|LEn@v
+$e|_A$ssR^r(V?wHLpG_2CL+f@;jV;@(;c6fVT
 """
 
 
@@ -783,9 +780,8 @@ def to_text(art: Art) -> str:
 
 def to_ansi(art: Art, colors: str = "true") -> str:
     """SGR in 24 bits, or of xterm's 256 or 16 colours; only what changes is written; a line ends with a reset."""
-    codes = {}
-    if colors != "true":
-        codes = palette(colors)
+    codes = {} if colors == "true" else palette(colors)
+    if codes:
         art = art._replace(foreground=snapped(art.foreground, codes),
                            background=art.background and snapped(art.background, codes))
     written = []
@@ -847,6 +843,9 @@ def written(picture: Image.Image, format: str, **options: int) -> bytes:
     return file.getvalue()
 
 
+to_jpeg = partial(written, format="JPEG", quality=88)
+
+
 def to_html(art: Art) -> str:
     """The inside of a <pre>: an element a run."""
     return "\n".join("".join(map(element, row)) for row in runs(art))
@@ -854,16 +853,12 @@ def to_html(art: Art) -> str:
 
 def element(run: Run) -> str:
     """A run in HTML; short, and valid without quotation marks."""
-    text, *colours = run
-    named = zip(("color", "background"), colours, strict=True)
-    style = ";".join(f"{name}:#{short(colour.hex())}" for name, colour in named if colour)
-    text = html.escape(text, quote=False)
-    return f"<b style={style}>{text}</b>" if style else text
-
-
-def short(digits: str) -> str:
-    """#aabbcc as #abc."""
-    return digits[::2] if digits[::2] == digits[1::2] else digits
+    text, styles = html.escape(run[0], quote=False), []
+    for name, colour in zip(("color", "background"), run[1:], strict=True):
+        if colour:
+            digits = colour.hex()
+            styles.append(f"{name}:#{digits[::2] if digits[::2] == digits[1::2] else digits}")  # #aabbcc as #abc
+    return f"<b style={';'.join(styles)}>{text}</b>" if styles else text
 
 
 def to_dict(art: Art) -> dict[str, Any]:
@@ -1077,14 +1072,10 @@ LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
 LEASE_SECONDS = 120.0  # more than the fetch of a cat takes
 USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for the whole answer with all redirects
-MAX_REDIRECTS = 5
-REVIVALS_A_MINUTE, REVIVALS_AT_ONCE = 30, 2  # fetches that visitors may cause, of cats that are not stored
-REVIVED_BYTES = 4 << 20
+REVIVALS_A_MINUTE, REVIVALS_AT_ONCE, REVIVED_BYTES = 30, 2, 4 << 20  # that visitors may cause, of cats not stored
 LITTER = 24
-MAX_JSON_BYTES, MAX_PICTURE_BYTES = 1 << 20, 16 << 20
-
-LOCKED_SECONDS = 0.1  # to wait for another process's lock in a request; at the start, START_SECONDS
-START_SECONDS = 15.0
+MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
+LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # to wait for another process's lock: in a request, at the start
 
 SCHEMA = """
 CREATE TABLE visits (
@@ -1152,7 +1143,7 @@ class Database:
     """The SQLite file: one connection in autocommit, so that each statement is committed when it returns."""
 
     def __init__(self, path: str) -> None:
-        self._path, self._lock = os.path.abspath(path), threading.Lock()
+        self._path, self._lock = os.path.abspath(path), threading.RLock()
         try:
             self.open(START_SECONDS)
         except (sqlite3.Error, OSError) as error:
@@ -1160,14 +1151,13 @@ class Database:
 
     def open(self, patience: float) -> None:
         """Open the file, new or old, and wait so many seconds for others' locks. Raises sqlite3.Error and OSError."""
-        self._file = -1  # our own descriptor; closed last: closing any descriptor of a file drops the process's locks
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
         self._use_wal(patience)
         self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; no fsync a visit
         self._migrate()
         self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
-        self._file, self._log = os.open(self._path, os.O_RDONLY), os.stat(self._path + "-wal")
-        self._stat = os.fstat(self._file)
+        self._log, self._file = os.stat(self._path + "-wal"), io.FileIO(self._path)
+        self._stat = os.fstat(self._file.fileno())
 
     def _use_wal(self, patience: float) -> None:
         """Switch to WAL, again if another process is about to: SQLite does not wait for this lock by itself."""
@@ -1186,19 +1176,15 @@ class Database:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(SCHEMA):
             raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {len(SCHEMA)}")
-        statement = ""
-        for line in "".join(SCHEMA[version:]).splitlines(keepends=True):
-            statement += line
-            if sqlite3.complete_statement(statement):
-                self._connection.execute(statement)
-                statement = ""
+        for statement in re.split("^(?=CREATE|ALTER|INSERT)", "".join(SCHEMA[version:]), flags=re.MULTILINE):
+            self._connection.execute(statement)
         self._connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")  # always: fails if the file is read-only
         self._connection.execute("COMMIT")
 
     def _in_place(self) -> bool:
         """Whether the path still leads to the open file. SQLite would go on in a file that was deleted."""
         with contextlib.suppress(OSError):  # there is no file
-            return self._file >= 0 and os.path.samestat(os.stat(self._path), self._stat)
+            return not self._file.closed and os.path.samestat(os.stat(self._path), self._stat)
         return False
 
     def execute(self, sql: str, *parameters: object) -> list[Any]:
@@ -1211,28 +1197,23 @@ class Database:
     def renew(self) -> None:
         """Open the file again, or a new one, if it is not what is open. Raises sqlite3.Error and OSError."""
         with self._lock:
-            if not self._in_place() or os.pread(self._file, 16, 0) != b"SQLite format 3\0":
+            if not self._in_place() or os.pread(self._file.fileno(), 16, 0) != b"SQLite format 3\0":
                 with contextlib.suppress(sqlite3.Error):  # a file that was moved gets what is in its log only so
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._close()
+                self.close()
                 with contextlib.suppress(OSError):  # the log of the file that was, which would spoil what is there now
                     if os.path.samestat(os.stat(self._path + "-wal"), self._log):
                         os.unlink(self._path + "-wal")
                         os.unlink(self._path + "-shm")
                 self.open(LOCKED_SECONDS)
                 if (health := self._connection.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
-                    self._close()
+                    self.close()
                     raise sqlite3.DatabaseError(f"the file is damaged: {health[0]}")
-
-    def _close(self) -> None:
-        self._connection.close()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
 
     def close(self) -> None:
         with self._lock:
-            self._close()
+            self._connection.close()
+            self._file.close()  # last: closing any descriptor of a file drops the process's locks
 
 
 class Store:
@@ -1257,8 +1238,7 @@ class Store:
         return None
 
     def art(self, cat_id: str) -> tuple[Cat, Art] | None:
-        """The stored cat in the usual view; None if the view has to be drawn. The stored view saves a CGI request the
-        import of Pillow and the drawing: the request takes 85 ms and 28 MB instead of 126 ms and 34 MB."""
+        """The cat in the usual view, None if it has to be drawn: the stored art saves a CGI request 41 ms and 6 MB."""
         for art, *cat in self._execute("SELECT art, id, source, url FROM cats WHERE id = ? AND art NOT NULL", cat_id):
             with contextlib.suppress(zlib.error, ValueError):  # the stored art is damaged
                 return Cat(*cat), from_dict(json.loads(zlib.decompress(art)))
@@ -1340,8 +1320,7 @@ class Fetcher:
         context = urllib3.util.create_urllib3_context()  # one for all connections: the certificates take megabytes
         context.load_verify_locations(ca_bundle(self._ssl_cert_file))
         pools = urllib3.PoolManager(ssl_context=context, retries=False, timeout=SILENT_SECONDS)
-        pools.pool_classes_by_scheme = {"http": guarded(urllib3.HTTPConnectionPool),
-                                        "https": guarded(urllib3.HTTPSConnectionPool)}
+        pools.pool_classes_by_scheme = {name: guarded(pool) for name, pool in pools.pool_classes_by_scheme.items()}
         return pools
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file") -> bytes:
@@ -1470,7 +1449,7 @@ def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
 
 def is_cat_id(text: str) -> bool:
     """Whether a source's cat may be called so: it goes into paths, headers and terminals as it is."""
-    return re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is not None and not text.startswith("house-")
+    return re.fullmatch(r"(?!house-)[A-Za-z0-9_-]{1,64}", text) is not None
 
 
 def fetch_picture(cat: Cat, fetcher: Fetcher) -> bytes:
@@ -1485,10 +1464,6 @@ def fetch_picture(cat: Cat, fetcher: Fetcher) -> bytes:
         raise Unavailable(str(error)) from error
     picture.thumbnail((STORED_SIDE, STORED_SIDE))
     return to_jpeg(picture)
-
-
-def to_jpeg(picture: Image.Image) -> bytes:
-    return written(picture, "JPEG", quality=88)
 
 
 class Refresher:
@@ -1663,12 +1638,8 @@ class Cattery:
 
 def pick_house_cat() -> str:
     """The id of one of the LITTER house cats of this minute; the next minute, the oldest gives way to a new one."""
-    return born(int(time.time() // 60) - random.randrange(LITTER))
-
-
-@lru_cache(maxsize=2 * LITTER)
-def born(minute: int) -> str:
-    return f"house-{random.Random(minute).getrandbits(32)}"
+    born = int(time.time() // 60) - random.randrange(LITTER)
+    return f"house-{zlib.crc32(b'%d' % born)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1691,38 +1662,35 @@ WORLD_COLUMNS, WORLD_ROWS = 80, 22
 INLAND = ":o#@"  # in a cell without sea, from no visits to many; in WORLD the last
 SEA, LAND, EMBER, FLAME, HALO = (8, 12, 24), (132, 144, 172), (250, 112, 44), (255, 240, 180), (84, 28, 8)
 WORLD = """
-c-oCt33Ovs8Ae<<6UTkmaeP*1%5s~cg95@xlb5Aw^3pU*JFS@HCb{!+r!VieFYmRa4(<vrD7fG@f{2a^BDn83ID_JXySSn#ATuh8ih}2O&h@+RB~3ar?cq
-Od^77yR{_FSu|BFTJhHxB8;w78Atf565TGQe!?ogMtNg}e_Y*L%IU22nL#CEyqQEj^xrB2OjP?Cz+rpGOdl1#*^L68z7;<T80n8caD$rP?pr|$APCHaVBG
-H9_WDMVV#0ngS7v?VAhM!dG`;9kjppcWoyB92$1WY^6WwHsQht-ji1F0#U$8s&Sa9g0Ln8^++$ICEB*DVCJ(sPd0CM4QB-)HW^JVC^P}N10`EuSF73&zXm
-umY{7xl2Okxsj@sCrA>!&o1`G%*$qx6q6oz%nSvWuF}uwp7Hf5g5oJzG#h;Brj&U*>6&7EDiYXnMYBh$ivdnEVCvZ6*b?6GWNC6gTi?&HI+VoUTr=!AKVs
-1A!G7}YUdzm7HSvX4_57FX*udq-=2OB1JUDQQeJ2}n3x6M;l(-PAK60VJCX>PZhv`tAuN3M}cEwVevbe=7EHH+6tvL~zjTA@oQAtU33W$vy7E|Zjgzst17
-aB4|#hmo`{#QdtMjNat9VCWPz6v8H1FyQp0E-cZiArE<705e)%6}_aZB2MdcfoapsX)rRQdk(#a3bIRYIsg|k(#ycC-dXU&)>l})$!RE_M6RjbArrAZye2
-%ClXQ&PE$Yk@BPLqhRyHPkPXj^DMJy8#qai(B_kae6#N%yOC~PL<W@o`A<1?)7GDktMNznxPxWiqC0i1;eg@a<;ZE~>y6{!Tbeg7sBd=ETGP-}h-C=G+x9
-bvP!LVkief~_9q6ArcOs9=)TkgI67(@-X}AzCDsbeLaRL@FE;_Y(<l>P;=_aRr5B(u0p})*<7`redU$yoR!(t4IcyS>TzGq<-qNxMm}UToOSuOLz;6OvM*
-H>Ix*o(z?fab+gV8Dsl>2fo(KW@Vfw&%N$Phq9{V0%UTp2UBY9F%mj)?qP*Rv9+^#g9XJ<Cj{{m-8Xv?MXVhsxrBROwn_B&BWg*l629O-x5!8j-#c|3}+t
-RpaqZ>P+SPGLV$Y(s|Fh9ghs_jr_5d(UdCU$EES||%amGmfT$J=mN{j{~ox@y8AbHEl(hfJj$x=8Z)v`HaV4-^(tF10$L_yluQevJt<rw^wI;WQwao1hDr
-GVwICJ19iD<CvWle;AGf`!%5qr_vlPj~LJoq9q(movfM{Y3{mh1fOL~yiIahf$@R7D0t<A90xyU(%v#c2l8nLK<|&aG+m+dO=T?<$xx_`W*BBHAfzk(8Lz
-IaXE^%AWj25e#HI@l*D}<ehmj1gDfp8@hP8#;6r`BpZqxIpbSdLqzz~4vm}ELbT{XLAaiK#)5d$&Q>w@S8iiYo)A*_a2LLI<>C1yH;B$NvVMk0(R4Zzo=?
-K%KC4j!hDWv#}M4k9;boi+UC%NQ8$Xc)i+U96pqVcVjokgTC*k{bJyki~EaQl{F|P~#c%x~Fm~Fw7S{M)C&rP+~u-f^x8pl2exy4b>r}6dZGmlxc7pd<ko
-922XUElU)Y8fFr_L^}C~>HfM+x)ke@9iezbvtB%sMY+2K()%8D~<(MlZ0rz$bt2Y%%(r2rZWC0<EVpEdL;1Za`g=N}7Tx@|_B%g(69w}uxqL@=A<``9yA!
-D+oYMw*LEttzOi1lVdPFS6wE0Q_7fMu*Mc3XNphq25T7VraU&(Zl{Z)b4F9}uc!Iga!&)srelOU>>ack7fpedOhH7&xv_(_4^24uQ8-wg=jY!$2{I@^~g9
-nSqF!0J$LQPAD=(F`Pp2{1MOQFfo}It)M^!Y;Fa=yw_GS%;d4`8o*qEdJXQse1ID*s5K(`4(SEfsW%yx6xLk9Q=J(vEVBj!_6iuIbOD`&{e}3(nZ?wIELd
-X6e+`)^EK$6g_;YB2DlB!F>JywJK`2o{WrS)OhG~Nw(Ex6?Ko={lBfiN3+*iQN7l0)cWp!!>z7z|03auzwM_?l7+-ui4M(%Xn!VtBV{Kc~iUb@f=*uwa1p
-`&mz7ssksi4EyRypX6_p=0`p_P|PS(#C4(eUqvk2CI-P3R95rVw3V<KNaa7-YtB(DCU`}Os2>&m_{;c+Yv(<Q?F>gOty#;`Ae&a_Ctup|KZ)J!$`4+P<ex
-@ycI=_!pd~fLoPisQ=}YqBXdP+uc*3)BBgot;>1X@WU7J^qZBTLwMoylI;hWTK!xt^E4cpa<!s6E6ky0)X{E*juS1b(>iUaZ=WZt$b<-UC6A9d|1-sG*cz
-hb=SpkO83ccAs&9TJ#xJmh59L3B|bLOImq%=)!>@+Wwn8Cc_D*p-3_0+qm|4JH4r$t*ViBNo&Azx~ubcE|-Fa*U9-l~W(7wp}cIo_(#+A^BCWY61T**-x#
-iYgV)G|dH5(HO`i;nfrWQ|mE;-y0CAR4V73KbJRh)ia{mu`XqT!=c>Js!7t-H`Z0TR&(!HW6?A#=PnMzF~!*tsEbznf`QetrkSK-2FFUcQc?dssV=|&Zzi
-h781WCHxpKAVgF0PUuBbGa(Xr!`@<ho^4e-j<Dw)f{tD$JZ545TwVdhwF+t@}FGhqEx4foD0t6QromGAf(ObM)(=Mt55b>&nV#?}@CF%D4F$YuIx<(#>pZ
-)29G4Ifk9H5PMPb)aI1W(xMoL&jKQ>ex`L=Nu0%JNgpUwI@cRQV9<g&+|caRM>hsqpbr(KjdiEP!I_Z0xC!=iifacM>)4$s}5KXuhm$d8uM|zhCPtG3>-A
-)%4HREfEnZb4O^s|Yc5v8;h}IiylQdKo66K!PQhU+R#xF;sv0?-Uu$({NVi40owgRTU75f-KK4RcSnK{BU-z2ERrjh|xmWmV|IW4xkqfd~jrDyz%9)_XJ|
-m$GdQ#3*hK97^p|edg65c@Na8F;NZ@CMTaAmNVI6!}!n!;aINvXVt*Nr$fz!?hkPbAh#cjt^5SgnTFfsQY<*2L7YIPY?M!W$I1pZPxJa>uIECNR;;#%gBP
-p&et#ySo9z0u+u`*L82>`^S%LXkGbYCYV3r^%Sh1s%>2=^lAV88x?Kq)4*ZjmRo{jMTZY>JDyZuU=1BswCxz`Ub3wHhYrPWd<e9@9?MGY-+w4B9~*yYYL3
-y7k!I#4hYr2|Jo&~AZXRo!Wuz^0PdZC}RKDS?Ge0B0^Srz7hTz^C_bTe$8y)TYAH<;k<!AMY33<Y)^40Q9E%|8qJ^2?ZA1}ZCby=5hmv52xe@#B+&Cn*Zf
-wsMSM@QeGXmnI5Ts%BLy3ETj>N|J7x3x<?a@QSq$QS?g4*96Z&EJ0epMO0n+oP*=L1*#szTT~8UVQP+oxi*2qKmN6<!<>(`Go^}=H<%#{D~)iy4f6+AM4#
-(T)b!BzI}&ZD4+B5$mKgh{++P{2M#<;enmd@+IfgKn@^Nl^D-qa%krIf;=){2K41R$6{2>o{QTeLvV4SmkNlf_tNe+4#<YC5JV(AtK77abFTeECORu`>w%
-ZOKJQzLj?`yAxrpqq-mAvr2(Hq|Nkx$AOoPPSf^4anX`IviOF8?5(APxD~l007)Un{?R+LPrkpMLe#x1D_Ohp|{po_%ZcHST>keCcK5Z}U#awXKu#2U|~@
-x?27yEN4y`9{!W#+<NQ#8y}Q6HyZL;jmF1cdfnD8rH6-y?~+fG-?;0pZ}LW$uD|~JoBnv+bz8OsGT%Dsq>~<e@B>%;M=o8m{Y8z<^0%8eZ@%dt|NM>omkf
-P^d}_;<FDtPtuN)fs?-iF^@>Ti1&0YFX;`g81v}qI09(dpZ`8xTtD|#oJKMekntzfTmM!?y;`I>7+HvQt7k&)!=b1VM`xhqNP
+c-mZ6*@D_S5`E_@{4%?ef565p4W<b;knXp_uGkf1iIgR{=KtnLW?$dtZPpU*klg82`>AtIsl;S#D$5Ki-5GLNMPr6zl(xj+uv63Vr@8?{odct0W8<jy5dAcY
+fseidwHTY)lh&YCV||o`pt3Qy7#hzqXJzJtYy&PGm7um`u2D`gpz?8xEMq3hp|zljvF{wqzTLe6TAGJ3`y;52zt&)?Xwij#oq8SLkdHv0!HmYS?F@yG=Eyg!
+?IoNYhxnkfotng8Y7G^3jY?zGHThOeW6vj97fqqFY8HE4LqML#&@hlu3t8YzMd~R=BmGtG-UrUE`Lo8hS6PhQ2L9_<)*-3q*lN0vkWGN;ctoMKM%N$@A#Y=b
+8)=mb0<_SnB5r)pbRS!PLHEW@9b)UcD+q-b2^QE3TWQb@N8?0>1u{u&X}jp>OO$a_|KcIbB(WlR^e$SG=^E%jO%pUh$!Pp(P<o4Jf7Dc}+1Irpt{Ys$LR9no
+O71p<tQN^X97fg878gs5YMEGjdO)p`hGavQfOu%FQEM46VtHb<ZI2{IC$@7CZG-8%B$&8Q;Ed58xk7bFJi{Nss*g#-)HzY)s{$`cf4<XBZdf)1qjV-(gXz`N
+<TD+ucchjRG%fH+WfR+y2^h~q>wA)tC%Q(KBa*cAAZf1Bv~xD(<}9uIvs3c}b`CkDU;`{sr%a9!RGyzh9u%o-$e!hh#gxoFzNaaDmI$VxPd`e^ETfXG!7gO}
+6xiZpYCB~xr8qc)qi7WmH!avySGHA?8ROkqVQRT1@og$2WfRRjfstTmUSjO9SMymD1{O0qGH3^^R<ap~$g&ySrC-Z7gP=AuA&uJlGpY~i7Z1)dfsWp$w_#_A
+LRB;stN~jt($LT4$Sal2gGC|7Ic!0Tq0(&CVL0erOkD?Fz07<M21d)dq*k<)KPsCea3x1(<-{7$-_%;mqRKOfI0;*D1ge+=iMPACH#KlSnk-E9rf0ffyi;5)
+ItJ7#lXEb#pP~#T_hexZJ!aY8Nx-3NqURFjZ-FesmV5PK!SF?G<*!lsq8tt^77lbjN}rH}zS$GBa8IWv%attLJi!^vC|#oI#fW9kb$`1T!+9cV+W@>+64OyQ
+$bGP_Wh?YTy;zcSoseJSg*vraTXv1;!a;k{_|Z8m{Z*(-=0o3t`BvtZaD!75&_?4G$g%MXk6^4(NjQJy%YeQjxhD=y=a7tA=1kEF%t=62bVQaV`3gJh8mo#G
+xyFMDMRw(XKq26{R{IsWP`h4aLl2{ICLGGrswA@p<o_hIy0RDXK?Vc~Yqn|{LdbxffX*_gpoXplR&yEa8qoT|V>vL-pv1}s>{SL@#L9XIw>bKF?74+ssC8z;
+gAuHhwP4>QLpA}2z`*0k4+AiL@u;>Lc(M4-Dh~m6$P7*ug5reeFipNwdl{+df}J`@3$CO-X7~dM!<W$SL#n-I_9n)LlSkt<v=nYsvc_wafPRZVT~m#$rV`#K
+tG`x7HM<W7OV%VxK<$O<_m9A{Y`8)%yzmTKZPyZ+SGzR{i`M}0iV#+gvgbB<z5xTRz-^HIqb6*u?uT13+rZgF6gIwH>G`H1P3N<8MD`7whIf0lu|t6fmTd@`
+G2F?(QHR>SAy)#i`Btzt9@*JYy{*bOLc9xVe|Mco0E&&+<7;7ZkR_o4YzEf-X#4>j@F?B>*&7mw=dEoAgL34c=x*z~z~QjH3Zmp(4!)vj%n)YdJUk=zTR=&U
+ec7Pa0z1ilxS45w#R?_&axyiXEu)$Tesk0qN@T9>1q0+$egS<P>d+H}T<T@pGR(s%WMdu_foO%+plAd`x*03C7!3w~&$)!JDcoBxGtfS&<`7Gf|JFu@ZT~C~
+8~(c~>5OWh>L>?&xj#G~B}ymf0y_bJ$$JjDmUdSN!j6){^C{Gd1Vr-gyC=PY>S6sI68Xn2%nDmuH7^>V;e9ILGrbwVEbIw`GpmAH%kNg=qfiWBEt+A?y71Bp
+m#(m;7K+8c_(VObq7bT7LC~$RM-Y^K;YCZY4h4|-rd|s$H!vjr?M@72P|bFAFjQr`_xbzi**o2fKMz9r+uN5ra1#8>j(tcN^}4$qafo^}-h;b8<O#WcD0O=>
+B^oD@3~%K<!P7k&ym=w0W^c7$7IIDB@@5gD`2WH6p3sSjYPSdD!THhj09sSff9jn#Ax)vR@{}!YXD@b?zM$w8DoSsilfp2VKYXfE+3WD`9$u+E!tsj2#+;13
+{*O;O@Q@pb;yB(v<ttp5noe=0>Pnw<1t&R^I<U^Xhw_T5J5-_l-`m6(J9d+g4Kn-kd-Epw`3hR9zuf)V7xJHnSpNY~Lag`uf~wv<oxV=V-uDkujI6rUQD`W6
+qS_`mci&#z_0!A2-4(c%Rc{n1i;%&Cx~!IB)#ain>ryWtY?1&=Sjtu^*MR5W>h9vbT<5MVb+bs7&B7@ebo~I(84+C4jqEv2(x*2Ve8@moBVAQRM5%Bkp9YmJ
+2?#>NCOOkjX{5@@W!Dcl(1NC8!l+b^(>#gfZjxcX9M$f);#Ml7F%7D*d;Gk9L@JFhc|>V6BlizeZxE?i6I|WZMUK*XjTu#>k!JydHp?#6_#on^oR^t<Sxist
+vGn~#W9(v#wWFNTSyBe(V_wD?jZmt#*%;hiq3GnCmm1dYz#k%!^1Gg0hJ(V4T;h^ZpSk&qOF-)+Tbj)jlPm_#calf#Iu6}O4{zg6<Uxvo+F4~4m1>>SRGmA(
+A`oLFZccoJ_7n&1hqhY14iZad5ijy+%<XqxSBw3ZTu#1`%1YxtWy_Puz@FQSw0#y>ytB>iu`6;-$Ck&DL-SmuwS83o8Y>6ruA%^pXTI!advBSuk+rPZTdw7r
+ZQEYfY-QWc=F!)E_5REFJ>L7_+<SCISk`<aAt9H66*wY?@^T`x)Ygjp&czshLoEaA{WWG`kx*Q${%h+0dzcRGgoI*sjQyXU-<9aWSZ{H0@fk%p{3R*!3x;~I
+!pcbt5s$MA7o0<d(1#DiXrF7(z{$~c|N7ZIFb~eF>gZsABu>ED5~ERthMgFXvK;J&CtT5a15;c`8<sO|3^eV-K+{a2ZS8lcVl^(S%F72?>SL(>>(`in?=^;v
+Gk@`-{wa+;bUz0V+17?}QZt>L<mF#FIy#aQ9Y#2YOZjHzIBae{Xi&C^35`Tf%GUN%SXfx?Z16o$4v;5&$tdOL=MTg+OieY<HX%#|zlk?v$2R!BBY{mjAdEXl
+tamNN#TFdE5CozbZn%pX>*0?jIF7+{ssp^dyrQEYJ}fFKQpxX1O(jj<-cN9}mCo{uOT#QVxhC*nF2*!%#T!h(GBmEk7OXvmN~y_sJUuq{p?J|PH8nLXsxdja
+w>9g^W-X6>awNvP0ylZ3R>k7BEH+4piG8%QtEmYw2uF#50k{kdk`&T;S#-t3#NJ~X^4`BMG&Nw!%*-r!o1V_i{nb-CeE9I*-q46{>~|NPXF%aOMNtK9?a$DG
+QOVL7+}u|gTV$l5U|)p0`*j3UEKwS-E{q&Gl4w0WJvfc~5fq0QGGE6_rYR0GWQL+rQe;LxN|BM#+$ga9Gr22C>H
 """
 
 
@@ -1733,12 +1701,10 @@ class Countries:
         self._path = path
         self._reader: maxminddb.Reader | None = None
         self._seen: tuple[int, ...] | None = None  # what stat said of the file when it was last read
-        if path is None:
-            return
         try:
             self.renew()
         except (OSError, ValueError) as error:
-            raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(path)}: {error}") from error
+            raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(str(path))}: {error}") from error
 
     def renew(self) -> bool:
         """Read the file if it has changed; False if it has not. Raises OSError and ValueError, and keeps the last."""
@@ -1781,8 +1747,7 @@ class Countries:
 def has_countries(reader: maxminddb.Reader) -> bool:
     """Whether some of the first records tell a country, or there are none."""
     with contextlib.suppress(Exception):  # damage is seen to when it is met
-        records = [record for _, record in itertools.islice(reader, 1000)]
-        return not records or any(country_of(record) != UNKNOWN_COUNTRY for record in records)
+        return {country_of(record) for _, record in itertools.islice(reader, 1000)} != {UNKNOWN_COUNTRY}
     return True
 
 
@@ -1892,33 +1857,26 @@ class Tally:
     def write(self) -> None:
         """Commit the visits that wait, unless that failed a moment ago."""
         if self._waiting and not self.trouble:
-            self._write()
+            self._write(lambda: None)
 
     def check(self) -> None:
         """Find out whether visits can be counted, and count those that wait."""
-        try:
-            self._database.renew()
-            self._database.execute(CHECK_VISITS)
-        except (sqlite3.Error, OSError) as error:
-            self.trouble.begin(error)
-        else:
-            self._write()
+        self._write(self._database.renew)
 
-    def _write(self) -> None:
-        """Commit all visits that wait, in one statement."""
+    def _write(self, prepare: Callable[[], None]) -> None:
+        """Commit all visits that wait, in one statement; if there are none, find out whether one could be."""
         with self._writing:
             with self._lock:
                 visits, self._waiting = self._waiting, Counter()
             try:
-                if visits:
-                    sql = COUNT_VISITS.format(more=", (?, ?, ?)" * (len(visits) - 1))
-                    self._database.execute(sql, *(value for visit, n in visits.items() for value in (*visit, n)))
-            except sqlite3.Error as error:
+                prepare()
+                sql = COUNT_VISITS.format(more=", (?, ?, ?)" * (len(visits) - 1)) if visits else CHECK_VISITS
+                self._database.execute(sql, *(value for visit, n in visits.items() for value in (*visit, n)))
+                self.trouble.end()
+            except (sqlite3.Error, OSError) as error:
                 with self._lock:
                     self._waiting.update(visits)
                 self.trouble.begin(error)
-                return
-        self.trouble.end()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
