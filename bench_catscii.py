@@ -35,10 +35,10 @@ more from its background); the bytes printed; the median time, and its ratio to 
 resize to 4 x 8 samples a cell.
 Peers that are not installed (chafa and jp2a are programs) are left out.
 
-serve takes some seven minutes. It asks for / as a browser does, on 32 connections, with wrk if that is installed. It asks
-one service after the other, again and again: the floor, a bottle route that returns the same bytes from as many of
-waitress's threads, and catscii, which counts and logs each visit: with house cats alone, while 200 clients send a byte a
-second, with an upstream that answers after 2 seconds, and with one that never does. The ratios are medians of those
+serve takes some seven minutes. It asks for / as a browser does, on 32 connections, with wrk if that is installed. It
+asks one service after the other, again and again: the floor, a bottle route that returns the same bytes from as many of
+waitress's threads, and catscii, which counts and logs each visit: with house cats alone, while 200 clients send a byte
+a second, with an upstream that answers after 2 seconds, and with one that never does. The ratios are medians of those
 within a round.
 
 start runs the service and CGI by turns, on a full store. The floor is Python that imports bottle and sqlite3, for the
