@@ -1209,6 +1209,7 @@ class Database:
                 if (health := self._connection.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
                     self.close()
                     raise sqlite3.DatabaseError(f"the file is damaged: {health[0]}")
+                log.warning("The database was deleted, replaced or overwritten, and is opened again")
 
     def close(self) -> None:
         with self._lock:
