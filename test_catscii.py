@@ -3180,11 +3180,32 @@ def test_of_clients_who_together_leave_too_much_unread_the_greediest_are_given_u
     time.sleep(1)
     assert files(service) >= open_before + 50, "they all wait for the same bytes, which take no more room"
     others = unread(service, [f"/cat/house-{seed}?width=240&format=json" for seed in range(1, 13)], 40)
+    for connection in others:
+        with contextlib.suppress(ConnectionError):
+            connection.recv(1, socket.MSG_PEEK)
     eventually(lambda: files(service) <= open_before + len(same) + 7)  # 2 MiB of 282 kB each
     assert service.get("/health").status == 200
     for connection in [*same, *others]:
         connection.close()
     assert service.stop() == 0
+
+
+def test_clients_behind_a_proxy_have_a_line_each(start):
+    service = start(command=patched("catscii.THREADS = 1"), CLIENT_IP_HEADER="X-Real-IP")
+    head = b"Host: x\r\nX-Real-IP: 1.1.1.1, 192.0.2."
+    greedy = [connected(service) for _ in range(30)]
+    for seed, connection in enumerate(greedy):
+        connection.sendall(b"GET /cat/house-%d?width=240&height=240 HTTP/1.1\r\n%s1\r\n\r\n" % (seed, head))
+    answer = exchange(service, b"GET /health HTTP/1.1\r\n%s2\r\nConnection: close\r\n\r\n" % head, 20)
+    assert answer.startswith(b"HTTP/1.1 200") and counted(service) < 25
+    for connection in greedy:
+        connection.close()
+
+
+def test_a_request_has_a_hundred_headers_at_most(service):
+    for count, status in ((100, b"200"), (101, b"400")):
+        headers = b"X: a\r\n" * (count - 1) + b"Connection: close\r\n\r\n"
+        assert exchange(service, b"GET /health HTTP/1.1\r\n" + headers).split()[1] == status
 
 
 def test_a_client_that_never_ends_its_request_does_not_keep_the_service_up(start):
@@ -3216,6 +3237,11 @@ def prompt(service: Running, seconds: float = 0) -> None:
 def processor_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def open_sockets(pid: int) -> int:
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if os.path.lexists(path)]
+    return sum(link.startswith("socket:") for link in links)
 
 
 def temporary_files(pid: int) -> list[str]:
@@ -3378,7 +3404,7 @@ def test_whatever_one_client_does_others_are_answered_at_once_and_the_end_comes_
         logged, used = len(service.lines), processor_seconds(pid)
         time.sleep(0 if busy else 2)
         assert processor_seconds(pid) - used < 0.3 and len(service.lines) - logged < 30
-        assert resident_megabytes(pid) < 150 and not temporary_files(pid)
+        assert resident_megabytes(pid) < 150 and not temporary_files(pid) and open_sockets(pid) <= 1000 + 1
         begun = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(15) == 0 and time.monotonic() - begun < 11
