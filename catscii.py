@@ -14,8 +14,16 @@
 # ///
 """catscii: cats as coloured ASCII art, over HTTP and in the terminal.
 
-The sections stand in the order of the data, and each uses only what is above it. What only some requests need is
-imported where it is needed: a start costs what it uses.
+    Settings     the environment, read once
+    Telemetry    logs, figures for Prometheus, errors to Sentry, traces to an OTLP collector
+    Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON, PNG
+    House cats   portraits drawn from a seed, so that there always is a cat
+    Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
+    Visitors     address -> country -> one upsert; their map of the world
+    Web          the routes
+    Running      waitress and its graceful end; one CGI request; `art` for the terminal
+
+What only some requests need is imported where it is needed: a start costs what it uses.
 """
 
 from __future__ import annotations
