@@ -281,34 +281,43 @@ class JsonFormatter(logging.Formatter):
 class LogHandler(logging.Handler):
     """Writes to standard error, and never waits for its reader.
 
-    A pipe or a terminal that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)). Lines that
-    cannot be written yet are kept, up to MAX_UNWRITTEN bytes; the number of those that are dropped is logged later.
+    A pipe that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)); a terminal may not, and is
+    opened again without blocking. Lines that cannot be written yet are kept, up to MAX_UNWRITTEN bytes; the number of
+    those that are dropped is logged later.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(JsonFormatter())
+        self._file = STDERR
+        with contextlib.suppress(OSError):  # no terminal
+            self._file = os.open(os.ttyname(STDERR), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         self._poll = select.poll()
-        self._poll.register(STDERR, select.POLLOUT)
+        self._poll.register(self._file, select.POLLOUT)
         self._unwritten, self._dropped = bytearray(), 0
         self.buffered = False  # whether lines below WARNING wait for `flush`, which then writes many at once
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record).encode() + b"\n"
-        if len(self._unwritten) + len(line) > MAX_UNWRITTEN:
-            self._dropped += 1
-        else:
+        line = b""
+        with contextlib.suppress(Exception):  # of a package's call with odd arguments
+            line = self.format(record).encode() + b"\n"
+        if line and len(self._unwritten) + len(line) <= MAX_UNWRITTEN:
             self._unwritten += line
+        else:
+            self._dropped += 1
         if not self.buffered or record.levelno > logging.INFO:
             self.flush()
 
     def flush(self, seconds: float = 0.0) -> None:
-        """Write what can be written, and wait so many seconds for a reader that stalls."""
+        """Write what can be written, and wait so many seconds at most for a reader that stalls."""
+        end = time.monotonic() + seconds
         with self.lock or contextlib.nullcontext():
-            while self._unwritten and self._poll.poll(1000 * seconds):
-                end = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1  # 0: of a line that is longer
+            while self._unwritten and self._poll.poll(1000 * max(0.0, end - time.monotonic())):
+                whole = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1  # 0: of a line that is longer
                 try:
-                    del self._unwritten[:os.write(STDERR, self._unwritten[:end or select.PIPE_BUF])]
+                    del self._unwritten[:os.write(self._file, self._unwritten[:whole or select.PIPE_BUF])]
+                except BlockingIOError:
+                    return
                 except OSError:  # the reader is gone, or the disk is full
                     self._dropped += self._unwritten.count(b"\n")
                     self._unwritten.clear()
@@ -316,6 +325,7 @@ class LogHandler(logging.Handler):
             if self._dropped and not self._unwritten:
                 count, self._dropped = self._dropped, 0
                 log.warning("Log lines were dropped", {"lines": count})
+                self._dropped = count if self._dropped else 0  # as this one was
 
     def close(self) -> None:
         self.flush(FLUSH_SECONDS)
@@ -325,6 +335,9 @@ class LogHandler(logging.Handler):
 def start_logging(level: int) -> LogHandler:
     handler = LogHandler()
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # No line has its place in the code, thread or process (docs.python.org/3/howto/logging.html, "Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in ("waitress.queue", "urllib3", "PIL"):  # what matters of their doings is logged here
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("waitress").setLevel(logging.WARNING)  # below: each client that hangs up
@@ -360,7 +373,7 @@ class Trouble:
 
 
 class Budget:
-    """Lets so many lines of a kind into the log between two calls of `renew`, which has the others counted there."""
+    """Allows so many log lines of a kind between two calls of `renew`, which logs how many were left out."""
 
     def __init__(self, lines: int, message: str) -> None:
         self._limit, self._message = lines, message
@@ -1108,7 +1121,7 @@ CREATE TABLE refresher (        -- one row
 );
 INSERT INTO refresher VALUES (0, '{}');
 """, """
-CREATE TABLE totals (           -- the sums of visits by country, kept by triggers, whoever writes to visits
+CREATE TABLE totals (           -- sums of visits by country; the triggers see INSERT, UPDATE and DELETE, not REPLACE
     country TEXT PRIMARY KEY,
     count INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -1206,7 +1219,7 @@ class Database:
         """Open the file again, or a new one, if it is not what is open. Raises sqlite3.Error and OSError."""
         with self._lock:
             if not self._in_place() or os.pread(self._file.fileno(), 16, 0) != b"SQLite format 3\0":
-                with contextlib.suppress(sqlite3.Error):  # a file that was moved gets what is in its log only so
+                with contextlib.suppress(sqlite3.Error):  # a moved file would lose what is only in its log
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self.close()
                 with contextlib.suppress(OSError):  # the log of the file that was, which would spoil what is there now
@@ -1335,7 +1348,7 @@ class Fetcher:
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file") -> bytes:
         """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable.
 
-        urllib3 limits each silence only. The time of the whole answer, which a `Reader` reads, is limited here alone.
+        urllib3 limits only the time between bytes. `get` limits the time of the whole answer, which a `Reader` reads.
         """
         answer: Future[bytes] = Future()
 
@@ -1876,15 +1889,15 @@ class Tally:
         """Commit all visits that wait, in one statement; if there are none, find out whether one could be."""
         with self._writing:
             with self._lock:
-                visits, self._waiting = self._waiting, Counter()
+                visits = self._waiting.copy()  # kept until they are committed: `write` does not wait if there are none
             try:
                 prepare()
                 sql = COUNT_VISITS.format(more=", (?, ?, ?)" * (len(visits) - 1)) if visits else CHECK_VISITS
                 self._database.execute(sql, *(value for visit, n in visits.items() for value in (*visit, n)))
+                with self._lock:
+                    self._waiting -= visits
                 self.trouble.end()
             except (sqlite3.Error, OSError) as error:
-                with self._lock:
-                    self._waiting.update(visits)
                 self.trouble.begin(error)
 
 
@@ -2228,7 +2241,7 @@ class Service:
             try:
                 self.store.counts()
                 if not self.visits.trouble:
-                    self.reading.end()
+                    self.reading.end(quiet_seconds=3)
             except sqlite3.Error as error:
                 self.reading.begin(error)
             try:
@@ -2407,15 +2420,16 @@ class Service:
         seconds = time.perf_counter() - environ["catscii.started"]
         route = environ["bottle.route"].rule if "bottle.route" in environ else "none"
         method, path, country = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["catscii.country"]
-        if "catscii.commits" not in environ:  # then the server has it done for all answers that are ready
+        if "catscii.refusal" not in environ:  # CGI; Server commits the visits of many answers at once
             self.visits.write()
         self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
-        annotate({
-            "http.request.method": method, "http.route": route, "http.response.status_code": status,
-            "url.path": path, "user_agent.original": header("User-Agent"), "country": country,
-        })
-        if "catscii.refusal" not in environ or self.refusals.take():
+        if TRACE in sys.modules:
+            annotate({
+                "http.request.method": method, "http.route": route, "http.response.status_code": status,
+                "url.path": path, "user_agent.original": header("User-Agent"), "country": country,
+            })
+        if not environ.get("catscii.refusal") or self.refusals.take():
             log.info("%(method)s %(path)s %(status)d", {
                 "method": method, "path": path, "status": status, "country": country, "ms": round(seconds * 1000, 3),
             })
@@ -2598,7 +2612,7 @@ MAX_HEADERS = 100  # as many as Apache and Python's http.client take
 MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # files for all else: the database, sources, modules
 SILENT_CONNECTION_SECONDS = 30.0  # a browser connects again at no cost, and a lost client is gone
 REQUEST_SECONDS = 30.0  # from the first byte of a request to its last
-MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes of answers: of a connection that asks for more; of all
+MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # unread bytes: from which a next answer waits; of all
 TIDY_SECONDS = 0.2
 ENDING_SILENT_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
 
@@ -2659,10 +2673,10 @@ def serve(settings: Settings) -> int:
     service.refresher.stop()
     server.drain()
     keeper.join(1)
+    service.refusals.renew()
     service.visits.check()
     service.database.close()
     flush()
-    handler.flush(FLUSH_SECONDS)
     return 0
 
 
@@ -2686,10 +2700,12 @@ def start_reporting(settings: Settings) -> Callable[[], None]:
     flushes = [start(settings) for start, url in wanted.items() if url]
 
     def flush() -> None:
-        for one in flushes:
-            thread = threading.Thread(target=one, daemon=True)  # OpenTelemetry's has no limit of time that holds
+        threads = [threading.Thread(target=one, daemon=True) for one in flushes]  # OpenTelemetry has no such limit
+        for thread in threads:
             thread.start()
-            thread.join(FLUSH_SECONDS)
+        end = time.monotonic() + FLUSH_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     return flush
 
@@ -2739,7 +2755,8 @@ def answer() -> int:
 REQUEST_HEAD = re.compile(  # RFC 9112, 3 and 5, without line folding; possessive quantifiers make it linear in time
     rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/[0-9]\.[0-9]\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
-INDENTED = re.compile(rb"[\r\n]*[ \t\v\f]")
+INDENTED = re.compile(rb"(?:\r\n)*+\s")
+CLOSE = re.compile(r"(^|,)\s*close\s*(,|$)", re.IGNORECASE)
 TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 
 
@@ -2790,12 +2807,14 @@ class Task(WSGITask):  # type: ignore[misc]
         super().__init__(channel, request)
         if request.error and not request.headers:  # they were not read
             request.headers["ACCEPT"] = "text/plain"
-        if request.error or (channel.server.draining and len(channel.requests) == 1):
+        asked = CLOSE.search(request.headers.get("CONNECTION", ""))
+        if asked or request.error or (channel.server.draining and len(channel.requests) == 1):
             request.headers["CONNECTION"] = "close"
 
     def get_environment(self) -> Any:
-        refusal = {"catscii.refusal": self.request.error} if self.request.error else {}
-        return super().get_environment() | refusal | {"catscii.commits": True}
+        environ = super().get_environment()
+        environ["catscii.refusal"] = self.request.error  # None of a request that is right
+        return environ
 
     def set_close_on_finish(self) -> None:
         asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
@@ -2828,11 +2847,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.begun = self.touched
 
     def service(self) -> None:
-        """Answer the first of the requests, in one of waitress's threads, or have that wait for the client to read."""
-        self.stalled = self.total_outbufs_len > MAX_UNSENT
-        if not self.stalled:
-            super().service()
-        self.server.wake(self)
+        """Answer the first request, in one of waitress's threads. If the client has too much left to read, only set
+        `stalled`: `send` then adds the task again."""
+        stalled = self.stalled = self.total_outbufs_len > MAX_UNSENT
+        try:
+            if not stalled:
+                super().service()
+        except BaseException:
+            self.will_close = True
+            raise
+        finally:
+            self.server.wake(self)
 
     def write_soon(self, data: bytes) -> int:
         if not self.connected:
@@ -2840,6 +2865,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
             raise ClientDisconnected
         if data:
+            self.touched = time.monotonic()
             with self.outbuf_lock:
                 self.unsent.append(data)
                 self.total_outbufs_len += len(data)
@@ -2858,7 +2884,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             try:
                 sent = self.socket.sendmsg([memoryview(first)[self.sent_of_first:], *others])
             except BlockingIOError:
-                return
+                break
             self.touched = time.monotonic()
             self.sent_of_first += sent
             with self.outbuf_lock:
@@ -2991,8 +3017,8 @@ class Server:
             self._tidy()
 
     def _send(self) -> None:
-        """Send what is ready. A visit is counted before its answer is written, so `before_sending` commits the visits
-        of all parts that were there when it began, and no others are sent."""
+        """Send what is ready. The threads count a visit before they write its answer. So first note how many parts
+        there are, then commit, then send these parts only."""
         ready = {}
         while self.answered:
             channel = self.answered.popleft()
@@ -3030,13 +3056,15 @@ class Server:
         if idlest := min(channels, key=lambda channel: (bool(channel.requests), channel.touched), default=None):
             idlest.handle_close()
         else:
-            time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # others have all the files, and the loop only tries again
+            time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # other processes have all the files: do not spin
 
     def _tidy(self) -> None:
-        """Close connections that are silent or too slow, and those with most to read while all hold too many bytes."""
+        """Close connections that are silent or too slow, and those with most to read while all have too much."""
         now = self._tidied = time.monotonic()
         self._before_sending()  # there may be log lines without an answer
         for channel in [*self.active_channels.values()]:
+            if not channel.readable():  # the rest of its next request may be there, and is not read yet
+                channel.begun = now
             if channel.requests and not channel.stalled:
                 continue
             silent, busy = now - max(channel.touched, self._ending_since), channel.request or channel.total_outbufs_len
