@@ -1545,14 +1545,14 @@ def test_without_sources_there_are_house_cats_only(start, upstream):
     service.stop()
     service = start(CAT_SOURCES="")
     assert all(service.json("/")["source"] == "house" for _ in range(20))
-    assert {service.get(f"/cat/nobody{i}").status for i in range(catscii.REVIVALS_A_MINUTE + 5)} == {404}
+    assert {service.get(f"/cat/nobody{i}").status for i in range(catscii.VISITORS_REQUESTS_A_MINUTE + 5)} == {404}
     assert "catscii_refresh_age_seconds" not in samples(service)
 
 
 def test_visitors_cause_a_bounded_number_of_upstream_requests(start, upstream):
     service = start(CAT_SOURCES=upstream.cataas)
     statuses = Counter(service.get(f"/cat/unknown{i}").status for i in range(40))
-    assert statuses == {404: catscii.REVIVALS_A_MINUTE, 503: 40 - catscii.REVIVALS_A_MINUTE}
+    assert statuses == {404: catscii.VISITORS_REQUESTS_A_MINUTE, 503: 40 - catscii.VISITORS_REQUESTS_A_MINUTE}
 
 
 def never(handler: BaseHTTPRequestHandler) -> None:
@@ -3978,7 +3978,8 @@ def test_a_source_that_fails_rests_for_all_processes(tmp_path, upstream):
 
 def store_cat(folder: Path, name: str) -> None:
     database = catscii.Database(str(folder / "catscii.db"))
-    catscii.Store(database).put(catscii.Cat(name, "localhost", "http://localhost/"), photograph(name, (480, 360)))
+    picture = catscii.small_with_art(photograph(name, (480, 360)), catscii.STORED_SIDE)
+    catscii.Store(database).put(catscii.Cat(name, "localhost", "http://localhost/"), *picture)
     database.close()
 
 
