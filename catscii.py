@@ -1357,19 +1357,24 @@ def is_public(address: str) -> bool:
 
 
 def connect(host: str, port: int, anywhere: bool) -> socket.socket:
-    """A connection to the host, which has public addresses only, unless it may be `anywhere`.
+    """A connection to the host, which has public addresses only, unless it may be `anywhere`. Raises Unavailable.
 
-    The name is resolved once, so that it cannot lead elsewhere after the check. Raises Unavailable and OSError.
+    The name is resolved once, so that it cannot lead elsewhere after the check.
     """
-    addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    for address in addresses:
-        if not anywhere and not is_public(address):
-            raise Unavailable(f"{address} is not a public address")
-    *others, last = addresses
-    for address in others:
-        with contextlib.suppress(OSError):
-            return socket.create_connection((address, port), SILENT_SECONDS)
-    return socket.create_connection((last, port), SILENT_SECONDS)
+    failure: OSError | None = None
+    try:
+        addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        for address in addresses:
+            if not anywhere and not is_public(address):
+                raise Unavailable(f"{address} is not a public address")
+        for address in addresses:
+            try:
+                return socket.create_connection((address, port), SILENT_SECONDS)
+            except OSError as error:
+                failure = error
+    except OSError as error:
+        failure = error
+    raise Unavailable(f"{type(failure).__name__}: {failure}")
 
 
 class Fetcher:

@@ -1334,7 +1334,7 @@ def test_an_upstream_with_few_cats_is_not_asked_without_end(tmp_path, upstream):
 
 
 def test_the_second_source_serves_while_the_first_fails_and_rests(tmp_path, upstream, caplog):
-    upstream.answers["/v1/images/search"] = lambda handler: reply(handler, b"no", 500)
+    upstream.answers["/v1/images/search"] = lambda handler: reply(handler, b"no", 500, **{"Retry-After": "60"})
     store, refresher = make_refresher(tmp_path, upstream.the_cat_api, upstream.cataas)
     for _ in range(3):
         refresher.fetch_one()
@@ -1644,7 +1644,7 @@ def test_no_answer_of_a_source_stops_the_service_or_is_told_twice(start, authori
         upstream.answers["/cat"] = (lambda each: lambda handler: reply(handler, each.cataas_entry("x")))(upstream)
     good = Upstream()
     sources = {"refused": "http://localhost:1/cat", "unresolvable": "http://nowhere.invalid/cat"}
-    reasons |= {"refused": "refused", "unresolvable": "NameResolutionError"}
+    reasons |= {"refused": "refused", "unresolvable": "gaierror"}
     sources |= {name: upstream.cataas for name, upstream in upstreams.items()}
     constants = "catscii.SILENT_SECONDS, catscii.TOTAL_SECONDS, catscii.LONGEST_BACKOFF = 1, 2, 0"
     service = start(
