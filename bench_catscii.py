@@ -658,8 +658,9 @@ def compare_starts() -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = catscii.Database(folder + "/catscii.db")
         for seed in range(catscii.STORED_CATS):
-            picture = catscii.to_jpeg(catscii.draw_house_cat(seed))
-            catscii.Store(database).put(catscii.Cat(f"cat{seed}", "localhost", "http://localhost/"), picture)
+            picture = catscii.written(catscii.draw_house_cat(seed), "PNG")
+            cat = catscii.Cat(f"cat{seed}", "localhost", "http://localhost/")
+            catscii.Store(database).put(cat, *catscii.small_with_art(picture, catscii.STORED_SIDE))
         database.close()
         variables = {
             "PYTHONPYCACHEPREFIX": folder, "PYTHONPATH": str(Path(catscii.__file__).parent),

@@ -53,6 +53,7 @@ import signal
 import socket
 import sqlite3
 import string
+import subprocess
 import sys
 import textwrap
 import threading
@@ -109,6 +110,7 @@ T = TypeVar("T")
 # ---------------------------------------------------------------------------------------------------------------------
 
 DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat"
+MAX_URL = 2048  # characters
 LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # logging's numbers
 
 
@@ -204,7 +206,8 @@ def source_urls(text: str) -> tuple[str, ...]:
 def is_web_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return text.isprintable() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usual = len(text) <= MAX_URL and text.isprintable() and parts.scheme in ("http", "https")
+        return usual and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
 
@@ -528,6 +531,7 @@ STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
 BACKGROUND = (16, 16, 20)  # of the page: under transparent pictures, and under glyphs alone
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
+BOX_BYTES, BOX_SECONDS, UNREADABLE = 192 << 20, 9.0, 3  # of the process that decodes: memory, time, exit status
 MAX_ROWS = 240
 PARTS = 10, 20  # of a cell, which is twice as tall as wide
 SAMPLES = 5, 20  # of a picture in a cell: as many as speed allows
@@ -571,38 +575,83 @@ class Art(NamedTuple):
 
 
 def decode(data: bytes, longest: int) -> Image.Image:
-    """The first frame, upright and in RGB; a JPEG no larger than it takes to have `longest` pixels along."""
+    """The first frame, upright, in RGB, and reduced as long as its longer side keeps `longest` pixels.
+
+    It takes the memory and the time that the decoder wants: `run_in_box` is for pictures from outside. Raises
+    PictureError.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")  # odd metadata, and huge pictures, which are refused below
         try:
             with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
                 width, height = picture.size
-                heavy = picture.mode in ("I", "F") or picture.format == "WEBP" or "progressive" in picture.info
-                limit = MAX_PIXELS // 3 if heavy else MAX_PIXELS  # their decoders take more memory a pixel
-                if width * height > limit:
-                    raise Image.DecompressionBombError(f"{width} x {height} pixels, more than {limit:,}")
+                if width * height > MAX_PIXELS:
+                    raise MemoryError
                 scale = min(1.0, longest / max(width, height))
                 picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
+                factor = max(1, max(picture.size) // longest)
+                small = picture.reduce(factor) if picture.mode in ("L", "RGB") else flatten(picture).reduce(factor)
                 with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
-                    ImageOps.exif_transpose(picture, in_place=True)
-                return shrunk(picture, max(1, max(picture.size) // longest))
-        except Image.DecompressionBombError as error:
-            raise PictureError(f"the picture is too large: {error}") from error
+                    ImageOps.exif_transpose(small, in_place=True)
+                return flatten(small)
+        except (Image.DecompressionBombError, MemoryError) as error:
+            raise PictureError("the picture takes too much memory") from error
         except UnidentifiedImageError as error:
             raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
         except Exception as error:  # decoders raise almost anything on broken data
             raise PictureError(f"the picture cannot be read: {error}") from error
 
 
-def shrunk(picture: Image.Image, factor: int) -> Image.Image:
-    """The picture flattened and reduced by the factor, strip by strip: the full size is not copied."""
-    if factor == 1 or picture.mode in ("I", "F"):  # it is small; their range is that of the whole
-        return flatten(picture).reduce(factor)
-    small = Image.new("RGB", (-(-picture.width // factor), -(-picture.height // factor)))
-    for top in range(0, small.height, 16):
-        strip = picture.crop((0, factor * top, picture.width, min(picture.height, factor * (top + 16))))
-        small.paste(flatten(strip).reduce(factor), (0, top))
-    return small
+def small_with_art(data: bytes, longest: int) -> tuple[bytes, bytes]:
+    """What the store keeps of a picture: a JPEG of at most `longest` pixels a side, and its art in the usual view."""
+    picture = decode(data, longest)
+    picture.thumbnail((longest, longest))
+    jpeg = written(picture, "JPEG", quality=88)
+    return jpeg, zlib.compress(json.dumps(to_dict(render(decode(jpeg, longest)))).encode())
+
+
+def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
+    """What `work_in_box` writes, in a process that has BOX_BYTES of memory, BOX_SECONDS of time, and no files.
+
+    Of the environment, which may hold keys, it has what Python needs. Raises PictureError.
+    """
+    folder, name = os.path.split(os.path.abspath(__file__))
+    code = f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHON", "LD_", "DYLD_"))}
+    try:
+        done = subprocess.run([sys.executable, "-c", code + f"script.work_in_box({longest}, {store})"], env=kept,
+                              input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
+    if done.returncode == 0:
+        return done.stdout
+    reason = done.stdout.decode("utf-8", "replace") if done.returncode == UNREADABLE else ""
+    raise PictureError(reason or "decoding takes too much memory or time")
+
+
+def work_in_box(longest: int, store: bool) -> None:
+    """Read a picture from standard input and write `small_with_art` of it, else all of it as PPM; or why not."""
+    import resource
+
+    plugins = [name + "ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")]
+    for name in (*plugins, "ImageChops", "ImageFilter", "ImageOps", "ImageStat"):
+        importlib.import_module("PIL." + name)  # as later no file can be opened
+    data = sys.stdin.buffer.read()
+    for limit, most in ((resource.RLIMIT_AS, BOX_BYTES), (resource.RLIMIT_CPU, int(BOX_SECONDS / 2)),
+                        (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 0), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(limit, (most, most))
+    try:
+        if store:
+            jpeg, art = small_with_art(data, longest)
+            made = b"%d\n%b%b" % (len(jpeg), jpeg, art)
+        else:
+            made = written(decode(data, longest), "PPM")
+        status = 0
+    except (PictureError, MemoryError) as error:
+        made, status = str(error).encode(), UNREADABLE
+    sys.stdout.buffer.write(made)
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def flatten(picture: Image.Image) -> Image.Image:
@@ -864,7 +913,6 @@ def written(picture: Image.Image, format: str, **options: int) -> bytes:
     return file.getvalue()
 
 
-to_jpeg = partial(written, format="JPEG", quality=88)
 
 
 def to_html(art: Art) -> str:
@@ -1093,7 +1141,8 @@ LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
 LEASE_SECONDS = 120.0  # more than the fetch of a cat takes
 USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for the whole answer with all redirects
-REVIVALS_A_MINUTE, REVIVALS_AT_ONCE, REVIVED_BYTES = 30, 2, 4 << 20  # that visitors may cause, of cats not stored
+REVIVALS_AT_ONCE, REVIVED_BYTES = 2, 4 << 20  # of cats that visitors ask for and that are not stored
+VISITORS_REQUESTS_A_MINUTE = 30  # to the sources, redirects included
 LITTER = 24
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
 LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # to wait for another process's lock: in a request, at the start
@@ -1269,10 +1318,9 @@ class Store:
     def holds(self, cat_id: str) -> bool:
         return bool(self._execute("SELECT 1 FROM cats WHERE id = ? AND picture IS NOT NULL", cat_id))
 
-    def put(self, cat: Cat, picture: bytes) -> None:
-        """Keep the picture as the freshest and evict the oldest beyond STORED_CATS."""
+    def put(self, cat: Cat, picture: bytes, art: bytes) -> None:
+        """Keep the picture and its art, as Fetcher.picture has them, as the freshest; evict the oldest."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        art = zlib.compress(json.dumps(to_dict(render(decode(picture, STORED_SIDE)))).encode())
         self._execute("REPLACE INTO cats (id, source, url, fetched, picture, art) VALUES (?,?,?,?,?,?)",
                       *cat, now, picture, art)
         self._execute("""
@@ -1305,6 +1353,43 @@ class Reader(threading.Thread):
     given_up = False
 
 
+# Every range of IANA's registries of special-purpose addresses (iana.org/assignments/iana-ipv4-special-registry and
+# iana-ipv6-special-registry), and of multicast. Of IPv6, all but 2000::/3, the global unicast addresses, is left out,
+# and with it what embeds IPv4: mapped addresses, NAT64, site-local ones; 2001::/23 has Teredo, 2002::/16 is 6to4.
+SPECIAL_NETWORKS = (
+    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+    "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
+    "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4", "::/3", "4000::/2", "8000::/1",
+    "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
+
+
+def is_public(address: str) -> bool:
+    """Whether the address of a socket is one of the public internet."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return not any(ip in ipaddress.ip_network(network) for network in SPECIAL_NETWORKS)
+
+
+def connect(host: str, port: int, anywhere: bool) -> socket.socket:
+    """A connection to the host, which has public addresses only, unless it may be `anywhere`. Raises Unavailable.
+
+    The name is resolved once, so that it cannot lead elsewhere after the check.
+    """
+    failure: OSError | None = None
+    try:
+        addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        for address in addresses:
+            if not anywhere and not is_public(address):
+                raise Unavailable(f"{address} is not a public address")
+        for address in addresses:
+            try:
+                return socket.create_connection((address, port), SILENT_SECONDS)
+            except OSError as error:
+                failure = error
+    except OSError as error:
+        failure = error
+    raise Unavailable(f"{type(failure).__name__}: {failure}")
+
+
 class Fetcher:
     """Reads URLs within limits of time and size, with verified certificates.
 
@@ -1312,21 +1397,17 @@ class Fetcher:
     """
 
     def __init__(self, ssl_cert_file: str | None, trusted: Iterable[str]) -> None:
-        self._ssl_cert_file = ssl_cert_file
-        self._trusted_hosts = {(urlsplit(url).hostname or "").rstrip(".") for url in trusted}  # as urllib3 names hosts
+        self._ssl_cert_file, self._trusted = ssl_cert_file, trusted
+        self._box = threading.Lock()
 
     @cached_property
     def _pools(self) -> urllib3.PoolManager:
-        """Pools whose connections refuse private addresses of untrusted hosts, and tell the `Reader` their socket."""
-        trusted_hosts = self._trusted_hosts
+        """Pools whose connections `connect` makes, and which tell the `Reader` their socket."""
+        trusted_hosts = {str(urllib3.util.parse_url(url).host).strip("[]") for url in self._trusted}
 
         class Guarded:
-            def connect(self: Any) -> None:
-                super().connect()  # type: ignore[misc]
-                peer = self.sock.getpeername()[0]
-                if self.host not in trusted_hosts and not ipaddress.ip_address(peer.partition("%")[0]).is_global:
-                    self.close()
-                    raise Unavailable(f"{peer} is not a public address")
+            def _new_conn(self: Any) -> socket.socket:
+                return connect(self.host, self.port, self.host in trusted_hosts)
 
             def getresponse(self: Any) -> Any:
                 reader: Any = threading.current_thread()
@@ -1345,8 +1426,9 @@ class Fetcher:
         pools.pool_classes_by_scheme = {name: guarded(pool) for name, pool in pools.pool_classes_by_scheme.items()}
         return pools
 
-    def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file") -> bytes:
-        """The body at `url`, at most `limit` bytes. From https no redirect leads to http. Raises Unavailable.
+    def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
+            permit: Callable[[], None] = lambda: None) -> bytes:
+        """The body at `url`, at most `limit` bytes, after a call of `permit` for each request. Raises Unavailable.
 
         urllib3 limits only the time between bytes. `get` limits the time of the whole answer, which a `Reader` reads.
         """
@@ -1354,7 +1436,7 @@ class Fetcher:
 
         def read() -> None:
             try:
-                answer.set_result(self._read(url, limit, headers, kind))
+                answer.set_result(self._read(url, limit, headers, kind, permit))
             except Exception as error:
                 answer.set_exception(error)
 
@@ -1369,29 +1451,46 @@ class Fetcher:
                 reader.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
             raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds") from None
 
-    def _read(self, url: str, limit: int, headers: Mapping[str, str], kind: str) -> bytes:
-        schemes = ("https",) if urlsplit(url).scheme == "https" else ("https", "http")
+    def _read(self, url: str, limit: int, headers: Mapping[str, str], kind: str, permit: Callable[[], None]) -> bytes:
+        schemes = ["https", "http"]
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                if not is_web_url(url) or urlsplit(url).scheme not in schemes:
+                target = urllib3.util.parse_url(url) if is_web_url(url) else None
+                if target is None or target.scheme not in schemes:
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
+                if target.scheme == "https":
+                    schemes = ["https"]  # from now on
+                permit()
                 sent = {"User-Agent": USER_AGENT, **headers}
-                with span(f"{kind}_headers", host=urlsplit(url).hostname):
-                    response = self._pools.request("GET", url, headers=sent, preload_content=False, redirect=False)
+                with span(f"{kind}_headers", host=target.host):
+                    response = self._pools.request("GET", target.url, headers=sent, preload_content=False,
+                                                   redirect=False)
                 with response, span(f"{kind}_body", status=response.status):
                     if not (location := response.get_redirect_location()):
                         return read_body(response, limit)
-                url, headers = urljoin(url, location), {}  # a key is for the API alone
+                url, headers = urljoin(target.url, location), {}  # a key is for the API alone
             raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
         except (urllib3.exceptions.HTTPError, OSError, ValueError, OverflowError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
-    def json(self, url: str, headers: Mapping[str, str]) -> Any:
-        body = self.get(url, MAX_JSON_BYTES, {"Accept": "application/json", **headers}, kind="api")
+    def json(self, url: str, headers: Mapping[str, str], permit: Callable[[], None] = lambda: None) -> Any:
+        body = self.get(url, MAX_JSON_BYTES, {"Accept": "application/json", **headers}, "api", permit)
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise Unavailable(f"the answer is not JSON: {error}") from error
+
+    def picture(self, cat: Cat, permit: Callable[[], None] = lambda: None) -> tuple[bytes, bytes]:
+        """The cat's picture from its source: a JPEG of at most STORED_SIDE pixels a side, and its art as the store
+        keeps it. Raises Unavailable."""
+        with span("download_file", url=cat.url):
+            data = self.get(cat.url, MAX_PICTURE_BYTES, permit=permit)
+        try:
+            with span("decode"), self._box:  # one at a time
+                length, _, made = run_in_box(data, STORED_SIDE, store=True).partition(b"\n")
+        except PictureError as error:
+            raise Unavailable(str(error)) from error
+        return made[:int(length)], made[int(length):]
 
 
 def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
@@ -1426,12 +1525,12 @@ class Source:
         answer = self.fetcher.json(self.search_url, self.headers)
         return [self._cat(entry) for entry in (answer if isinstance(answer, list) and answer else [answer])]
 
-    def find(self, cat_id: str) -> Cat:
+    def find(self, cat_id: str, permit: Callable[[], None]) -> Cat:
         """The cat of that id. Raises NoSuchCat, and Unavailable if that cannot be told now."""
         if self.ready > time.monotonic():
             raise Unavailable("it rests")
         try:
-            cat = self._cat(self.fetcher.json(self.cat_url.replace("{id}", cat_id), self.headers))
+            cat = self._cat(self.fetcher.json(self.cat_url.replace("{id}", cat_id), self.headers, permit))
         except Unavailable as error:
             if error.status in (400, 404):  # The Cat API's and CATAAS's
                 raise NoSuchCat(cat_id) from error
@@ -1472,20 +1571,6 @@ def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
 def is_cat_id(text: str) -> bool:
     """Whether a source's cat may be called so: it goes into paths, headers and terminals as it is."""
     return re.fullmatch(r"(?!house-)[A-Za-z0-9_-]{1,64}", text) is not None
-
-
-def fetch_picture(cat: Cat, fetcher: Fetcher) -> bytes:
-    """The cat's picture from its source, as a JPEG of at most STORED_SIDE pixels a side. Raises Unavailable."""
-    try:
-        with span("download_file", url=cat.url):
-            data = fetcher.get(cat.url, MAX_PICTURE_BYTES)
-        with span("decode"):
-            picture = decode(data, STORED_SIDE)
-            annotate({"width": picture.width, "height": picture.height})
-    except PictureError as error:
-        raise Unavailable(str(error)) from error
-    picture.thumbnail((STORED_SIDE, STORED_SIDE))
-    return to_jpeg(picture)
 
 
 class Refresher:
@@ -1569,7 +1654,7 @@ class Refresher:
         while source.listed:
             cat = source.listed.popleft()
             if not self._store.holds(cat.id):
-                self._store.put(cat, fetch_picture(cat, self._fetcher))
+                self._store.put(cat, *self._fetcher.picture(cat))
                 return True
         return False
 
@@ -1603,8 +1688,8 @@ class Cattery:
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
         self._revived = Cache(REVIVED_BYTES)
-        self._recent: deque[float] = deque(maxlen=REVIVALS_A_MINUTE)
-        self._free = threading.BoundedSemaphore(REVIVALS_AT_ONCE)
+        self._recent: deque[float] = deque(maxlen=VISITORS_REQUESTS_A_MINUTE)
+        self._free, self._lock = threading.BoundedSemaphore(REVIVALS_AT_ONCE), threading.Lock()
         self._picked = ""
 
     def pick(self) -> str:
@@ -1635,22 +1720,26 @@ class Cattery:
         if not self._free.acquire(blocking=False):
             raise Unavailable("other pictures are being fetched")
         try:
-            if len(self._recent) == REVIVALS_A_MINUTE and time.monotonic() - self._recent[0] < 60:
-                raise Unavailable("too many pictures were fetched in the last minute")
-            self._recent.append(time.monotonic())
             cat, _ = self._store.get(cat_id) or (self._ask(cat_id), None)
-            jpeg = fetch_picture(cat, self._fetcher)
+            jpeg, _ = self._fetcher.picture(cat, self._permit)
         finally:
             self._free.release()
         self._revived.put(cat_id, (cat, jpeg), len(jpeg))
         return cat, decode(jpeg, STORED_SIDE)
+
+    def _permit(self) -> None:
+        """Note a request to a source that a visitor causes. Raises Unavailable if there were too many."""
+        with self._lock:
+            if len(self._recent) == VISITORS_REQUESTS_A_MINUTE and time.monotonic() - self._recent[0] < 60:
+                raise Unavailable("visitors caused too many requests in the last minute")
+            self._recent.append(time.monotonic())
 
     def _ask(self, cat_id: str) -> Cat:
         """The cat of an id that the store has never seen. Raises NoSuchCat if all sources say so, else Unavailable."""
         failure: Exception = NoSuchCat(cat_id)
         for source in self._sources:
             try:
-                return source.find(cat_id)
+                return source.find(cat_id, self._permit)
             except NoSuchCat:
                 log.debug("Cat not found", {"source": source.name, "id": cat_id})
             except Unavailable as error:
@@ -1723,6 +1812,7 @@ class Countries:
         self._path = path
         self._reader: maxminddb.Reader | None = None
         self._seen: tuple[int, ...] | None = None  # what stat said of the file when it was last read
+        self.from_dbip = False  # whether the licence, CC BY 4.0, wants a link to DB-IP where the countries are shown
         try:
             self.renew()
         except (OSError, ValueError) as error:
@@ -1744,17 +1834,15 @@ class Countries:
         try:
             # In memory and in Python: a damaged file, or one that changes, makes the mapped C reader crash the process.
             reader = maxminddb.open_database(self._path, maxminddb.MODE_MEMORY)
-        except maxminddb.InvalidDatabaseError as error:
-            raise ValueError(str(error)) from error
+            kind = str(reader.metadata().database_type)
+        except OSError:
+            raise
+        except Exception as error:  # the reader raises almost anything on a damaged file
+            raise ValueError(f"{type(error).__name__}: {error}") from error
         if not has_countries(reader):
-            raise ValueError(f"it is of type {quoted(reader.metadata().database_type)}, and has no countries")
-        self._reader = reader
+            raise ValueError(f"it is of type {quoted(kind)}, and has no countries")
+        self._reader, self.from_dbip = reader, kind.startswith("DBIP")
         return True
-
-    @property
-    def from_dbip(self) -> bool:
-        """Whether these are DB-IP's, whose licence (CC BY 4.0) wants a link where they are shown."""
-        return bool(self._reader and self._reader.metadata().database_type.startswith("DBIP"))
 
     def country(self, address: str) -> str:
         """The ISO 3166-1 alpha-2 code for what a header or a socket calls the client."""
@@ -1897,8 +1985,14 @@ class Tally:
                 with self._lock:
                     self._waiting -= visits
                 self.trouble.end()
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # whatever it is, the visits are kept
                 self.trouble.begin(error)
+
+    def close(self) -> None:
+        """Try once more to count the visits that wait, and log how many are lost."""
+        self.check()
+        if lost := sum(self._waiting.values()):
+            log.error("Visits are lost: the database cannot be written to", {"visits": lost})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2232,30 +2326,40 @@ class Service:
         self.pages, self.metrics, self.started = Cache(8 << 20), Metrics(), time.time()
         self.rendering = threading.Lock()
         self.reading = Trouble("The database cannot be read", "The database can be read again")
+        self.keeping = Trouble("The files cannot be checked", "The files can be checked again")
         self.refusals = Budget(5, "Refused requests were not logged")  # lines a second
 
     def keep(self, stopping: threading.Event) -> None:
         """Every second until `stopping`: check the two files, which may fail, recover or be replaced."""
         while not stopping.wait(1):
-            self.visits.check()
             try:
-                self.store.counts()
-                if not self.visits.trouble:
-                    self.reading.end(quiet_seconds=3)
-            except sqlite3.Error as error:
-                self.reading.begin(error)
-            try:
-                if self.countries.renew():
-                    log.info("Countries were replaced")
-            except (OSError, ValueError) as error:
-                log.warning("Countries cannot be replaced", {"error": str(error)})
-            self.refusals.renew()
+                self._check()
+                self.keeping.end()
+            except Exception as error:
+                self.keeping.begin(f"{type(error).__name__}: {error}")
+
+    def _check(self) -> None:
+        self.refusals.renew()
+        self.visits.check()
+        try:
+            self.store.counts()
+            if not self.visits.trouble:
+                self.reading.end(quiet_seconds=3)
+        except sqlite3.Error as error:
+            self.reading.begin(error)
+        try:
+            if self.countries.renew():
+                log.info("Countries were replaced")
+        except (OSError, ValueError) as error:
+            log.warning("Countries cannot be replaced", {"error": str(error)})
 
     def end(self) -> None:
         """After the only answer of a process: count its visit if that failed; let a child fetch a cat if one is due."""
         for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
             time.sleep(0.1)
             self.visits.check()
+        if self.visits.trouble:
+            self.visits.close()
         patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # nobody waits any more
         try:
             self.database.execute(patience)
@@ -2295,7 +2399,7 @@ class Service:
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
         """The cat's page, which is a visit: from the cache, or rendered now from the picture that `find` finds."""
         view = read_view(format, bottle.request.query_string, header("Accept"), header("User-Agent"))
-        key = cat_id, view, base()
+        key = cat_id, view, base() if view.format in ("html", "ansi") else ""  # the others have no links
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
@@ -2306,7 +2410,7 @@ class Service:
                 page = self.pages.get(key)
                 if page is None:
                     page = Page(self._draw(cat, found, view), CONTENT_TYPES[view.format])
-                    self.pages.put(key, page, 2 * len(page.body) + 1000)  # the compressed body and the objects
+                    self.pages.put(key, page, 2 * len(page.body) + 2000)  # the compressed body, the key, the objects
         if bottle.request.method == "GET" and view.format != "jpg":  # which goes with a page that was counted
             self.visits.count(bottle.request.environ["catscii.country"])
         return page
@@ -2314,7 +2418,7 @@ class Service:
     def _draw(self, cat: Cat, found: Image.Image | Art, view: View) -> str | bytes:
         if not isinstance(found, Art):
             if view.format == "jpg":
-                return to_jpeg(found)
+                return written(found, "JPEG", quality=88)
             started = time.perf_counter()
             with span("render", width=view.width, style=view.style):
                 found = render(found, view.width, view.height, view.style)
@@ -2467,7 +2571,7 @@ def root() -> str:
 def base() -> str:
     """The URL that the service stands under, as the client sees it; without a host if none may be shown."""
     host, scheme = header("Host"), header("X-Forwarded-Proto") or bottle.request.environ["wsgi.url_scheme"]
-    if not re.fullmatch(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?", host):
+    if not re.fullmatch(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?", host):
         return root()
     return f"{'https' if scheme == 'https' else 'http'}://{host}{root()}"
 
@@ -2674,7 +2778,7 @@ def serve(settings: Settings) -> int:
     server.drain()
     keeper.join(1)
     service.refusals.renew()
-    service.visits.check()
+    service.visits.close()
     service.database.close()
     flush()
     return 0
@@ -3123,7 +3227,8 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     format = options["format"] or ("ansi" if sys.stdout.isatty() else "text")
     view = make_view(format, {**options, "width": width}.get)
     try:
-        picture = decode(read_picture(source), max(6 * width, 12 * (view.height or 0)))
+        longest = max(6 * width, 12 * (view.height or 0))
+        picture = decode(run_in_box(read_picture(source), longest, store=False), longest)
     except (OSError, PictureError, Unavailable) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         print(f"catscii: {quoted(source)}: {reason}", file=sys.stderr)

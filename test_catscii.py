@@ -1334,7 +1334,7 @@ def test_an_upstream_with_few_cats_is_not_asked_without_end(tmp_path, upstream):
 
 
 def test_the_second_source_serves_while_the_first_fails_and_rests(tmp_path, upstream, caplog):
-    upstream.answers["/v1/images/search"] = lambda handler: reply(handler, b"no", 500)
+    upstream.answers["/v1/images/search"] = lambda handler: reply(handler, b"no", 500, **{"Retry-After": "60"})
     store, refresher = make_refresher(tmp_path, upstream.the_cat_api, upstream.cataas)
     for _ in range(3):
         refresher.fetch_one()
@@ -1545,14 +1545,14 @@ def test_without_sources_there_are_house_cats_only(start, upstream):
     service.stop()
     service = start(CAT_SOURCES="")
     assert all(service.json("/")["source"] == "house" for _ in range(20))
-    assert {service.get(f"/cat/nobody{i}").status for i in range(catscii.REVIVALS_A_MINUTE + 5)} == {404}
+    assert {service.get(f"/cat/nobody{i}").status for i in range(catscii.VISITORS_REQUESTS_A_MINUTE + 5)} == {404}
     assert "catscii_refresh_age_seconds" not in samples(service)
 
 
 def test_visitors_cause_a_bounded_number_of_upstream_requests(start, upstream):
     service = start(CAT_SOURCES=upstream.cataas)
     statuses = Counter(service.get(f"/cat/unknown{i}").status for i in range(40))
-    assert statuses == {404: catscii.REVIVALS_A_MINUTE, 503: 40 - catscii.REVIVALS_A_MINUTE}
+    assert statuses == {404: catscii.VISITORS_REQUESTS_A_MINUTE, 503: 40 - catscii.VISITORS_REQUESTS_A_MINUTE}
 
 
 def never(handler: BaseHTTPRequestHandler) -> None:
@@ -1644,7 +1644,7 @@ def test_no_answer_of_a_source_stops_the_service_or_is_told_twice(start, authori
         upstream.answers["/cat"] = (lambda each: lambda handler: reply(handler, each.cataas_entry("x")))(upstream)
     good = Upstream()
     sources = {"refused": "http://localhost:1/cat", "unresolvable": "http://nowhere.invalid/cat"}
-    reasons |= {"refused": "refused", "unresolvable": "NameResolutionError"}
+    reasons |= {"refused": "refused", "unresolvable": "gaierror"}
     sources |= {name: upstream.cataas for name, upstream in upstreams.items()}
     constants = "catscii.SILENT_SECONDS, catscii.TOTAL_SECONDS, catscii.LONGEST_BACKOFF = 1, 2, 0"
     service = start(
@@ -4034,7 +4034,8 @@ def test_a_source_that_fails_rests_for_all_processes(tmp_path, upstream):
 
 def store_cat(folder: Path, name: str) -> None:
     database = catscii.Database(str(folder / "catscii.db"))
-    catscii.Store(database).put(catscii.Cat(name, "localhost", "http://localhost/"), photograph(name, (480, 360)))
+    picture = catscii.small_with_art(photograph(name, (480, 360)), catscii.STORED_SIDE)
+    catscii.Store(database).put(catscii.Cat(name, "localhost", "http://localhost/"), *picture)
     database.close()
 
 
