@@ -1816,14 +1816,15 @@ class Countries:
         try:
             # In memory and in Python: a damaged file, or one that changes, makes the mapped C reader crash the process.
             reader = maxminddb.open_database(self._path, maxminddb.MODE_MEMORY)
-            kind = str(reader.metadata().database_type)
+            kind = reader.metadata().database_type
+            from_dbip = kind.startswith("DBIP")
         except OSError:
             raise
         except Exception as error:  # the reader raises almost anything on a damaged file
             raise ValueError(f"{type(error).__name__}: {error}") from error
         if not has_countries(reader):
             raise ValueError(f"it is of type {quoted(kind)}, and has no countries")
-        self._reader, self.from_dbip = reader, kind.startswith("DBIP")
+        self._reader, self.from_dbip = reader, from_dbip
         return True
 
     def country(self, address: str) -> str:
