@@ -62,6 +62,7 @@ import termios
 import threading
 import time
 import tomllib
+import wsgiref.util
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -496,12 +497,21 @@ def test_an_unusable_database_is_a_clear_error_at_the_start(tmp_path: Path, how:
     assert re.fullmatch(rf"catscii: ANALYTICS_DB: .*{path}.*", result.stderr.decode().splitlines()[-1])
 
 
-@pytest.mark.parametrize("how", ["garbage", "empty", "truncated", "asn"])
+METADATA = {  # what to replace in a country database by what
+    "without a type": (b"database_type", b"database_typo"),
+    "without a node count": (b"node_count", b"mode_count"),
+    "a number as its type": (b"database_type\x4cTest-Country", b"database_type\xa1\7"),
+}
+
+
+@pytest.mark.parametrize("how", ["garbage", "empty", "truncated", "asn", *METADATA])
 def test_an_unusable_country_database_is_a_clear_error_at_the_start(tmp_path: Path, country_db: str, how: str):
     path, good = tmp_path / "x.mmdb", Path(country_db).read_bytes()
     asn = {"1.0.0.0/24": {"autonomous_system_number": 13335, "autonomous_system_organization": "CLOUDFLARENET"}}
     if how == "asn":
         write_mmdb(path, "GeoLite2-ASN", asn)
+    elif how in METADATA:
+        path.write_bytes(good.replace(*METADATA[how]))
     else:
         path.write_bytes({"garbage": b"no database" * 99, "empty": b"", "truncated": good[: len(good) // 2]}[how])
     result = run(GEOLITE2_COUNTRY_DB=str(path), ANALYTICS_DB=str(tmp_path / "x.db"), PORT="0")
@@ -2408,6 +2418,17 @@ def test_visits_that_wait_at_the_end_are_written_if_they_can_be(start):
     assert counted(start()) == 5
 
 
+def test_visits_that_cannot_be_written_to_the_end_are_lost_with_an_error_that_counts_them(start):
+    service = start()
+    with locked(service):
+        visit(service, 7)
+        assert service.stop() == 0
+    errors = [line["fields"] for line in service.log if line["level"] == "ERROR"]
+    assert [error["visits"] for error in errors if error["message"].startswith("Visits are lost")] == [7]
+    assert len(errors) == 2  # one when the trouble began
+    assert counted(start()) == 0
+
+
 def test_countries_are_replaced_while_the_service_runs(start, tmp_path):
     path, new = tmp_path / "x.mmdb", tmp_path / "new.mmdb"
     write_mmdb(path, "Test-Country", {"127.0.0.0/8": {"country": {"iso_code": "GB"}}})
@@ -2426,6 +2447,26 @@ def test_countries_are_replaced_while_the_service_runs(start, tmp_path):
     eventually(lambda: service.messages().count("Countries cannot be replaced") == 2)
     time.sleep(1.2)
     assert service.messages().count("Countries cannot be replaced") == 2
+
+
+@pytest.mark.parametrize("how", METADATA)
+def test_counting_survives_countries_that_cannot_be_read(start, tmp_path, country_db, how):
+    path, new = tmp_path / "x.mmdb", tmp_path / "new.mmdb"
+    shutil.copy(country_db, path)
+    service = start(GEOLITE2_COUNTRY_DB=str(path), CLIENT_IP_HEADER="X-IP")
+    new.write_bytes(Path(country_db).read_bytes().replace(*METADATA[how]))
+    new.replace(path)
+    service.wait_for("Countries cannot be replaced")
+    with locked(service):
+        visit(service)
+        service.wait_for("Visits cannot be counted")
+    service.wait_for(AGAIN)
+    shutil.copy(country_db, new)
+    new.replace(path)
+    service.wait_for("Countries were replaced")
+    service.get("/", CURL | {"X-IP": "81.2.69.1"})
+    assert service.json("/analytics")["countries"] == {"ZZ": 5, "GB": 1}
+    assert service.messages().count("Countries cannot be replaced") == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2592,6 +2633,26 @@ def test_a_host_that_cannot_be_shown_is_left_out(service, host):
         assert b"evil" not in response
         assert b"[31m" not in response
         assert b"/cat/house-9" in response
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of bottle, about the path /:help
+def test_hosts_take_no_memory_and_a_page_without_links_is_the_same_for_all(start, tmp_path):
+    app = catscii.make_app(catscii.read_settings({"ANALYTICS_DB": str(tmp_path / "x.db"), "CAT_SOURCES": ""}))
+    kept = []
+    for suffix, i in itertools.product(("txt", "json", "png", "jpg", "html", "ansi"), range(5)):
+        environ = {"PATH_INFO": f"/cat/house-1.{suffix}", "QUERY_STRING": "width=20", "HTTP_HOST": f"host{i}.example"}
+        wsgiref.util.setup_testing_defaults(environ)
+        assert b"".join(app(environ, lambda *_: None))
+        kept.append(len(app.service.pages._values))
+    assert kept == [1] * 5 + [2] * 5 + [3] * 5 + [4] * 5 + [*range(5, 15)]
+
+    service = start()
+    before = resident_megabytes(service.process.pid)
+    with connected(service) as connection:
+        for i in range(2000):
+            connection.sendall(b"GET /cat/house-1.txt?width=20 HTTP/1.1\r\nHost: a:%015900d\r\n\r\n" % i)
+            read_answer(connection)
+    assert resident_megabytes(service.process.pid) - before < 10
 
 
 def test_links_are_those_that_the_client_sees(service):
