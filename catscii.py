@@ -606,8 +606,9 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
     code = f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHON", "LD_", "DYLD_"))}
     try:
-        done = subprocess.run([sys.executable, "-c", code + f"script.work_in_box({longest}, {store})"], env=kept,
-                              input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)
+        done = subprocess.run(  # -P: it imports nothing from the working folder
+            [sys.executable, "-P", "-c", code + f"script.work_in_box({longest}, {store})"], env=kept,
+            input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)
     except subprocess.TimeoutExpired:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     if done.returncode == 0:

@@ -1342,6 +1342,12 @@ def test_the_process_that_decodes_has_no_secret_and_no_file(monkeypatch):
             refused.result()
 
 
+def test_the_process_that_decodes_imports_nothing_from_the_working_folder(monkeypatch, tmp_path):
+    (tmp_path / "random.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    assert catscii.run_in_box(photograph(), 480, True)
+
+
 def damaged(seed: int) -> bytes:
     rng = random.Random(seed)
     format = catscii.PICTURE_FORMATS[seed % len(catscii.PICTURE_FORMATS)]
