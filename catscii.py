@@ -531,7 +531,7 @@ STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
 BACKGROUND = (16, 16, 20)  # of the page: under transparent pictures, and under glyphs alone
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
-BOX_BYTES, BOX_SECONDS, UNREADABLE = 192 << 20, 9.0, 3  # of the process that decodes: memory, time, exit status
+BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # of the process that decodes: memory, time, exit status
 MAX_ROWS = 240
 PARTS = 10, 20  # of a cell, which is twice as tall as wide
 SAMPLES = 5, 20  # of a picture in a cell: as many as speed allows
@@ -619,8 +619,9 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
     code = f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHON", "LD_", "DYLD_"))}
     try:
-        done = subprocess.run([sys.executable, "-c", code + f"script.work_in_box({longest}, {store})"], env=kept,
-                              input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)
+        done = subprocess.run(  # -P: it imports nothing from the working folder
+            [sys.executable, "-P", "-c", code + f"script.work_in_box({longest}, {store})"], env=kept,
+            input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)
     except subprocess.TimeoutExpired:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     if done.returncode == 0:
@@ -1834,14 +1835,15 @@ class Countries:
         try:
             # In memory and in Python: a damaged file, or one that changes, makes the mapped C reader crash the process.
             reader = maxminddb.open_database(self._path, maxminddb.MODE_MEMORY)
-            kind = str(reader.metadata().database_type)
+            kind = reader.metadata().database_type
+            from_dbip = kind.startswith("DBIP")
         except OSError:
             raise
         except Exception as error:  # the reader raises almost anything on a damaged file
             raise ValueError(f"{type(error).__name__}: {error}") from error
         if not has_countries(reader):
             raise ValueError(f"it is of type {quoted(kind)}, and has no countries")
-        self._reader, self.from_dbip = reader, kind.startswith("DBIP")
+        self._reader, self.from_dbip = reader, from_dbip
         return True
 
     def country(self, address: str) -> str:
