@@ -2943,7 +2943,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return "a connection"  # waitress logs this, with the address
 
     def del_channel(self, map: Any = None) -> None:
-        self.server.unwatch(self)
+        if self.socket:
+            self.server.poll.unregister(self.socket)
         super().del_channel(map)
 
     def received(self, data: bytes) -> None:
@@ -3068,10 +3069,10 @@ class Server:
         self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
         self._full = Trouble("All connections are taken, and the idlest are closed", "Connections are free again",
                              logging.WARNING)
-        self._listener, self._poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
+        self._listener, self.poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
         listener.setblocking(False)
         for file in (listener.fileno(), self._alarm):
-            self._poll.register(file, select.POLLIN)
+            self.poll.register(file, select.POLLIN)
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -3093,19 +3094,15 @@ class Server:
     def watch(self, channel: Channel) -> None:
         """Poll for what the channel waits for, if it is open. The kernel reports errors in any case."""
         if channel.socket:
-            self._poll.register(
+            self.poll.register(
                 channel.socket, select.POLLIN * channel.readable() | select.POLLOUT * channel.writable())
-
-    def unwatch(self, channel: Channel) -> None:
-        if channel.socket:
-            self._poll.unregister(channel.socket)
 
     def _turn(self, seconds: float) -> None:
         """Wait for events, so many seconds at most, and handle them."""
         from waitress import wasyncore
 
         self._asleep = True
-        events = dict(self._poll.poll(0 if self.answered else 1000 * seconds))
+        events = dict(self.poll.poll(0 if self.answered else 1000 * seconds))
         self._asleep = False
         if events.pop(self._alarm, None):
             os.read(self._alarm, 4096)
@@ -3190,7 +3187,7 @@ class Server:
     def drain(self) -> None:
         """Answer every request that has reached the listening socket, for GRACE_SECONDS at most, and close the rest."""
         self._accept()
-        self._poll.unregister(self._listener)
+        self.poll.unregister(self._listener)
         self._listener.close()
         self.draining, self._ending_since = True, time.monotonic()
         end = self._ending_since + GRACE_SECONDS
