@@ -4057,7 +4057,8 @@ def test_a_flood_of_what_is_refused_or_given_up_does_not_flood_the_log(start, re
     def flood(connections: int) -> None:
         while time.monotonic() < begun + 3:
             with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-                clients = [stack.enter_context(connected(service, 3)) for _ in range(connections)]
+                addresses = [("127.0.0.2", 0)] * connections
+                clients = [stack.enter_context(connected(service, 3, source=address)) for address in addresses]
                 for client in clients:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     client.sendall(request_)
