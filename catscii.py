@@ -590,10 +590,12 @@ def decode(data: bytes, longest: int) -> Image.Image:
                 scale = min(1.0, longest / max(width, height))
                 picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
                 factor = max(1, max(picture.size) // longest)
-                small = picture.reduce(factor) if picture.mode in ("L", "RGB") else flatten(picture).reduce(factor)
+                plain = picture.mode in ("L", "RGB") and not picture.has_transparency_data
+                small = (picture if plain else flatten(picture)).reduce(factor)
+                small.info = picture.info
                 with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
                     ImageOps.exif_transpose(small, in_place=True)
-                return flatten(small)
+                return small.convert("RGB")
         except (Image.DecompressionBombError, MemoryError) as error:
             raise PictureError("the picture takes too much memory") from error
         except UnidentifiedImageError as error:
@@ -1487,7 +1489,7 @@ class Fetcher:
         with span("download_file", url=cat.url):
             data = self.get(cat.url, MAX_PICTURE_BYTES, permit=permit)
         try:
-            with span("decode"), self._box:  # one at a time
+            with span("decode", bytes=len(data)), self._box:  # one at a time
                 length, _, made = run_in_box(data, STORED_SIDE, store=True).partition(b"\n")
         except PictureError as error:
             raise Unavailable(str(error)) from error
