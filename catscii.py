@@ -577,8 +577,7 @@ class Art(NamedTuple):
 def decode(data: bytes, longest: int) -> Image.Image:
     """The first frame, upright, in RGB, and reduced as long as its longer side keeps `longest` pixels.
 
-    It takes the memory and the time that the decoder wants: `run_in_box` is for pictures from outside. Raises
-    PictureError.
+    It takes what the decoder wants of memory and time: `run_in_box` is for pictures from outside. Raises PictureError.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")  # odd metadata, and huge pictures, which are refused below
@@ -1380,9 +1379,8 @@ def connect(host: str, port: int, anywhere: bool) -> socket.socket:
     failure: OSError | None = None
     try:
         addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        for address in addresses:
-            if not anywhere and not is_public(address):
-                raise Unavailable(f"{address} is not a public address")
+        if not anywhere and (special := [address for address in addresses if not is_public(address)]):
+            raise Unavailable(f"{special[0]} is not a public address")
         for address in addresses:
             try:
                 return socket.create_connection((address, port), SILENT_SECONDS)
@@ -2956,8 +2954,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.begun = self.touched
 
     def service(self) -> None:
-        """Answer the first request, in one of waitress's threads. If the client has too much left to read, only set
-        `stalled`: `send` then adds the task again."""
+        """Answer the first request, in one of waitress's threads; while too much is unread, `send` has it done later."""
         stalled = self.stalled = self.total_outbufs_len > MAX_UNSENT
         try:
             if not stalled:
