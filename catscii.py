@@ -2954,7 +2954,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.begun = self.touched
 
     def service(self) -> None:
-        """Answer the first request, in one of waitress's threads; while too much is unread, `send` has it done later."""
+        """Answer the first request, in a waitress thread; while too much is unread, `send` has it done later."""
         stalled = self.stalled = self.total_outbufs_len > MAX_UNSENT
         try:
             if not stalled:
