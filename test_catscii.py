@@ -1826,6 +1826,29 @@ def test_visitors_cause_a_bounded_number_of_upstream_requests_with_all_redirects
     assert sum("unknown" in path for path, _ in upstream.requests) == catscii.VISITORS_REQUESTS_A_MINUTE
 
 
+def test_pictures_of_evicted_cats_count_among_the_requests_that_visitors_cause(start, upstream):
+    service = start(CAT_SOURCES=upstream.cataas)
+    rows = [(f"gone{i}", "x", f"{upstream.url}/images/gone{i}.jpg", "2026-01-01") for i in range(40)]
+    for i in range(40):
+        upstream.answers[f"/images/gone{i}.jpg"] = lambda handler: reply(handler, b"gone", 410)
+    with contextlib.closing(sqlite3.connect(service.database, 10)) as connection, connection:
+        connection.executemany("INSERT INTO cats (id, source, url, fetched) VALUES (?, ?, ?, ?)", rows)
+    assert {service.get(f"/cat/gone{i}").status for i in range(40)} == {503}
+    assert upstream.asked("/images/gone") == catscii.VISITORS_REQUESTS_A_MINUTE
+
+
+def test_a_url_of_a_megabyte_is_refused_in_an_answer_and_in_a_redirect(tmp_path, upstream):
+    long = upstream.url + "/images/" + "x" * 1_000_000
+    entry = upstream.cataas_entry("long") | {"url": long}
+    upstream.answers["/cat"] = lambda handler: reply(handler, entry)
+    store, refresher = make_refresher(tmp_path, upstream.cataas)
+    refresher.fetch_one()
+    upstream.answers["/cat"] = redirect(long[:60_000])
+    refresher._sources[0].ready = 0
+    refresher.fetch_one()
+    assert store.counts() == {} and upstream.asked("/images") == 0 and refresher.results["failed"] == 2
+
+
 def never(handler: BaseHTTPRequestHandler) -> None:
     time.sleep(4)
     handler.close_connection = True
