@@ -589,12 +589,12 @@ def decode(data: bytes, longest: int) -> Image.Image:
                 scale = min(1.0, longest / max(width, height))
                 picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
                 factor = max(1, max(picture.size) // longest)
-                plain = picture.mode in ("L", "RGB") and not picture.has_transparency_data
+                plain = picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info
                 small = (picture if plain else flatten(picture)).reduce(factor)
                 small.info = picture.info
                 with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
                     ImageOps.exif_transpose(small, in_place=True)
-                return small.convert("RGB")
+                return flatten(small) if small.mode == "RGBA" else small.convert("RGB")
         except (Image.DecompressionBombError, MemoryError) as error:
             raise PictureError("the picture takes too much memory") from error
         except UnidentifiedImageError as error:
@@ -628,7 +628,8 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
     if done.returncode == 0:
         return done.stdout
     reason = done.stdout.decode("utf-8", "replace") if done.returncode == UNREADABLE else ""
-    raise PictureError(reason or "decoding takes too much memory or time")
+    ended = "takes too much memory or time" if done.returncode < 0 else f"fails with exit status {done.returncode}"
+    raise PictureError(reason or f"decoding {ended}")
 
 
 def work_in_box(longest: int, store: bool) -> None:
@@ -641,7 +642,8 @@ def work_in_box(longest: int, store: bool) -> None:
     data = sys.stdin.buffer.read()
     for limit, most in ((resource.RLIMIT_AS, BOX_BYTES), (resource.RLIMIT_CPU, int(BOX_SECONDS / 2)),
                         (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 0), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(limit, (most, most))
+        with contextlib.suppress(ValueError, OSError):  # macOS has not all of them
+            resource.setrlimit(limit, (most, most))
     try:
         if store:
             jpeg, art = small_with_art(data, longest)
