@@ -652,7 +652,7 @@ def work_in_box(longest: int, store: bool) -> None:
             made = written(decode(data, longest), "PPM")
         status = 0
     except (PictureError, MemoryError) as error:
-        made, status = str(error).encode(), UNREADABLE
+        made, status = (str(error) or "the picture takes too much memory").encode(), UNREADABLE
     sys.stdout.buffer.write(made)
     sys.stdout.flush()
     os._exit(status)
@@ -915,8 +915,6 @@ def written(picture: Image.Image, format: str, **options: int) -> bytes:
     file = io.BytesIO()
     picture.save(file, format, **options)
     return file.getvalue()
-
-
 
 
 def to_html(art: Art) -> str:
