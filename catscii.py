@@ -160,11 +160,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         host=read("HOST", "0.0.0.0", str),
         port=read("PORT", 8080, partial(one_of, choices=range(65536))),
         analytics_db=read("ANALYTICS_DB", "catscii.db", file_in_a_folder),
-        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", None, partial(checked, valid=os.path.isfile, what="a file")),
+        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", None, partial(ensure, valid=os.path.isfile, what="a file")),
         client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if fly else None, header_name),
         cat_sources=read("CAT_SOURCES", () if "CAT_SOURCES" in environ else DEFAULT_SOURCES, source_urls),
         cat_api_key=read("CAT_API_KEY", None, key_text),
-        ssl_cert_file=read(bundle, None, certificates),
+        ssl_cert_file=read(bundle, None, certificate_file),
         log_level=read("LOG_LEVEL", LOG_LEVELS["info"], lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)]),
         sentry_dsn=read("SENTRY_DSN", None, sentry_dsn),
         sentry_environment=read("SENTRY_ENVIRONMENT", fly, str),
@@ -181,7 +181,7 @@ def quoted(text: str) -> str:
     return ascii(text if len(text) <= 200 else text[:197] + "...")
 
 
-def checked(text: str, valid: Callable[[str], object], what: str, secret: bool = False) -> str:
+def ensure(text: str, valid: Callable[[str], object], what: str, secret: bool = False) -> str:
     """`text` if it is valid. Raises ValueError, which does not repeat a secret."""
     if not valid(text):
         raise ValueError(f"is not {what}" if secret else f"{quoted(text)} is not {what}")
@@ -191,16 +191,16 @@ def checked(text: str, valid: Callable[[str], object], what: str, secret: bool =
 def one_of(text: str, choices: range | Collection[str]) -> Any:
     """The choice that `text` is, or the number of a range that it writes in ASCII digits. Raises ValueError."""
     if isinstance(choices, range):
-        return int(checked(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
-                           f"a whole number from {choices[0]} to {choices[-1]}"))
-    return checked(text, choices.__contains__, f"one of {', '.join(choices)}")
+        return int(ensure(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
+                          f"a whole number from {choices[0]} to {choices[-1]}"))
+    return ensure(text, choices.__contains__, f"one of {', '.join(choices)}")
 
 
 def source_urls(text: str) -> tuple[str, ...]:
     """The URLs of a comma-separated list; a comma inside a query belongs to its URL."""
     urls = filter(None, re.split(r"\s*,\s*(?=https?:|$)", text, flags=re.IGNORECASE))
-    return tuple(checked(url, lambda url: is_web_url(url) and "," not in url.partition("?")[0],
-                         f"a URL such as {DEFAULT_SOURCES[-1]}") for url in urls)
+    return tuple(ensure(url, lambda url: is_web_url(url) and "," not in url.partition("?")[0],
+                        f"a URL such as {DEFAULT_SOURCES[-1]}") for url in urls)
 
 
 def is_web_url(text: str) -> bool:
@@ -212,7 +212,7 @@ def is_web_url(text: str) -> bool:
         return False
 
 
-def certificates(text: str) -> str:
+def certificate_file(text: str) -> str:
     """The file, looked into at once: later, its faults would show as requests that fail, those that report them too."""
     import ssl
 
@@ -229,14 +229,14 @@ def ca_bundle(ssl_cert_file: str | None) -> str:
     return ssl_cert_file or certifi.where()
 
 
-file_in_a_folder = partial(checked, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
+file_in_a_folder = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
                            what="in a folder that exists")
-header_name = partial(checked, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
-key_text = partial(checked, valid=re.compile("[!-~]+").fullmatch, what="printable ASCII without spaces", secret=True)
-otlp_url = partial(checked, valid=is_web_url, what="a URL such as http://localhost:4318", secret=True)
-otlp_headers = partial(checked, valid=re.compile(r"(?a)( *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*(,|$))+").fullmatch,
+header_name = partial(ensure, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
+key_text = partial(ensure, valid=re.compile("[!-~]+").fullmatch, what="printable ASCII without spaces", secret=True)
+otlp_url = partial(ensure, valid=is_web_url, what="a URL such as http://localhost:4318", secret=True)
+otlp_headers = partial(ensure, valid=re.compile(r"(?a)( *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*(,|$))+").fullmatch,
                        what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded", secret=True)
-sentry_dsn = partial(checked, valid=re.compile(r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+").fullmatch,
+sentry_dsn = partial(ensure, valid=re.compile(r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+").fullmatch,
                      what="a DSN such as https://KEY@HOST/PROJECT", secret=True)
 
 
@@ -451,7 +451,7 @@ def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = No
 
 
 @contextlib.contextmanager
-def optional(package: str, variables: str) -> Iterator[None]:
+def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
     """Make a SetupError of the absence of `package`, and of what it does not take."""
     try:
         yield
@@ -462,7 +462,7 @@ def optional(package: str, variables: str) -> Iterator[None]:
         raise SetupError(f"{variables}: {error}") from error
 
 
-@optional("sentry-sdk", "SENTRY_DSN")
+@missing_is_setup_error("sentry-sdk", "SENTRY_DSN")
 def start_sentry(settings: Settings) -> Callable[[], object]:
     """Report what is logged as an error; the result sends what is left of it. Raises SetupError."""
     import sentry_sdk
@@ -482,7 +482,7 @@ def start_sentry(settings: Settings) -> Callable[[], object]:
     return sentry_sdk.get_client().close
 
 
-@optional("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY")
+@missing_is_setup_error("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY")
 def start_tracing(settings: Settings) -> Callable[[], object]:
     """Send spans, batched, by another thread; the result sends what is left of them. Raises SetupError."""
     from opentelemetry import trace
@@ -501,7 +501,7 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
     return provider.shutdown
 
 
-@optional("opentelemetry-api", "OTEL_PROPAGATORS")
+@missing_is_setup_error("opentelemetry-api", "OTEL_PROPAGATORS")
 def traced(app: Callable[..., Any]) -> Callable[..., Any]:
     """The app with a span a request, in the trace that the request names (W3C Trace Context). Raises SetupError."""
     from opentelemetry import propagate, trace
@@ -1145,7 +1145,7 @@ USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for the whole answer with all redirects
 REVIVALS_AT_ONCE, REVIVED_BYTES = 2, 4 << 20  # of cats that visitors ask for and that are not stored
 VISITORS_REQUESTS_A_MINUTE = 30  # to the sources, redirects included
-LITTER = 24
+HOUSE_CATS_PER_MINUTE = 24
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
 LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # to wait for another process's lock: in a request, at the start
 
@@ -1228,7 +1228,7 @@ class Database:
         self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; no fsync a visit
         self._migrate()
         self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
-        self._log, self._file = os.stat(self._path + "-wal"), io.FileIO(self._path)
+        self._wal_stat, self._file = os.stat(self._path + "-wal"), io.FileIO(self._path)
         self._stat = os.fstat(self._file.fileno())
 
     def _use_wal(self, patience: float) -> None:
@@ -1274,7 +1274,7 @@ class Database:
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self.close()
                 with contextlib.suppress(OSError):  # the log of the file that was, which would spoil what is there now
-                    if os.path.samestat(os.stat(self._path + "-wal"), self._log):
+                    if os.path.samestat(os.stat(self._path + "-wal"), self._wal_stat):
                         os.unlink(self._path + "-wal")
                         os.unlink(self._path + "-shm")
                 self.open(LOCKED_SECONDS)
@@ -1696,13 +1696,13 @@ class Cattery:
     def pick(self) -> str:
         """The id of a random cat that is at hand, another than the time before if the store holds two."""
         for _ in range(30):
-            cat_id = (self._sources and self._store.pick()) or pick_house_cat()
+            cat_id = (self._sources and self._store.pick()) or house_cat_of_minute()
             if cat_id != self._picked:
                 break
         self._picked = cat_id
         return cat_id
 
-    def at_hand(self, cat_id: str) -> tuple[Cat, Image.Image]:
+    def find_local(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """The cat and its picture without asking any source. Raises NoSuchCat."""
         if (match := re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)) and int(match[1]) < HOUSE_CATS:
             return Cat(cat_id, "house", ""), draw_house_cat(int(match[1]))
@@ -1711,10 +1711,10 @@ class Cattery:
             raise NoSuchCat(cat_id)
         return cat, decode(jpeg, STORED_SIDE)
 
-    def find(self, cat_id: str) -> tuple[Cat, Image.Image]:
+    def find_or_fetch(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """The cat and its picture, fetched again if need be. Raises NoSuchCat, and Unavailable if it fails for now."""
         try:
-            return self.at_hand(cat_id)
+            return self.find_local(cat_id)
         except NoSuchCat:
             if not self._sources or not is_cat_id(cat_id):
                 raise
@@ -1748,10 +1748,10 @@ class Cattery:
         raise failure
 
 
-def pick_house_cat() -> str:
-    """The id of one of the LITTER house cats of this minute; the next minute, the oldest gives way to a new one."""
-    born = int(time.time() // 60) - random.randrange(LITTER)
-    return f"house-{zlib.crc32(b'%d' % born)}"
+def house_cat_of_minute() -> str:
+    """Return the id of one of the current house cats. Every minute, a new one replaces the oldest."""
+    minute = int(time.time() // 60) - random.randrange(HOUSE_CATS_PER_MINUTE)
+    return f"house-{zlib.crc32(b'%d' % minute)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2377,11 +2377,11 @@ class Service:
 
     def random_cat(self) -> bytes:
         try:
-            page = self._page(self.cattery.pick(), self.cattery.at_hand)
+            page = self._page(self.cattery.pick(), self.cattery.find_local)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
                 self.reading.begin(error)
-            page = self._page(pick_house_cat(), self.cattery.at_hand)
+            page = self._page(house_cat_of_minute(), self.cattery.find_local)
         return send(page)
 
     def that_cat(self, cat_id: str) -> bytes:
@@ -2389,7 +2389,7 @@ class Service:
         if dot and suffix not in SUFFIXES:
             raise bottle.HTTPError(404, f"{quoted(suffix)} is not one of {', '.join(SUFFIXES)}")
         try:
-            page = self._page(cat_id, self.cattery.find, SUFFIXES.get(suffix))
+            page = self._page(cat_id, self.cattery.find_or_fetch, SUFFIXES.get(suffix))
         except NoSuchCat:
             message = f"there is no cat {quoted(cat_id)}; house-0 to house-{HOUSE_CATS - 1} always are"
             raise bottle.HTTPError(404, message) from None
@@ -2816,7 +2816,7 @@ def start_reporting(settings: Settings) -> Callable[[], None]:
     return flush
 
 
-def answer() -> int:
+def serve_cgi() -> int:
     """Answer the one CGI request (RFC 3875) that the environment tells; the exit status as of `main`."""
     from wsgiref.handlers import CGIHandler
 
@@ -3279,7 +3279,7 @@ def main(arguments: list[str]) -> int:
         pass  # a standard stream that is closed would be taken for the next file that is opened
     os.close(spare)
     if "GATEWAY_INTERFACE" in os.environ:  # a query without "=" comes as arguments
-        return answer()
+        return serve_cgi()
     options = parse_arguments(arguments)
     try:
         if options.command == "art":
