@@ -88,6 +88,7 @@ class Lazy:
 if TYPE_CHECKING:
     import argparse
 
+    import certifi
     import maxminddb
     import urllib3
     from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat
@@ -98,7 +99,7 @@ else:
     HTTPChannel = HTTPRequestParser = WSGITask = object  # Server.__init__ adds the real base classes
     Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat = (
         Lazy(f"PIL.{name}") for name in ("Image", "ImageChops", "ImageDraw", "ImageFilter", "ImageOps", "ImageStat"))
-    urllib3 = Lazy("urllib3")  # takes 30 ms
+    certifi, urllib3 = Lazy("certifi"), Lazy("urllib3")  # urllib3 takes 30 ms
 
 __version__ = "0.1.0"
 
@@ -221,12 +222,6 @@ def certificate_file(text: str) -> str:
     except OSError as error:
         raise ValueError(f"no CA certificates can be read from {quoted(text)}: {error}") from None
     return text
-
-
-def ca_bundle(ssl_cert_file: str | None) -> str:
-    import certifi
-
-    return ssl_cert_file or certifi.where()
 
 
 file_in_a_folder = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
@@ -472,7 +467,7 @@ def start_sentry(settings: Settings) -> Callable[[], object]:
     ignore_logger("opentelemetry.*")  # says again and again that a collector is down
     sentry_sdk.init(
         settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
-        ca_certs=ca_bundle(settings.ssl_cert_file), shutdown_timeout=FLUSH_SECONDS - 0.5,
+        ca_certs=settings.ssl_cert_file or certifi.where(), shutdown_timeout=FLUSH_SECONDS - 0.5,
         integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
         ignore_errors=[bottle.HTTPResponse],  # is an answer; what caused a 500 was logged before
         trace_propagation_targets=[],  # the sources need not know
@@ -491,7 +486,7 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
     from opentelemetry.sdk.trace import TracerProvider, export
 
     key, variable = settings.honeycomb_api_key, "OTEL_EXPORTER_OTLP_CERTIFICATE"
-    os.environ[variable] = os.environ.get(variable) or ca_bundle(settings.ssl_cert_file)
+    os.environ[variable] = os.environ.get(variable) or settings.ssl_cert_file or certifi.where()
     headers = {"x-honeycomb-team": key, "x-honeycomb-dataset": "catscii"} if key else None
     exporter = OTLPSpanExporter(HONEYCOMB if key else None, headers=headers)
     named = Resource.create({"service.name": "catscii", "service.version": __version__})
@@ -1422,7 +1417,7 @@ class Fetcher:
             return type(pool.__name__, (pool,), {"ConnectionCls": connection})
 
         context = urllib3.util.create_urllib3_context()  # one for all connections: the certificates take megabytes
-        context.load_verify_locations(ca_bundle(self._ssl_cert_file))
+        context.load_verify_locations(self._ssl_cert_file or certifi.where())
         pools = urllib3.PoolManager(ssl_context=context, retries=False, timeout=SILENT_SECONDS)
         pools.pool_classes_by_scheme = {name: guarded(pool) for name, pool in pools.pool_classes_by_scheme.items()}
         return pools
