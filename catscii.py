@@ -107,21 +107,21 @@ T = TypeVar("T")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Settings: what the environment says, read once
+# Settings: read from the environment once, all problems reported together
 # ---------------------------------------------------------------------------------------------------------------------
 
 DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat"
 MAX_URL = 2048  # characters
-LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # logging's numbers
+LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # the numbers are those of logging
 
 
 class SetupError(Exception):
-    """What keeps the service from starting: an argument a problem, each naming its variable and its value."""
+    """The service cannot start. Each argument describes one problem, with the variable and its value."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The environment's say, checked. None stands for "not set"."""
+    """The valid settings. None means "not set"."""
 
     host: str
     port: int
@@ -134,12 +134,12 @@ class Settings:
     log_level: int
     sentry_dsn: str | None = field(repr=False)
     sentry_environment: str | None
-    otlp_endpoint: str | None = field(repr=False)  # of traces, or the base of it
-    honeycomb_api_key: str | None = field(repr=False)  # None as well where the traces go elsewhere
+    otlp_endpoint: str | None = field(repr=False)  # either of traces or of all signals
+    honeycomb_api_key: str | None = field(repr=False)  # also None if the traces go elsewhere
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings; an empty variable counts as unset, but for CAT_SOURCES. Raises SetupError with all problems."""
+    """Return the settings. Only CAT_SOURCES may be set to nothing. Raises SetupError with all problems."""
     problems: list[str] = []
 
     def read(name: str, default: T, parse: Callable[[str], T]) -> T:
@@ -155,7 +155,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     collector = None
     for kind in ("", "TRACES_"):
         collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", collector, otlp_url)
-        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", "", otlp_headers)  # the SDK would log what it cannot use
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", "", otlp_headers)  # the SDK would log invalid ones
     key, disabled = read("HONEYCOMB_API_KEY", None, key_text), environ.get("OTEL_SDK_DISABLED", "").strip().lower()
     settings = Settings(
         host=read("HOST", "0.0.0.0", str),
@@ -178,19 +178,19 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def quoted(text: str) -> str:
-    """`text` in quotes, as printable ASCII of bounded length: safe in a log, a terminal and a page."""
+    """Quote `text` as printable ASCII of bounded length, which is safe in logs, terminals and pages."""
     return ascii(text if len(text) <= 200 else text[:197] + "...")
 
 
 def ensure(text: str, valid: Callable[[str], object], what: str, secret: bool = False) -> str:
-    """`text` if it is valid. Raises ValueError, which does not repeat a secret."""
+    """Return `text` if it is valid. Raises ValueError, whose message does not show a secret."""
     if not valid(text):
         raise ValueError(f"is not {what}" if secret else f"{quoted(text)} is not {what}")
     return text
 
 
 def one_of(text: str, choices: range | Collection[str]) -> Any:
-    """The choice that `text` is, or the number of a range that it writes in ASCII digits. Raises ValueError."""
+    """Return the choice that `text` names, a number if the choices are a range. Raises ValueError."""
     if isinstance(choices, range):
         return int(ensure(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
                           f"a whole number from {choices[0]} to {choices[-1]}"))
@@ -198,7 +198,7 @@ def one_of(text: str, choices: range | Collection[str]) -> Any:
 
 
 def source_urls(text: str) -> tuple[str, ...]:
-    """The URLs of a comma-separated list; a comma inside a query belongs to its URL."""
+    """Split a comma-separated list of URLs. A comma inside a query belongs to its URL."""
     urls = filter(None, re.split(r"\s*,\s*(?=https?:|$)", text, flags=re.IGNORECASE))
     return tuple(ensure(url, lambda url: is_web_url(url) and "," not in url.partition("?")[0],
                         f"a URL such as {DEFAULT_SOURCES[-1]}") for url in urls)
@@ -214,7 +214,7 @@ def is_web_url(text: str) -> bool:
 
 
 def certificate_file(text: str) -> str:
-    """The file, looked into at once: later, its faults would show as requests that fail, those that report them too."""
+    """Return `text`, a file that was loaded once: a bad one would otherwise make requests fail, error reports too."""
     import ssl
 
     try:
