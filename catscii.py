@@ -253,7 +253,6 @@ METRICS = {
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
-BOUNDS = tuple(map(float, BUCKETS))
 STDERR = 2
 MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for a reader that stalls
 Series = tuple[str, tuple[tuple[str, object], ...]]  # a figure's name and labels
@@ -371,22 +370,17 @@ class Trouble:
 
 
 class Budget:
-    """Allows so many log lines of a kind between two calls of `renew`, which logs how many were left out."""
+    """Allows `lines` log lines of one kind between two calls of `reset`, which logs how many more there were."""
 
     def __init__(self, lines: int, message: str) -> None:
-        self._limit, self._message = lines, message
-        self._lock, self._lines = threading.Lock(), 0
+        self._limit, self._message, self._taken = lines, message, itertools.count(1)  # whose next() is atomic
 
     def take(self) -> bool:
-        """Whether one more line may be logged."""
-        with self._lock:
-            self._lines += 1
-            return self._lines <= self._limit
+        return next(self._taken) <= self._limit
 
-    def renew(self) -> None:
-        with self._lock:
-            omitted, self._lines = max(0, self._lines - self._limit), 0
-        if omitted:
+    def reset(self) -> None:
+        taken, self._taken = self._taken, itertools.count(1)
+        if (omitted := next(taken) - 1 - self._limit) > 0:
             log.warning(self._message, {"lines": omitted})
 
 
@@ -404,7 +398,7 @@ class Metrics:
     def observe(self, name: str, seconds: float, /, **labels: object) -> None:
         with self._lock:
             histogram = self._histograms.setdefault((name, tuple(labels.items())), [0.0] * (len(BUCKETS) + 1))
-            histogram[bisect_left(BOUNDS, seconds)] += 1
+            histogram[bisect_left(BUCKETS, seconds, key=float)] += 1
             histogram[-1] += seconds
 
     def text(self, others: Mapping[str, float]) -> str:
@@ -2336,7 +2330,7 @@ class Service:
                 self.keeping.begin(f"{type(error).__name__}: {error}")
 
     def _check(self) -> None:
-        self.refusals.renew()
+        self.refusals.reset()
         self.visits.check()
         try:
             self.store.counts()
@@ -2774,7 +2768,7 @@ def serve(settings: Settings) -> int:
     service.refresher.stop()
     server.drain()
     keeper.join(1)
-    service.refusals.renew()
+    service.refusals.reset()
     service.visits.close()
     service.database.close()
     flush()
