@@ -236,12 +236,12 @@ sentry_dsn = partial(ensure, valid=re.compile(r"https?://[!-~]+@[A-Za-z0-9.-]+(:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Telemetry: logs; figures for Prometheus; errors to Sentry and traces to an OTLP collector, imported only where set
+# Telemetry: logs, Prometheus metrics, errors to Sentry, traces to an OTLP collector; the SDKs are imported only if set
 # ---------------------------------------------------------------------------------------------------------------------
 
-FLUSH_SECONDS = 1.5  # that each of the two gets at the end
+FLUSH_SECONDS = 1.5  # for Sentry, and again for the traces, to send what is left at the end
 HONEYCOMB = "https://api.honeycomb.io/v1/traces"
-TRACE = "opentelemetry.trace"  # a module that is there when it is in use
+TRACE = "opentelemetry.trace"  # this module is in sys.modules if traces are on
 METRICS = {
     "catscii_requests_total": ("counter", "Requests by route and status."),
     "catscii_request_seconds": ("histogram", "Time to answer a request, by route."),
@@ -254,12 +254,12 @@ METRICS = {
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 STDERR = 2
-MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for a reader that stalls
-Series = tuple[str, tuple[tuple[str, object], ...]]  # a figure's name and labels
+MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for a slow reader
+Series = tuple[str, tuple[tuple[str, object], ...]]  # the name and the labels of a time series
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, in the shape of Rust's tracing-subscriber; a dict as the only argument adds fields."""
+    """Formats lines of JSON like Rust's tracing-subscriber. A dict as a record's only argument adds fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {"message": record.getMessage(), **(record.args if isinstance(record.args, Mapping) else {})}
@@ -276,27 +276,26 @@ class JsonFormatter(logging.Formatter):
 
 
 class LogHandler(logging.Handler):
-    """Writes to standard error, and never waits for its reader.
+    """Writes to standard error without blocking. Keeps MAX_UNWRITTEN bytes, drops further lines and logs how many.
 
-    A pipe that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)); a terminal may not, and is
-    opened again without blocking. Lines that cannot be written yet are kept, up to MAX_UNWRITTEN bytes; the number of
-    those that are dropped is logged later.
+    A pipe that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)). A terminal may take fewer, so
+    this opens the terminal again in non-blocking mode.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(JsonFormatter())
         self._file = STDERR
-        with contextlib.suppress(OSError):  # no terminal
+        with contextlib.suppress(OSError):  # standard error is no terminal
             self._file = os.open(os.ttyname(STDERR), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
         self._unwritten, self._dropped = bytearray(), 0
-        self.buffered = False  # whether lines below WARNING wait for `flush`, which then writes many at once
+        self.buffered = False  # if True, lines below WARNING wait for a call of `flush`, which writes many at once
 
     def emit(self, record: logging.LogRecord) -> None:
         line = b""
-        with contextlib.suppress(Exception):  # of a package's call with odd arguments
+        with contextlib.suppress(Exception):  # some package passed arguments that cannot be formatted
             line = self.format(record).encode() + b"\n"
         if line and len(self._unwritten) + len(line) <= MAX_UNWRITTEN:
             self._unwritten += line
@@ -306,11 +305,11 @@ class LogHandler(logging.Handler):
             self.flush()
 
     def flush(self, seconds: float = 0.0) -> None:
-        """Write what can be written, and wait so many seconds at most for a reader that stalls."""
+        """Write what the reader takes, and wait at most `seconds` for a slow reader."""
         end = time.monotonic() + seconds
         with self.lock or contextlib.nullcontext():
             while self._unwritten and self._poll.poll(1000 * max(0.0, end - time.monotonic())):
-                whole = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1  # 0: of a line that is longer
+                whole = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1  # 0 if the line is longer
                 try:
                     del self._unwritten[:os.write(self._file, self._unwritten[:whole or select.PIPE_BUF])]
                 except BlockingIOError:
@@ -322,7 +321,7 @@ class LogHandler(logging.Handler):
             if self._dropped and not self._unwritten:
                 count, self._dropped = self._dropped, 0
                 log.warning("Log lines were dropped", {"lines": count})
-                self._dropped = count if self._dropped else 0  # as this one was
+                self._dropped = count if self._dropped else 0  # this warning was dropped too
 
     def close(self) -> None:
         self.flush(FLUSH_SECONDS)
@@ -332,12 +331,11 @@ class LogHandler(logging.Handler):
 def start_logging(level: int) -> LogHandler:
     handler = LogHandler()
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # No line has its place in the code, thread or process (docs.python.org/3/howto/logging.html, "Optimization").
-    logging._srcfile = None
+    logging._srcfile = None  # saves time, see "Optimization" in docs.python.org/3/howto/logging.html; so does the next
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    for name in ("waitress.queue", "urllib3", "PIL"):  # what matters of their doings is logged here
+    for name in ("waitress.queue", "urllib3", "PIL"):  # their lower levels only repeat what catscii logs
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("waitress").setLevel(logging.WARNING)  # below: each client that hangs up
+    logging.getLogger("waitress").setLevel(logging.WARNING)  # INFO has a line for each client that hangs up
     return handler
 
 
@@ -345,25 +343,25 @@ log = logging.getLogger("catscii")
 
 
 class Trouble:
-    """Something that fails for a while. The log gets a line when it begins and a line when it has ended."""
+    """Something that fails for a while. Logs one line when the failure begins and one when it has ended."""
 
     def __init__(self, begins: str, ends: str, level: int = logging.ERROR) -> None:
         self._begins, self._ends, self._level = begins, ends, level
-        self.since = math.inf  # time.monotonic(); math.inf while there is no trouble
+        self.since = math.inf  # time.monotonic() when it began
         self.reason, self._last = "", 0.0
 
     def __bool__(self) -> bool:
         return self.since < math.inf
 
     def begin(self, reason: object) -> None:
-        """Note that it fails now, as it may have before."""
+        """Note a failure, the first or a further one."""
         self.reason, self._last = str(reason), time.monotonic()
         if not self:
             self.since = self._last
             log.log(self._level, self._begins, {"error": self.reason})
 
     def end(self, quiet_seconds: float = 0.0) -> None:
-        """Note that it works now. The trouble goes on if it failed less than so many seconds ago."""
+        """Note a success, which ends the trouble unless the last failure was less than `quiet_seconds` ago."""
         if self and time.monotonic() - self._last >= quiet_seconds:
             self.since = math.inf
             log.info(self._ends)
@@ -385,11 +383,11 @@ class Budget:
 
 
 class Metrics:
-    """Counters and histograms since the start; no label is what a visitor chose."""
+    """Counters and histograms since the start. No visitor can choose a label."""
 
     def __init__(self) -> None:
         self._lock, self._counters = threading.Lock(), Counter[Series]()
-        self._histograms: dict[Series, list[float]] = {}  # how many are in each bucket alone, and the sum of all
+        self._histograms: dict[Series, list[float]] = {}  # the count of each bucket, then the sum of all values
 
     def add(self, name: str, /, **labels: object) -> None:
         with self._lock:
@@ -402,7 +400,7 @@ class Metrics:
             histogram[-1] += seconds
 
     def text(self, others: Mapping[str, float]) -> str:
-        """These and other samples in Prometheus' text format 0.0.4."""
+        """Return these and other samples in Prometheus' text format 0.0.4."""
         samples, lines = dict(others), []
         with self._lock:
             for (name, labels), times in self._counters.items():
@@ -419,12 +417,12 @@ class Metrics:
 
 
 def sample(name: str, /, **labels: object) -> str:
-    """The name of a time series; JSON escapes what Prometheus does."""
+    """Return the name of a time series. JSON escapes labels as Prometheus wants it."""
     return name + "{%s}" % ",".join(f"{key}={json.dumps(str(labels[key]), ensure_ascii=False)}" for key in labels)
 
 
 def span(name: str, /, *context: object, **attributes: object) -> contextlib.AbstractContextManager[Any]:
-    """A part of the current trace, else a new one; it fails with the error that leaves it."""
+    """Open a span in the current trace, or a new trace. An exception that leaves the span marks it as failed."""
     if trace := sys.modules.get(TRACE):
         tracer = trace.get_tracer("catscii")
         return tracer.start_as_current_span(name, *context, attributes=attributes)  # type: ignore[no-any-return]
@@ -432,7 +430,7 @@ def span(name: str, /, *context: object, **attributes: object) -> contextlib.Abs
 
 
 def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = None) -> None:
-    """Give the current span attributes, and the error that it failed with."""
+    """Add attributes to the current span, and mark it as failed if there is an error."""
     if trace := sys.modules.get(TRACE):
         trace.get_current_span().set_attributes(attributes)
         if error:
@@ -441,7 +439,7 @@ def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = No
 
 @contextlib.contextmanager
 def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
-    """Make a SetupError of the absence of `package`, and of what it does not take."""
+    """Turn a missing `package`, or values that the package refuses, into a SetupError."""
     try:
         yield
     except ImportError as error:
@@ -453,19 +451,19 @@ def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
 
 @missing_is_setup_error("sentry-sdk", "SENTRY_DSN")
 def start_sentry(settings: Settings) -> Callable[[], object]:
-    """Report what is logged as an error; the result sends what is left of it. Raises SetupError."""
+    """Send logged errors to Sentry. Returns a function that sends what is left. Raises SetupError."""
     import sentry_sdk
     from sentry_sdk.integrations.bottle import BottleIntegration
     from sentry_sdk.integrations.logging import ignore_logger
 
-    ignore_logger("opentelemetry.*")  # says again and again that a collector is down
+    ignore_logger("opentelemetry.*")  # repeats that a collector is down
     sentry_sdk.init(
         settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
         ca_certs=settings.ssl_cert_file or certifi.where(), shutdown_timeout=FLUSH_SECONDS - 0.5,
         integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
-        ignore_errors=[bottle.HTTPResponse],  # is an answer; what caused a 500 was logged before
-        trace_propagation_targets=[],  # the sources need not know
-        send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # any may hold an address
+        ignore_errors=[bottle.HTTPResponse],  # not an error; the cause of a 500 was logged before
+        trace_propagation_targets=[],  # send no trace headers to the sources
+        send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # may hold an address
         before_send=lambda event, hint: {**event, "request": {**event.get("request", {}), "headers": {}}},
     )
     return sentry_sdk.get_client().close
@@ -473,7 +471,7 @@ def start_sentry(settings: Settings) -> Callable[[], object]:
 
 @missing_is_setup_error("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY")
 def start_tracing(settings: Settings) -> Callable[[], object]:
-    """Send spans, batched, by another thread; the result sends what is left of them. Raises SetupError."""
+    """Send spans in batches from a thread. Returns a function that sends what is left. Raises SetupError."""
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -492,16 +490,16 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
 
 @missing_is_setup_error("opentelemetry-api", "OTEL_PROPAGATORS")
 def traced(app: Callable[..., Any]) -> Callable[..., Any]:
-    """The app with a span a request, in the trace that the request names (W3C Trace Context). Raises SetupError."""
+    """Wrap the app in a span per request, in the trace of its W3C Trace Context. Raises SetupError."""
     from opentelemetry import propagate, trace
 
     def traced_app(environ: dict[str, Any], start_response: Any) -> Any:
         headers = {name[5:].replace("_", "-").lower(): environ[name] for name in environ if name.startswith("HTTP_")}
         with span("request", propagate.extract(headers), trace.SpanKind.SERVER) as current:
-            answer = app(environ, start_response)
+            body = app(environ, start_response)
             if route := environ.get("bottle.route"):
                 current.update_name(f"{route.rule.split('/')[1] or 'root'}_{route.method.lower()}")
-            return answer
+            return body
 
     return traced_app
 
