@@ -67,6 +67,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, lru_cache, partial
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
@@ -87,6 +88,7 @@ class Lazy:
 
 if TYPE_CHECKING:
     import argparse
+    import ssl
 
     import certifi
     import maxminddb
@@ -99,7 +101,7 @@ else:
     HTTPChannel = HTTPRequestParser = WSGITask = object  # Server.__init__ adds the real base classes
     Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat = (
         Lazy(f"PIL.{name}") for name in ("Image", "ImageChops", "ImageDraw", "ImageFilter", "ImageOps", "ImageStat"))
-    certifi, urllib3 = Lazy("certifi"), Lazy("urllib3")  # urllib3 takes 30 ms
+    certifi, ssl, urllib3 = Lazy("certifi"), Lazy("ssl"), Lazy("urllib3")  # urllib3 takes 30 ms
 
 __version__ = "0.1.0"
 
@@ -215,8 +217,6 @@ def is_web_url(text: str) -> bool:
 
 def certificate_file(text: str) -> str:
     """Return `text`, a file that was loaded once: a bad one would otherwise make requests fail, error reports too."""
-    import ssl
-
     try:
         ssl.create_default_context(cafile=text)
     except OSError as error:
@@ -1128,7 +1128,6 @@ STORED_SIDE = 480  # pixels on the longer side: a pixel a sample up to 96 column
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
 LEASE_SECONDS = 120.0  # more than the fetch of a cat takes
-USER_AGENT = f"catscii/{__version__} (ASCII cats; urllib3)"
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for the whole answer with all redirects
 REVIVALS_AT_ONCE, REVIVED_BYTES = 2, 4 << 20  # of cats that visitors ask for and that are not stored
 VISITORS_REQUESTS_A_MINUTE = 30  # to the sources, redirects included
@@ -1336,7 +1335,7 @@ class Store:
 
 
 class Reader(threading.Thread):
-    """A thread that reads an answer; when the time is over, `Fetcher.get` sets `given_up` and shuts the socket."""
+    """A thread that reads a response. When its time is over, `Fetcher.get` sets `given_up` and shuts the socket."""
 
     socket: socket.socket | None = None
     given_up = False
@@ -1359,29 +1358,23 @@ def is_public(address: str) -> bool:
 
 
 def connect(host: str, port: int, anywhere: bool) -> socket.socket:
-    """A connection to the host, which has public addresses only, unless it may be `anywhere`. Raises Unavailable.
+    """Connect to the host. Unless it may be `anywhere`, all its addresses must be public. Raises Unavailable, OSError.
 
-    The name is resolved once, so that it cannot lead elsewhere after the check.
+    The name is resolved only once, so that it cannot lead elsewhere after the check.
     """
-    failure: OSError | None = None
-    try:
-        addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        if not anywhere and (special := [address for address in addresses if not is_public(address)]):
-            raise Unavailable(f"{special[0]} is not a public address")
-        for address in addresses:
-            try:
-                return socket.create_connection((address, port), SILENT_SECONDS)
-            except OSError as error:
-                failure = error
-    except OSError as error:
-        failure = error
-    raise Unavailable(f"{type(failure).__name__}: {failure}")
+    addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not anywhere and (special := [address for address in addresses if not is_public(address)]):
+        raise Unavailable(f"{special[0]} is not a public address")
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((address, port), SILENT_SECONDS)
+    return socket.create_connection((addresses[-1], port), SILENT_SECONDS)
 
 
 class Fetcher:
-    """Reads URLs within limits of time and size, with verified certificates.
+    """Reads URLs within limits of time and size, and verifies certificates.
 
-    The hosts of the `trusted` URLs may be anywhere; all others, to which answers lead, at public addresses only.
+    The hosts of the `trusted` URLs may be anywhere. All others, such as redirects name, must have public addresses.
     """
 
     def __init__(self, ssl_cert_file: str | None, trusted: Iterable[str]) -> None:
@@ -1389,30 +1382,22 @@ class Fetcher:
         self._box = threading.Lock()
 
     @cached_property
-    def _pools(self) -> urllib3.PoolManager:
-        """Pools whose connections `connect` makes, and which tell the `Reader` their socket."""
-        trusted_hosts = {str(urllib3.util.parse_url(url).host).strip("[]") for url in self._trusted}
+    def _tls(self) -> ssl.SSLContext:  # one for all connections: the certificates take megabytes
+        return ssl.create_default_context(cafile=self._ssl_cert_file or certifi.where())
 
-        class Guarded:
-            def _new_conn(self: Any) -> socket.socket:
-                return connect(self.host, self.port, self.host in trusted_hosts)
-
-            def getresponse(self: Any) -> Any:
-                reader: Any = threading.current_thread()
-                reader.socket = self.sock  # set before `given_up` is read; `get` sets `given_up`, then reads `socket`
-                if reader.given_up:
-                    raise Unavailable("nobody waits for the answer any more")
-                return super().getresponse()  # type: ignore[misc]
-
-        def guarded(pool: type[urllib3.HTTPConnectionPool]) -> type:
-            connection = type("Connection", (Guarded, pool.ConnectionCls), {})
-            return type(pool.__name__, (pool,), {"ConnectionCls": connection})
-
-        context = urllib3.util.create_urllib3_context()  # one for all connections: the certificates take megabytes
-        context.load_verify_locations(self._ssl_cert_file or certifi.where())
-        pools = urllib3.PoolManager(ssl_context=context, retries=False, timeout=SILENT_SECONDS)
-        pools.pool_classes_by_scheme = {name: guarded(pool) for name, pool in pools.pool_classes_by_scheme.items()}
-        return pools
+    def _open(self, url: urllib3.util.Url, reader: Any) -> urllib3.connection.HTTPConnection:
+        """Connect to the URL's host, and tell the reader the socket. Raises Unavailable and OSError."""
+        host, secure = str(url.host).strip("[]"), url.scheme == "https"
+        trusted = any(url.host == urllib3.util.parse_url(each).host for each in self._trusted)
+        connection_class = urllib3.connection.HTTPSConnection if secure else urllib3.connection.HTTPConnection
+        connection = connection_class(host, url.port, timeout=SILENT_SECONDS)
+        connection.sock = connect(host, connection.port, trusted)
+        if secure:
+            connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=host)
+        reader.socket = connection.sock  # set before `given_up` is read; `get` sets `given_up`, then reads `socket`
+        if reader.given_up:
+            raise Unavailable("nobody waits for the response any more")
+        return connection
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
             permit: Callable[[], None] = lambda: None) -> bytes:
@@ -1449,16 +1434,19 @@ class Fetcher:
                 if target.scheme == "https":
                     schemes = ["https"]  # from now on
                 permit()
-                sent = {"User-Agent": USER_AGENT, **headers}
-                with span(f"{kind}_headers", host=target.host):
-                    response = self._pools.request("GET", target.url, headers=sent, preload_content=False,
-                                                   redirect=False)
-                with response, span(f"{kind}_body", status=response.status):
-                    if not (location := response.get_redirect_location()):
-                        return read_body(response, limit)
+                sent = {"User-Agent": f"catscii/{__version__} (ASCII cats; urllib3)", **headers}
+                with contextlib.ExitStack() as stack:
+                    with span(f"{kind}_headers", host=target.host):
+                        connection = self._open(target, threading.current_thread())
+                        stack.callback(connection.close)
+                        connection.request("GET", target.request_uri, headers=sent, preload_content=False)
+                        response = connection.getresponse()
+                    with response, span(f"{kind}_body", status=response.status):
+                        if not (location := response.get_redirect_location()):
+                            return read_body(response, limit)
                 url, headers = urljoin(target.url, location), {}  # a key is for the API alone
             raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, OverflowError) as error:
+        except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError, OverflowError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
     def json(self, url: str, headers: Mapping[str, str], permit: Callable[[], None] = lambda: None) -> Any:
