@@ -1191,10 +1191,11 @@ class NoSuchCat(LookupError):
 
 
 class Unavailable(Exception):
-    """A source, or what it sent, cannot be used now; the message says why."""
+    """A source, or what it sent, cannot be used now. The message says why."""
 
-    status = 200  # of the source's answer, if the status was what was wrong
-    retry_after = 0.0  # seconds for which the source wants to be left alone
+    def __init__(self, reason: str, status: int = 200, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.status, self.retry_after = status, retry_after  # the source's own: status code, seconds to wait
 
 
 class Database:
@@ -1472,9 +1473,8 @@ class Fetcher:
 def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
     """The body of a 200. Raises Unavailable for another status, and as soon as the body passes `limit` bytes."""
     if response.status != 200:
-        refusal = Unavailable(f"status {response.status}")
-        refusal.status, refusal.retry_after = response.status, urllib3.Retry().get_retry_after(response) or 0.0
-        raise refusal
+        retry_after = urllib3.Retry().get_retry_after(response) or 0.0
+        raise Unavailable(f"status {response.status}", response.status, retry_after)
     body = bytearray()
     while chunk := response.read1(65536):
         body += chunk
@@ -1554,27 +1554,23 @@ class Refresher:
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
-        self._stopping = threading.Event()
         self._repeats = 0  # answers in a row that held only cats that are stored already
         self.results = Counter(stored=0, repeated=0, failed=0)
         self.last_good: float | None = None  # time.monotonic() when a source last worked, at first when `run` began
         self._due = 0.0 if self._short() else time.monotonic() + REFRESH_SECONDS
 
-    def run(self) -> None:
-        """Fetch a cat whenever one is due, until `stop`. Both are used by the server, `run` in a thread."""
+    def run(self, stopping: threading.Event) -> None:
+        """Fetch a cat whenever one is due, until `stopping`. The server runs this in a thread."""
         self.last_good = time.monotonic() if self._sources else None
-        while self._sources and not self._stopping.wait(self._delay()):
+        while self._sources and not stopping.wait(self._delay()):
             try:
                 self.fetch_one(LEASE_SECONDS)  # while this thread goes on, no other process needs to fetch
             except Exception:
-                if self._stopping.is_set():  # the database is closed by now
+                if stopping.is_set():  # the database is closed by now
                     return
                 log.exception("Refreshing the store failed")
                 self.results["failed"] += 1
                 self._due = time.monotonic() + REFRESH_SECONDS
-
-    def stop(self) -> None:
-        self._stopping.set()
 
     def claim_due_fetch(self) -> bool:
         """Whether a fetch is due and this process has to do it, with `fetch_one`. Used by a CGI request."""
@@ -2745,13 +2741,12 @@ def serve(settings: Settings) -> int:
     stopping = threading.Event()
     keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
     keeper.start()
-    threading.Thread(target=service.refresher.run, name="refresher", daemon=True).start()
+    threading.Thread(target=service.refresher.run, args=[stopping], name="refresher", daemon=True).start()
     handler.buffered = True
     server.run()
     handler.buffered = False
     log.info("Initiating graceful shutdown")
     stopping.set()
-    service.refresher.stop()
     server.drain()
     keeper.join(1)
     service.refusals.reset()
