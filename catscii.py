@@ -1120,20 +1120,20 @@ def draw_house_cat(seed: int) -> Image.Image:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Cats: the sources, the store that keeps their pictures, the refresher that tops it up
+# Cats: the sources, the store of their pictures, the refresher that fills it
 # ---------------------------------------------------------------------------------------------------------------------
 
 STORED_CATS = 24
-STORED_SIDE = 480  # pixels on the longer side: a pixel a sample up to 96 columns, some 30 kB as JPEG
+STORED_SIDE = 480  # pixels on the longer side: one per sample up to 96 columns, some 30 kB as JPEG
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
-LEASE_SECONDS = 120.0  # more than the fetch of a cat takes
-SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for the whole answer with all redirects
-REVIVALS_AT_ONCE, REVIVED_BYTES = 2, 4 << 20  # of cats that visitors ask for and that are not stored
+LEASE_SECONDS = 120.0  # longer than it takes to fetch a cat
+SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a whole response with all redirects
+REVIVALS_AT_ONCE, REVIVED_BYTES = 2, 4 << 20  # limits of fetching and caching cats that are not stored, for visitors
 VISITORS_REQUESTS_A_MINUTE = 30  # to the sources, redirects included
 HOUSE_CATS_PER_MINUTE = 24
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
-LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # to wait for another process's lock: in a request, at the start
+LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at startup
 
 SCHEMA = """
 CREATE TABLE visits (
@@ -1175,11 +1175,11 @@ END;
 CREATE TRIGGER visits_deleted AFTER DELETE ON visits BEGIN
     UPDATE totals SET count = count - old.count WHERE country = old.country;
 END;
-"""  # each adds to those before; their number is the version
+"""  # each entry upgrades the schema by one version
 
 
 class Cat(NamedTuple):
-    """A cat's name and where its picture comes from; `url` is empty for a house cat."""
+    """A cat's id and where its picture comes from. A house cat has no `url`."""
 
     id: str
     source: str
@@ -1199,7 +1199,7 @@ class Unavailable(Exception):
 
 
 class Database:
-    """The SQLite file: one connection in autocommit, so that each statement is committed when it returns."""
+    """The SQLite file, through one connection in autocommit mode: each statement is committed when it returns."""
 
     def __init__(self, path: str) -> None:
         self._path, self._lock = os.path.abspath(path), threading.RLock()
@@ -1209,17 +1209,18 @@ class Database:
             raise SetupError(f"ANALYTICS_DB: cannot use {quoted(path)}: {error}") from error
 
     def open(self, patience: float) -> None:
-        """Open the file, new or old, and wait so many seconds for others' locks. Raises sqlite3.Error and OSError."""
+        """Open or create the file, and wait `patience` seconds for locks. Raises sqlite3.Error and OSError."""
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
         self._use_wal(patience)
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; no fsync a visit
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process without an fsync per visit
         self._migrate()
         self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
+        # Our own descriptor tells which file is open. Close it last: closing any descriptor drops the POSIX locks.
         self._wal_stat, self._file = os.stat(self._path + "-wal"), io.FileIO(self._path)
         self._stat = os.fstat(self._file.fileno())
 
     def _use_wal(self, patience: float) -> None:
-        """Switch to WAL, again if another process is about to: SQLite does not wait for this lock by itself."""
+        """Switch to WAL mode. Retry if another process does so too: SQLite does not wait for this lock."""
         end = time.monotonic() + patience
         while True:
             try:
@@ -1241,26 +1242,26 @@ class Database:
         self._connection.execute("COMMIT")
 
     def _in_place(self) -> bool:
-        """Whether the path still leads to the open file. SQLite would go on in a file that was deleted."""
-        with contextlib.suppress(OSError):  # there is no file
+        """Return whether the path still leads to the open file. SQLite itself would go on using a deleted file."""
+        with contextlib.suppress(OSError):  # the file is gone
             return not self._file.closed and os.path.samestat(os.stat(self._path), self._stat)
         return False
 
     def execute(self, sql: str, *parameters: object) -> list[Any]:
-        """The rows that `sql` gives; what it changes is committed. Raises sqlite3.Error."""
+        """Execute and commit one statement, and return its rows. Raises sqlite3.Error."""
         with self._lock:
             if not self._in_place():
                 raise sqlite3.OperationalError("the file was deleted or replaced")
             return self._connection.execute(sql, parameters).fetchall()
 
     def renew(self) -> None:
-        """Open the file again, or a new one, if it is not what is open. Raises sqlite3.Error and OSError."""
+        """Reopen the file if it was deleted, replaced or overwritten. Raises sqlite3.Error and OSError."""
         with self._lock:
             if not self._in_place() or os.pread(self._file.fileno(), 16, 0) != b"SQLite format 3\0":
-                with contextlib.suppress(sqlite3.Error):  # a moved file would lose what is only in its log
+                with contextlib.suppress(sqlite3.Error):  # a moved file needs what is only in its -wal
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self.close()
-                with contextlib.suppress(OSError):  # the log of the file that was, which would spoil what is there now
+                with contextlib.suppress(OSError):  # a stale -wal would corrupt the new file
                     if os.path.samestat(os.stat(self._path + "-wal"), self._wal_stat):
                         os.unlink(self._path + "-wal")
                         os.unlink(self._path + "-shm")
@@ -1273,32 +1274,32 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
-            self._file.close()  # last: closing any descriptor of a file drops the process's locks
+            self._file.close()
 
 
 class Store:
-    """The pictures that requests are served from: the STORED_CATS freshest, and every id there ever was."""
+    """Holds the pictures of the STORED_CATS freshest cats, and the ids of all cats that were ever stored."""
 
     def __init__(self, database: Database) -> None:
         self._execute = database.execute
         self._ids: list[str] = []
-        self._listed = -math.inf  # time.monotonic() when self._ids was read; another process may store cats as well
+        self._listed = -math.inf  # time.monotonic() when self._ids was read; other processes store cats too
 
     def pick(self) -> str | None:
-        """The id of a random stored cat, as known a second ago; None while there is none."""
+        """Return the id of a random stored cat, from a list that is at most a second old; None if there is none."""
         if time.monotonic() - self._listed > 1:
             self._ids = [cat_id for cat_id, in self._execute("SELECT id FROM cats WHERE picture IS NOT NULL")]
             self._listed = time.monotonic()
         return random.choice(self._ids) if self._ids else None
 
     def get(self, cat_id: str) -> tuple[Cat, bytes | None] | None:
-        """The cat and its JPEG, None in its place once evicted; None for an id never seen."""
+        """Return the cat and its JPEG, which is None if it was evicted; None for an unknown id."""
         for picture, *cat in self._execute("SELECT picture, id, source, url FROM cats WHERE id = ?", cat_id):
             return Cat(*cat), picture
         return None
 
     def art(self, cat_id: str) -> tuple[Cat, Art] | None:
-        """The cat in the usual view, None if it has to be drawn: the stored art saves a CGI request 41 ms and 6 MB."""
+        """Return the cat and its stored art, which saves a CGI request 41 ms and 6 MB; None if there is none."""
         for art, *cat in self._execute("SELECT art, id, source, url FROM cats WHERE id = ? AND art NOT NULL", cat_id):
             with contextlib.suppress(zlib.error, ValueError):  # the stored art is damaged
                 return Cat(*cat), from_dict(json.loads(zlib.decompress(art)))
@@ -1308,7 +1309,7 @@ class Store:
         return bool(self._execute("SELECT 1 FROM cats WHERE id = ? AND picture IS NOT NULL", cat_id))
 
     def put(self, cat: Cat, picture: bytes, art: bytes) -> None:
-        """Keep the picture and its art, as Fetcher.picture has them, as the freshest; evict the oldest."""
+        """Store the picture and its art, as Fetcher.picture returns them, and evict the oldest."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._execute("REPLACE INTO cats (id, source, url, fetched, picture, art) VALUES (?,?,?,?,?,?)",
                       *cat, now, picture, art)
@@ -1317,12 +1318,11 @@ class Store:
                 SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)""", STORED_CATS)
 
     def counts(self) -> dict[str, int]:
-        """Stored cats by source."""
+        """Return the number of stored cats by source."""
         return dict(self._execute("SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"))
 
     def claim_due_fetch(self) -> dict[str, tuple[int, float]] | None:
-        """If a fetch is due, keep all other processes from it for LEASE_SECONDS, and return what `schedule_fetch` noted
-        of the sources; else None. Used by a CGI request."""
+        """If a fetch is due, claim it for LEASE_SECONDS and return the sources of `schedule_fetch`; else None."""
         now, ((due, sources),) = time.time(), self._execute("SELECT due, sources FROM refresher")
         if now < due < now + 2 * LONGEST_RETRY_AFTER:  # a later time comes from a clock that was wrong
             return None
@@ -1330,8 +1330,7 @@ class Store:
         return dict(json.loads(sources)) if claimed else None
 
     def schedule_fetch(self, due: float, sources: Mapping[str, tuple[int, float]]) -> None:
-        """Note the Unix time when the next fetch is due; of each source, its failures in a row and the Unix time from
-        which on it may be asked. Used by the server and by a CGI request."""
+        """Save when the next fetch is due, and the failures in a row and next try of each source, in Unix time."""
         self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
 
 
@@ -1342,9 +1341,8 @@ class Reader(threading.Thread):
     given_up = False
 
 
-# Every range of IANA's registries of special-purpose addresses (iana.org/assignments/iana-ipv4-special-registry and
-# iana-ipv6-special-registry), and of multicast. Of IPv6, all but 2000::/3, the global unicast addresses, is left out,
-# and with it what embeds IPv4: mapped addresses, NAT64, site-local ones; 2001::/23 has Teredo, 2002::/16 is 6to4.
+# Multicast, and all ranges of iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry. Of IPv6,
+# only 2000::/3 is public, without what embeds IPv4 addresses (Teredo in 2001::/23, 6to4 in 2002::/16).
 SPECIAL_NETWORKS = (
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
     "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
@@ -1353,7 +1351,7 @@ SPECIAL_NETWORKS = (
 
 
 def is_public(address: str) -> bool:
-    """Whether the address of a socket is one of the public internet."""
+    """Return whether a socket's address belongs to the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     return not any(ip in ipaddress.ip_network(network) for network in SPECIAL_NETWORKS)
 
@@ -1402,23 +1400,23 @@ class Fetcher:
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
             permit: Callable[[], None] = lambda: None) -> bytes:
-        """The body at `url`, at most `limit` bytes, after a call of `permit` for each request. Raises Unavailable.
+        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above `limit` bytes.
 
-        urllib3 limits only the time between bytes. `get` limits the time of the whole answer, which a `Reader` reads.
+        urllib3 limits only the time between bytes. A `Reader` reads the body, to limit the time of it all.
         """
-        answer: Future[bytes] = Future()
+        body: Future[bytes] = Future()
 
         def read() -> None:
             try:
-                answer.set_result(self._read(url, limit, headers, kind, permit))
+                body.set_result(self._read(url, limit, headers, kind, permit))
             except Exception as error:
-                answer.set_exception(error)
+                body.set_exception(error)
 
         in_this_span = contextvars.copy_context().run
         reader = Reader(target=in_this_span, args=(read,), name="fetcher", daemon=True)
         reader.start()
         try:
-            return answer.result(TOTAL_SECONDS)
+            return body.result(TOTAL_SECONDS)
         except TimeoutError:
             reader.given_up = True
             with contextlib.suppress(AttributeError, OSError):  # the reader has no socket yet, or a closed one
@@ -1433,7 +1431,7 @@ class Fetcher:
                 if target is None or target.scheme not in schemes:
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
                 if target.scheme == "https":
-                    schemes = ["https"]  # from now on
+                    schemes = ["https"]  # no way back
                 permit()
                 sent = {"User-Agent": f"catscii/{__version__} (ASCII cats; urllib3)", **headers}
                 with contextlib.ExitStack() as stack:
@@ -1445,7 +1443,7 @@ class Fetcher:
                     with response, span(f"{kind}_body", status=response.status):
                         if not (location := response.get_redirect_location()):
                             return read_body(response, limit)
-                url, headers = urljoin(target.url, location), {}  # a key is for the API alone
+                url, headers = urljoin(target.url, location), {}  # the key is for the API alone
             raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
         except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError, OverflowError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
@@ -1458,8 +1456,7 @@ class Fetcher:
             raise Unavailable(f"the answer is not JSON: {error}") from error
 
     def picture(self, cat: Cat, permit: Callable[[], None] = lambda: None) -> tuple[bytes, bytes]:
-        """The cat's picture from its source: a JPEG of at most STORED_SIDE pixels a side, and its art as the store
-        keeps it. Raises Unavailable."""
+        """Fetch the cat's picture. Returns a JPEG of at most STORED_SIDE pixels and its art. Raises Unavailable."""
         with span("download_file", url=cat.url):
             data = self.get(cat.url, MAX_PICTURE_BYTES, permit=permit)
         try:
@@ -1471,7 +1468,7 @@ class Fetcher:
 
 
 def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
-    """The body of a 200. Raises Unavailable for another status, and as soon as the body passes `limit` bytes."""
+    """Return the body of a 200. Raises Unavailable for other statuses, and for more than `limit` bytes."""
     if response.status != 200:
         retry_after = urllib3.Retry().get_retry_after(response) or 0.0
         raise Unavailable(f"status {response.status}", response.status, retry_after)
@@ -1485,78 +1482,78 @@ def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
 
 @dataclass
 class Source:
-    """An API: where it lists random cats, one or several; where it knows the cat called {id}; how it fares."""
+    """An API of cats: its URLs, and its recent failures."""
 
     name: str  # the API's host
-    search_url: str
-    cat_url: str
+    search_url: str  # of random cats, one or several
+    cat_url: str  # of the cat called {id}
     headers: dict[str, str]
     fetcher: Fetcher
-    listed: deque[Cat] = field(default_factory=deque)  # and not yet stored
+    listed: deque[Cat] = field(default_factory=deque)  # found by a search, not yet stored
     failures: int = 0  # in a row
-    ready: float = 0.0  # time.monotonic() from which on the refresher may ask again
+    ready: float = 0.0  # time.monotonic() of the next try
 
     def search(self) -> list[Cat]:
-        """Some random cats. Raises Unavailable."""
+        """Return some random cats. Raises Unavailable."""
         answer = self.fetcher.json(self.search_url, self.headers)
         return [self._cat(entry) for entry in (answer if isinstance(answer, list) and answer else [answer])]
 
     def find(self, cat_id: str, permit: Callable[[], None]) -> Cat:
-        """The cat of that id. Raises NoSuchCat, and Unavailable if that cannot be told now."""
+        """Ask for the cat with that id. Raises NoSuchCat, and Unavailable if the source gives no answer."""
         if self.ready > time.monotonic():
-            raise Unavailable("it rests")
+            raise Unavailable("it failed a moment ago")
         try:
             cat = self._cat(self.fetcher.json(self.cat_url.replace("{id}", cat_id), self.headers, permit))
         except Unavailable as error:
-            if error.status in (400, 404):  # The Cat API's and CATAAS's
+            if error.status in (400, 404):  # The Cat API sends 400, CATAAS 404
                 raise NoSuchCat(cat_id) from error
             raise
-        if cat.id != cat_id:  # CATAAS takes it for a tag
+        if cat.id != cat_id:  # CATAAS takes an unknown id for a tag
             raise NoSuchCat(cat_id)
         return cat
 
     def _cat(self, entry: Any) -> Cat:
-        """The cat that a JSON object describes. Raises Unavailable for anything else."""
+        """Return the cat that a JSON object describes. Raises Unavailable for anything else."""
         if isinstance(entry, dict):
             cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
             if isinstance(cat_id, str) and is_cat_id(cat_id) and isinstance(url, str) and url:
-                with contextlib.suppress(ValueError):  # what cannot be joined is no URL
+                with contextlib.suppress(ValueError):  # cannot be joined, and is_web_url refuses it too
                     url = urljoin(self.search_url, url)
                 if is_web_url(url) and (url.startswith("https:") or self.search_url.startswith("http:")):
                     return Cat(cat_id, self.name, url)
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(entry))}")
 
     def failed(self, retry_after: float = 0.0) -> None:
-        """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, jittered down to half of it; for `retry_after` at least."""
+        """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, at random half as long, and at least for `retry_after`."""
         self.failures += 1
         rest = min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
         self.ready = time.monotonic() + max(rest, min(retry_after, LONGEST_RETRY_AFTER))
 
 
 def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
-    """The source for an API's URL: CATAAS by its host or a path that ends in /cat, else The Cat API."""
+    """Return the source for an API's URL: CATAAS by its host or a path that ends in /cat, else The Cat API."""
     parts = urlsplit(url)
-    name, base = parts.netloc.rpartition("@")[2], parts._replace(query="", fragment="").geturl().rstrip("/")
+    name, api = parts.netloc.rpartition("@")[2], parts._replace(query="", fragment="").geturl().rstrip("/")
     if parts.hostname == "cataas.com" or parts.path.rstrip("/").endswith("/cat"):  # https://cataas.com/doc.html
-        return Source(name, f"{base}?{parts.query or 'json=true'}", base + "/{id}?json=true", {}, fetcher)
-    base = base.removesuffix("/search").removesuffix("/images") + "/images"  # https://docs.thecatapi.com
+        return Source(name, f"{api}?{parts.query or 'json=true'}", api + "/{id}?json=true", {}, fetcher)
+    api = api.removesuffix("/search").removesuffix("/images") + "/images"  # https://docs.thecatapi.com
     query = parts.query or "limit=10&mime_types=jpg,png"
-    return Source(name, f"{base}/search?{query}", base + "/{id}", {"x-api-key": key} if key else {}, fetcher)
+    return Source(name, f"{api}/search?{query}", api + "/{id}", {"x-api-key": key} if key else {}, fetcher)
 
 
 def is_cat_id(text: str) -> bool:
-    """Whether a source's cat may be called so: it goes into paths, headers and terminals as it is."""
+    """Return whether `text` can be a source's id of a cat. Ids go into paths and terminals as they are."""
     return re.fullmatch(r"(?!house-)[A-Za-z0-9_-]{1,64}", text) is not None
 
 
 class Refresher:
-    """Tops the store up, quickly to STORED_CATS, then by one cat every REFRESH_SECONDS, whatever the traffic."""
+    """Fills the store with STORED_CATS quickly, then adds a cat every REFRESH_SECONDS, whatever the traffic."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
-        self._repeats = 0  # answers in a row that held only cats that are stored already
+        self._repeats = 0  # searches in a row that found no new cat
         self.results = Counter(stored=0, repeated=0, failed=0)
-        self.last_good: float | None = None  # time.monotonic() when a source last worked, at first when `run` began
+        self.last_good: float | None = None  # time.monotonic() when a source last worked, or when `run` began
         self._due = 0.0 if self._short() else time.monotonic() + REFRESH_SECONDS
 
     def run(self, stopping: threading.Event) -> None:
@@ -1573,17 +1570,16 @@ class Refresher:
                 self._due = time.monotonic() + REFRESH_SECONDS
 
     def claim_due_fetch(self) -> bool:
-        """Whether a fetch is due and this process has to do it, with `fetch_one`. Used by a CGI request."""
+        """Return whether a fetch is due and this process has to call `fetch_one`. Only CGI requests ask this."""
         claimed = self._store.claim_due_fetch() if self._sources else None
         for source in self._sources:
             source.failures, ready = (claimed or {}).get(source.name, (0, 0.0))
             source.ready = ready - time.time() + time.monotonic()
-        self._repeats = QUICK_REPEATS - 1  # how many other processes had is not known: one more ends the hurry
+        self._repeats = QUICK_REPEATS - 1  # those of other processes are unknown: one more ends the hurry
         return claimed is not None
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
-        """Store a cat from the first source that works, and schedule the next fetch: for other processes
-        `lease_seconds` later than for this one. Used by the server, and by a CGI request after `claim_due_fetch`."""
+        """Store a cat from the first source that works. Schedule the next fetch, `lease_seconds` later for others."""
         for source in self._sources:
             if source.ready <= time.monotonic() and self._fetch_from(source):
                 break
@@ -1597,11 +1593,11 @@ class Refresher:
         return sum(self._store.counts().values()) < STORED_CATS
 
     def _delay(self) -> float:
-        """Seconds until a cat is due and some source may be asked."""
+        """Return the seconds until a cat is due and some source may be asked."""
         return max(0.0, max(self._due, min(source.ready for source in self._sources)) - time.monotonic())
 
     def _fetch_from(self, source: Source) -> bool:
-        """Store the source's next new cat, if it has one. False if the source fails; it rests then."""
+        """Store the source's next new cat, if there is one. Returns False if the source fails."""
         try:
             with span("get_cat_ascii_art", source=source.name):
                 self._repeats = 0 if self._store_next(source) else self._repeats + 1
@@ -1620,7 +1616,7 @@ class Refresher:
         return True
 
     def _store_next(self, source: Source) -> bool:
-        """Store the first listed cat that is not stored yet, after a search if none is listed; False if all are."""
+        """Store the first listed cat that is new, after a search if none is listed. Returns False if none is new."""
         if not source.listed:
             source.listed.extend(source.search())
         while source.listed:
@@ -1632,7 +1628,7 @@ class Refresher:
 
 
 class Cache:
-    """Least recently used values by key, bounded in bytes."""
+    """A cache of at most `limit` bytes, which drops the least recently used values."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
@@ -1640,7 +1636,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: Any) -> Any:
-        """The value, None if it is not (or no longer) there."""
+        """Return the value, or None."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -1655,7 +1651,7 @@ class Cache:
 
 
 class Cattery:
-    """Where a request gets its cat: from the store, or a house cat; for a permalink alone, from a source again."""
+    """Finds the cat for a request: stored cats, house cats, and for permalinks also the sources."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
@@ -1665,7 +1661,7 @@ class Cattery:
         self._picked = ""
 
     def pick(self) -> str:
-        """The id of a random cat that is at hand, another than the time before if the store holds two."""
+        """Return the id of a random local cat, and not the same twice in a row if the store holds two."""
         for _ in range(30):
             cat_id = (self._sources and self._store.pick()) or house_cat_of_minute()
             if cat_id != self._picked:
@@ -1674,7 +1670,7 @@ class Cattery:
         return cat_id
 
     def find_local(self, cat_id: str) -> tuple[Cat, Image.Image]:
-        """The cat and its picture without asking any source. Raises NoSuchCat."""
+        """Return the cat and its picture without asking a source. Raises NoSuchCat."""
         if (match := re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)) and int(match[1]) < HOUSE_CATS:
             return Cat(cat_id, "house", ""), draw_house_cat(int(match[1]))
         cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
@@ -1683,7 +1679,7 @@ class Cattery:
         return cat, decode(jpeg, STORED_SIDE)
 
     def find_or_fetch(self, cat_id: str) -> tuple[Cat, Image.Image]:
-        """The cat and its picture, fetched again if need be. Raises NoSuchCat, and Unavailable if it fails for now."""
+        """Return the cat and its picture, and fetch it again if it was evicted. Raises NoSuchCat and Unavailable."""
         try:
             return self.find_local(cat_id)
         except NoSuchCat:
@@ -1700,14 +1696,14 @@ class Cattery:
         return cat, decode(jpeg, STORED_SIDE)
 
     def _permit(self) -> None:
-        """Note a request to a source that a visitor causes. Raises Unavailable if there were too many."""
+        """Count a request that a visitor causes to a source. Raises Unavailable if there were too many."""
         with self._lock:
             if len(self._recent) == VISITORS_REQUESTS_A_MINUTE and time.monotonic() - self._recent[0] < 60:
                 raise Unavailable("visitors caused too many requests in the last minute")
             self._recent.append(time.monotonic())
 
     def _ask(self, cat_id: str) -> Cat:
-        """The cat of an id that the store has never seen. Raises NoSuchCat if all sources say so, else Unavailable."""
+        """Ask the sources for a cat that was never stored. Raises NoSuchCat if all say so, else Unavailable."""
         failure: Exception = NoSuchCat(cat_id)
         for source in self._sources:
             try:
