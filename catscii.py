@@ -1132,6 +1132,7 @@ SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a
 REVIVALS_AT_ONCE, REVIVED_BYTES = 2, 4 << 20  # limits of fetching and caching cats that are not stored, for visitors
 VISITORS_REQUESTS_A_MINUTE = 30  # to the sources, redirects included
 HOUSE_CATS_PER_MINUTE = 24
+SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # ids go into paths and terminals as they are
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
 LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at startup
 
@@ -1516,7 +1517,7 @@ class Source:
         """Return the cat that a JSON object describes. Raises Unavailable for anything else."""
         if isinstance(entry, dict):
             cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
-            if isinstance(cat_id, str) and is_cat_id(cat_id) and isinstance(url, str) and url:
+            if isinstance(cat_id, str) and SOURCE_CAT_ID.fullmatch(cat_id) and isinstance(url, str) and url:
                 with contextlib.suppress(ValueError):  # cannot be joined, and is_web_url refuses it too
                     url = urljoin(self.search_url, url)
                 if is_web_url(url) and (url.startswith("https:") or self.search_url.startswith("http:")):
@@ -1539,11 +1540,6 @@ def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
     api = api.removesuffix("/search").removesuffix("/images") + "/images"  # https://docs.thecatapi.com
     query = parts.query or "limit=10&mime_types=jpg,png"
     return Source(name, f"{api}/search?{query}", api + "/{id}", {"x-api-key": key} if key else {}, fetcher)
-
-
-def is_cat_id(text: str) -> bool:
-    """Return whether `text` can be a source's id of a cat. Ids go into paths and terminals as they are."""
-    return re.fullmatch(r"(?!house-)[A-Za-z0-9_-]{1,64}", text) is not None
 
 
 class Refresher:
@@ -1683,7 +1679,7 @@ class Cattery:
         try:
             return self.find_local(cat_id)
         except NoSuchCat:
-            if not self._sources or not is_cat_id(cat_id):
+            if not self._sources or not SOURCE_CAT_ID.fullmatch(cat_id):
                 raise
         if not self._free.acquire(blocking=False):
             raise Unavailable("other pictures are being fetched")
