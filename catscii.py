@@ -68,7 +68,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, lru_cache, partial
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import bottle  # type: ignore[import-untyped]
@@ -105,8 +105,6 @@ else:
 
 __version__ = "0.1.0"
 
-T = TypeVar("T")
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings: read from the environment once, all problems reported together
@@ -119,64 +117,6 @@ LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  
 
 class SetupError(Exception):
     """The service cannot start. Each argument describes one problem, with the variable and its value."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The valid settings. None means "not set"."""
-
-    host: str
-    port: int
-    analytics_db: str
-    geolite2_country_db: str | None
-    client_ip_header: str | None
-    cat_sources: tuple[str, ...]
-    cat_api_key: str | None = field(repr=False)
-    ssl_cert_file: str | None
-    log_level: int
-    sentry_dsn: str | None = field(repr=False)
-    sentry_environment: str | None
-    otlp_endpoint: str | None = field(repr=False)  # either of traces or of all signals
-    honeycomb_api_key: str | None = field(repr=False)  # also None if the traces go elsewhere
-
-
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Return the settings. Only CAT_SOURCES may be set to nothing. Raises SetupError with all problems."""
-    problems: list[str] = []
-
-    def read(name: str, default: T, parse: Callable[[str], T]) -> T:
-        text = environ.get(name, "").strip()
-        try:
-            return parse(text) if text else default
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-            return default
-
-    fly = environ.get("FLY_APP_NAME") or None
-    bundle = "SSL_CERT_FILE" if environ.get("SSL_CERT_FILE") else "NIX_SSL_CERT_FILE"
-    collector = None
-    for kind in ("", "TRACES_"):
-        collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", collector, otlp_url)
-        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", "", otlp_headers)  # the SDK would log invalid ones
-    key, disabled = read("HONEYCOMB_API_KEY", None, key_text), environ.get("OTEL_SDK_DISABLED", "").strip().lower()
-    settings = Settings(
-        host=read("HOST", "0.0.0.0", str),
-        port=read("PORT", 8080, partial(one_of, choices=range(65536))),
-        analytics_db=read("ANALYTICS_DB", "catscii.db", file_in_a_folder),
-        geolite2_country_db=read("GEOLITE2_COUNTRY_DB", None, partial(ensure, valid=os.path.isfile, what="a file")),
-        client_ip_header=read("CLIENT_IP_HEADER", "Fly-Client-IP" if fly else None, header_name),
-        cat_sources=read("CAT_SOURCES", () if "CAT_SOURCES" in environ else DEFAULT_SOURCES, source_urls),
-        cat_api_key=read("CAT_API_KEY", None, key_text),
-        ssl_cert_file=read(bundle, None, certificate_file),
-        log_level=read("LOG_LEVEL", LOG_LEVELS["info"], lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)]),
-        sentry_dsn=read("SENTRY_DSN", None, sentry_dsn),
-        sentry_environment=read("SENTRY_ENVIRONMENT", fly, str),
-        otlp_endpoint=None if disabled == "true" else collector or (HONEYCOMB if key else None),
-        honeycomb_api_key=None if collector else key,
-    )
-    if problems:
-        raise SetupError(*problems)
-    return settings
 
 
 def quoted(text: str) -> str:
@@ -224,6 +164,7 @@ def certificate_file(text: str) -> str:
     return text
 
 
+existing_file = partial(ensure, valid=os.path.isfile, what="a file")
 file_in_a_folder = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
                            what="in a folder that exists")
 header_name = partial(ensure, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
@@ -231,8 +172,70 @@ key_text = partial(ensure, valid=re.compile("[!-~]+").fullmatch, what="printable
 otlp_url = partial(ensure, valid=is_web_url, what="a URL such as http://localhost:4318", secret=True)
 otlp_headers = partial(ensure, valid=re.compile(r"(?a)( *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*(,|$))+").fullmatch,
                        what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded", secret=True)
-sentry_dsn = partial(ensure, valid=re.compile(r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+").fullmatch,
-                     what="a DSN such as https://KEY@HOST/PROJECT", secret=True)
+dsn = partial(ensure, valid=re.compile(r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+").fullmatch,
+              what="a DSN such as https://KEY@HOST/PROJECT", secret=True)
+
+def setting(default: object, parse: Callable[[str], object], help: str, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"parse": parse, "help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings, each read from the environment variable of its name. None means "not set"."""
+
+    host: str = setting("0.0.0.0", str, "address to listen on (0.0.0.0)")
+    port: int = setting(8080, partial(one_of, choices=range(65536)), "port to listen on, 0 for any free one (8080)")
+    analytics_db: str = setting("catscii.db", file_in_a_folder, "SQLite file for visits and pictures (catscii.db)")
+    geolite2_country_db: str | None = setting(
+        None, existing_file, 'MaxMind DB of countries (none: every visit counts for ZZ, "unknown")')
+    client_ip_header: str | None = setting(
+        None, header_name, "header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)")
+    cat_sources: tuple[str, ...] = setting(
+        DEFAULT_SOURCES, source_urls, "comma-separated API URLs, tried in order; empty: house cats only\n"
+        f"                        ({','.join(DEFAULT_SOURCES)})")
+    cat_api_key: str | None = setting(None, key_text, "key for The Cat API, sent as x-api-key (none)", secret=True)
+    ssl_cert_file: str | None = setting(
+        None, certificate_file, "CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)")
+    log_level: int = setting(
+        logging.INFO, lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)], "debug, info, warn or error (info)")
+    sentry_dsn: str | None = setting(None, dsn, "DSN of the Sentry project for errors (none)", secret=True)
+    sentry_environment: str | None = setting(None, str, "environment of these errors (FLY_APP_NAME, else production)")
+    honeycomb_api_key: str | None = setting(
+        None, key_text, "key for traces to Honeycomb (none); OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_* for elsewhere",
+        secret=True)
+    otlp_endpoint: str | None = field(default=None, repr=False)  # where traces go, if anywhere
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Return the settings. Empty variables count as unset, except CAT_SOURCES. Raises SetupError with all problems."""
+    given, problems = {name: text.strip() for name, text in environ.items() if text.strip()}, []
+    if fly := given.get("FLY_APP_NAME"):
+        given = {"CLIENT_IP_HEADER": "Fly-Client-IP", "SENTRY_ENVIRONMENT": fly} | given
+    if "CAT_SOURCES" in environ:
+        given.setdefault("CAT_SOURCES", "")
+
+    def read(name: str, parse: Callable[[str], object], default: object = None) -> Any:
+        try:
+            return parse(given[name]) if name in given else default
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+            return default
+
+    values = {each.name: read(each.name.upper(), each.metadata["parse"], each.default)
+              for each in fields(Settings) if each.metadata}
+    if "SSL_CERT_FILE" not in given:
+        values["ssl_cert_file"] = read("NIX_SSL_CERT_FILE", certificate_file)
+    collector = None
+    for kind in ("", "TRACES_"):
+        collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", otlp_url, collector)
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid ones
+    if collector:  # the key must not go there
+        values["honeycomb_api_key"] = None
+    if given.get("OTEL_SDK_DISABLED", "").lower() != "true":
+        values["otlp_endpoint"] = collector or (HONEYCOMB if values["honeycomb_api_key"] else None)
+    if problems:
+        raise SetupError(*problems)
+    return Settings(**values)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2686,6 +2689,8 @@ TIDY_SECONDS = 0.2
 ENDING_SILENT_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
 
 OPTIONS = (f"[--{name} {'N' if isinstance(values, range) else '|'.join(values)}]" for name, values in VALUES.items())
+ENVIRONMENT_HELP = "\n".join(
+    f"  {each.name.upper():21} {each.metadata['help']}" for each in fields(Settings) if each.metadata)
 USAGE = f"""\
 catscii {__version__}: cats as coloured ASCII art
 
@@ -2696,18 +2701,7 @@ usage:
   catscii.py --help | --version
 
 environment (defaults in parentheses):
-  HOST                  address to listen on (0.0.0.0)
-  PORT                  port to listen on, 0 for any free one (8080)
-  ANALYTICS_DB          SQLite file for visits and pictures (catscii.db)
-  GEOLITE2_COUNTRY_DB   MaxMind DB of countries (none: every visit counts for ZZ, "unknown")
-  CLIENT_IP_HEADER      header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)
-  CAT_SOURCES           comma-separated API URLs, tried in order; empty: house cats only
-                        ({",".join(DEFAULT_SOURCES)})
-  CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
-  SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
-  LOG_LEVEL             debug, info, warn or error (info)
-  SENTRY_DSN            where errors go (nowhere), as from SENTRY_ENVIRONMENT (FLY_APP_NAME, else production)
-  HONEYCOMB_API_KEY     key for traces to Honeycomb (none); OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_* for elsewhere
+{ENVIRONMENT_HELP}
 
 examples:
   PORT=8000 catscii.py                serve on port 8000; then: curl localhost:8000
