@@ -2757,17 +2757,14 @@ def announce(settings: Settings, listener: socket.socket) -> None:
 
 
 def start_reporting(settings: Settings) -> Callable[[], None]:
-    """Start what is set; the result sends what is left, in FLUSH_SECONDS each. Raises SetupError."""
+    """Start Sentry and traces if they are set. Returns a function that sends what is left. Raises SetupError."""
     wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
-    flushes = [start(settings) for start, url in wanted.items() if url]
+    senders = [threading.Thread(target=start(settings), daemon=True) for start, url in wanted.items() if url]
 
     def flush() -> None:
-        threads = [threading.Thread(target=one, daemon=True) for one in flushes]  # OpenTelemetry has no such limit
-        for thread in threads:
-            thread.start()
-        end = time.monotonic() + FLUSH_SECONDS
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+        for sender in senders:
+            sender.start()
+            sender.join(FLUSH_SECONDS)  # OpenTelemetry has no limit of its own
 
     return flush
 
