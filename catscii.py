@@ -2968,23 +2968,20 @@ class Lines:
 
     def __init__(self, client_header: str | None) -> None:
         self._header = client_header and client_header.upper().replace("-", "_")
-        self._lines: OrderedDict[str, deque[Channel]] = OrderedDict()
-        self._length = 0
+        self._lines: OrderedDict[str, deque[Channel]] = OrderedDict()  # none is empty
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._lines)
 
     def append(self, channel: Channel) -> None:
         client = str(channel.requests[0].headers.get(self._header) or channel.addr[0])
         self._lines.setdefault(client.rpartition(",")[2].strip(), deque()).append(channel)
-        self._length += 1
 
     def popleft(self) -> Channel:
         client, line = self._lines.popitem(last=False)
         channel = line.popleft()
         if line:
             self._lines[client] = line
-        self._length -= 1
         return channel
 
 
