@@ -76,7 +76,7 @@ from PIL import UnidentifiedImageError
 
 
 class Lazy:
-    """A module that is imported when something of it is first used: Pillow takes longer than all the rest."""
+    """A module that is imported when it is first used. A start costs only what it uses: Pillow is slow to import."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -88,11 +88,13 @@ class Lazy:
 
 if TYPE_CHECKING:
     import argparse
+    import resource
     import ssl
 
     import certifi
     import maxminddb
     import urllib3
+    import waitress  # type: ignore[import-untyped]
     from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat
     from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
     from waitress.parser import HTTPRequestParser  # type: ignore[import-untyped]
@@ -101,7 +103,8 @@ else:
     HTTPChannel = HTTPRequestParser = WSGITask = object  # Server.__init__ adds the real base classes
     Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat = (
         Lazy(f"PIL.{name}") for name in ("Image", "ImageChops", "ImageDraw", "ImageFilter", "ImageOps", "ImageStat"))
-    certifi, ssl, urllib3 = Lazy("certifi"), Lazy("ssl"), Lazy("urllib3")  # urllib3 takes 30 ms
+    argparse, certifi, maxminddb, resource, ssl, urllib3, waitress = map(Lazy, (
+        "argparse", "certifi", "maxminddb", "resource", "ssl", "urllib3", "waitress"))
 
 __version__ = "0.1.0"
 
@@ -1795,8 +1798,6 @@ class Countries:
             seen = stat.st_ino, stat.st_size, stat.st_mtime_ns
         if self._seen == seen:
             return False
-        import maxminddb
-
         self._seen = seen
         try:
             # In memory and in Python: a damaged file, or one that changes, makes the mapped C reader crash the process.
@@ -2854,9 +2855,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         except ValueError as error:  # the URI or the length is none
             problem = str(error)
         if problem or "," in self.headers.get("HOST", ""):
-            from waitress.parser import ParsingError
-
-            raise ParsingError(problem or "more than one Host")
+            raise waitress.parser.ParsingError(problem or "more than one Host")
 
 
 class Task(WSGITask):  # type: ignore[misc]
@@ -2920,9 +2919,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def write_soon(self, data: bytes) -> int:
         if not self.connected:
-            from waitress.channel import ClientDisconnected
-
-            raise ClientDisconnected
+            raise waitress.channel.ClientDisconnected
         if data:
             self.touched = time.monotonic()
             with self.outbuf_lock:
@@ -2993,21 +2990,16 @@ class Server:
 
     def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
                  before_sending: Callable[[], None]) -> None:
-        from waitress import adjustments, channel, parser, task  # type: ignore[import-untyped]
-
-        def extended(mixin: type, base: type, **attributes: object) -> Any:
-            return type(mixin.__name__, (mixin, base), attributes)
-
-        answers = extended(Task, task.WSGITask)
-        self._channel_class = extended(
-            Channel, channel.HTTPChannel, task_class=answers, error_task_class=answers,
-            parser_class=extended(Parser, parser.HTTPRequestParser))
-        self.adj = adjustments.Adjustments(
+        task_class = type("Task", (Task, waitress.task.WSGITask), {})
+        parser_class = type("Parser", (Parser, waitress.parser.HTTPRequestParser), {})
+        classes = {"task_class": task_class, "error_task_class": task_class, "parser_class": parser_class}
+        self._channel_class: Any = type("Channel", (Channel, waitress.channel.HTTPChannel), classes)
+        self.adj = waitress.adjustments.Adjustments(
             ident="", max_request_header_size=MAX_HEADER_BYTES, max_request_body_size=MAX_BODY_BYTES,
             log_socket_errors=False)  # a client that leaves is none
         self.application, self.server_name, self.effective_port = app, "localhost", listener.getsockname()[1]
         self.active_channels: dict[int, Channel] = {}  # by file descriptor
-        self.task_dispatcher = task.ThreadedTaskDispatcher()
+        self.task_dispatcher = waitress.task.ThreadedTaskDispatcher()
         self.task_dispatcher.queue = Lines(client_header)
         self._tasks: deque[Channel] = deque()  # channels whose next request waits for the end of a turn
         self.add_task = self._tasks.append
@@ -3048,8 +3040,6 @@ class Server:
 
     def _turn(self, seconds: float) -> None:
         """Wait for events, so many seconds at most, and handle them."""
-        from waitress import wasyncore
-
         self._asleep = True
         events = dict(self.poll.poll(0 if self.answered else 1000 * seconds))
         self._asleep = False
@@ -3058,7 +3048,7 @@ class Server:
         arrivals = events.pop(self._listener.fileno(), None)
         for file, event in events.items():
             if channel := self.active_channels.get(file):
-                wasyncore.readwrite(channel, event)
+                waitress.wasyncore.readwrite(channel, event)
                 self.watch(channel)
         self._send()
         while self._tasks:  # only now: threads that work compete with the loop for Python's lock
@@ -3149,8 +3139,6 @@ class Server:
 
 def connection_limit() -> int:
     """How many connections may be open: MAX_CONNECTIONS, or as many as the limit of open files lets there be."""
-    import resource
-
     wanted, (soft, hard) = MAX_CONNECTIONS + RESERVED_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -3203,8 +3191,6 @@ def read_picture(source: str) -> bytes:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    import argparse
-
     def value(text: str, choices: range | Sequence[str]) -> Any:
         try:
             return one_of(text, choices)
