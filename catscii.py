@@ -1724,10 +1724,10 @@ def house_cat_of_minute() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Visitors: address -> country -> one upsert. No address is kept. And where they come from: a map of the world
+# Visitors: address -> country -> one upsert; no address is kept. The map of where they come from
 # ---------------------------------------------------------------------------------------------------------------------
-# WORLD has the names of the countries, from Unicode CLDR, and a map in Gall's stereographic projection, from Natural
-# Earth: of each cell, the glyph that most resembles its land, and the countries there.
+# WORLD holds the names of the countries from Unicode CLDR, and a map of Natural Earth's data in Gall's stereographic
+# projection: for each cell, the glyph that most resembles its land, and the countries in it.
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
 COUNT_VISITS = """
@@ -1736,11 +1736,11 @@ ON CONFLICT (day, country) DO UPDATE SET count = count + excluded.count"""
 VISITS_BY_COUNTRY = "SELECT country, count FROM totals WHERE count > 0 ORDER BY 2 DESC, 1"
 VISITS_BY_DAY = "SELECT day, sum(count) FROM visits WHERE day BETWEEN ? AND ? GROUP BY day"
 VISITS_ONE_BY_ONE = "SELECT day, country, count FROM visits WHERE day BETWEEN ? AND ? ORDER BY 1, 3 DESC, 2"
-CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # needs the lock for writing, as a visit does
-MOST_WAITING = 10_000  # days times countries of visits that wait for the database: some weeks of all the world
+CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # takes the write lock, like a visit
+MOST_WAITING = 10_000  # pairs of a day and a country whose visits wait for the database: some weeks of the whole world
 
 WORLD_COLUMNS, WORLD_ROWS = 80, 22
-INLAND = ":o#@"  # in a cell without sea, from no visits to many; in WORLD the last
+INLAND = ":o#@"  # glyphs of cells without sea, from no visits to many; WORLD has the last one
 SEA, LAND, EMBER, FLAME, HALO = (8, 12, 24), (132, 144, 172), (250, 112, 44), (255, 240, 180), (84, 28, 8)
 WORLD = """
 c-mZ6*@D_S5`E_@{4%?ef565p4W<b;knXp_uGkf1iIgR{=KtnLW?$dtZPpU*klg82`>AtIsl;S#D$5Ki-5GLNMPr6zl(xj+uv63Vr@8?{odct0W8<jy5dAcY
@@ -1776,31 +1776,32 @@ QOVL7+}u|gTV$l5U|)p0`*j3UEKwS-E{q&Gl4w0WJvfc~5fq0QGGE6_rYR0GWQL+rQe;LxN|BM#+$ga9
 
 
 class Countries:
-    """Countries of addresses, from the MaxMind DB at `path`; without one, everybody is from UNKNOWN_COUNTRY."""
+    """Finds the countries of addresses in the MaxMind DB at `path`. Without one, all are UNKNOWN_COUNTRY."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._reader: maxminddb.Reader | None = None
-        self._seen: tuple[int, ...] | None = None  # what stat said of the file when it was last read
-        self.from_dbip = False  # whether the licence, CC BY 4.0, wants a link to DB-IP where the countries are shown
+        self._stat: tuple[int, ...] | None = None  # of the file when it was last read
+        self.from_dbip = False  # the licence, CC BY 4.0, wants a link to DB-IP wherever its countries are shown
         try:
-            self.renew()
+            self.reload()
         except (OSError, ValueError) as error:
             raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(str(path))}: {error}") from error
 
-    def renew(self) -> bool:
-        """Read the file if it has changed; False if it has not. Raises OSError and ValueError, and keeps the last."""
+    def reload(self) -> bool:
+        """Read the file if it has changed, and return whether it has. Raises OSError and ValueError, and keeps the old
+        countries then."""
         if self._path is None:
             return False
-        seen: tuple[int, ...] = ()
-        with contextlib.suppress(OSError):  # it will come up again when the file is opened, once
-            stat = os.stat(self._path)
-            seen = stat.st_ino, stat.st_size, stat.st_mtime_ns
-        if self._seen == seen:
+        stat: tuple[int, ...] = ()
+        with contextlib.suppress(OSError):  # a missing file is an error below, but only once
+            status = os.stat(self._path)
+            stat = status.st_ino, status.st_size, status.st_mtime_ns
+        if self._stat == stat:
             return False
-        self._seen = seen
+        self._stat = stat
         try:
-            # In memory and in Python: a damaged file, or one that changes, makes the mapped C reader crash the process.
+            # In memory, which uses the reader in Python: in C, a damaged file could crash the process.
             reader = maxminddb.open_database(self._path, maxminddb.MODE_MEMORY)
             kind = reader.metadata().database_type
             from_dbip = kind.startswith("DBIP")
@@ -1808,39 +1809,30 @@ class Countries:
             raise
         except Exception as error:  # the reader raises almost anything on a damaged file
             raise ValueError(f"{type(error).__name__}: {error}") from error
-        if not has_countries(reader):
+        found = set[str]()
+        with contextlib.suppress(Exception):  # damaged records count for UNKNOWN_COUNTRY later
+            found = {country_of(record) for _, record in itertools.islice(reader, 1000)}
+        if found == {UNKNOWN_COUNTRY}:
             raise ValueError(f"it is of type {quoted(kind)}, and has no countries")
         self._reader, self.from_dbip = reader, from_dbip
         return True
 
     def country(self, address: str) -> str:
-        """The ISO 3166-1 alpha-2 code for what a header or a socket calls the client."""
+        """Return the ISO 3166-1 alpha-2 code for a client's address, or for the last one of a header's list."""
         if not self._reader:
             return UNKNOWN_COUNTRY
+        text = address.rpartition(",")[2].strip()
+        if match := re.fullmatch(r"\[(.*)\](:\d+)?|([^:]*):\d+", text):  # with a port
+            text = match[1] or match[3] or ""
         try:
-            return country_of(self._reader.get(parse_address(address)))
-        except Exception:  # no address, IPv6 in a database of IPv4, or a damaged record, for which there is no one type
+            ip = ipaddress.ip_address(text.partition("%")[0])
+            return country_of(self._reader.get(getattr(ip, "ipv4_mapped", None) or ip))
+        except Exception:  # no address, IPv6 in a database of IPv4, or a damaged record, which raises almost anything
             return UNKNOWN_COUNTRY
-
-
-def has_countries(reader: maxminddb.Reader) -> bool:
-    """Whether some of the first records tell a country, or there are none."""
-    with contextlib.suppress(Exception):  # damage is seen to when it is met
-        return {country_of(record) for _, record in itertools.islice(reader, 1000)} != {UNKNOWN_COUNTRY}
-    return True
-
-
-def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The last address of a list, from the nearest proxy; no port, no zone, IPv4 out of IPv6. Raises ValueError."""
-    text = text.rpartition(",")[2].strip()
-    if match := re.fullmatch(r"\[(.*)\](:\d+)?|([^:]*):\d+", text):
-        text = match[1] or match[3] or ""
-    ip = ipaddress.ip_address(text.partition("%")[0])
-    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def country_of(record: object) -> str:
-    """The code in a record of GeoLite2 or DB-IP (`country.iso_code`, `registered_country`), or flat `country_code`."""
+    """Return the code in a record: `iso_code` in `country` or `registered_country`, or a flat `country_code`."""
     if isinstance(record, dict):
         for entry in (record.get("country"), record.get("registered_country"), record):
             code = isinstance(entry, dict) and (entry.get("iso_code") or entry.get("country_code"))
@@ -1850,12 +1842,12 @@ def country_of(record: object) -> str:
 
 
 class Visits(NamedTuple):
-    """What /analytics tells, in UTC."""
+    """The visits that /analytics shows, by days of UTC."""
 
     visits: int  # of all time
     today: int
     last_30_days: int
-    days: dict[str, int]  # visits on each of these days, today last
+    days: dict[str, int]  # visits on each of the last 30 days, today last
     countries: dict[str, int]  # visits of all time by country, most first
 
 
@@ -1868,38 +1860,38 @@ def read_visits(database: Database) -> Visits:
 
 
 class World(NamedTuple):
-    """What WORLD holds."""
+    """The contents of WORLD."""
 
     names: dict[str, str]  # of countries, by code
-    glyphs: str  # of the cells, row by row
-    homes: dict[int, list[str]]  # the countries at home in a cell that is no sea, the largest first
+    cells: str  # a glyph for each cell, row by row
+    homes: dict[int, list[str]]  # the countries in each cell with land, the largest first
 
 
 @cache
 def world() -> World:
-    text, _, cells = zlib.decompress(base64.b85decode("".join(WORLD.split()))).decode("latin-1").partition("\0")
+    text, _, data = zlib.decompress(base64.b85decode("".join(WORLD.split()))).decode("latin-1").partition("\0")
     lines = zip(string.ascii_uppercase, text.split("\n"), strict=True)
     names = {initial + entry[0]: entry[1:] for initial, line in lines for entry in line.split(",")}
-    codes, glyphs = list(names), cells[:WORLD_COLUMNS * WORLD_ROWS]
-    homes = re.findall("[^\xff](?:\xff.)*", cells[len(glyphs):], re.DOTALL)  # an owner, and guests
-    land = zip((cell for cell, glyph in enumerate(glyphs) if glyph != " "), homes, strict=True)
-    return World(names, glyphs, {cell: [codes[ord(number)] for number in home[::2]] for cell, home in land})
+    codes, cells = list(names), data[:WORLD_COLUMNS * WORLD_ROWS]
+    homes = re.findall("[^\xff](?:\xff.)*", data[len(cells):], re.DOTALL)  # the owner, and others after \xff
+    land = zip((cell for cell, glyph in enumerate(cells) if glyph != " "), homes, strict=True)
+    return World(names, cells, {cell: [codes[ord(number)] for number in home[::2]] for cell, home in land})
 
 
 def world_map(visits: Mapping[str, int]) -> Art:
-    """The world, on which countries glow by the logarithm of their visits."""
+    """Draw the world, on which countries glow by the logarithm of their visits."""
     glow = bytearray(WORLD_COLUMNS * WORLD_ROWS)
     most = max((count for code, count in visits.items() if code != UNKNOWN_COUNTRY), default=0)
     for cell, codes in world().homes.items():
         if count := max(visits.get(code, 0) for code in codes):
             glow[cell] = 55 + round(200 * math.log1p(count) / math.log1p(most))
     picture = Image.frombytes("L", (WORLD_COLUMNS, WORLD_ROWS), bytes(glow))
-    halo = picture.filter(ImageFilter.GaussianBlur((1.6, 0.8)))  # as far up as aside
+    halo = picture.filter(ImageFilter.GaussianBlur((1.6, 0.8)))  # cells are twice as tall as wide
     foreground = ImageOps.colorize(picture, LAND, FLAME, EMBER, midpoint=70)
     background = settled(ImageOps.colorize(halo, SEA, HALO), Image.new("L", halo.size, BACKGROUND_TOLERANCE))
-    glyphs = "".join(INLAND[round(level / 85)] if glyph == INLAND[-1] else glyph
-                     for glyph, level in zip(world().glyphs, glow, strict=True))
-    return Art(tuple(chunks(glyphs, WORLD_COLUMNS)), foreground.tobytes(), background)
+    cells = "".join(INLAND[round(level / 85)] if glyph == INLAND[-1] else glyph
+                    for glyph, level in zip(world().cells, glow, strict=True))
+    return Art(tuple(chunks(cells, WORLD_COLUMNS)), foreground.tobytes(), background)
 
 
 def country_name(code: str) -> str:
@@ -1907,12 +1899,12 @@ def country_name(code: str) -> str:
 
 
 def flag(code: str) -> str:
-    """Two regional indicators, which fonts show as a flag."""
+    """Return two regional indicators, which fonts show as a flag."""
     return "\U0001f310" if code == UNKNOWN_COUNTRY else "".join(chr(ord(letter) + 0x1F1A5) for letter in code)
 
 
 def sparkline(counts: Collection[int]) -> str:
-    """A block a count, as high as its share of the largest; nothing for none."""
+    """Draw a block for each count, as high as its share of the largest, and a space for 0."""
     most = max(counts) or 1
     return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // most)] for count in counts)
 
@@ -2317,7 +2309,7 @@ class Service:
         except sqlite3.Error as error:
             self.reading.begin(error)
         try:
-            if self.countries.renew():
+            if self.countries.reload():
                 log.info("Countries were replaced")
         except (OSError, ValueError) as error:
             log.warning("Countries cannot be replaced", {"error": str(error)})
