@@ -2716,27 +2716,6 @@ def serve(settings: Settings) -> int:
     server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header, settle)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
-    announce(settings, listener)
-    stopping = threading.Event()
-    keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
-    keeper.start()
-    threading.Thread(target=service.refresher.run, args=[stopping], name="refresher", daemon=True).start()
-    handler.buffered = True
-    server.run()
-    handler.buffered = False
-    log.info("Initiating graceful shutdown")
-    stopping.set()
-    server.drain()
-    keeper.join(1)
-    service.refusals.reset()
-    service.visits.close()
-    service.database.close()
-    flush()
-    return 0
-
-
-def announce(settings: Settings, listener: socket.socket) -> None:
-    """Log the address and what is set, but for secrets."""
     host, port = listener.getsockname()[:2]
     if not settings.geolite2_country_db:
         log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
@@ -2747,6 +2726,18 @@ def announce(settings: Settings, listener: socket.socket) -> None:
         "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
         "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off",
     })
+    stopping = threading.Event()
+    keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
+    keeper.start()
+    threading.Thread(target=service.refresher.run, args=[stopping], name="refresher", daemon=True).start()
+    handler.buffered = True
+    server.run(stopping)
+    keeper.join(1)
+    service.refusals.reset()
+    service.visits.close()
+    service.database.close()
+    flush()
+    return 0
 
 
 def start_reporting(settings: Settings) -> Callable[[], None]:
@@ -2977,7 +2968,7 @@ class Lines:
 class Server:
     """Serves an app on a listening socket: one loop for all connections, and THREADS threads for the answers.
 
-    The main thread calls `run` and `drain`, a signal handler `stop`, and the threads `wake`.
+    The main thread calls `run`, a signal handler `stop`, and the threads `wake`.
     """
 
     def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
@@ -3007,11 +2998,23 @@ class Server:
         for file in (listener.fileno(), self._alarm):
             self.poll.register(file, select.POLLIN)
 
-    def run(self) -> None:
-        """Serve until `stop`."""
+    def run(self, stopping: threading.Event) -> None:
+        """Serve until `stop`, and set `stopping` then. Answer every request that has reached the listening socket, for
+        GRACE_SECONDS at most, and close all connections."""
         self.task_dispatcher.set_thread_count(THREADS)
         while not self._stopping:
             self._turn(TIDY_SECONDS)
+        log.info("Initiating graceful shutdown")
+        stopping.set()
+        self._accept()
+        self.poll.unregister(self._listener)
+        self._listener.close()
+        self.draining, self._ending_since = True, time.monotonic()
+        while self.active_channels and time.monotonic() < self._ending_since + GRACE_SECONDS:
+            self._turn(ENDING_SILENT_SECONDS / 4)
+        for channel in [*self.active_channels.values()]:
+            channel.handle_close()
+        self.task_dispatcher.shutdown(timeout=0.1)
 
     def stop(self) -> None:
         self._stopping = True
@@ -3114,19 +3117,6 @@ class Server:
         """Bytes of the answers that wait to be read. One that many clients read is held once."""
         unsent = itertools.chain.from_iterable(list(channel.unsent) for channel in self.active_channels.values())
         return sum({id(data): len(data) for data in unsent}.values())
-
-    def drain(self) -> None:
-        """Answer every request that has reached the listening socket, for GRACE_SECONDS at most, and close the rest."""
-        self._accept()
-        self.poll.unregister(self._listener)
-        self._listener.close()
-        self.draining, self._ending_since = True, time.monotonic()
-        end = self._ending_since + GRACE_SECONDS
-        while self.active_channels and time.monotonic() < end:
-            self._turn(ENDING_SILENT_SECONDS / 4)
-        for channel in [*self.active_channels.values()]:
-            channel.handle_close()
-        self.task_dispatcher.shutdown(timeout=0.1)
 
 
 def connection_limit() -> int:
