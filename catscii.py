@@ -2670,16 +2670,16 @@ def show_error(error: bottle.HTTPError) -> bytes:
 # Running: the server, one CGI request, the art command
 # ---------------------------------------------------------------------------------------------------------------------
 
-THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of them may wait for an upstream
-GRACE_SECONDS = 6.0  # for requests; Sentry and traces have FLUSH_SECONDS more, and the service is gone within ten
-MAX_DRAINED = 1 << 20  # bytes of a body that CGI takes in and forgets: unread, they would cost Apache the answer
-MAX_HEADERS = 100  # as many as Apache and Python's http.client take
-MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # files for all else: the database, sources, modules
-SILENT_CONNECTION_SECONDS = 30.0  # a browser connects again at no cost, and a lost client is gone
+THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of the threads may wait for an upstream
+GRACE_SECONDS = 6.0  # for requests at the end, so that the service ends within ten seconds in all
+MAX_DRAINED = 1 << 20  # bytes of a body that CGI reads and ignores: Apache would lose the response if they were unread
+MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
+MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # reserved for the database, sources and modules
+SILENT_CONNECTION_SECONDS = 30.0  # browsers reconnect at no cost, and clients may vanish without a word
 REQUEST_SECONDS = 30.0  # from the first byte of a request to its last
-MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # unread bytes: from which a next answer waits; of all
-TIDY_SECONDS = 0.2
-ENDING_SILENT_SECONDS = 0.2  # how long a kept-alive connection may stay silent while the service ends
+MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes that clients have not read: of one, of all
+TIDY_SECONDS = 0.2  # between two looks for connections to close
+ENDING_SILENT_SECONDS = 0.2  # how long kept-alive connections may be silent at the end
 
 OPTIONS = (f"[--{name} {'N' if isinstance(values, range) else '|'.join(values)}]" for name, values in VALUES.items())
 ENVIRONMENT_HELP = "\n".join(
@@ -2704,7 +2704,7 @@ examples:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, then let what was accepted finish. Raises SetupError."""
+    """Serve until SIGTERM or SIGINT, and answer what was accepted. Returns the exit status. Raises SetupError."""
     handler, flush = start_logging(settings.log_level), start_reporting(settings)
     app = make_app(settings)
     service, listener = app.service, listen(settings.host, settings.port)
@@ -2754,7 +2754,7 @@ def start_reporting(settings: Settings) -> Callable[[], None]:
 
 
 def serve_cgi() -> int:
-    """Answer the one CGI request (RFC 3875) that the environment tells; the exit status as of `main`."""
+    """Answer the CGI request (RFC 3875) in the environment, and return the exit status."""
     from wsgiref.handlers import CGIHandler
 
     start_logging(logging.INFO)
@@ -2767,9 +2767,9 @@ def serve_cgi() -> int:
             log.critical("Not set up", {"problem": problem})
         print("Status: 500 Internal Server Error\r\nContent-Type: text/plain\r\n\r\nnot set up; the log tells why")
         return 2
-    os.environ.setdefault("PATH_INFO", "")  # may be left out when it is empty
+    os.environ.setdefault("PATH_INFO", "")  # servers may omit an empty one
     CGIHandler().run(traced(app) if settings.otlp_endpoint else app)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends it when it has the whole answer, which is now
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends it when it has the whole response
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stdin.buffer.read(max(0, min(int(os.environ.get("CONTENT_LENGTH") or 0), MAX_DRAINED)))
@@ -2779,23 +2779,22 @@ def serve_cgi() -> int:
     return 0
 
 
-# waitress parses requests, runs the app in its threads and writes the heads of answers. The loop is Server's own: a
-# turn of waitress's looks at every connection, and polls for urgent data, which nothing there handles. Of waitress's
-# inside, the code below relies on these parts; a test looks for them in the version that is installed:
+# waitress parses requests, runs the app in its threads and writes the heads of responses. Server has its own loop,
+# because waitress's looks at every connection each time, and polls for urgent data without reading it. The code below
+# relies on these internals of waitress, and a test looks for them in the installed version:
 #
 #   adjustments.Adjustments      the settings that channels, parsers and tasks read
-#   channel.HTTPChannel          a connection: received, service, handle_close, readable, del_channel;
-#                                connected, requests (that wait), request (not yet whole), outbuf_lock,
-#                                total_outbufs_len (bytes unsent), close_when_flushed, will_close. It calls its server's
-#                                add_task and pull_trigger, and reads what Server.__init__ sets.
+#   channel.HTTPChannel          a connection: received, service, handle_close, readable, del_channel; connected,
+#                                requests (waiting), request (incomplete), outbuf_lock, total_outbufs_len (unsent),
+#                                close_when_flushed, will_close; calls its server's add_task and pull_trigger
 #   parser.HTTPRequestParser     a request: received, parse_header; error, headers, completed, expect_continue
-#   task.WSGITask                an answer: get_environment, set_close_on_finish, has_body, version
+#   task.WSGITask                a response: get_environment, set_close_on_finish, has_body, version
 #   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which Lines replaces
-#   wasyncore.readwrite          calls a channel for an event, and logs and closes it if it raises
+#   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
 #
-# The classes that extend waitress's are mixins, so that CGI and `art` start without waitress, which takes 25 ms.
+# The classes that extend waitress's are mixins, because importing waitress takes 25 ms, which CGI and `art` do without.
 
-REQUEST_HEAD = re.compile(  # RFC 9112, 3 and 5, without line folding; possessive quantifiers make it linear in time
+REQUEST_HEAD = re.compile(  # RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
     rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/[0-9]\.[0-9]\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
 INDENTED = re.compile(rb"(?:\r\n)*+\s")
@@ -2804,7 +2803,7 @@ TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 
 
 def problem_of(head: bytes) -> str:
-    """What is wrong with the head of a request; empty if it is right."""
+    """Return what is wrong with the head of a request, or an empty string."""
     if head.count(b"\r\n") > MAX_HEADERS + 2:
         return f"a request has at most {MAX_HEADERS} headers here"
     if not REQUEST_HEAD.fullmatch(head):
@@ -2812,21 +2811,21 @@ def problem_of(head: bytes) -> str:
         tried = {first: first, **{line: b"GET / HTTP/1.1\r\n" + line for line in headers}}
         wrong = next((line for line, text in tried.items() if not REQUEST_HEAD.fullmatch(text + b"\r\n")), first)
         return f"{quoted(wrong.decode('latin-1'))} is not HTTP"
-    if TRANSFER_ENCODING.search(head):  # waitress takes chunks that a proxy in front may read otherwise
+    if TRANSFER_ENCODING.search(head):  # waitress accepts chunks that a proxy may read differently
         return "Transfer-Encoding is not supported: no request needs a body here"
     return ""
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """A request, whose body nobody reads. It is refused where a proxy in front may have read something else."""
+    """A request, whose body nobody reads. Refuses what a proxy in front may have read differently."""
 
-    command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # until they are read
+    command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # for requests that cannot be parsed
     expect_continue: bool
 
     def received(self, data: bytes) -> int:
         self.indented = INDENTED.match(self.header_plus + data)  # waitress strips what it matches
         consumed = int(super().received(data))
-        if self.expect_continue:  # the client gets its final answer at once, not "100 Continue"
+        if self.expect_continue:  # send the final response instead of "100 Continue"
             self.expect_continue, self.completed, self.headers["CONNECTION"] = False, True, "close"
         return consumed
 
@@ -2835,18 +2834,18 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
         try:
             if not problem:
                 super().parse_header(head)
-        except ValueError as error:  # the URI or the length is none
+        except ValueError as error:  # invalid URI or length
             problem = str(error)
         if problem or "," in self.headers.get("HOST", ""):
             raise waitress.parser.ParsingError(problem or "more than one Host")
 
 
 class Task(WSGITask):  # type: ignore[misc]
-    """The app's answer to a request, refused ones included. A 304, which has no length, keeps its connection."""
+    """The app's response to a request, also to a refused one."""
 
     def __init__(self, channel: Channel, request: Any) -> None:
         super().__init__(channel, request)
-        if request.error and not request.headers:  # they were not read
+        if request.error and not request.headers:  # not parsed
             request.headers["ACCEPT"] = "text/plain"
         asked = CLOSE.search(request.headers.get("CONNECTION", ""))
         if asked or request.error or (channel.server.draining and len(channel.requests) == 1):
@@ -2854,28 +2853,28 @@ class Task(WSGITask):  # type: ignore[misc]
 
     def get_environment(self) -> Any:
         environ = super().get_environment()
-        environ["catscii.refusal"] = self.request.error  # None of a request that is right
+        environ["catscii.refusal"] = self.request.error  # None if the request is valid
         return environ
 
     def set_close_on_finish(self) -> None:
         asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
-        if asked or self.has_body:  # waitress's reason is that the length of a body is not known
+        if asked or self.has_body:  # waitress would also close after a 304, because it has no Content-Length
             super().set_close_on_finish()
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection. Its answers wait as the very bytes that the cache of pages holds, and the loop sends them."""
+    """A connection. The loop sends its responses, which share their bytes with the cache of pages."""
 
     def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
         self.unsent: deque[bytes] = deque()
         self.sent_of_first = 0  # bytes of unsent[0]
-        self.touched = self.begun = time.monotonic()  # when bytes last came or went; when self.request began to come
-        self.stalled = False  # whether the next of the requests waits until the client has read more
+        self.touched = self.begun = time.monotonic()  # when bytes last came or went; when self.request began
+        self.stalled = False  # if True, the next request waits until the client has read more
         super().__init__(server, client, address, server.adj, map=server.active_channels)
         server.watch(self)
 
     def __repr__(self) -> str:
-        return "a connection"  # waitress logs this, with the address
+        return "a connection"  # waitress logs this; its own text has the address
 
     def del_channel(self, map: Any = None) -> None:
         if self.socket:
@@ -2889,7 +2888,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.begun = self.touched
 
     def service(self) -> None:
-        """Answer the first request, in a waitress thread; while too much is unread, `send` has it done later."""
+        """Answer the first request, in a thread. If too much is unread, `send` calls for this again later."""
         stalled = self.stalled = self.total_outbufs_len > MAX_UNSENT
         try:
             if not stalled:
@@ -2917,7 +2916,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.server.answered.append(self)
 
     def send(self, parts: int) -> None:
-        """Send so many parts of `unsent`, or what the socket takes of them now. Raises OSError."""
+        """Send the first `parts` of `unsent`, as far as the socket takes them now. Raises OSError."""
         while parts:
             first, *others = [self.unsent[i] for i in range(min(parts, 16))]
             try:
@@ -2944,7 +2943,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
 
 class Lines:
-    """Channels that wait for a thread, in a line for each client. The lines take turns: no client holds up another."""
+    """The queue of channels that wait for a thread. Each client has a line, and the lines take turns."""
 
     def __init__(self, client_header: str | None) -> None:
         self._header = client_header and client_header.upper().replace("-", "_")
@@ -2966,7 +2965,7 @@ class Lines:
 
 
 class Server:
-    """Serves an app on a listening socket: one loop for all connections, and THREADS threads for the answers.
+    """Serves an app on a listening socket, with one loop for all connections and THREADS threads for the app.
 
     The main thread calls `run`, a signal handler `stop`, and the threads `wake`.
     """
@@ -2979,14 +2978,14 @@ class Server:
         self._channel_class: Any = type("Channel", (Channel, waitress.channel.HTTPChannel), classes)
         self.adj = waitress.adjustments.Adjustments(
             ident="", max_request_header_size=MAX_HEADER_BYTES, max_request_body_size=MAX_BODY_BYTES,
-            log_socket_errors=False)  # a client that leaves is none
+            log_socket_errors=False)  # clients that hang up are no errors
         self.application, self.server_name, self.effective_port = app, "localhost", listener.getsockname()[1]
         self.active_channels: dict[int, Channel] = {}  # by file descriptor
         self.task_dispatcher = waitress.task.ThreadedTaskDispatcher()
         self.task_dispatcher.queue = Lines(client_header)
-        self._tasks: deque[Channel] = deque()  # channels whose next request waits for the end of a turn
+        self._tasks: deque[Channel] = deque()  # channels with a request that gets a thread at the end of a turn
         self.add_task = self._tasks.append
-        self.pull_trigger = lambda: None  # Channel.service wakes the loop itself, when its answer is whole
+        self.pull_trigger = lambda: None  # Channel.service wakes the loop itself, with a whole response
         self.answered: deque[Channel] = deque()  # channels that have something to send
         self._before_sending = before_sending
         self._asleep = self._stopping = self.draining = False
@@ -3021,20 +3020,20 @@ class Server:
         os.write(self._bell, b"!")
 
     def wake(self, channel: Channel) -> None:
-        """Have the channel's answer sent. No wake-up is lost: the loop looks at `answered` after it sets _asleep."""
+        """Make the loop send the channel's response. The loop sets _asleep first and looks at `answered` then."""
         self.answered.append(channel)
         if self._asleep:
             self._asleep = False
             os.write(self._bell, b"!")
 
     def watch(self, channel: Channel) -> None:
-        """Poll for what the channel waits for, if it is open. The kernel reports errors in any case."""
+        """Poll for what the channel waits for, if it is open. poll() always reports errors too."""
         if channel.socket:
             self.poll.register(
                 channel.socket, select.POLLIN * channel.readable() | select.POLLOUT * channel.writable())
 
     def _turn(self, seconds: float) -> None:
-        """Wait for events, so many seconds at most, and handle them."""
+        """Wait for events for at most `seconds`, and handle them."""
         self._asleep = True
         events = dict(self.poll.poll(0 if self.answered else 1000 * seconds))
         self._asleep = False
@@ -3046,16 +3045,16 @@ class Server:
                 waitress.wasyncore.readwrite(channel, event)
                 self.watch(channel)
         self._send()
-        while self._tasks:  # only now: threads that work compete with the loop for Python's lock
+        while self._tasks:  # last but one: busy threads compete with the loop for Python's lock
             self.task_dispatcher.add_task(self._tasks.popleft())
-        if arrivals:  # last: a connection may get the file descriptor of one that this turn has closed
+        if arrivals:  # last: a new connection may get the file descriptor of one that this turn has closed
             self._accept()
         if time.monotonic() - self._tidied > TIDY_SECONDS:
             self._tidy()
 
     def _send(self) -> None:
-        """Send what is ready. The threads count a visit before they write its answer. So first note how many parts
-        there are, then commit, then send these parts only."""
+        """Send what is ready. A thread counts a visit before it writes the response. So note first how many parts there
+        are, then commit the visits, then send only these parts."""
         ready = {}
         while self.answered:
             channel = self.answered.popleft()
@@ -3066,19 +3065,19 @@ class Server:
             if channel.socket:
                 try:
                     channel.send(parts)
-                except OSError:  # the client has gone
+                except OSError:  # the client hung up
                     channel.handle_close()
                 self.watch(channel)
 
     def _accept(self) -> None:
-        """Take in the connections that wait. While there is no room, each takes the place of the idlest one."""
+        """Accept the connections that wait. If there is no room, each replaces the idlest one."""
         for _ in range(MAX_CONNECTIONS):
             try:
                 client, address = self._listener.accept()
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except BlockingIOError:
                 return
-            except OSError as error:  # the client has gone, or too many files are open
+            except OSError as error:  # the client hung up, or too many files are open
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     self._close_idlest()
                 continue
@@ -3087,20 +3086,20 @@ class Server:
             self._channel_class(self, client, address)
 
     def _close_idlest(self) -> None:
-        """Close the connection that was silent for longest, if possible one without a request to be answered."""
+        """Close the connection that was silent for longest, preferably one without a request to answer."""
         self._full.begin(f"{len(self.active_channels)} are open")
         channels = self.active_channels.values()
         if idlest := min(channels, key=lambda channel: (bool(channel.requests), channel.touched), default=None):
             idlest.handle_close()
         else:
-            time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # other processes have all the files: do not spin
+            time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # do not spin while other processes have all the files
 
     def _tidy(self) -> None:
-        """Close connections that are silent or too slow, and those with most to read while all have too much."""
+        """Close connections that are silent or slow, and those with the most unread if all have too much together."""
         now = self._tidied = time.monotonic()
-        self._before_sending()  # there may be log lines without an answer
+        self._before_sending()  # there may be log lines without a response
         for channel in [*self.active_channels.values()]:
-            if not channel.readable():  # the rest of its next request may be there, and is not read yet
+            if not channel.readable():  # its next request may have arrived in full, but is not read yet
                 channel.begun = now
             if channel.requests and not channel.stalled:
                 continue
@@ -3114,13 +3113,13 @@ class Server:
         self._full.end(quiet_seconds=10)
 
     def _bytes_held(self) -> int:
-        """Bytes of the answers that wait to be read. One that many clients read is held once."""
+        """Return the bytes of all unread responses. Clients of the same page share its bytes."""
         unsent = itertools.chain.from_iterable(list(channel.unsent) for channel in self.active_channels.values())
         return sum({id(data): len(data) for data in unsent}.values())
 
 
 def connection_limit() -> int:
-    """How many connections may be open: MAX_CONNECTIONS, or as many as the limit of open files lets there be."""
+    """Return how many connections may be open: MAX_CONNECTIONS, or fewer if the limit of open files is lower."""
     wanted, (soft, hard) = MAX_CONNECTIONS + RESERVED_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -3130,17 +3129,17 @@ def connection_limit() -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; "::" takes IPv4 too where the system can. Raises SetupError."""
+    """Return a listening socket. "::" also accepts IPv4 if the system can. Raises SetupError."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
-    except (OSError, UnicodeError) as error:  # UnicodeError: no host can be called so
+    except (OSError, UnicodeError) as error:  # UnicodeError: impossible host name
         raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
 
 
 def show_picture(source: str, options: Mapping[str, Any]) -> int:
-    """Print a file's, a URL's or standard input's picture as art; the terminal decides what the options leave open."""
+    """Print a picture as art, by default as it fits the terminal. Returns the exit status."""
     width = options["width"] or min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[-1])
     format = options["format"] or ("ansi" if sys.stdout.isatty() else "text")
     view = make_view(format, {**options, "width": width}.get)
@@ -3155,9 +3154,9 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         sys.stdout.write(str(encode(render(picture, view.width, view.height, view.style), view)))
         sys.stdout.flush()
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # else the reader has seen enough
+        if not isinstance(error, BrokenPipeError):  # readers may stop early, such as head
             print(f"catscii: standard output: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes into it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         return 1
     return 0
 
@@ -3192,11 +3191,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
+    """Return the exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
     while (spare := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        pass  # a standard stream that is closed would be taken for the next file that is opened
+        pass  # the next file would otherwise become a closed standard stream
     os.close(spare)
-    if "GATEWAY_INTERFACE" in os.environ:  # a query without "=" comes as arguments
+    if "GATEWAY_INTERFACE" in os.environ:  # the arguments may come from the query
         return serve_cgi()
     options = parse_arguments(arguments)
     try:
