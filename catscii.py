@@ -1364,10 +1364,8 @@ def is_public(address: str) -> bool:
 
 
 def connect(host: str, port: int, anywhere: bool) -> socket.socket:
-    """Connect to the host. Unless it may be `anywhere`, all its addresses must be public. Raises Unavailable, OSError.
-
-    The name is resolved only once, so that it cannot lead elsewhere after the check.
-    """
+    """Connect to the host, whose addresses must all be public unless `anywhere`. Raises Unavailable and OSError."""
+    # Resolve the name only once: it could lead elsewhere after the check.
     addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not anywhere and (special := [address for address in addresses if not is_public(address)]):
         raise Unavailable(f"{special[0]} is not a public address")
@@ -1378,10 +1376,7 @@ def connect(host: str, port: int, anywhere: bool) -> socket.socket:
 
 
 class Fetcher:
-    """Reads URLs within limits of time and size, and verifies certificates.
-
-    The hosts of the `trusted` URLs may be anywhere. All others, such as redirects name, must have public addresses.
-    """
+    """Reads URLs within limits of time and size. Only the hosts of the `trusted` URLs may have private addresses."""
 
     def __init__(self, ssl_cert_file: str | None, trusted: Iterable[str]) -> None:
         self._ssl_cert_file, self._trusted = ssl_cert_file, trusted
@@ -1407,10 +1402,8 @@ class Fetcher:
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
             permit: Callable[[], None] = lambda: None) -> bytes:
-        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above `limit` bytes.
-
-        urllib3 limits only the time between bytes. A `Reader` reads the body, to limit the time of it all.
-        """
+        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above `limit` bytes."""
+        # urllib3 limits only the time between bytes. A `Reader` reads the body, to limit the time of all of it.
         body: Future[bytes] = Future()
 
         def read() -> None:
@@ -1487,22 +1480,27 @@ def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
     return bytes(body)
 
 
-@dataclass
 class Source:
-    """An API of cats: its URLs, and its recent failures."""
+    """The API at `url`: CATAAS if its host is that or its path ends in /cat, else The Cat API."""
 
-    name: str  # the API's host
-    search_url: str  # of random cats, one or several
-    cat_url: str  # of the cat called {id}
-    headers: dict[str, str]
-    fetcher: Fetcher
-    listed: deque[Cat] = field(default_factory=deque)  # found by a search, not yet stored
-    failures: int = 0  # in a row
-    ready: float = 0.0  # time.monotonic() of the next try
+    def __init__(self, url: str, fetcher: Fetcher, key: str | None) -> None:
+        parts = urlsplit(url)
+        api = parts._replace(query="", fragment="").geturl().rstrip("/")
+        self.name, self._fetcher = parts.netloc.rpartition("@")[2], fetcher
+        self.listed: deque[Cat] = deque()  # found by a search, not yet stored
+        self.failures, self.ready = 0, 0.0  # failures in a row; time.monotonic() of the next try
+        if parts.hostname == "cataas.com" or parts.path.rstrip("/").endswith("/cat"):  # https://cataas.com/doc.html
+            self._search_url, self._cat_url = f"{api}?{parts.query or 'json=true'}", api + "/{id}?json=true"
+            self._headers = {}
+        else:  # https://docs.thecatapi.com
+            api = api.removesuffix("/search").removesuffix("/images") + "/images"
+            query = parts.query or "limit=10&mime_types=jpg,png"
+            self._search_url, self._cat_url = f"{api}/search?{query}", api + "/{id}"
+            self._headers = {"x-api-key": key} if key else {}
 
     def search(self) -> list[Cat]:
-        """Return some random cats. Raises Unavailable."""
-        answer = self.fetcher.json(self.search_url, self.headers)
+        """Return one or more random cats. Raises Unavailable."""
+        answer = self._fetcher.json(self._search_url, self._headers)
         return [self._cat(entry) for entry in (answer if isinstance(answer, list) and answer else [answer])]
 
     def find(self, cat_id: str, permit: Callable[[], None]) -> Cat:
@@ -1510,7 +1508,7 @@ class Source:
         if self.ready > time.monotonic():
             raise Unavailable("it failed a moment ago")
         try:
-            cat = self._cat(self.fetcher.json(self.cat_url.replace("{id}", cat_id), self.headers, permit))
+            cat = self._cat(self._fetcher.json(self._cat_url.replace("{id}", cat_id), self._headers, permit))
         except Unavailable as error:
             if error.status in (400, 404):  # The Cat API sends 400, CATAAS 404
                 raise NoSuchCat(cat_id) from error
@@ -1525,8 +1523,8 @@ class Source:
             cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
             if isinstance(cat_id, str) and SOURCE_CAT_ID.fullmatch(cat_id) and isinstance(url, str) and url:
                 with contextlib.suppress(ValueError):  # cannot be joined, and is_web_url refuses it too
-                    url = urljoin(self.search_url, url)
-                if is_web_url(url) and (url.startswith("https:") or self.search_url.startswith("http:")):
+                    url = urljoin(self._search_url, url)
+                if is_web_url(url) and (url.startswith("https:") or self._search_url.startswith("http:")):
                     return Cat(cat_id, self.name, url)
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(entry))}")
 
@@ -1535,17 +1533,6 @@ class Source:
         self.failures += 1
         rest = min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
         self.ready = time.monotonic() + max(rest, min(retry_after, LONGEST_RETRY_AFTER))
-
-
-def make_source(url: str, fetcher: Fetcher, key: str | None) -> Source:
-    """Return the source for an API's URL: CATAAS by its host or a path that ends in /cat, else The Cat API."""
-    parts = urlsplit(url)
-    name, api = parts.netloc.rpartition("@")[2], parts._replace(query="", fragment="").geturl().rstrip("/")
-    if parts.hostname == "cataas.com" or parts.path.rstrip("/").endswith("/cat"):  # https://cataas.com/doc.html
-        return Source(name, f"{api}?{parts.query or 'json=true'}", api + "/{id}?json=true", {}, fetcher)
-    api = api.removesuffix("/search").removesuffix("/images") + "/images"  # https://docs.thecatapi.com
-    query = parts.query or "limit=10&mime_types=jpg,png"
-    return Source(name, f"{api}/search?{query}", api + "/{id}", {"x-api-key": key} if key else {}, fetcher)
 
 
 class Refresher:
@@ -1582,10 +1569,7 @@ class Refresher:
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
         """Store a cat from the first source that works. Schedule the next fetch, `lease_seconds` later for others."""
-        for source in self._sources:
-            if source.ready <= time.monotonic() and self._fetch_from(source):
-                break
-        else:
+        if not any(source.ready <= time.monotonic() and self._fetch_from(source) for source in self._sources):
             self.results["failed"] += 1
         unix = time.time() - time.monotonic()
         sources = {source.name: (source.failures, source.ready + unix) for source in self._sources}
@@ -2281,7 +2265,7 @@ class Service:
         self.visits = Tally(self.database)
         self.store = Store(self.database)
         fetcher = Fetcher(settings.ssl_cert_file, settings.cat_sources)
-        sources = [make_source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
+        sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
         self.pages, self.metrics, self.started = Cache(8 << 20), Metrics(), time.time()

@@ -1432,7 +1432,7 @@ def make_refresher(tmp_path: Path, *urls: str, ca_file: str | None = None, key: 
     database = catscii.Database(str(tmp_path / "cats.db"))
     fetcher = catscii.Fetcher(ca_file, urls)
     store = catscii.Store(database)
-    return store, catscii.Refresher(store, [catscii.make_source(url, fetcher, key) for url in urls], fetcher)
+    return store, catscii.Refresher(store, [catscii.Source(url, fetcher, key) for url in urls], fetcher)
 
 
 def test_the_store_fills_at_the_start_and_requests_are_served_from_it(start, upstream):
