@@ -261,16 +261,29 @@ METRICS = {
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 STDERR = 2
 MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for a slow reader
-Series = tuple[str, tuple[tuple[str, object], ...]]  # the name and the labels of a time series
 
 
-class JsonFormatter(logging.Formatter):
-    """Formats lines of JSON like Rust's tracing-subscriber. A dict as a record's only argument adds fields."""
+class LogHandler(logging.Handler):
+    """Writes JSON lines to standard error without blocking. Keeps MAX_UNWRITTEN bytes, and drops and counts the rest.
+
+    A pipe that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file = STDERR
+        with contextlib.suppress(OSError):  # a terminal may take fewer bytes, so open it again in non-blocking mode
+            self._file = os.open(os.ttyname(STDERR), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLOUT)
+        self._unwritten, self._dropped = bytearray(), 0
+        self.buffered = False  # if True, lines below WARNING wait for a call of `flush`, which writes many at once
 
     def format(self, record: logging.LogRecord) -> str:
+        """Format a line like Rust's tracing-subscriber. A dict as the record's only argument adds fields."""
         fields = {"message": record.getMessage(), **(record.args if isinstance(record.args, Mapping) else {})}
         if record.exc_info:
-            fields["error"] = self.formatException(record.exc_info)
+            fields["error"] = logging.Formatter().formatException(record.exc_info)
         if (trace := sys.modules.get(TRACE)) and (context := trace.get_current_span().get_span_context()).is_valid:
             fields["trace_id"] = trace.format_trace_id(context.trace_id)
         return json.dumps({
@@ -279,25 +292,6 @@ class JsonFormatter(logging.Formatter):
             "fields": fields,
             "target": record.name,
         })
-
-
-class LogHandler(logging.Handler):
-    """Writes to standard error without blocking. Keeps MAX_UNWRITTEN bytes, drops further lines and logs how many.
-
-    A pipe that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)). A terminal may take fewer, so
-    this opens the terminal again in non-blocking mode.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFormatter(JsonFormatter())
-        self._file = STDERR
-        with contextlib.suppress(OSError):  # standard error is no terminal
-            self._file = os.open(os.ttyname(STDERR), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-        self._poll = select.poll()
-        self._poll.register(self._file, select.POLLOUT)
-        self._unwritten, self._dropped = bytearray(), 0
-        self.buffered = False  # if True, lines below WARNING wait for a call of `flush`, which writes many at once
 
     def emit(self, record: logging.LogRecord) -> None:
         line = b""
@@ -337,7 +331,8 @@ class LogHandler(logging.Handler):
 def start_logging(level: int) -> LogHandler:
     handler = LogHandler()
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging._srcfile = None  # saves time, see "Optimization" in docs.python.org/3/howto/logging.html; so does the next
+    # These two save time, see "Optimization" in docs.python.org/3/howto/logging.html.
+    logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in ("waitress.queue", "urllib3", "PIL"):  # their lower levels only repeat what catscii logs
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -392,26 +387,25 @@ class Metrics:
     """Counters and histograms since the start. No visitor can choose a label."""
 
     def __init__(self) -> None:
-        self._lock, self._counters = threading.Lock(), Counter[Series]()
-        self._histograms: dict[Series, list[float]] = {}  # the count of each bucket, then the sum of all values
+        self._lock, self._counters = threading.Lock(), Counter[str]()
+        self._histograms: dict[tuple[Any, ...], list[float]] = {}  # the count of each bucket, then the sum of values
 
     def add(self, name: str, /, **labels: object) -> None:
         with self._lock:
-            self._counters[name, tuple(labels.items())] += 1
+            self._counters[sample(name, **labels)] += 1
 
     def observe(self, name: str, seconds: float, /, **labels: object) -> None:
         with self._lock:
-            histogram = self._histograms.setdefault((name, tuple(labels.items())), [0.0] * (len(BUCKETS) + 1))
+            histogram = self._histograms.setdefault((name, *labels.items()), [0.0] * (len(BUCKETS) + 1))
             histogram[bisect_left(BUCKETS, seconds, key=float)] += 1
             histogram[-1] += seconds
 
     def text(self, others: Mapping[str, float]) -> str:
         """Return these and other samples in Prometheus' text format 0.0.4."""
-        samples, lines = dict(others), []
+        lines: list[str] = []
         with self._lock:
-            for (name, labels), times in self._counters.items():
-                samples[sample(name, **dict(labels))] = times
-            for (name, labels), (*buckets, total) in self._histograms.items():
+            samples = {**others, **self._counters}
+            for (name, *labels), (*buckets, total) in self._histograms.items():
                 for bound, count in zip(BUCKETS, itertools.accumulate(buckets), strict=True):
                     samples[sample(name + "_bucket", **dict(labels), le=bound)] = count
                 samples[sample(name + "_sum", **dict(labels))] = total
@@ -422,6 +416,7 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
 
+@lru_cache(1000)
 def sample(name: str, /, **labels: object) -> str:
     """Return the name of a time series. JSON escapes labels as Prometheus wants it."""
     return name + "{%s}" % ",".join(f"{key}={json.dumps(str(labels[key]), ensure_ascii=False)}" for key in labels)
