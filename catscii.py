@@ -114,7 +114,6 @@ __version__ = "0.1.0"
 # ---------------------------------------------------------------------------------------------------------------------
 
 DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat"
-MAX_URL = 2048  # characters
 LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # the numbers are those of logging
 
 
@@ -152,7 +151,7 @@ def source_urls(text: str) -> tuple[str, ...]:
 def is_web_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        usual = len(text) <= MAX_URL and text.isprintable() and parts.scheme in ("http", "https")
+        usual = len(text) <= 2048 and text.isprintable() and parts.scheme in ("http", "https")
         return usual and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
@@ -189,8 +188,7 @@ class Settings:
     host: str = setting("0.0.0.0", str, "address to listen on (0.0.0.0)")
     port: int = setting(8080, partial(one_of, choices=range(65536)), "port to listen on, 0 for any free one (8080)")
     analytics_db: str = setting("catscii.db", file_in_a_folder, "SQLite file for visits and pictures (catscii.db)")
-    geolite2_country_db: str | None = setting(
-        None, existing_file, 'MaxMind DB of countries (none: every visit counts for ZZ, "unknown")')
+    geolite2_country_db: str | None = setting(None, existing_file, "MaxMind DB of countries (none: all count for ZZ)")
     client_ip_header: str | None = setting(
         None, header_name, "header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)")
     cat_sources: tuple[str, ...] = setting(
@@ -204,8 +202,7 @@ class Settings:
     sentry_dsn: str | None = setting(None, dsn, "DSN of the Sentry project for errors (none)", secret=True)
     sentry_environment: str | None = setting(None, str, "environment of these errors (FLY_APP_NAME, else production)")
     honeycomb_api_key: str | None = setting(
-        None, key_text, "key for traces to Honeycomb (none); OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_* for elsewhere",
-        secret=True)
+        None, key_text, "key for traces to Honeycomb (none), or OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_*", secret=True)
     otlp_endpoint: str | None = field(default=None, repr=False)  # where traces go, if anywhere
 
 
@@ -260,11 +257,10 @@ METRICS = {
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 STDERR = 2
-MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for a slow reader
 
 
 class LogHandler(logging.Handler):
-    """Writes JSON lines to standard error without blocking. Keeps MAX_UNWRITTEN bytes, and drops and counts the rest.
+    """Writes JSON lines to standard error without blocking. Keeps 256 KiB for a slow reader, and counts what it drops.
 
     A pipe that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)).
     """
@@ -297,7 +293,7 @@ class LogHandler(logging.Handler):
         line = b""
         with contextlib.suppress(Exception):  # some package passed arguments that cannot be formatted
             line = self.format(record).encode() + b"\n"
-        if line and len(self._unwritten) + len(line) <= MAX_UNWRITTEN:
+        if line and len(self._unwritten) + len(line) <= 256 << 10:
             self._unwritten += line
         else:
             self._dropped += 1
@@ -355,7 +351,6 @@ class Trouble:
         return self.since < math.inf
 
     def begin(self, reason: object) -> None:
-        """Note a failure, the first or a further one."""
         self.reason, self._last = str(reason), time.monotonic()
         if not self:
             self.since = self._last
@@ -1213,25 +1208,21 @@ class Database:
     def open(self, patience: float) -> None:
         """Open or create the file, and wait `patience` seconds for locks. Raises sqlite3.Error and OSError."""
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
-        self._use_wal(patience)
+        end = time.monotonic() + patience
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:  # if another process does this too, SQLite fails without waiting
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(0.1 * random.random())
         self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process without an fsync per visit
         self._migrate()
         self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
         # Our own descriptor tells which file is open. Close it last: closing any descriptor drops the POSIX locks.
         self._wal_stat, self._file = os.stat(self._path + "-wal"), io.FileIO(self._path)
         self._stat = os.fstat(self._file.fileno())
-
-    def _use_wal(self, patience: float) -> None:
-        """Switch to WAL mode. Retry if another process does so too: SQLite does not wait for this lock."""
-        end = time.monotonic() + patience
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
-                    raise
-                time.sleep(0.1 * random.random())
 
     def _migrate(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -1320,7 +1311,6 @@ class Store:
                 SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)""", STORED_CATS)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of stored cats by source."""
         return dict(self._execute("SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"))
 
     def claim_due_fetch(self) -> dict[str, tuple[int, float]] | None:
@@ -1494,7 +1484,6 @@ class Source:
             self._headers = {"x-api-key": key} if key else {}
 
     def search(self) -> list[Cat]:
-        """Return one or more random cats. Raises Unavailable."""
         answer = self._fetcher.json(self._search_url, self._headers)
         return [self._cat(entry) for entry in (answer if isinstance(answer, list) and answer else [answer])]
 
@@ -1574,7 +1563,6 @@ class Refresher:
         return sum(self._store.counts().values()) < STORED_CATS
 
     def _delay(self) -> float:
-        """Return the seconds until a cat is due and some source may be asked."""
         return max(0.0, max(self._due, min(source.ready for source in self._sources)) - time.monotonic())
 
     def _fetch_from(self, source: Source) -> bool:
@@ -1617,7 +1605,6 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: Any) -> Any:
-        """Return the value, or None."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -1768,8 +1755,7 @@ class Countries:
             raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(str(path))}: {error}") from error
 
     def reload(self) -> bool:
-        """Read the file if it has changed, and return whether it has. Raises OSError and ValueError, and keeps the old
-        countries then."""
+        """Read the file if it has changed, and return whether it has. Raises OSError and ValueError."""
         if self._path is None:
             return False
         stat: tuple[int, ...] = ()
@@ -1820,9 +1806,7 @@ def country_of(record: object) -> str:
     return UNKNOWN_COUNTRY
 
 
-class Visits(NamedTuple):
-    """The visits that /analytics shows, by days of UTC."""
-
+class Visits(NamedTuple):  # by days in UTC
     visits: int  # of all time
     today: int
     last_30_days: int
@@ -1839,8 +1823,6 @@ def read_visits(database: Database) -> Visits:
 
 
 class World(NamedTuple):
-    """The contents of WORLD."""
-
     names: dict[str, str]  # of countries, by code
     cells: str  # a glyph for each cell, row by row
     homes: dict[int, list[str]]  # the countries in each cell with land, the largest first
@@ -2651,7 +2633,6 @@ def show_error(error: bottle.HTTPError) -> bytes:
 
 THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of the threads may wait for an upstream
 GRACE_SECONDS = 6.0  # for requests at the end, so that the service ends within ten seconds in all
-MAX_DRAINED = 1 << 20  # bytes of a body that CGI reads and ignores: Apache would lose the response if they were unread
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
 MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # reserved for the database, sources and modules
 SILENT_CONNECTION_SECONDS = 30.0  # browsers reconnect at no cost, and clients may vanish without a word
@@ -2750,8 +2731,8 @@ def serve_cgi() -> int:
     CGIHandler().run(traced(app) if settings.otlp_endpoint else app)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends it when it has the whole response
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stdin.buffer.read(max(0, min(int(os.environ.get("CONTENT_LENGTH") or 0), MAX_DRAINED)))
+        sys.stdout.flush()  # then read the body: Apache would lose the response if it were unread
+        sys.stdin.buffer.read(max(0, min(int(os.environ.get("CONTENT_LENGTH") or 0), 1 << 20)))
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     app.service.end()
     flush()
@@ -2977,8 +2958,7 @@ class Server:
             self.poll.register(file, select.POLLIN)
 
     def run(self, stopping: threading.Event) -> None:
-        """Serve until `stop`, and set `stopping` then. Answer every request that has reached the listening socket, for
-        GRACE_SECONDS at most, and close all connections."""
+        """Serve until `stop`. Then set `stopping`, and for GRACE_SECONDS answer what reached the listening socket."""
         self.task_dispatcher.set_thread_count(THREADS)
         while not self._stopping:
             self._turn(TIDY_SECONDS)
@@ -3012,7 +2992,6 @@ class Server:
                 channel.socket, select.POLLIN * channel.readable() | select.POLLOUT * channel.writable())
 
     def _turn(self, seconds: float) -> None:
-        """Wait for events for at most `seconds`, and handle them."""
         self._asleep = True
         events = dict(self.poll.poll(0 if self.answered else 1000 * seconds))
         self._asleep = False
@@ -3032,9 +3011,8 @@ class Server:
             self._tidy()
 
     def _send(self) -> None:
-        """Send what is ready. A thread counts a visit before it writes the response. So note first how many parts there
-        are, then commit the visits, then send only these parts."""
-        ready = {}
+        """Commit visits, then send the responses that were ready before: threads count a visit before they respond."""
+        ready = {}  # how many parts of each channel
         while self.answered:
             channel = self.answered.popleft()
             ready[channel] = len(channel.unsent)
