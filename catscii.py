@@ -1751,11 +1751,11 @@ class Countries:
         self.from_dbip = False  # the licence, CC BY 4.0, wants a link to DB-IP wherever its countries are shown
         try:
             self.reload()
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise SetupError(f"GEOLITE2_COUNTRY_DB: cannot read {quoted(str(path))}: {error}") from error
 
     def reload(self) -> bool:
-        """Read the file if it has changed, and return whether it has. Raises OSError and ValueError."""
+        """Read the file if it has changed, and return whether it has. Raises ValueError."""
         if self._path is None:
             return False
         stat: tuple[int, ...] = ()
@@ -1770,8 +1770,6 @@ class Countries:
             reader = maxminddb.open_database(self._path, maxminddb.MODE_MEMORY)
             kind = reader.metadata().database_type
             from_dbip = kind.startswith("DBIP")
-        except OSError:
-            raise
         except Exception as error:  # the reader raises almost anything on a damaged file
             raise ValueError(f"{type(error).__name__}: {error}") from error
         found = set[str]()
@@ -3003,7 +3001,7 @@ class Server:
                 waitress.wasyncore.readwrite(channel, event)
                 self.watch(channel)
         self._send()
-        while self._tasks:  # last but one: busy threads compete with the loop for Python's lock
+        while self._tasks:  # after _send: busy threads compete with the loop for Python's lock
             self.task_dispatcher.add_task(self._tasks.popleft())
         if arrivals:  # last: a new connection may get the file descriptor of one that this turn has closed
             self._accept()
