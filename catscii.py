@@ -308,11 +308,10 @@ class LogHandler(logging.Handler):
                 whole = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1  # 0 if the line is longer
                 try:
                     del self._unwritten[:os.write(self._file, self._unwritten[:whole or select.PIPE_BUF])]
-                except BlockingIOError:
-                    return
-                except OSError:  # the reader is gone, or the disk is full
-                    self._dropped += self._unwritten.count(b"\n")
-                    self._unwritten.clear()
+                except OSError as error:
+                    if not isinstance(error, BlockingIOError):  # the reader is gone, or the disk is full
+                        self._dropped += self._unwritten.count(b"\n")
+                        self._unwritten.clear()
                     return
             if self._dropped and not self._unwritten:
                 count, self._dropped = self._dropped, 0
@@ -1326,13 +1325,6 @@ class Store:
         self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
 
 
-class Reader(threading.Thread):
-    """A thread that reads a response. When its time is over, `Fetcher.get` sets `given_up` and shuts the socket."""
-
-    socket: socket.socket | None = None
-    given_up = False
-
-
 # Multicast, and all ranges of iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry. Of IPv6,
 # only 2000::/3 is public, without what embeds IPv4 addresses (Teredo in 2001::/23, 6to4 in 2002::/16).
 SPECIAL_NETWORKS = (
@@ -1388,7 +1380,7 @@ class Fetcher:
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
             permit: Callable[[], None] = lambda: None) -> bytes:
         """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above `limit` bytes."""
-        # urllib3 limits only the time between bytes. A `Reader` reads the body, to limit the time of all of it.
+        # urllib3 limits only the time between bytes. To limit all of the time, read in a thread.
         body: Future[bytes] = Future()
 
         def read() -> None:
@@ -1398,14 +1390,15 @@ class Fetcher:
                 body.set_exception(error)
 
         in_this_span = contextvars.copy_context().run
-        reader = Reader(target=in_this_span, args=(read,), name="fetcher", daemon=True)
+        reader: Any = threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True)
+        reader.socket, reader.given_up = None, False
         reader.start()
         try:
             return body.result(TOTAL_SECONDS)
         except TimeoutError:
             reader.given_up = True
             with contextlib.suppress(AttributeError, OSError):  # the reader has no socket yet, or a closed one
-                reader.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+                reader.socket.shutdown(socket.SHUT_RDWR)
             raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds") from None
 
     def _read(self, url: str, limit: int, headers: Mapping[str, str], kind: str, permit: Callable[[], None]) -> bytes:
