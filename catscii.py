@@ -1250,7 +1250,7 @@ class Database:
         """Reopen the file if it was deleted, replaced or overwritten. Raises sqlite3.Error and OSError."""
         with self._lock:
             if not self._in_place() or os.pread(self._file.fileno(), 16, 0) != b"SQLite format 3\0":
-                with contextlib.suppress(sqlite3.Error):  # a moved file needs what is only in its -wal
+                with contextlib.suppress(sqlite3.Error):  # if the file was moved, it still needs the data in its -wal
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self.close()
                 with contextlib.suppress(OSError):  # a stale -wal would corrupt the new file
@@ -1326,7 +1326,7 @@ class Store:
 
 
 # Multicast, and all ranges of iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry. Of IPv6,
-# only 2000::/3 is public, without what embeds IPv4 addresses (Teredo in 2001::/23, 6to4 in 2002::/16).
+# only 2000::/3 is public, except the ranges that embed IPv4 addresses (Teredo in 2001::/23, 6to4 in 2002::/16).
 SPECIAL_NETWORKS = (
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
     "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
@@ -1541,7 +1541,7 @@ class Refresher:
         for source in self._sources:
             source.failures, ready = (claimed or {}).get(source.name, (0, 0.0))
             source.ready = ready - time.time() + time.monotonic()
-        self._repeats = QUICK_REPEATS - 1  # those of other processes are unknown: one more ends the hurry
+        self._repeats = QUICK_REPEATS - 1  # those of other processes are unknown, so one more ends the hurry
         return claimed is not None
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
@@ -2768,7 +2768,7 @@ def problem_of(head: bytes) -> str:
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """A request, whose body nobody reads. Refuses what a proxy in front may have read differently."""
+    """A request, whose body is ignored. Refuses requests that a proxy in front may have read differently."""
 
     command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # for requests that cannot be parsed
     expect_continue: bool
@@ -2898,7 +2898,7 @@ class Lines:
 
     def __init__(self, client_header: str | None) -> None:
         self._header = client_header and client_header.upper().replace("-", "_")
-        self._lines: OrderedDict[str, deque[Channel]] = OrderedDict()  # none is empty
+        self._lines: OrderedDict[str, deque[Channel]] = OrderedDict()  # by client, without empty lines
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -2949,7 +2949,7 @@ class Server:
             self.poll.register(file, select.POLLIN)
 
     def run(self, stopping: threading.Event) -> None:
-        """Serve until `stop`. Then set `stopping`, and for GRACE_SECONDS answer what reached the listening socket."""
+        """Serve until `stop`. Then set `stopping`, and answer for GRACE_SECONDS all requests that arrived before."""
         self.task_dispatcher.set_thread_count(THREADS)
         while not self._stopping:
             self._turn(TIDY_SECONDS)
