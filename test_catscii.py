@@ -19,13 +19,19 @@
 #     "playwright",
 #     "prometheus-client",
 #     "pytest",
+#     "pytest-timeout",
+#     "pytest-xdist",
 #     "sentry-sdk",
 #     "trustme",
 # ]
 # [tool.uv]
 # exclude-newer = "2026-11-01T00:00:00Z"
 # ///
-"""The tests of catscii, grouped as the program is: `uv run test_catscii.py`, with any arguments of pytest."""
+"""The tests of catscii, grouped as the program is.
+
+`uv run test_catscii.py` runs them, with any arguments of pytest, such as `-k art`; `--thorough` repeats more often what
+depends on chance. Several processes run tests at the same time: each test makes its own server, files and folder.
+"""
 
 from __future__ import annotations
 
@@ -89,6 +95,7 @@ from mmdb_writer import MMDBWriter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from prometheus_client.parser import text_string_to_metric_families
+from xdist.scheduler import LoadScopeScheduling
 
 import bench_catscii
 import catscii
@@ -102,12 +109,18 @@ CHROME = {
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
 }
 CURL = {"User-Agent": "curl/8.16.0", "Accept": "*/*"}
-http = urllib3.PoolManager(retries=False, timeout=30)
+SOON = 8.0  # seconds: more than a busy machine takes, less than what waits for a timeout would take
+http = urllib3.PoolManager(retries=False, timeout=60)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What the tests stand on: a service as a process, upstreams on real sockets, pictures, a MaxMind DB
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def rounds(thorough: int) -> int:
+    """Return how often to repeat a test: so many times with --thorough, a fifth of that without."""
+    return thorough if "THOROUGH" in os.environ else thorough // 5
 
 
 class Running:
@@ -165,7 +178,7 @@ class Running:
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
         self.process.send_signal(signal_number)
-        status = self.process.wait(15)
+        status = self.process.wait(30)
         self._reader.join(5)
         return status
 
@@ -195,7 +208,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def connected(
-    service: Running, patience: float = 20, receive_buffer: int = 0, source: tuple[str, int] | None = None
+    service: Running, patience: float = 60, receive_buffer: int = 0, source: tuple[str, int] | None = None
 ) -> socket.socket:
     """A connection to the service."""
     connection = socket.socket()
@@ -209,7 +222,7 @@ def connected(
     return connection
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """What `condition` gives once it is true."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -222,6 +235,10 @@ def patched(code: str) -> list[str]:
     """The command of a service with other constants, so that its patience ends while a test waits."""
     code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import catscii\n{code}\n"
     return [sys.executable, "-c", code + "sys.exit(catscii.main([]))"]
+
+
+FEW_CATS = 4
+QUICKLY_FILLED = patched(f"catscii.STORED_CATS = {FEW_CATS}")
 
 
 class Upstream:
@@ -759,7 +776,7 @@ def test_traces_are_sampled_or_left_out_as_opentelemetry_says(start, upstream, o
 @pytest.mark.parametrize("how", ["dead", "hanging"])
 def test_neither_visitors_nor_the_end_wait_for_telemetry(start, upstream, how):
     release = threading.Event()
-    upstream.answers["POST"] = lambda handler: release.wait(30) and None
+    upstream.answers["POST"] = lambda handler: release.wait(60) and None
     url = upstream.url
     if how == "dead":
         with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -773,10 +790,10 @@ def test_neither_visitors_nor_the_end_wait_for_telemetry(start, upstream, how):
     for _ in range(100):
         started = time.monotonic()
         assert service.get("/health").status == 200
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < SOON
     started = time.monotonic()
     assert service.stop() == 0
-    assert time.monotonic() - started < 2 * catscii.FLUSH_SECONDS + 2
+    assert time.monotonic() - started < 2 * catscii.FLUSH_SECONDS + SOON
     assert all(line.startswith("{") for line in service.lines), "nobody but the log writes"
     release.set()
 
@@ -1034,7 +1051,7 @@ pictures = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=rounds(60), deadline=None)
 @given(pictures, st.integers(20, 240), st.none() | st.integers(1, 240), st.sampled_from(catscii.STYLES))
 def test_art_has_exactly_the_shape_that_fits_and_printable_ascii(picture, width, height, style):
     columns, rows = catscii.fit(picture.size, width, height)
@@ -1048,7 +1065,7 @@ def test_art_has_exactly_the_shape_that_fits_and_printable_ascii(picture, width,
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=rounds(30), deadline=None)
 @given(pictures, st.integers(20, 60), st.sampled_from(catscii.STYLES))
 def test_the_encoders_agree_cell_by_cell(picture, width, style):
     art = catscii.render(picture, width, None, style)
@@ -1104,7 +1121,7 @@ def test_ink_does_not_repeat_a_glyph_side_by_side(colour):
         assert not re.search(r"(\S)\1", row)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=rounds(60), deadline=None)
 @given(st.integers(0, 255), st.integers(0, 255))
 def test_mirrored_and_negated_pictures_behave(left, right):
     ramp = Image.linear_gradient("L").rotate(90).point(lambda level: left + (right - left) * level / 255).convert("RGB")
@@ -1318,7 +1335,7 @@ def test_greedy_pictures_are_refused_in_little_time_memory_and_log_and_the_next_
         with watched(service.process.pid) as megabytes:
             begun = time.monotonic()
             statuses[name] = service.get(f"/cat/{name}").status
-            assert time.monotonic() - begun < 10, name
+            assert time.monotonic() - begun < 40, name
         assert max(megabytes) < 250, name
         assert service.json(f"/cat/after-{name}")["id"] == f"after-{name}"
     service.stop()
@@ -1382,10 +1399,10 @@ for name in sorted(os.listdir()):
     os.close(writing)
     made, status = open(reading, "rb").read(), os.waitstatus_to_exitcode(os.wait()[1])
     print(json.dumps([name, status, made.decode("latin-1")]))"""
-    for seed in range(200):
+    for seed in range(rounds(200)):
         (tmp_path / f"{seed:03}").write_bytes(damaged(seed))
-    begun, outcomes = time.monotonic(), Counter()
-    lines = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, timeout=60).splitlines()
+    outcomes: Counter[int] = Counter()
+    lines = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, timeout=120).splitlines()
     for name, status, made in map(json.loads, lines):
         outcomes[status] += 1
         if status == 0:
@@ -1394,7 +1411,7 @@ for name in sorted(os.listdir()):
             assert catscii.from_dict(json.loads(zlib.decompress(rest[int(size) :]))).rows, name
         else:
             assert status == catscii.UNREADABLE and 20 < len(made) < 300, (name, status, made)
-    assert len(lines) == 200 and min(outcomes.values()) > 50 and time.monotonic() - begun < 30
+    assert len(lines) == rounds(200) and min(outcomes.values()) > rounds(50)
 
 
 def test_a_jpeg_is_decoded_no_larger_than_needed():
@@ -1406,7 +1423,7 @@ def test_a_jpeg_is_decoded_no_larger_than_needed():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=rounds(15), deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_house_cat_is_the_same_for_the_same_seed(seed):
     picture = catscii.draw_house_cat(seed)
@@ -1463,8 +1480,8 @@ def test_another_cat_is_another_if_there_is_one(tmp_path, upstream, cats):
 
 
 def test_traffic_causes_no_upstream_requests(start, upstream):
-    service = start(CAT_SOURCES=upstream.cataas)
-    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    service = start(command=QUICKLY_FILLED, CAT_SOURCES=upstream.cataas)
+    eventually(lambda: service.stored() == FEW_CATS)
     before = len(upstream.requests)
     for _ in range(100):
         assert service.get("/").status == 200
@@ -1535,12 +1552,12 @@ def test_with_every_source_down_house_cats_serve_at_once_and_the_store_recovers(
 
 def test_a_hanging_upstream_delays_nobody(start, upstream):
     release = threading.Event()
-    upstream.answers["/cat"] = lambda handler: release.wait(30) and None
-    service = start(CAT_SOURCES=upstream.cataas)
+    upstream.answers["/cat"] = lambda handler: release.wait(60) and None
+    service = start(command=patched("catscii.SILENT_SECONDS = catscii.TOTAL_SECONDS = 60"), CAT_SOURCES=upstream.cataas)
     eventually(lambda: upstream.asked("/cat"))
-    assert service.get("/").status == 200
     begun = time.monotonic()
-    assert service.stop() == 0 and time.monotonic() - begun < 5
+    assert service.get("/").status == 200
+    assert service.stop() == 0 and time.monotonic() - begun < SOON
     release.set()
 
 
@@ -1694,7 +1711,7 @@ def going_on(handler: BaseHTTPRequestHandler) -> None:
 def dripping(handler: BaseHTTPRequestHandler, bodyless: bool = False) -> None:
     if not bodyless:
         reply(handler, b"", **{"Content-Length": "1000"})  # type: ignore[arg-type]
-    for _ in range(40):
+    for _ in range(150):
         handler.wfile.write(b"x")
         time.sleep(0.1)
 
@@ -1729,8 +1746,8 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
         upstream.answers["/slow"], begun = slow, time.monotonic()
         with pytest.raises(catscii.Unavailable, match="no whole answer after"):
             fetcher.get(f"{upstream.url}/slow", 1_000_000)
-        assert time.monotonic() - begun < 1
-        eventually(no_fetcher, 1)
+        assert time.monotonic() - begun < SOON
+        eventually(no_fetcher)
 
 
 def no_fetcher() -> bool:
@@ -1755,7 +1772,7 @@ def test_an_answer_that_nobody_waits_for_any_more_is_not_read(authority, ca_file
     with listener, pytest.raises(catscii.Unavailable, match="no whole answer after"):
         catscii.Fetcher(ca_file, [url]).get(url, 1_000_000)
     assert not no_fetcher()
-    eventually(no_fetcher, 3)
+    eventually(no_fetcher)
 
 
 @pytest.mark.parametrize(
@@ -1783,8 +1800,8 @@ def test_an_answer_of_another_shape_is_a_failure_and_nothing_more(tmp_path, upst
 
 
 def test_an_evicted_cat_keeps_its_permalink(start, upstream):
-    service = start(CAT_SOURCES=upstream.the_cat_api)
-    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    service = start(command=QUICKLY_FILLED, CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == FEW_CATS)
     evict = "UPDATE cats SET picture = NULL, art = NULL"
     with sqlite3.connect(service.database) as connection:
         (cat,) = connection.execute(f"{evict} WHERE rowid = 1 RETURNING id").fetchone()
@@ -1807,8 +1824,8 @@ def test_a_cat_that_only_a_source_knows_is_found_there(start, upstream):
 
 
 def test_without_sources_there_are_house_cats_only(start, upstream):
-    service = start(CAT_SOURCES=upstream.cataas)
-    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    service = start(command=QUICKLY_FILLED, CAT_SOURCES=upstream.cataas)
+    eventually(lambda: service.stored() == FEW_CATS)
     service.stop()
     service = start(CAT_SOURCES="")
     assert all(service.json("/")["source"] == "house" for _ in range(20))
@@ -1863,7 +1880,7 @@ def short(handler: BaseHTTPRequestHandler) -> None:
 
 def bomb(format: str) -> bytes:
     data = io.BytesIO()
-    Image.new("RGB" if format == "WEBP" else "1", (12000, 12000)).save(data, format)
+    Image.new("RGB" if format == "WEBP" else "1", (12000, 12000)).save(data, format, method=0)  # the fastest for WebP
     return data.getvalue()
 
 
@@ -1912,22 +1929,21 @@ SEARCHES: dict[str, tuple[Any, str]] = {  # what a source answers, and what is s
 PICTURES: dict[str, tuple[Any, str]] = {  # the same of a picture
     "text": (b"meow", "not a picture"),
     "truncated": (photograph()[:3000], "cannot be read"),
-    "PNG bomb": (bomb("PNG"), "too much memory"),
-    "GIF bomb": (bomb("GIF"), "too much memory"),
-    "WebP bomb": (bomb("WEBP"), "too much memory|cannot be read"),
     "header": (png_header(50_000, 50_000), "too much memory"),
     "too big": (endless, "more than 16777216 bytes"),
 }
 
 
 def test_no_answer_of_a_source_stops_the_service_or_is_told_twice(start, authority, ca_file):
+    bombs = {"PNG": "too much memory", "GIF": "too much memory", "WEBP": "too much memory|cannot be read"}
+    pictures = PICTURES | {f"{format} bomb": (bomb(format), reason) for format, reason in bombs.items()}
     expired = authority.issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC))
     upstreams = {
         "certificate of somebody": Upstream(trustme.CA().issue_cert("localhost")),
         "expired certificate": Upstream(expired),
         "downgrade": Upstream(authority.issue_cert("localhost")),
         **{name: Upstream() for name in SEARCHES},
-        **{f"picture: {name}": Upstream() for name in PICTURES},
+        **{f"picture: {name}": Upstream() for name in pictures},
     }
     reasons = dict.fromkeys(upstreams, "certificate verify failed") | {"downgrade": "https only"}
     upstreams["downgrade"].answers["/cat"] = redirect("http://localhost/cat")
@@ -1936,7 +1952,7 @@ def test_no_answer_of_a_source_stops_the_service_or_is_told_twice(start, authori
         upstreams[name].answers["/cat"], reasons[name] = fixed, reason
     port = urlsplit(upstreams["private"].url).port
     upstreams["private"].answers["/cat"] = redirect(f"http://127.0.0.1:{port}/cat")
-    for name, (answer, reason) in PICTURES.items():
+    for name, (answer, reason) in pictures.items():
         fixed = (lambda body: lambda handler: reply(handler, body))(answer) if isinstance(answer, bytes) else answer
         upstream = upstreams[f"picture: {name}"]
         upstream.answers["/cat/x"], reasons[f"picture: {name}"] = fixed, reason
@@ -1952,7 +1968,7 @@ def test_no_answer_of_a_source_stops_the_service_or_is_told_twice(start, authori
     try:
         while not service.stored():
             begun = time.monotonic()
-            assert service.get("/").status == 200 and time.monotonic() - begun < 5  # nobody waits for a source
+            assert service.get("/").status == 200 and time.monotonic() - begun < SOON
             time.sleep(0.1)
         eventually(lambda: service.stored() >= 2)  # all failed for a second time in between
         failures = [line["fields"] for line in service.log if line["fields"]["message"] == "Source fails"]
@@ -1992,12 +2008,12 @@ def test_retry_after_is_obeyed_by_the_refresher_and_for_permalinks(start, upstre
     asked = time.monotonic()
     assert service.get("/cat/unknown").status == 503
     eventually(lambda: upstream.asked("/cat") > 1)
-    assert 2.5 < time.monotonic() - asked < 4 and upstream.asked("/cat/unknown") == 0
+    assert 2.5 < time.monotonic() - asked < 3 + SOON and upstream.asked("/cat/unknown") == 0
 
 
 def test_what_a_failing_source_may_know_is_unavailable_and_not_unknown(start, upstream):
-    service = start(CAT_SOURCES=f"{upstream.the_cat_api},{upstream.cataas}")
-    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    service = start(command=QUICKLY_FILLED, CAT_SOURCES=f"{upstream.the_cat_api},{upstream.cataas}")
+    eventually(lambda: service.stored() == FEW_CATS)
     assert service.get("/cat/nobody").status == 404
     upstream.answers["/v1/images/nobody"] = lambda handler: reply(handler, b"", 500)
     assert service.get("/cat/nobody").status == 503
@@ -2053,7 +2069,7 @@ def test_a_damaged_record_counts_for_nobody(tmp_path: Path, country_db: str):
     assert catscii.Countries(str(tmp_path / "damaged.mmdb")).country("81.2.69.160") == "ZZ"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=rounds(200), deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_as_an_address_gives_a_country_and_no_error(country_db, text):
     assert re.fullmatch("[A-Z]{2}", catscii.Countries(country_db).country(text))
@@ -2107,15 +2123,15 @@ def test_two_processes_count_into_one_database(start):
 
 def test_a_killed_process_has_lost_no_visit_that_it_answered(start):
     service = start()
-    answered = 0
-    killer = threading.Timer(0.7, service.process.kill)
+    answered: list[bool] = []
+    killer = threading.Thread(target=lambda: eventually(lambda: len(answered) > 20) and service.process.kill())
     killer.start()
     with pytest.raises(urllib3.exceptions.HTTPError):
         while True:
-            answered += service.get("/cat/house-1").status == 200
+            answered.append(service.get("/cat/house-1").status == 200)
     killer.join()
     counted = int(start().visits().split()[1])
-    assert answered > 5 and answered <= counted <= answered + 1
+    assert sum(answered) <= counted <= sum(answered) + 1
 
 
 def cell_at(longitude: float, latitude: float) -> int:
@@ -2251,7 +2267,7 @@ def test_the_days_are_drawn_as_blocks():
 
 
 def test_many_who_open_a_new_database_at_once_all_can(start, tmp_path):
-    for i in range(20):
+    for i in range(rounds(20)):
         together = threading.Barrier(8)
 
         def use(path: Path = tmp_path / f"{i}.db", together: threading.Barrier = together) -> None:
@@ -2312,7 +2328,7 @@ def visit(service: Running, times: int = 5) -> None:
     """Visits that are answered with a cat at once, whatever becomes of them."""
     for _ in range(times):
         begun = time.monotonic()
-        assert service.get("/cat/house-1?width=20").status == 200 and time.monotonic() - begun < 5
+        assert service.get("/cat/house-1?width=20").status == 200 and time.monotonic() - begun < SOON
 
 
 def health(service: Running) -> tuple[int, str, str]:
@@ -2412,7 +2428,7 @@ def test_visits_wait_while_the_database_fails_and_are_counted_when_it_is_back(st
         eventually(lambda: health(service)[:2] == (503, "failing"))
         assert re.search(reason, health(service)[2]), health(service)
         visit(service)
-    eventually(lambda: health(service)[:2] == (200, "ok"), 5)
+    eventually(lambda: health(service)[:2] == (200, "ok"))
     visit(service)
     assert counted(service) == (20 if kept else 15)
     assert service.stop() == 0 and "Traceback" not in json.dumps(service.log)
@@ -2699,9 +2715,11 @@ def test_hosts_take_no_memory_and_a_page_without_links_is_the_same_for_all(start
     service = start()
     before = resident_megabytes(service.process.pid)
     with connected(service) as connection:
-        for i in range(2000):
-            connection.sendall(b"GET /cat/house-1.txt?width=20 HTTP/1.1\r\nHost: a:%015900d\r\n\r\n" % i)
-            read_answer(connection)
+        for i in range(0, 2000, 20):
+            request, answers = b"GET /cat/house-1.txt?width=20 HTTP/1.1\r\nHost: a:%015900d\r\n\r\n", b""
+            connection.sendall(b"".join(request % host for host in range(i, i + 20)))
+            while whole_answers(answers) < 20:
+                answers += connection.recv(65536)
     assert resident_megabytes(service.process.pid) - before < 10
 
 
@@ -2717,7 +2735,7 @@ def test_links_are_those_that_the_client_sees(service):
 def test_terminals_get_another_cat_at_each_call(service, client):
     program, *options = client.split()
     command = [shutil.which(program) or Path(sys.executable).with_name(program), *options, service.url]
-    cats = {subprocess.check_output(command, text=True, timeout=30) for _ in range(6)}
+    cats = {subprocess.check_output(command, text=True, timeout=60) for _ in range(6)}
     assert len(cats) > 1
     for cat in cats:
         assert {len(row) for row in cells_of_ansi("".join(cat.splitlines(keepends=True)[:-1]))} == {80}
@@ -2869,8 +2887,7 @@ def test_the_photograph_shows_under_the_pointer_and_to_the_keyboard(tab):
     box = tab.locator("figure").bounding_box()
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.wait_for_function(f"{shown} === '1'")
-    tab.wait_for_timeout(200)
-    assert photographs and tab.screenshot() != plain
+    eventually(lambda: photographs and tab.screenshot() != plain)
     tab.mouse.move(0, 0)
     tab.wait_for_function(f"{shown} === '0'")
     tab.keyboard.press("Tab")
@@ -3035,7 +3052,7 @@ def test_every_parameter_refuses_what_it_cannot_be(service, name):
     assert service.get(f"/cat/house-1?{name}x=%ff&{name.upper()}=%00").status == 200, "unknown names are nobody's"
 
 
-def exchange(service: Running, request: bytes, patience: float = 1) -> bytes:
+def exchange(service: Running, request: bytes, patience: float = 60) -> bytes:
     """All that comes back for these bytes, until the service closes the connection or is silent for so many seconds."""
     with connected(service, patience=patience) as connection:
         connection.sendall(request)
@@ -3156,7 +3173,7 @@ CHUNKED = b"GET /health HTTP/1.1\r\nTransfer-Encoding:"
 def test_requests_that_are_unusual_and_right_are_read_as_they_are_meant(service, request_, status, kept):
     """Whole and byte by byte. `status` None: it may be refused. `kept`: and the connection stays open."""
     for size in (len(request_), 1):
-        with connected(service, 2) as connection:
+        with connected(service) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with contextlib.suppress(ConnectionError):
                 for start in range(0, len(request_), size):
@@ -3234,7 +3251,7 @@ texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=9), max_size=8).map(
 values = st.binary(max_size=60) | st.sampled_from([b"*/*", b"text/html;q=0", b"gzip;q=", b'"', b"::1%x", b"keep-alive"])
 
 
-@settings(max_examples=int(os.environ.get("REQUESTS", "300")), deadline=None)
+@settings(max_examples=rounds(300), deadline=None)
 @given(
     st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "OPTIONS", "BREW"]),
     texts,
@@ -3526,13 +3543,13 @@ def files(service: Running) -> int:
 
 
 def test_clients_that_ask_on_and_on_and_read_nothing_wait_and_are_then_given_up(start):
-    service = start(command=patched("catscii.SILENT_CONNECTION_SECONDS = 3"))
+    service = start(command=patched("catscii.SILENT_CONNECTION_SECONDS = 8"))
     assert service.get("/cat/house-1?width=240&height=240").status == 200
     open_before = files(service)
     greedy = unread(service, ["/cat/house-1?width=240&height=240"] * 12, 120)
-    time.sleep(1)
-    begun = time.monotonic()
-    assert service.get("/").status == 200 and time.monotonic() - begun < 2
+    eventually(lambda: files(service) >= open_before + len(greedy))
+    assert service.get("/").status == 200
+    assert files(service) >= open_before + len(greedy), "the others did not wait for these to be given up"
     assert resident_megabytes(service.process.pid) < 100
     assert counted(service) < 2 + 12 * 20, "what nobody reads is not drawn"
     eventually(lambda: files(service) <= open_before)
@@ -3547,7 +3564,7 @@ def test_of_clients_who_together_leave_too_much_unread_the_greediest_are_given_u
     open_before = files(service)
     same = unread(service, ["/cat/house-0?width=240&format=json"] * 50, 40)
     time.sleep(1)
-    assert files(service) >= open_before + 50, "they all wait for the same bytes, which take no more room"
+    assert files(service) >= open_before + len(same), "they all wait for the same bytes, which take no more room"
     others = unread(service, [f"/cat/house-{seed}?width=240&format=json" for seed in range(1, 13)], 40)
     for connection in others:
         with contextlib.suppress(ConnectionError):
@@ -3585,7 +3602,7 @@ def test_a_terminal_that_nobody_reads_does_not_stop_the_service(tmp_path):
     variables["ANALYTICS_DB"] = str(tmp_path / "catscii.db")
     with subprocess.Popen([sys.executable, str(SCRIPT)], env=variables, stderr=follower) as process:
         try:
-            for _ in range(400):
+            for _ in range(rounds(400)):
                 patient = urllib3.Retry(9, backoff_factor=0.05)
                 assert http.request("GET", f"http://127.0.0.1:{port}/health", retries=patient).status == 200
             process.terminate()
@@ -3599,10 +3616,14 @@ def test_a_terminal_that_nobody_reads_does_not_stop_the_service(tmp_path):
 def test_clients_behind_a_proxy_have_a_line_each(start):
     service = start(command=patched("catscii.THREADS = 1"), CLIENT_IP_HEADER="X-Real-IP")
     head = b"Host: x\r\nX-Real-IP: 1.1.1.1, 192.0.2."
+    service.process.send_signal(signal.SIGSTOP)  # so that all of them wait when it goes on
     greedy = [connected(service) for _ in range(30)]
     for seed, connection in enumerate(greedy):
         connection.sendall(b"GET /cat/house-%d?width=240&height=240 HTTP/1.1\r\n%s1\r\n\r\n" % (seed, head))
-    answer = exchange(service, b"GET /health HTTP/1.1\r\n%s2\r\nConnection: close\r\n\r\n" % head, 20)
+    with connected(service) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\n%s2\r\n\r\n" % head)
+        service.process.send_signal(signal.SIGCONT)
+        answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 200") and counted(service) < 25
     for connection in greedy:
         connection.close()
@@ -3622,7 +3643,7 @@ def test_a_client_that_never_ends_its_request_does_not_keep_the_service_up(start
         time.sleep(0.2)
         started = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - started < catscii.GRACE_SECONDS + 2
+        assert time.monotonic() - started < catscii.GRACE_SECONDS + SOON
         assert idle.recv(1) == b""
 
 
@@ -3634,7 +3655,7 @@ def prompt(service: Running, seconds: float = 0) -> None:
     end = time.monotonic() + seconds
     while True:
         begun = time.monotonic()
-        assert exchange(service, HEALTH, 3).startswith(b"HTTP/1.1 200 ") and time.monotonic() - begun < 3
+        assert exchange(service, HEALTH).startswith(b"HTTP/1.1 200 ") and time.monotonic() - begun < SOON
         if time.monotonic() > end:
             return
         time.sleep(0.1)
@@ -3805,7 +3826,7 @@ def test_whatever_one_client_does_others_are_answered_at_once_and_the_end_comes_
     pid = service.process.pid
     with attack(service):
         prompt(service, seconds)
-        cat = exchange(service, b"GET /cat/house-5000 HTTP/1.1\r\nConnection: close\r\n\r\n", 5)
+        cat = exchange(service, b"GET /cat/house-5000 HTTP/1.1\r\nConnection: close\r\n\r\n")
         assert whole_answers(cat) == 1
         logged, used = len(service.lines), processor_seconds(pid)
         time.sleep(0 if busy else 2)
@@ -3813,7 +3834,7 @@ def test_whatever_one_client_does_others_are_answered_at_once_and_the_end_comes_
         assert resident_megabytes(pid) < 150 and not temporary_files(pid) and open_sockets(pid) <= 1000 + 1
         begun = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(15) == 0 and time.monotonic() - begun < 11
+        assert service.process.wait(60) == 0 and time.monotonic() - begun < 9 + SOON
     service.stop()
     warnings = sum(line["level"] != "INFO" for line in service.log) - 1  # no countries
     assert warnings in (range(1, 6) if files < 100 else range(6))
@@ -3836,14 +3857,13 @@ def test_whatever_one_client_does_others_are_answered_at_once_and_the_end_comes_
     ids=lambda value: value[:50] if isinstance(value, bytes) else "",
 )
 def test_16_kib_of_anything_are_read_at_once(start, request_, statuses):
-    service = start()
+    service = start(command=patched("catscii.GRACE_SECONDS = 60"))
     with ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(exchange, service, request_, 3) for _ in range(24)]
+        answers = [pool.submit(exchange, service, request_) for _ in range(24)]
         prompt(service, 0.5)
         for answer in answers:
             assert int((answer.result() or b"HTTP/1.1 000")[9:12]) in statuses
-    begun = time.monotonic()
-    assert service.stop() == 0 and time.monotonic() - begun < 3
+    assert service.stop() == 0, "at once, as there is nobody to wait for"
 
 
 def pipelined(service: Running, client: str, kill_at: float = math.inf) -> int:
@@ -3868,13 +3888,10 @@ def pipelined(service: Running, client: str, kill_at: float = math.inf) -> int:
     return whole_answers(received)
 
 
-KILLED = 100 if os.environ.get("CI") else 20
-
-
 def test_killed_while_it_answers_requests_sent_ahead_it_has_counted_all_that_were_answered(tmp_path):
     def kill(folder: Path) -> None:
         counted, chance = 0, random.Random(folder.name)
-        for i in range(KILLED // 2):
+        for i in range(rounds(50)):
             service, client = Running(folder), ("fast", "slow", "half-closed", "aborting")[i % 4]
             answered = pipelined(service, client, max(0, chance.uniform(-4_000_000, 4_000_000)))
             service.process.kill()
@@ -3910,7 +3927,7 @@ def test_a_request_that_takes_too_long_to_come_is_given_up(start):
 
         with connected(service, 0.2) as connection, contextlib.suppress(ConnectionError):
             connection.sendall(begin)
-            eventually(closed, 6)
+            eventually(closed)
 
     def kept() -> None:
         with connected(service) as connection:
@@ -3929,7 +3946,7 @@ def test_a_request_that_takes_too_long_to_come_is_given_up(start):
 def test_pictures_are_fetched_also_while_idle_clients_have_all_files_that_the_service_may_open(start, upstream):
     service = start(command=["prlimit", "--nofile=64", *patched("")], CAT_SOURCES=upstream.the_cat_api)
     with a_hundred_idle(service):
-        assert service.stored() < 20
+        assert service.stored() < 24
         eventually(lambda: service.stored() == 24)
 
 
@@ -3958,10 +3975,10 @@ def test_it_serves_without_a_log(start, redirection):
             return service.get("/health").status == 200
         return False
 
-    eventually(answers, 5)
-    visit(service, 500)
+    eventually(answers)
+    visit(service, rounds(500))
     assert health(service)[:2] == (200, "ok") and service.get("/panic").status == 500
-    assert service.stop() == 0 and visits_in(service.database) == 500 and not service.lines
+    assert service.stop() == 0 and visits_in(service.database) == rounds(500) and not service.lines
 
 
 @pytest.mark.parametrize(
@@ -3978,13 +3995,13 @@ def test_a_table_that_cannot_be_read_is_an_error_once_and_the_service_is_degrade
     begun = len(service.log)
     with another_schema(service, table):
         assert [service.get(path).status for path in paths * 3][::3] == [200] * 3
-        eventually(lambda: health(service)[1] == "degraded", 5)
+        eventually(lambda: health(service)[1] == "degraded")
         assert health(service)[0] == 200 and "no such table" in health(service)[2]
         for path in paths * 5:
             service.get(path)
         time.sleep(1.5)
         assert len(events("ERROR")) == len(set(events("ERROR"))) and events("ERROR") and not events("INFO")
-    eventually(lambda: health(service)[:2] == (200, "ok"), 5)
+    eventually(lambda: health(service)[:2] == (200, "ok"))
     assert [service.get(path).status for path in ("/", "/analytics", "/metrics")] == [200] * 3
     time.sleep(1.5)
     assert len(events("ERROR")) == len(events("INFO")) == len(set(events("INFO"))) == (1 if table == "cats" else 2)
@@ -4081,7 +4098,7 @@ def test_a_flood_of_what_is_refused_or_given_up_does_not_flood_the_log(start, re
     service = start()
 
     def flood(connections: int) -> None:
-        while time.monotonic() < begun + 3:
+        while time.monotonic() < begun + seconds:
             with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
                 addresses = [("127.0.0.2", 0)] * connections
                 clients = [stack.enter_context(connected(service, 3, source=address)) for address in addresses]
@@ -4091,18 +4108,19 @@ def test_a_flood_of_what_is_refused_or_given_up_does_not_flood_the_log(start, re
                 for client in () if answered else clients:
                     client.recv(1)
 
-    begun, answered = time.monotonic(), b"house" in request_
+    seconds, answered = rounds(5), b"house" in request_
+    begun = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         floods = [pool.submit(flood, 100) for _ in range(2)]
-        time.sleep(1)
-        prompt(service, 1)
+        time.sleep(seconds / 3)
+        prompt(service, seconds / 3)
         for future in floods:
             future.result()
     prompt(service)
     assert resident_megabytes(service.process.pid) < 150
     others = [line for line in service.log if line["fields"].get("status", 400) >= 400]
     assert len(others) < 15 * (time.monotonic() - begun) + 10
-    assert answered or eventually(lambda: any(line["fields"].get("lines", 0) > 0 for line in service.log), 5)
+    assert answered or eventually(lambda: any(line["fields"].get("lines", 0) > 0 for line in service.log))
     assert service.stop() == 0
 
 
@@ -4158,10 +4176,10 @@ def in_two_folders(tmp_path: Path, test: Callable[[Path], None]) -> None:
         list(pool.map(test, folders))
 
 
-def test_killed_50_times_under_load_it_has_lost_no_visit_that_it_answered(tmp_path):
+def test_killed_again_and_again_under_load_it_has_lost_no_visit_that_it_answered(tmp_path):
     def kill(folder: Path) -> None:
         answered = 0
-        for i in range(25):
+        for i in range(rounds(25)):
             service = Running(folder)
             result = visitors(service, 4)
             time.sleep(random.uniform(0, 0.1))
@@ -4173,15 +4191,15 @@ def test_killed_50_times_under_load_it_has_lost_no_visit_that_it_answered(tmp_pa
     in_two_folders(tmp_path, kill)
 
 
-def test_told_to_end_50_times_under_load_it_answers_all_that_it_accepted(tmp_path):
+def test_told_to_end_again_and_again_under_load_it_answers_all_that_it_accepted(tmp_path):
     def end(folder: Path) -> None:
         answered = 0
-        for _ in range(25):
+        for _ in range(rounds(25)):
             service = Running(folder)
             result = visitors(service, 6)
             time.sleep(random.uniform(0, 0.1))
             begun = time.monotonic()
-            assert service.stop() == 0 and time.monotonic() - begun < 10
+            assert service.stop() == 0 and time.monotonic() - begun < catscii.GRACE_SECONDS + SOON
             assert not result()["cut"]
             answered += result()["whole"]
             assert visits_in(service.database) == answered
@@ -4192,7 +4210,7 @@ def test_told_to_end_50_times_under_load_it_answers_all_that_it_accepted(tmp_pat
 def test_a_clock_that_is_set_back_by_a_day_harms_nothing(start, tmp_path):
     back = tmp_path / "back"
     code = f"import os, time\nreal = time.time\ntime.time = lambda: real() - 86400 * os.path.exists({str(back)!r})"
-    service = start(command=patched(code))
+    service = start(command=patched(f"{code}\ncatscii.GRACE_SECONDS = 60"))
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as idle:
         idle.sendall(b"GET /cat/house-1?width=20&format=text HTTP/1.1\r\n\r\n")
@@ -4200,8 +4218,7 @@ def test_a_clock_that_is_set_back_by_a_day_harms_nothing(start, tmp_path):
         back.touch()
         visit(service)
         assert counted(service) == 6
-        begun = time.monotonic()
-        assert service.stop() == 0 and time.monotonic() - begun < 3
+        assert service.stop() == 0, "in time: it does not wait for the connection until the clock is back"
 
 
 class Answer(NamedTuple):
@@ -4327,8 +4344,8 @@ def test_one_request_reports_once_what_failed_and_what_came_after_it(tmp_path, u
             OTEL_EXPORTER_OTLP_ENDPOINT=upstream.url,
         )
         assert answer.status.startswith("500 ") and stored_cats(tmp_path) == 1
-        (event,) = sentry_events(sentry)
-    assert event["exception"]["values"][-1]["value"].startswith("This is a drill")
+        events = [event.get("exception", event) for event in sentry_events(sentry)]
+    assert [str(event["values"][-1]["value"])[:15] for event in events] == ["This is a drill"], events
     roots = [span for span in collected(upstream) if not span.parent]
     assert [(root.name, bool(root.error)) for root in roots] == [("panic_get", True), ("get_cat_ascii_art", False)]
 
@@ -4342,7 +4359,7 @@ def test_of_those_that_claim_at_once_one_is_told_so(tmp_path):
         return catscii.Store(database).claim_due_fetch()
 
     with ThreadPoolExecutor(len(databases)) as pool:
-        for _ in range(100):
+        for _ in range(rounds(100)):
             set_due(tmp_path, -1)
             claims = list(pool.map(claim, databases))
             assert len(claims) - claims.count(None) == 1
@@ -4354,7 +4371,7 @@ def test_a_full_store_is_due_a_cat_a_minute_and_a_lost_lease_ends(tmp_path, upst
     for seed in range(catscii.STORED_CATS):
         store_cat(tmp_path, f"cat{seed}")
     cgi(tmp_path, CAT_SOURCES=upstream.cataas)
-    assert upstream.asked("/cat?") == 1 and 50 < refresher(tmp_path)[0] < 60
+    assert upstream.asked("/cat?") == 1 and 30 < refresher(tmp_path)[0] < 60
     cgi(tmp_path, CAT_SOURCES=upstream.cataas)
     assert upstream.asked("/cat?") == 1
     for seconds in (-1, 1e7):  # the lease of a process that died; a clock that was wrong
@@ -4370,7 +4387,7 @@ def test_a_source_that_fails_rests_for_all_processes(tmp_path, upstream):
         log += cgi(tmp_path, CAT_SOURCES=upstream.cataas).log
         seconds, failing = refresher(tmp_path)
         rest = min(2 ** (failures - 1), catscii.LONGEST_BACKOFF)
-        assert failing == {name: failures} and rest / 2 - 1 < seconds <= rest
+        assert failing == {name: failures} and rest / 2 - SOON < seconds <= rest
         with contextlib.closing(sqlite3.connect(tmp_path / "catscii.db")) as connection, connection:
             connection.execute("UPDATE refresher SET due = 0, sources = json_set(sources, ?, 0)", [f'$."{name}"[1]'])
     upstream.answers["/cat"] = lambda handler: reply(handler, b"", 429, **{"Retry-After": "5000"})
@@ -4499,7 +4516,7 @@ def web_server(request: pytest.FixtureRequest, tmp_path: Path, upstream: Upstrea
 
 @pytest.mark.cgi
 def test_under_a_web_server_every_visit_is_counted_once(web_server, tmp_path, upstream):
-    busy, most = [], []
+    busy, most, visits = [], [], rounds(500)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         busy.append(1)
@@ -4509,11 +4526,11 @@ def test_under_a_web_server_every_visit_is_counted_once(web_server, tmp_path, up
 
     upstream.answers["/cat"] = answer
     curl = ["curl", "--silent", "--show-error", "--parallel", "--parallel-max", "20", "--output", os.devnull]
-    told = subprocess.check_output([*curl, "--write-out", "%{http_code}\n", web_server + "/?[1-500]"], text=True)
-    assert Counter(told.split()) == {"200": 500}
-    assert http.request("GET", web_server + "/analytics?format=text").data == b"ZZ: 500\n"
+    told = subprocess.check_output([*curl, "--write-out", "%{http_code}\n", web_server + f"/?[1-{visits}]"], text=True)
+    assert Counter(told.split()) == {"200": visits}
+    assert http.request("GET", web_server + "/analytics?format=text").data == f"ZZ: {visits}\n".encode()
     assert most and max(most) == 1
-    eventually(lambda: stored_cats(tmp_path) == min(upstream.asked("/cat?"), catscii.STORED_CATS))
+    eventually(lambda: 0 < stored_cats(tmp_path) <= upstream.asked("/cat?"))
 
 
 @pytest.mark.cgi
@@ -4563,22 +4580,22 @@ def test_a_service_suspended_for_an_hour_goes_on_where_it_was(start, upstream, t
     code = (
         f"import os, time\nclocks = time.time, time.monotonic\nlater = lambda: 3600 * os.path.exists({str(later)!r})\n"
     )
-    code += "time.time, time.monotonic = lambda: clocks[0]() + later(), lambda: clocks[1]() + later()"
+    code += "time.time, time.monotonic = lambda: clocks[0]() + later(), lambda: clocks[1]() + later()\n"
+    code += "catscii.STORED_CATS, catscii.QUICK_SECONDS, catscii.SILENT_SECONDS = 8, 0.5, 60"
     service = start(command=patched(code), CAT_SOURCES=upstream.the_cat_api)
     visit(service)
     eventually(lambda: service.stored() >= 3)  # the next one is due in QUICK_SECONDS
     service.process.send_signal(signal.SIGSTOP)
-    time.sleep(1)
     later.touch()
     for connection in connections:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
     http.clear()
-    assert service.stored() < 10
+    assert service.stored() < 8
     service.process.send_signal(signal.SIGCONT)
     visit(service)
     assert counted(service) == 10 and health(service)[0] == 200
-    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    eventually(lambda: service.stored() == 8)
     assert b'catscii_refreshes_total{result="failed"} 0\n' in service.get("/metrics").data
     assert "Source fails" not in service.messages()
 
@@ -4879,7 +4896,7 @@ IN_NIXPKGS = {
         removeSuffix splitString""",
     "python3Packages": """babel bottle buildPythonPackage certifi hypothesis matplotlib maxminddb netaddr
         opentelemetry-exporter-otlp-proto-http opentelemetry-sdk packaging pillow prometheus-client pytest
-        sentry-sdk trustme urllib3 waitress""",
+        pytest-timeout pytest-xdist sentry-sdk trustme urllib3 waitress""",
 }
 
 
@@ -5176,7 +5193,44 @@ def test_an_image_with_more_in_it_than_it_needs_is_not_built(nix, tmp_path):
     assert result.returncode != 0 and "the image must not contain bash" in result.stderr
 
 
-if __name__ == "__main__":
+class Run:
+    """A pytest plugin: has the option --thorough, runs tests in several processes, and tells of failures at once."""
+
+    def __init__(self) -> None:
+        self.scopes: dict[str, str] = {}  # of each selected test, by its name; one process runs all tests of a scope
+
+    def pytest_addoption(self, parser: pytest.Parser) -> None:
+        parser.addoption("--thorough", action="store_true", help="five times the rounds and examples")
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        if config.option.thorough:
+            os.environ["THOROUGH"] = "1"
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            slow_to_set_up = {"chromium", "nix"} & set(item.fixturenames)  # type: ignore[attr-defined]
+            self.scopes[item.nodeid] = "".join(slow_to_set_up) or item.nodeid
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_xdist_auto_num_workers(self) -> int:
+        """Most tests wait for something, so that more processes than cores are of use; few tests are not worth them."""
+        return min(5, len(self.scopes) // 16)
+
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> LoadScopeScheduling:
+        scheduling = LoadScopeScheduling(config, log)
+        scheduling._split_scope = self.scopes.__getitem__
+        return scheduling
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            print(f"\n{report.nodeid} failed: {str(crash.message if crash else report.longrepr)[:300]}", flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    # Keep the bytecode, or each process would rewrite and compile the assertions of this file again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     quiet = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     quiet += [
         "-o",
@@ -5184,4 +5238,11 @@ if __name__ == "__main__":
         "npm: needs npm and its registry\nbrowser: needs Chromium, or another client\n"
         "cgi: needs lighttpd and Apache",
     ]
-    sys.exit(pytest.main([__file__, *quiet, *sys.argv[1:]]))
+    command, run = [__file__, *quiet, "--dist=loadscope", "--timeout=300", "-n", "auto", *arguments], Run()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        pytest.main([*command, "--collect-only", "-n", "0"], [run])
+    return pytest.main(command, [run])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
