@@ -5207,11 +5207,7 @@ class Run:
         self.scopes: dict[str, str] = {}  # of each selected test, by its name; one process runs all tests of a scope
 
     def pytest_addoption(self, parser: pytest.Parser) -> None:
-        parser.addoption("--thorough", action="store_true", help="five times the rounds and examples")
-
-    def pytest_configure(self, config: pytest.Config) -> None:
-        if config.option.thorough:
-            os.environ["THOROUGH"] = "1"
+        parser.addoption("--thorough", action="store_true", help="five times the rounds and examples")  # see main
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
@@ -5238,6 +5234,9 @@ def main(arguments: list[str]) -> int:
     # Keep the bytecode, or each process would rewrite and compile the assertions of this file again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    if "--thorough" in arguments:  # the processes of pytest-xdist do not know the option, but have the environment
+        os.environ["THOROUGH"] = "1"
+        arguments = [argument for argument in arguments if argument != "--thorough"]
     quiet = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     quiet += [
         "-o",
