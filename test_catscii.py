@@ -1420,15 +1420,15 @@ def make_refresher(tmp_path: Path, *urls: str, ca_file: str | None = None, key: 
 
 
 def test_the_store_fills_at_the_start_and_requests_are_served_from_it(start, upstream):
-    service = start(CAT_SOURCES=upstream.the_cat_api)
-    eventually(lambda: service.stored() == catscii.STORED_CATS)
+    service = start(command=patched("catscii.STORED_CATS = 11"), CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == 11)
     served = {service.json("/")["id"] for _ in range(60)}
-    assert len(served) > 12 and served <= upstream.known
+    assert len(served) > 5 and served <= upstream.known
     shown = service.json("/")
     assert shown["source"] == urlsplit(upstream.url).netloc
     assert shown["credit"] == f"{upstream.url}/images/{shown['id']}.jpg"
-    assert upstream.asked("/v1/images/search?limit=10&mime_types=jpg,png") == 3
-    assert upstream.asked("/images/") == catscii.STORED_CATS
+    assert upstream.asked("/v1/images/search?limit=10&mime_types=jpg,png") == 2  # of ten cats each
+    assert upstream.asked("/images/") == 11
     assert all(re.match(r"catscii/\d", headers["User-Agent"]) for _, headers in upstream.requests)
 
 
