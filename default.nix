@@ -232,6 +232,8 @@ let
       ps.netaddr
       ps.prometheus-client
       ps.pytest
+      ps.pytest-timeout
+      ps.pytest-xdist
       ps.trustme
     ]
   );
