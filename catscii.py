@@ -60,6 +60,7 @@ import threading
 import time
 import warnings
 import zlib
+from array import array
 from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -95,14 +96,14 @@ if TYPE_CHECKING:
     import maxminddb
     import urllib3
     import waitress  # type: ignore[import-untyped]
-    from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat
+    from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageMath, ImageOps, ImageStat
     from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
     from waitress.parser import HTTPRequestParser  # type: ignore[import-untyped]
     from waitress.task import WSGITask  # type: ignore[import-untyped]
 else:
     HTTPChannel = HTTPRequestParser = WSGITask = object  # Server.__init__ adds the real base classes
-    Image, ImageChops, ImageDraw, ImageFilter, ImageOps, ImageStat = (
-        Lazy(f"PIL.{name}") for name in ("Image", "ImageChops", "ImageDraw", "ImageFilter", "ImageOps", "ImageStat"))
+    Image, ImageChops, ImageDraw, ImageFilter, ImageMath, ImageOps, ImageStat = (
+        Lazy("PIL.Image" + name) for name in ("", "Chops", "Draw", "Filter", "Math", "Ops", "Stat"))
     argparse, certifi, maxminddb, resource, ssl, urllib3, waitress = map(Lazy, (
         "argparse", "certifi", "maxminddb", "resource", "ssl", "urllib3", "waitress"))
 
@@ -510,6 +511,7 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
 # So the glyphs enter one after another, and each wins the cells that it fits better than any before.
 
 STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
+CONTRAST = 30  # levels of luma between a glyph and its background
 BACKGROUND = (16, 16, 20)  # of the page: under transparent pictures, and under glyphs alone
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
@@ -517,13 +519,21 @@ BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # of the process that de
 MAX_ROWS = 240
 PARTS = 10, 20  # of a cell, which is twice as tall as wide
 SAMPLES = 5, 20  # of a picture in a cell: as many as speed allows
-FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~T>.Lz4?Yc;K"""  # that fit photographs best; the others hardly add
-SPACE = ord(" ")
+FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # that fit photographs best; the others hardly add
+SPACE, DOT = b" ."
+TONES = ".:;clxodk"  # of cells without relief, from dark ones to light ones
 RELIEF = 2  # faint cells survive rounding when the luma's distance from its mean is doubled
 RANKS_A_LEVEL, LEAST_RANK = 2.4, 3  # a glyph that explains less than this of a cell is noise: the cell stays a space
 CRISPNESS = 1.4  # times the contrast that regression finds: crisper, at no cost in truth
-FOREGROUND_TOLERANCE, BACKGROUND_TOLERANCE = 13, 3  # levels a channel that the eye does not tell apart side by side
-MASKING = 5  # for each so many levels of contrast in a cell, one level more
+MEAN_TOLERANCE = 2  # levels that the mean colour of a cell may be off, for the sake of longer runs of the same colours
+CONTRAST_TOLERANCE, MASKING = 12, 5  # levels; for each MASKING levels of contrast, one level more
+INK_TONES = " .:;!|]}IZQ@"  # glyphs that cover all parts of a cell alike, so that an area of one of them looks smooth
+EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # glyphs that show the direction of an edge
+EDGE_GAIN = 20  # levels a part that such a glyph must fit better than a glyph of INK_TONES
+INK_GAMMA = 0.3  # coloured glyphs share the tone with their colour
+INK_LUMA = 36  # at least, so that a glyph can be read on a dark page
+INK_LUMINANCE = 0.28  # at most (WCAG 2.2, relative luminance), so that contrast on a light page is 3:1
+INK_TOLERANCE, GROUND_TOLERANCE = 13, 3  # levels a channel that the eye does not tell apart side by side
 COVERAGE = """
 c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<
 $&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E8yL7{R-DsM5qpAYNrk%dO%mN!Wp{Pice=wqO<WtO
@@ -619,7 +629,7 @@ def work_in_box(longest: int, store: bool) -> None:
     import resource
 
     plugins = [name + "ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")]
-    for name in (*plugins, "ImageChops", "ImageFilter", "ImageOps", "ImageStat"):
+    for name in (*plugins, "ImageChops", "ImageFilter", "ImageMath", "ImageOps", "ImageStat"):
         importlib.import_module("PIL." + name)  # as later no file can be opened
     data = sys.stdin.buffer.read()
     for limit, most in ((resource.RLIMIT_AS, BOX_BYTES), (resource.RLIMIT_CPU, int(BOX_SECONDS / 2)),
@@ -711,12 +721,17 @@ def shades() -> dict[str, Image.Image]:
             for name in sorted(glyphs(), key=lambda name: densities()[ord(name)])[1:]}
 
 
-def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill") -> Art:
-    """The picture in at most `width` columns and `height` rows, as glyphs on backgrounds ("fill") or alone ("ink")."""
+def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill",
+           contrast: int = CONTRAST, background: str = "dark", plain: bool = False) -> Art:
+    """The picture in at most `width` columns and `height` rows, as glyphs on backgrounds ("fill") or alone ("ink").
+
+    Glyphs and backgrounds differ by `contrast` levels of luma or more (0 to 100). Glyphs alone are for a page that is
+    "dark" or "light"; those of `plain` text without colours.
+    """
     grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
-    cells, foreground, background = (ink if style == "ink" else fill)(rgb, grid)
-    return Art(tuple(chunks(cells.decode("ascii"), grid[0])), foreground, background)
+    made = ink(rgb, grid, background == "light", plain) if style == "ink" else fill(rgb, grid, contrast)
+    return Art(tuple(chunks(made[0].decode("ascii"), grid[0])), *made[1:])
 
 
 def chunks(data: AnyStr, size: int) -> list[AnyStr]:
@@ -735,11 +750,10 @@ def means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
     return image.reduce((image.width // grid[0], image.height // grid[1]))
 
 
-def fill(picture: Image.Image, grid: tuple[int, int]) -> tuple[bytes, bytes, bytes]:
+def fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
     """Glyphs, foreground and background: in luma the best fit of a glyph to its cell, in chroma the cell's mean."""
     size = grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]
     luma = picture.convert("L").resize(size, Image.Resampling.HAMMING)  # BT.601
-    mean = picture.resize(grid, Image.Resampling.BOX)
     flat = means(luma, grid).resize(size, Image.Resampling.NEAREST)
     relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
     winners, contrast, best = (Image.new("L", grid, level) for level in (SPACE, 128, LEAST_RANK))
@@ -750,21 +764,95 @@ def fill(picture: Image.Image, grid: tuple[int, int]) -> tuple[bytes, bytes, byt
         winners.paste(ord(name), mask=better)
         contrast.paste(own, mask=better)
         best = ImageChops.lighter(best, rank)
-    back = winners.point([255 * density for density in densities()])
-    forth = ImageChops.invert(back)
-    light = contrast.point(lambda level: 2 * level - 256)  # ink on darker paper
-    dark = contrast.point(lambda level: 256 - 2 * level)
-    foreground = moved(mean, ImageChops.multiply(light, forth), ImageChops.multiply(dark, forth))
-    background = moved(mean, ImageChops.multiply(dark, back), ImageChops.multiply(light, back))
-    strength, cells = ImageChops.add(light, dark), winners.tobytes()
-    near = strength.point(lambda level: FOREGROUND_TOLERANCE + level // MASKING)
-    nearer = strength.point(lambda level: BACKGROUND_TOLERANCE + level // MASKING)
-    return cells, settled(foreground, near, cells), settled(background, nearer)
+    return paint(picture.resize(grid, Image.Resampling.BOX), winners, contrast, least)
 
 
-def moved(colours: Image.Image, up: Image.Image, down: Image.Image) -> Image.Image:
-    """The colours with the luma raised and lowered by so much."""
-    return ImageChops.subtract(ImageChops.add(colours, Image.merge("RGB", (up,) * 3)), Image.merge("RGB", (down,) * 3))
+@cache
+def tones(least: int) -> tuple[bytes, bytes]:
+    """For each luma of a cell without relief: a glyph, and its contrast as `stencils` has it.
+
+    The lighter the cell, the denser is the glyph; where white is too near for a light glyph, dark ones take over.
+    """
+    turn, half = 255 - least, least // 2 + 1
+    light = [TONES[luma * len(TONES) // turn] for luma in range(turn)]
+    dark = [TONES[(255 - luma) * len(TONES) // (least + 1)] for luma in range(turn, 256)]
+    return "".join(light + dark).encode(), bytes([128 + half] * len(light) + [128 - half] * len(dark))
+
+
+def paint(mean: Image.Image, glyphs: Image.Image, contrasts: Image.Image, least: int) -> tuple[bytes, bytes, bytes]:
+    """The glyphs, foreground and background of cells that keep these mean colours.
+
+    Glyph and ground are at least `least` levels of luma apart. Where the glyph has no room for that, one of `tones`
+    takes its place, and if that has none either, a dot, whose colour hardly changes the mean.
+    """
+    if not least:
+        return merged(mean, glyphs, *two_colours(mean, glyphs, contrasts), least)
+    half, luma = least // 2 + 1, mean.convert("L")
+    contrasts = contrasts.point([*range(129 - half), *[128 - half] * (half - 1), *[128 + half] * half,
+                                 *range(128 + half, 256)])
+    weak = glyphs.point([255 * (code == SPACE) for code in range(256)])
+    for _ in range(2):
+        for image, table in zip((glyphs, contrasts), tones(least), strict=True):
+            image.paste(luma.point(table), mask=weak)
+        ground, ink = two_colours(mean, glyphs, contrasts)
+        apart = ImageChops.difference(ground.convert("L"), ink.convert("L"))
+        weak = apart.point([255] * least + [0] * (256 - least))
+    if weak.getbbox():
+        glyphs.paste(DOT, mask=weak)
+        ground.paste(mean, mask=weak)
+        lighter, darker = (mean.point([level + step for level in range(256)] * 3) for step in (2 * least, -2 * least))
+        ink.paste(Image.composite(lighter, darker, luma.point([255] * 128 + [0] * 128)), mask=weak)
+    return merged(mean, glyphs, ground, ink, least)
+
+
+def two_colours(mean: Image.Image, glyphs: Image.Image, contrasts: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """Grounds and inks that make up the mean colours, with these contrasts or as much as there is room for."""
+    stack = mean.width, 3 * mean.height  # the three channels, one below the other
+    covers = array("f", map([max(1e-3, density) for density in densities()].__getitem__, glyphs.tobytes()))
+    images = {"level": Image.frombytes("L", stack, b"".join(band.tobytes() for band in mean.split())),
+              "contrast": Image.frombytes("L", stack, contrasts.tobytes() * 3),
+              "cover": Image.frombytes("F", stack, covers.tobytes() * 3)}
+    for name, formula in (  # each is cut off at 0 and 255; then the next makes up for it
+        ("ink", lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"])),
+        ("ground", lambda x: (x["level"] - x["ink"] * x["cover"]) / (1.0 - x["cover"])),
+        ("ink", lambda x: (x["level"] - x["ground"] * (1.0 - x["cover"])) / x["cover"]),
+    ):
+        plane = ImageMath.lambda_eval(formula, **images)
+        images[name] = ImageMath.lambda_eval(lambda x: x["min"](x["max"](x["plane"], 0.0), 255.0), plane=plane)
+    planes = (ImageMath.lambda_eval(lambda x: x["convert"](x["plane"] + 0.5, "L"), plane=images[name]).tobytes()
+              for name in ("ground", "ink"))
+    ground, ink = (Image.merge("RGB", [Image.frombytes("L", mean.size, band) for band in chunks(plane, len(covers))])
+                   for plane in planes)
+    return ground, ink
+
+
+def merged(mean: Image.Image, glyphs: Image.Image, ground: Image.Image, ink: Image.Image,
+           least: int) -> tuple[bytes, bytes, bytes]:
+    """The glyphs, and their inks and grounds in longer runs of the same colours.
+
+    A cell takes over both colours of the cell before, or else the ink alone, if that keeps its mean colour to
+    MEAN_TOLERANCE, its contrast nearly, and the least contrast.
+    """
+    foreground, background, density, tolerance = bytearray(), bytearray(), densities(), MEAN_TOLERANCE
+    lumas = zip(ground.convert("L").tobytes(), ink.convert("L").tobytes(), strict=True)
+    planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, ground, ink))
+    fr = fg = fb = br = bg = bb = luma = apart = 0  # of the cell before: ink, ground, the ink's luma, the contrast
+    for glyph, (below, above), (r, g, b), under, over in zip(glyphs.tobytes(), lumas, *planes, strict=True):
+        cover, wanted = density[glyph], above - below
+        near = CONTRAST_TOLERANCE + abs(wanted) // MASKING if cover else 512  # the contrast of a space is not seen
+        if not (-near <= apart - wanted <= near and -tolerance <= br + (fr - br) * cover - r <= tolerance
+                and -tolerance <= bg + (fg - bg) * cover - g <= tolerance
+                and -tolerance <= bb + (fb - bb) * cover - b <= tolerance):
+            most, part = 1 / (1 - cover), cover / (1 - cover)
+            br, bg = int(r * most - fr * part + 0.5), int(g * most - fg * part + 0.5)
+            bb = int(b * most - fb * part + 0.5)
+            apart = luma - (299 * br + 587 * bg + 114 * bb) // 1000
+            if not (0 <= br <= 255 and 0 <= bg <= 255 and 0 <= bb <= 255
+                    and -near <= apart - wanted <= near and (abs(apart) >= least or not cover)):
+                (br, bg, bb), (fr, fg, fb), luma, apart = under, over, above, wanted
+        foreground += bytes((fr, fg, fb))
+        background += bytes((br, bg, bb))
+    return glyphs.tobytes(), bytes(foreground), bytes(background)
 
 
 def settled(colours: Image.Image, tolerances: Image.Image, cells: Iterable[int] = itertools.repeat(0)) -> bytes:
@@ -786,28 +874,51 @@ def settled(colours: Image.Image, tolerances: Image.Image, cells: Iterable[int] 
     return b"".join(kept)
 
 
-def ink(picture: Image.Image, grid: tuple[int, int]) -> tuple[bytes, bytes, None]:
-    """Glyphs as dense as their cells are light, of the shape of the edges there, in colours that make up the rest."""
+def ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
+    """Glyphs that are the denser, the lighter their cell is (on a light page: the darker), or show an edge's direction.
+
+    In plain text, a glyph has all of the tone. Else its colour has a part of it, which hides the gaps between glyphs.
+    """
     samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
-    grey = samples.convert("L")
-    luma = ImageOps.autocontrast(grey, cutoff=1)
-    spread = Image.blend(luma, ImageOps.equalize(grey), 0.4)  # of the tones over all glyphs
-    target = spread.filter(ImageFilter.UnsharpMask(radius=5, percent=50, threshold=0))
-    mean, wanted = means(samples, grid), means(luma, grid)
-    winners, best = Image.new("L", grid, SPACE), means(target, grid)  # the difference from black
-    odd = Image.frombytes("L", grid, bytes((x ^ y) % 2 * 255 for y in range(grid[1]) for x in range(grid[0])))
-    vetoes = itertools.cycle((odd, ImageChops.invert(odd)))  # no glyph beside itself: no carpets of one letter
-    for (name, parts), veto in zip(shades().items(), vetoes, strict=False):
-        difference = ImageChops.lighter(means(ImageChops.difference(target, tiled(parts, grid)), grid), veto)
+    grey, gamma = samples.convert("L"), 1 if plain else INK_GAMMA
+    toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
+    sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=100 if plain else 30, threshold=0))
+    target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
+    winners = means(target, grid).point(ink_tones())
+    flat = winners.point([255 * density / densities()[ord(INK_TONES[-1])] for density in densities()])
+    difference = ImageChops.difference(target, flat.resize(target.size, Image.Resampling.NEAREST))
+    best = means(difference, grid).point(lambda level: level - EDGE_GAIN)
+    for name in EDGES:
+        difference = means(ImageChops.difference(target, tiled(shades()[name], grid)), grid)
         winners.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    densest, bright = max(densities()), bytearray()
-    lacking = [densest / (density or 1) for density in densities()]
-    for r, g, b, light, code in zip(*(band.tobytes() for band in (*mean.split(), wanted, winners)), strict=True):
-        gain = min(light * lacking[code] / (0.299 * r + 0.587 * g + 0.114 * b or 1), 255 / max(r, g, b, 1))
-        bright += bytes((int(r * gain), int(g * gain), int(b * gain)))
-    foreground, cells = Image.frombytes("RGB", grid, bytes(bright)), winners.tobytes()
-    return cells, settled(foreground, Image.new("L", grid, FOREGROUND_TOLERANCE), cells), None
+    foreground, cells = readable(means(samples, grid), means(toned, grid), light), winners.tobytes()
+    return cells, settled(foreground, Image.new("L", grid, INK_TOLERANCE), cells), None
+
+
+@cache
+def ink_tones() -> bytes:
+    """For each level of tone, the glyph of INK_TONES that is nearest in density, if the densest is white."""
+    steps = [(255 * densities()[ord(name)] / densities()[ord(INK_TONES[-1])], ord(name)) for name in INK_TONES]
+    return bytes(min(steps, key=lambda step: abs(step[0] - level))[1] for level in range(256))
+
+
+def readable(colours: Image.Image, tone: Image.Image, light: bool) -> Image.Image:
+    """The colours at these lumas, within the limits of what can be read on a dark page, or on a light one."""
+    made, powers = bytearray(), [((level / 255 + 0.055) / 1.055) ** 2.4 for level in range(256)]  # sRGB
+    pixels, lumas = zip(*[iter(colours.tobytes())] * 3, strict=True), tone.tobytes()
+    for (r, g, b), luma in zip(pixels, (max(luma, INK_LUMA) for luma in lumas), strict=True):
+        gain, white = luma / (0.299 * r + 0.587 * g + 0.114 * b or 1), 0.0
+        if (most := max(r, g, b) * gain) > 255:  # mix in white, which keeps the luma
+            white = (most - 255) / (most - luma)
+        elif not most:
+            white = 1.0
+        r, g, b = (int(level * gain * (1 - white) + luma * white) for level in (r, g, b))
+        if light:
+            luminance = 0.2126 * powers[r] + 0.7152 * powers[g] + 0.0722 * powers[b]
+            r, g, b = (int(level * min(1.0, (INK_LUMINANCE / luminance) ** 0.5)) for level in (r, g, b))
+        made += bytes((r, g, b))
+    return Image.frombytes("RGB", colours.size, bytes(made))
 
 
 Run = tuple[str, bytes | None, bytes | None]  # glyphs, their foreground unless all are spaces, their background if any
@@ -1840,7 +1951,7 @@ def world_map(visits: Mapping[str, int]) -> Art:
     picture = Image.frombytes("L", (WORLD_COLUMNS, WORLD_ROWS), bytes(glow))
     halo = picture.filter(ImageFilter.GaussianBlur((1.6, 0.8)))  # cells are twice as tall as wide
     foreground = ImageOps.colorize(picture, LAND, FLAME, EMBER, midpoint=70)
-    background = settled(ImageOps.colorize(halo, SEA, HALO), Image.new("L", halo.size, BACKGROUND_TOLERANCE))
+    background = settled(ImageOps.colorize(halo, SEA, HALO), Image.new("L", halo.size, GROUND_TOLERANCE))
     cells = "".join(INLAND[round(level / 85)] if glyph == INLAND[-1] else glyph
                     for glyph, level in zip(world().cells, glow, strict=True))
     return Art(tuple(chunks(cells, WORLD_COLUMNS)), foreground.tobytes(), background)
