@@ -2091,9 +2091,10 @@ nav > :hover { border-color: var(--link) }
 input { flex: auto; width: 8rem; max-width: 20rem; accent-color: var(--link) }
 output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 .about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 1.5rem }
-.about span { min-width: 0; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
+.about span { max-width: 100%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
 @media (max-width: 48rem), (max-height: 30rem) {
-  nav, form, .about { flex: 1 0 100%; justify-content: center } .about { height: 3rem; flex-direction: column; align-items: center } }
+  nav, form, .about { flex: 1 0 100%; justify-content: center }
+  .about { height: 3rem; flex-direction: column; align-items: center } }
 @media (max-width: 30rem), (max-height: 30rem) {
   nav { flex-wrap: wrap; gap: .4rem } nav > * { flex: auto; padding: 0 .4rem } #another { flex: 1 0 100% } }
 @media (max-height: 30rem) and (min-width: 40rem) { body:has(nav) { flex-direction: row }
@@ -2108,6 +2109,7 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
   line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
 .stage b { display: inline-block; height: 1.25em; margin-bottom: -.05em; vertical-align: top; font-weight: normal }
 .stage, tbody th::after { forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
+@media (forced-colors: active) { #another { background: LinkText; color: Canvas; forced-color-adjust: none } }
 .stage > * { background: #101014 }
 .stage > .light { background: #fff }
 .fitting pre, #news:not(:has(~ footer .links)) ~ * { visibility: hidden }
@@ -2116,7 +2118,7 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-e
   background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat; transition: opacity .2s }
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--x, 50%) var(--y, 50%), #000 70%, #0000) } }
-figure:active::after, figure:focus-visible::after { opacity: 1; background-image: var(--photo); mask-image: none }
+figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
 .text { max-width: 40rem; margin: 0 auto; padding: 1rem; flex: 1; width: 100% }
 code { color: var(--strong); overflow-wrap: anywhere }
 dd { margin: 0 0 .5rem 1rem }
@@ -2178,7 +2180,7 @@ async function copy(text, what) {
 
 addEventListener("click", event => {
   const {id, href} = event.target, permalink = new URL(find("#permalink").href)
-  if (event.detail) event.target.closest("a, button")?.blur()  // after a click, space is for another cat
+  if (event.detail) event.target.closest("a, button, figure")?.blur()  // space is for another cat then
   if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
   if (id === "another" || id === "restyle") {
     event.preventDefault()
@@ -2217,7 +2219,8 @@ addEventListener("pointermove", event => {
   figure?.style.setProperty("--x", event.clientX - box.x + "px")
   figure?.style.setProperty("--y", event.clientY - box.y + "px")
 })
-addEventListener("touchstart", () => {}, {passive: true})  // lets Safari know :active
+addEventListener("pointerdown", ({target}) => target.closest("figure")?.classList.add("held"))  // :active ends early
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => find(".held")?.classList.remove("held"))
 addEventListener("popstate", () => show(location.href))
 addEventListener("DOMContentLoaded", () => root.classList.contains("fitting") && show(find("#permalink").href))
 root.classList.toggle("fitting", !hasSize(location))
@@ -2270,7 +2273,7 @@ CAT_BODY = bottle.SimpleTemplate("""\
 % columns, rows = len(art.rows[0]), len(art.rows)
 <main class="stage">
 <h1 class="unseen">{{title}}</h1>
-<figure class="{{getattr(view, 'background', 'dark')}}" role="img" tabindex="{{0 if cat else -1}}"
+<figure id="art" class="{{getattr(view, 'background', 'dark')}}" role="img" tabindex="{{0 if cat else -1}}"
  aria-label="{{title}}, drawn in {{columns}} by {{rows}} coloured characters{{hint}}"
  style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}}">
 <pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
@@ -2356,7 +2359,7 @@ TEXT_BODY = bottle.SimpleTemplate("""\
 <main class="text">
 % if art:
 <div class="stage chart" style="--columns:{{len(art.rows[0])}};--rows:{{len(art.rows)}}">
-<pre role="img" aria-label="A cat that is lost, too">{{!to_html(art)}}</pre></div>
+<figure role="img" aria-label="A cat"><pre aria-hidden="true">{{!to_html(art)}}</pre></figure></div>
 % end
 <h1>{{title}}</h1>
 % if message:
