@@ -1749,10 +1749,10 @@ class Cattery:
         raise failure
 
 
-def house_cats() -> list[str]:
-    """Return the ids of the LITTER house cats of this minute. The next minute, a new one replaces the oldest."""
-    minute = int(time.time() // 60)
-    return [f"house-{zlib.crc32(b'%d' % born)}" for born in range(minute - LITTER + 1, minute + 1)]
+def house_cats(litter: int = LITTER, seconds: int = 60) -> list[str]:
+    """Return the ids of the current house cats. Every so many seconds, a new one replaces the oldest."""
+    now = int(time.time() // seconds)
+    return [f"house-{zlib.crc32(b'%d' % born)}" for born in range(now - litter + 1, now + 1)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2088,7 +2088,8 @@ nav > *, form button { min-height: 2.25rem; padding: 0 .75rem; display: flex; al
 nav > :hover { border-color: var(--link) }
 #another { padding: 0 1.25rem; border-color: var(--link); background: var(--link); color: var(--paper) }
 :root:not(.copies) :is(#copy, #share) { display: none }
-input { flex: auto; width: 8rem; max-width: 20rem; accent-color: var(--link) }
+label { flex: 0 1 24rem }
+input { flex: auto; width: 8rem; accent-color: var(--link) }
 output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 .about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 1.5rem }
 .about span { max-width: 100%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
@@ -2114,10 +2115,11 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 .stage > .light { background: #fff }
 .fitting pre, #news:not(:has(~ footer .links)) ~ * { visibility: hidden }
 figure { margin: 0; position: relative; user-select: none; -webkit-user-select: none; -webkit-touch-callout: none }
+figure > * { pointer-events: none }
 figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-events: none;
   background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat; transition: opacity .2s }
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
-  mask-image: radial-gradient(circle 8rem at var(--x, 50%) var(--y, 50%), #000 70%, #0000) } }
+  mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
 .text { max-width: 40rem; margin: 0 auto; padding: 1rem; flex: 1; width: 100% }
 code { color: var(--strong); overflow-wrap: anywhere }
@@ -2151,7 +2153,7 @@ async function show(link, remember, parts = ["main", "footer"]) {
   const {clientWidth, clientHeight} = find("main"), cell = Math.max(7, Math.min(11, 5.5 + clientWidth / 700))
   if (!hasSize(link)) {
     url.searchParams.set("width", Math.min(find("#width").max, Math.floor(clientWidth / cell)))
-    url.searchParams.set("height", Math.floor(clientHeight / cell / 2))
+    url.searchParams.set("height", Math.min(240, Math.floor(clientHeight / cell / 2)))
   }
   if (remember === "pushState") url.searchParams.set("seen", seen.slice(-10))
   document.body.ariaBusy = "true"
@@ -2187,10 +2189,9 @@ addEventListener("click", event => {
     history.replaceState(null, "", permalink)
     seen.push(permalink.pathname)
     show(href, id === "another" ? "pushState" : "replaceState")
-  } else if (id === "share" && navigator.share) {
-    navigator.share({title: document.title, url: permalink.href}).catch(() => {})  // the visitor may cancel it
   } else if (id === "share") {
-    copy(permalink.href, "link")
+    if (!navigator.share) return copy(permalink.href, "link")
+    navigator.share({title: document.title, url: permalink.href}).catch(() => {})  // the visitor may cancel it
   } else if (id === "copy") {
     permalink.pathname += ".txt"
     const scheme = matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"
@@ -2212,14 +2213,13 @@ addEventListener("input", ({target}) => {
   pause = setTimeout(show, 50, url.href, "replaceState", ["main", "nav", ".links"])
 })
 addEventListener("submit", event => event.preventDefault())
-addEventListener("contextmenu", event => event.pointerType === "touch" && event.target.closest("figure")
-  && event.preventDefault())
-addEventListener("pointermove", event => {
-  const figure = event.target.closest?.("figure"), box = figure?.getBoundingClientRect()
-  figure?.style.setProperty("--x", event.clientX - box.x + "px")
-  figure?.style.setProperty("--y", event.clientY - box.y + "px")
+addEventListener("contextmenu", event => {
+  if (event.pointerType === "touch" && event.target.id === "art") event.preventDefault()
 })
-addEventListener("pointerdown", ({target}) => target.closest("figure")?.classList.add("held"))  // :active ends early
+addEventListener("pointermove", ({target, offsetX, offsetY}) => {
+  if (target.id === "art") target.style.setProperty("--pointer", `${offsetX}px ${offsetY}px`)
+})
+addEventListener("pointerdown", ({target}) => target.id === "art" && target.classList.add("held"))
 for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => find(".held")?.classList.remove("held"))
 addEventListener("popstate", () => show(location.href))
 addEventListener("DOMContentLoaded", () => root.classList.contains("fitting") && show(find("#permalink").href))
