@@ -1050,21 +1050,21 @@ INK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
 Shape = Sequence[complex]
 Layer = tuple[str, float, float, list[Shape]]  # a colour or the name of one of the coat's, blur, alpha, shapes
 Coat = NamedTuple("Coat", [("fur", str), ("belly", str), ("mark", str), ("nose", str),
-                           ("patterns", str), ("eyes", str), ("room", str)])
-COATS = (  # the cat has all of the patterns, one of the eyes
-    Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "deep"),
-    Coat("#a7abae", "#f0eeea", "#34373d", "#b86b66", "tabby", "green amber", "deep"),
-    Coat("#dd8f40", "#f9e3c0", "#a04c16", "#d97f74", "tabby", "amber green copper", "deep"),
-    Coat("#eed4a6", "#fdf4e3", "#c98f4e", "#e0908a", "tabby", "amber copper blue", "deep"),
-    Coat("#dd8f40", "#fbf4e8", "#a04c16", "#e0877f", "tabby blaze", "green amber", "deep"),
-    Coat("#2e2d35", "#45434d", "", "#1a181c", "", "amber green copper", "pale"),
-    Coat("#737d8a", "#98a1ab", "", "#3d4149", "", "copper amber green", "deep"),
-    Coat("#f2efe9", "#ffffff", "", "#e79a97", "", "blue green amber blue/amber", "deep"),
-    Coat("#2a2a31", "#f7f4ee", "", "#d98583", "blaze", "green amber", "pale"),
-    Coat("#707a86", "#f5f3ef", "", "#d98583", "blaze", "amber green copper", "pale"),
-    Coat("#ecdfc8", "#f5ecdb", "#54402f", "#2b1d19", "points", "blue", "deep"),
-    Coat("#f5e8d4", "#fdf6ea", "#cd8348", "#e0908a", "points", "blue", "deep"),
-    Coat("#f4f0e8", "#ffffff", "#dc8c3c", "#e0877f", "calico", "green amber copper", "deep"),
+                           ("patterns", str), ("eyes", str), ("room", str), ("name", str)])
+COATS = (  # a cat has all of the patterns and one of the eyes
+    Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "deep", "brown tabby"),
+    Coat("#a7abae", "#f0eeea", "#34373d", "#b86b66", "tabby", "green amber", "deep", "silver tabby"),
+    Coat("#dd8f40", "#f9e3c0", "#a04c16", "#d97f74", "tabby", "amber green copper", "deep", "ginger tabby"),
+    Coat("#eed4a6", "#fdf4e3", "#c98f4e", "#e0908a", "tabby", "amber copper blue", "deep", "cream tabby"),
+    Coat("#dd8f40", "#fbf4e8", "#a04c16", "#e0877f", "tabby blaze", "green amber", "deep", "ginger-and-white tabby"),
+    Coat("#2e2d35", "#45434d", "", "#1a181c", "", "amber green copper", "pale", "black cat"),
+    Coat("#737d8a", "#98a1ab", "", "#3d4149", "", "copper amber green", "deep", "grey cat"),
+    Coat("#f2efe9", "#ffffff", "", "#e79a97", "", "blue green amber blue/amber", "deep", "white cat"),
+    Coat("#2a2a31", "#f7f4ee", "", "#d98583", "blaze", "green amber", "pale", "black-and-white cat"),
+    Coat("#707a86", "#f5f3ef", "", "#d98583", "blaze", "amber green copper", "pale", "grey-and-white cat"),
+    Coat("#ecdfc8", "#f5ecdb", "#54402f", "#2b1d19", "points", "blue", "deep", "seal-point cat"),
+    Coat("#f5e8d4", "#fdf6ea", "#cd8348", "#e0908a", "points", "blue", "deep", "flame-point cat"),
+    Coat("#f4f0e8", "#ffffff", "#dc8c3c", "#e0877f", "calico", "green amber copper", "deep", "calico cat"),
 )
 EYES = {"green": "#5f9a35 #d3ea86", "amber": "#cf8a1c #ffe07a", "copper": "#b35a18 #ffb455", "blue": "#3f86d6 #bfe8ff"}
 ROOMS = {"pale": ("#9fc4c9 #f3e3c3", "#e9a98f #fbe3c2", "#8fb7d9 #f2ead8", "#b9cf9a #f6efcf"),
@@ -1164,8 +1164,8 @@ class Easel(NamedTuple):
         return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * self.rng.random())]
 
 
-def paint_eyes(easel: Easel) -> None:
-    """Two big eyes, perhaps of two colours: liner, iris, rays, a glow below, the lid's shadow, pupil, catchlights."""
+def paint_eyes(easel: Easel) -> str:
+    """Paint two big eyes: liner, iris, rays, a glow below, lid's shadow, pupil, catchlights. Returns their colour."""
     rng, (first, *others) = easel.rng, easel.rng.choice(easel.coat.eyes.split()).split("/")
     look, pupil = cmath.rect(rng.uniform(0.94, 1.1), rng.uniform(-0.12, 0.06)), rng.uniform(0.07, 0.16)
     gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
@@ -1181,10 +1181,11 @@ def paint_eyes(easel: Easel) -> None:
         easel.paint(SHADOW, 0, 0.75, [shape], ImageChops.invert(easel.mask([oval(side + 0.05j, 0.25, 0.2)], 0.035)))
         easel.paint(INK, 0, 1, [oval(centre, pupil, 0.175)], eye)
         easel.paint("white", 0, 1, [oval(centre + 0.07-0.09j, 0.055, 0.06), oval(centre - 0.08+0.09j, 0.025, 0.025)])
+    return f"one {first} and one {others[0]} eye" if others else f"{first} eyes"
 
 
 def draw_house_cat(seed: int) -> Image.Image:
-    """A portrait of the cat of this seed (0 <= seed < 2**32): RGB, 480x360, always the same."""
+    """Draw the cat of this seed (0 <= seed < 2**32): RGB, 480x360, always the same. Its info has a description."""
     rng = random.Random(seed)
     coat, fluff, size = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(110, 122)
     markings = [layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]]
@@ -1221,7 +1222,7 @@ def draw_house_cat(seed: int) -> Image.Image:
         head.paint(colour, 0, 0.2, hairs, ImageChops.lighter(face, torso))
     for layer in FACE:
         head.paint(*layer)
-    paint_eyes(head)
+    head.picture.info["description"] = f"a {coat.name} with {paint_eyes(head)}"
     return head.picture
 
 
@@ -1286,11 +1287,12 @@ END;
 
 
 class Cat(NamedTuple):
-    """A cat's id and where its picture comes from. A house cat has no `url`."""
+    """A cat's id and where its picture comes from. A house cat has a description instead of a `url`."""
 
     id: str
     source: str
     url: str
+    description: str = ""
 
 
 class NoSuchCat(LookupError):
@@ -1388,12 +1390,12 @@ class Store:
         self._ids: list[str] = []
         self._listed = -math.inf  # time.monotonic() when self._ids was read; other processes store cats too
 
-    def pick(self) -> str | None:
-        """Return the id of a random stored cat, from a list that is at most a second old; None if there is none."""
+    def ids(self) -> list[str]:
+        """Return the ids of the stored cats, from a list that is at most a second old."""
         if time.monotonic() - self._listed > 1:
             self._ids = [cat_id for cat_id, in self._execute("SELECT id FROM cats WHERE picture IS NOT NULL")]
             self._listed = time.monotonic()
-        return random.choice(self._ids) if self._ids else None
+        return self._ids
 
     def get(self, cat_id: str) -> tuple[Cat, bytes | None] | None:
         """Return the cat and its JPEG, which is None if it was evicted; None for an unknown id."""
@@ -1415,7 +1417,7 @@ class Store:
         """Store the picture and its art, as Fetcher.picture returns them, and evict the oldest."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._execute("REPLACE INTO cats (id, source, url, fetched, picture, art) VALUES (?,?,?,?,?,?)",
-                      *cat, now, picture, art)
+                      *cat[:3], now, picture, art)
         self._execute("""
             UPDATE cats SET picture = NULL, art = NULL WHERE id IN (
                 SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)""", STORED_CATS)
@@ -1732,19 +1734,18 @@ class Cattery:
         self._free, self._lock = threading.BoundedSemaphore(REVIVALS_AT_ONCE), threading.Lock()
         self._picked = ""
 
-    def pick(self) -> str:
-        """Return the id of a random local cat, and not the same twice in a row if the store holds two."""
-        for _ in range(30):
-            cat_id = (self._sources and self._store.pick()) or house_cat_of_minute()
-            if cat_id != self._picked:
-                break
-        self._picked = cat_id
-        return cat_id
+    def pick(self, seen: Sequence[str] = ()) -> str:
+        """Return the id of a random local cat, if possible neither one in `seen` nor the last one."""
+        order = {cat_id: position for position, cat_id in enumerate([self._picked, *seen])}
+        ids = (self._sources and self._store.ids()) or house_cats()
+        self._picked = min(ids, key=lambda cat_id: (order.get(cat_id, -1), random.random()))
+        return self._picked
 
     def find_local(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """Return the cat and its picture without asking a source. Raises NoSuchCat."""
         if (match := re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)) and int(match[1]) < HOUSE_CATS:
-            return Cat(cat_id, "house", ""), draw_house_cat(int(match[1]))
+            picture = draw_house_cat(int(match[1]))
+            return Cat(cat_id, "house", "", picture.info["description"]), picture
         cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
         if cat is None or jpeg is None:
             raise NoSuchCat(cat_id)
@@ -1787,10 +1788,10 @@ class Cattery:
         raise failure
 
 
-def house_cat_of_minute() -> str:
-    """Return the id of one of the current house cats. Every minute, a new one replaces the oldest."""
-    minute = int(time.time() // 60) - random.randrange(HOUSE_CATS_PER_MINUTE)
-    return f"house-{zlib.crc32(b'%d' % minute)}"
+def house_cats(litter: int = HOUSE_CATS_PER_MINUTE, seconds: int = 60) -> list[str]:
+    """Return the ids of the current house cats. Every so many seconds, a new one replaces the oldest."""
+    now = int(time.time() // seconds)
+    return [f"house-{zlib.crc32(b'%d' % period)}" for period in range(now - litter + 1, now + 1)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2023,7 +2024,7 @@ class Tally:
 # Web: the routes
 # ---------------------------------------------------------------------------------------------------------------------
 
-WIDTHS = range(20, 241)
+WIDTHS, COLUMNS = range(20, 241), 80  # COLUMNS is the default
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
@@ -2031,6 +2032,9 @@ REFUSALS = {
     413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
     431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
 }
+LAST_SEEN = 10  # cats that the page does not show again
+LOST_CATS = 32  # house cats that stand for pages that do not exist: few, since robots ask for thousands of those
+ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match holds (RFC 9309, 2.2.2)
 UNCOUNTED_SECONDS = 60.0  # that visits may wait before /health fails: a restart or a lock is over by then
 FORMATS = {  # media type, suffix of a cat's permalink, pages that take it as `format`
     "html": ("text/html", "html", "all"),
@@ -2058,7 +2062,8 @@ def parameter(default: object, values: range | Sequence[str], example: str, help
 class View:
     """How a visitor wants a cat to be shown. Each field is a parameter of the query and an option of `art`."""
 
-    width: int = parameter(80, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given")
+    width: int | None = parameter(None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given, "
+                                  "in a browser as many as fit")
     height: int | None = parameter(None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}")
     style: str = parameter("fill", STYLES, "?width=120&style=ink",
                            "both, in quotes; ink: glyphs alone; fill, if not given: on a background")
@@ -2073,43 +2078,71 @@ class View:
         linked = [field for field in fields(self) if field.metadata["link"]]
         return {field.name: value for field in linked if (value := getattr(self, field.name)) != field.default}
 
-    @property
-    def query(self) -> str:
-        return "?" * bool(self.carried) + urlencode(self.carried)
+    def link(self, path: str, **changes: Any) -> str:
+        """Return the link to `path` with the parameters of this view, apart from the changes."""
+        carried = replace(self, **changes).carried
+        return path + "?" * bool(carried) + urlencode(carried)
 
 
 VALUES = {field.name: field.metadata["values"] for field in fields(View)}
 
 # Between art and window: the art's font size is what makes its columns and rows just fit the room that the footer
-# leaves. A cell is made 0.6 x 1.2 em whatever the font, by spacing the letters (ch is the font's own advance).
+# leaves. A cell is made 0.6 x 1.2 em whatever the font, by spacing the letters (ch is the font's own advance). What
+# differs between cats has its own lines of a fixed height in the footer (`.about`), so that the controls never move.
 STYLE = """
-:root { color-scheme: light dark; --paper: #101014; --text: #b9b9c6; --strong: #f2f2f7; --link: #ffb870 }
-@media (prefers-color-scheme: light) {
-  :root { --paper: #faf8f4; --text: #4a4a55; --strong: #17171c; --link: #984500 } }
+:root { color-scheme: light dark; --paper: #101014; --text: #b9b9c6; --strong: #f2f2f7; --link: #ffb870; --line: #556 }
+@media print, (prefers-color-scheme: light) {
+  :root { --paper: #faf8f4; --text: #4a4a55; --strong: #17171c; --link: #984500; --line: #c9c4bb } }
 @media (prefers-reduced-motion: reduce) { *, ::after { transition: none !important } }
 * { box-sizing: border-box }
 body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-direction: column;
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
-a, button { color: var(--link); text-underline-offset: .2em }
-button { padding: 0; border: 0; background: none; font: inherit; text-decoration: underline; cursor: pointer }
-body:not(.copies) #copy { display: none }
-[aria-busy=true] { cursor: progress }
+a { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
 h1 { font-size: 1.5rem; color: var(--strong) }
-footer { padding: .5rem 1rem; display: flex; flex-wrap: wrap; justify-content: center; gap: 0 1rem }
-form, label { display: flex; gap: .5rem; align-items: center }
-input { width: 8rem; accent-color: var(--link) }
+footer { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem; font-size: .875rem;
+  display: flex; flex-wrap: wrap; justify-content: center; align-content: center; gap: .5rem 1rem }
+footer p { margin: 0; display: flex; gap: 0 1rem }
+nav, form, label { flex: auto; display: flex; gap: .5rem; align-items: center; justify-content: space-between }
+nav > *, form button { min-height: 2.25rem; padding: 0 .75rem; display: flex; align-items: center; white-space: nowrap;
+  justify-content: center; border: 1px solid var(--line); border-radius: .5rem; background: none; color: var(--strong);
+  font: inherit; text-decoration: none; cursor: pointer }
+nav > :hover { border-color: var(--link) }
+#another { padding: 0 1.25rem; border-color: var(--link); background: var(--link); color: var(--paper) }
+:root:not(.copies) :is(#copy, #share) { display: none }
+label { flex: 0 1 24rem }
+input { flex: auto; width: 8rem; accent-color: var(--link) }
+output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
+.about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 1.5rem }
+.about span { max-width: 100%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
+@media (max-width: 48rem), (max-height: 30rem) {
+  nav, form, .about { flex: 1 0 100%; justify-content: center }
+  .about { height: 3rem; flex-direction: column; align-items: center } }
+@media (max-width: 30rem), (max-height: 30rem) {
+  nav { flex-wrap: wrap; gap: .4rem } nav > * { flex: auto; padding: 0 .4rem } #another { flex: 1 0 100% } }
+@media (max-height: 30rem) and (min-width: 40rem) { body:has(nav) { flex-direction: row }
+  footer:has(nav) { width: 16rem } }
+@media (pointer: coarse) { nav > *, form button, input { min-height: 2.75rem } .links a { line-height: 2.75rem } }
+@media print { nav, form, .links, .about span + span { display: none } }
+[aria-busy=true] { cursor: progress }
+[aria-busy=true] figure { opacity: .6; transition: opacity .1s }
 .stage { flex: 1 1 0; min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
 .stage pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
-  background: #101014; font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
+  font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
   line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
 .stage b { display: inline-block; height: 1.25em; margin-bottom: -.05em; vertical-align: top; font-weight: normal }
-figure { margin: 0; position: relative; -webkit-touch-callout: none }
+.stage, tbody th::after { forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
+@media (forced-colors: active) { #another { background: LinkText; color: Canvas; forced-color-adjust: none } }
+.stage > * { background: #101014 }
+.stage > .light { background: #fff }
+.fitting pre, #news:not(:has(~ footer .links)) ~ * { visibility: hidden }
+figure { margin: 0; position: relative; user-select: none; -webkit-user-select: none; -webkit-touch-callout: none }
+figure > * { pointer-events: none }
 figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-events: none;
   background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat; transition: opacity .2s }
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
-  mask-image: radial-gradient(circle 8rem at var(--x, 50%) var(--y, 50%), #000 70%, #0000) } }
-figure:active::after, figure:focus-visible::after { opacity: 1; background-image: var(--photo); mask-image: none }
+  mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
+figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
 .text { max-width: 40rem; margin: 0 auto; padding: 1rem; flex: 1; width: 100% }
 code { color: var(--strong); overflow-wrap: anywhere }
 dd { margin: 0 0 .5rem 1rem }
@@ -2124,66 +2157,96 @@ tbody th::after { content: ""; display: block; width: var(--length); height: .3r
 .days { margin-bottom: 1rem; max-width: 24rem }
 .days pre { background: none }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+.toast { position: fixed; z-index: 1; top: 1rem; left: 50%; translate: -50%; margin: 0; padding: .5rem 1rem;
+  border: 1px solid; border-radius: .5rem; background: var(--strong); color: var(--paper) }
 """
 
-# Swaps the page's parts for those of another, fetched, page; so that each link works without a script as well.
+# Swaps the page's parts for those of another, fetched, page, so that each link works without a script as well. If the
+# address has no size, the script asks for as many cells as fit the window, and hides the art of 80 columns until then.
 SCRIPT = """
-const find = (selector, page = document) => page.querySelector(selector)
-let latest = new AbortController()
+const root = document.documentElement, find = (selector, page = document) => page.querySelector(selector)
+const hasSize = url => /[?&](width|height)=/.test(url), seen = []
+let latest = new AbortController(), pause
 
-async function show(url, remember) {
+async function show(link, remember, parts = ["main", "footer"]) {
   latest.abort()
-  const {signal} = latest = new AbortController(), focused = document.activeElement.id
-  document.body.ariaBusy = "true"
-  let page
-  try {
-    const answer = await fetch(url, {signal, headers: {Accept: "text/html"}})
-    if (!answer.ok) throw answer.status
-    page = new DOMParser().parseFromString(await answer.text(), "text/html")
-  } catch {
-    return signal.aborted || location.assign(url)
+  clearTimeout(pause)
+  const {signal} = latest = new AbortController(), focused = document.activeElement.id, url = new URL(link)
+  const {clientWidth, clientHeight} = find("main"), cell = Math.max(7, Math.min(11, 5.5 + clientWidth / 700))
+  if (!hasSize(link)) {
+    url.searchParams.set("width", Math.min(find("#width").max, Math.floor(clientWidth / cell)))
+    url.searchParams.set("height", Math.min(240, Math.floor(clientHeight / cell / 2)))
   }
+  if (remember === "pushState") url.searchParams.set("seen", seen.slice(-10))
+  document.body.ariaBusy = "true"
+  const text = await fetch(url, {signal, headers: {Accept: "text/html"}})
+    .then(answer => answer.ok && answer.text()).catch(() => false)
+  if (signal.aborted) return
   document.body.ariaBusy = "false"
-  const permalink = find("[rel=bookmark]", page).href
-  for (const part of ["main", "footer"]) find(part).replaceWith(find(part, page))
+  if (!text && !root.classList.contains("fitting")) return location.assign(link)
+  root.classList.remove("fitting")
+  if (!text) return
+  const page = new DOMParser().parseFromString(text, "text/html")
+  for (const part of parts) find(part).replaceWith(find(part, page))
+  for (const a of hasSize(link) ? [] : document.querySelectorAll("#another, #permalink, #restyle"))
+    a.href = a.href.replace(/width=[0-9]+&height=[0-9]+&|.width=[0-9]+&height=[0-9]+$/, "")
+  if (document.title !== page.title) find("#news").textContent = "Now: " + page.title
   document.title = page.title
-  find("#news").textContent = "Now: " + page.title
-  if (remember) history[remember](null, "", permalink)
+  if (remember) history[remember](null, "", find("#permalink").href)
   document.getElementById(focused)?.focus()
 }
 
-addEventListener("click", async event => {
-  const {id, href} = event.target
+async function copy(text, what) {
+  await navigator.clipboard.writeText(await text)
+  Object.assign(find("#news"), {textContent: what + " copied", className: "toast"})
+  setTimeout(() => find("#news").className = "unseen", 2000)
+}
+
+addEventListener("click", event => {
+  const {id, href} = event.target, permalink = new URL(find("#permalink").href)
+  if (event.detail) event.target.closest("a, button, figure")?.blur()  // space is for another cat then
   if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
-  const remember = {another: "pushState", restyle: "replaceState"}[id]
-  if (remember) {
+  if (id === "another" || id === "restyle") {
     event.preventDefault()
-    history.replaceState(null, "", find("[rel=bookmark]").href)
-    show(href, remember)
+    history.replaceState(null, "", permalink)
+    seen.push(permalink.pathname)
+    show(href, id === "another" ? "pushState" : "replaceState")
+  } else if (id === "share") {
+    if (!navigator.share) return copy(permalink.href, "link")
+    navigator.share({title: document.title, url: permalink.href}).catch(() => {})  // the visitor may cancel it
   } else if (id === "copy") {
-    const text = await (await fetch(event.target.dataset.text)).text()
-    await navigator.clipboard.writeText(text)
-    event.target.textContent = find("#news").textContent = "copied"
-    setTimeout(() => event.target.textContent = "copy as text", 2000)
+    permalink.pathname += ".txt"
+    const scheme = matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"
+    if (!permalink.searchParams.has("background")) permalink.searchParams.set("background", scheme)
+    copy(fetch(permalink).then(answer => answer.text()), "text")
   }
 })
 addEventListener("keydown", event => {
-  const wanted = event.key.toLowerCase() === "n" || (event.key === " " && !event.target.closest("a, button, input"))
-  if (!wanted || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !find("#another")) return
+  const wanted = event.key.toLowerCase() === "n" || (event.key === " " && !event.target.closest("button"))
+  if (!wanted || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return
   event.preventDefault()
   find("#another").click()
 })
-addEventListener("change", event => show(event.target.form.action + "?" +
-  new URLSearchParams(new FormData(event.target.form)), "replaceState"))
-addEventListener("input", event => find("output").textContent = event.target.value)
-addEventListener("pointermove", event => {
-  const figure = event.target.closest?.("figure"), box = figure?.getBoundingClientRect()
-  figure?.style.setProperty("--x", event.clientX - box.x + "px")
-  figure?.style.setProperty("--y", event.clientY - box.y + "px")
+addEventListener("input", ({target}) => {
+  const url = new URL(find("#permalink").href)
+  url.searchParams.set("width", find("output").textContent = target.value)
+  document.body.ariaBusy = "true"
+  clearTimeout(pause)
+  pause = setTimeout(show, 50, url.href, "replaceState", ["main", "nav", ".links"])
 })
-addEventListener("touchstart", () => {}, {passive: true})  // lets Safari know :active
-addEventListener("popstate", () => find("#another") && show(location.href))
-document.body.classList.toggle("copies", navigator.clipboard)
+addEventListener("submit", event => event.preventDefault())
+addEventListener("contextmenu", event => {
+  if (event.pointerType === "touch" && event.target.id === "art") event.preventDefault()
+})
+addEventListener("pointermove", ({target, offsetX, offsetY}) => {
+  if (target.id === "art") target.style.setProperty("--pointer", `${offsetX}px ${offsetY}px`)
+})
+addEventListener("pointerdown", ({target}) => target.id === "art" && target.classList.add("held"))
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => find(".held")?.classList.remove("held"))
+addEventListener("popstate", () => show(location.href))
+addEventListener("DOMContentLoaded", () => root.classList.contains("fitting") && show(find("#permalink").href))
+root.classList.toggle("fitting", !hasSize(location))
+root.classList.toggle("copies", Boolean(navigator.clipboard))
 """
 
 HEADERS = {  # of every answer; a page loads only what it holds itself and its own origin has
@@ -2194,7 +2257,7 @@ HEADERS = {  # of every answer; a page loads only what it holds itself and its o
     "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto",
 }
 
-# Each body leaves its footer open, for the links that all pages have; but not that of `art`, which has none.
+# Each body leaves the links of its footer open, for those that all pages have; but not that of `art`, which has none.
 LAYOUT = bottle.SimpleTemplate("""\
 <!DOCTYPE html>
 <html lang="en">
@@ -2203,16 +2266,18 @@ LAYOUT = bottle.SimpleTemplate("""\
 <meta name="description" content="A random cat as coloured ASCII art">
 <title>{{title}} &middot; catscii</title>
 <link rel="icon" href="{{root}}favicon.ico">
+<style>{{!STYLE}}</style>
 % if base:
+% permalink = f"{base}cat/{cat.id}"
 <meta property="og:title" content="{{title}}, an ASCII cat">
 <meta property="og:type" content="website">
-<meta property="og:url" content="{{base}}cat/{{title}}">
-<meta property="og:image" content="{{base}}cat/{{title}}.png">
-<meta property="og:image:alt" content="A cat as coloured ASCII art">
+<meta property="og:url" content="{{view.link(permalink)}}">
+<meta property="og:image" content="{{view.link(permalink + '.png')}}">
+<meta property="og:image:alt" content="{{title}} as coloured ASCII art">
 <meta name="twitter:card" content="summary_large_image">
-<script type="module">{{!script}}</script>
+<script>{{!SCRIPT}}</script>
+<p class="unseen" id="news" role="status"></p>
 % end
-<style>{{!style}}</style>
 {{!body}}
 % if root:
 <a href="{{root}}analytics">visitors</a>
@@ -2220,39 +2285,47 @@ LAYOUT = bottle.SimpleTemplate("""\
 % if dbip:
 <a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
 % end
+</p>
 </footer>
 % end
 """)
 
 CAT_BODY = bottle.SimpleTemplate("""\
-% photo, hint = (f"url({root}cat/{cat.id}.jpg)", "; its picture shows while you hold or focus it") if cat else ("", "")
-<p class="unseen" id="news" role="status"></p>
+% permalink, hint = (f"{root}cat/{cat.id}", "; its picture shows while you hold or focus it") if cat else ("", "")
+% columns, rows = len(art.rows[0]), len(art.rows)
 <main class="stage">
-<h1 class="unseen">A cat</h1>
-<figure role="img" aria-label="A cat, drawn in {{columns}} by {{rows}} coloured characters{{hint}}"
- tabindex="{{0 if cat else -1}}" style="--columns:{{columns}};--rows:{{rows}};--photo:{{photo}}">
-<pre aria-hidden="true">{{!art}}</pre></figure>
+<h1 class="unseen">{{title}}</h1>
+<figure id="art" class="{{getattr(view, 'background', 'dark')}}" role="img" tabindex="{{0 if cat else -1}}"
+ aria-label="{{title}}, drawn in {{columns}} by {{rows}} coloured characters{{hint}}"
+ style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}}">
+<pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
 </main>
 % if cat:
-% permalink, restyled = f"{root}cat/{cat.id}", replace(view, style="ink" if view.style == "fill" else "fill")
+% style = "ink" if view.style == "fill" else "fill"
 <footer>
-<a id="another" href="{{root}}{{view.query}}">another cat</a>
-<a id="permalink" href="{{permalink}}{{view.query}}" rel="bookmark">permalink</a>
-<button id="copy" type="button" data-text="{{permalink}}.txt{{view.query}}">copy as text</button>
-<a id="restyle" href="{{permalink}}{{restyled.query}}">in {{restyled.style}}</a>
+<nav>
+<a id="another" href="{{view.link(root)}}">another cat</a>
+<button id="share" type="button">share</button>
+<a id="save" href="{{view.link(permalink + '.png')}}" download="{{cat.id}}.png">save</a>
+<button id="copy" type="button">copy as text</button>
+<a id="restyle" href="{{view.link(permalink, style=style)}}">in {{style}}</a>
+</nav>
 <form action="{{permalink}}">
-<label>width <input id="width" type="range" name="width" min="{{widths[0]}}" max="{{widths[-1]}}"
- value="{{view.width}}"> <output>{{view.width}}</output></label>
+<label>width <input id="width" type="range" name="width" min="{{WIDTHS[0]}}" max="{{WIDTHS[-1]}}"
+ value="{{columns}}"> <output>{{columns}}</output></label>
 % for name, value in (pair for pair in view.carried.items() if pair[0] != "width"):
 <input type="hidden" name="{{name}}" value="{{value}}">
 % end
 <noscript><button>draw</button></noscript>
 </form>
 % if cat.url:
-<span>photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a></span>
+<p class="about"><span>photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a></span>
 % else:
-<span>a house cat, drawn by catscii</span>
+<p class="about"><span>{{cat.description}}</span>
 % end
+<span>hold to see the {{"photo" if cat.url else "drawing"}}</span></p>
+<p class="links">
+<a id="permalink" href="{{view.link(permalink)}}" rel="bookmark">permalink</a>
 % end""")
 
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
@@ -2263,8 +2336,9 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 <main class="text wide">
 <h1>Visitors</h1>
 <div class="stage chart" style="--columns:80;--rows:22">
-<pre role="img" aria-label="Map of the world. Most visits: {{', '.join(map(name, [*countries][:5])) or 'none yet'}}">
-{{!world}}</pre>
+% names = ", ".join(map(country_name, [*countries][:5])) or "none yet"
+<pre role="img" aria-label="Map of the world. Most visits: {{names}}">
+{{!to_html(world_map(countries))}}</pre>
 </div>
 % if countries:
 <p>{{"Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*visits)}}</p>
@@ -2278,16 +2352,18 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 % for code, count in countries.items():
 %     share, length = f"{count / visits.visits:.1%}", f"{count / max(countries.values()):.1%}"
 <tr><th scope="row" style="--length:{{length}}">
-<span aria-hidden="true">{{flag(code)}}</span> {{name(code)}}</th><td>{{f"{count:,}"}}</td><td>{{share}}</td></tr>
+<span aria-hidden="true">{{flag(code)}}</span> {{country_name(code)}}</th>
+<td>{{f"{count:,}"}}</td><td>{{share}}</td></tr>
 % end
 </tbody>
 </table>
 % else:
-<p>{{no_visits}}</p>
+<p>{{NO_VISITS}}</p>
 % end
-<p>{{privacy}}</p>
+<p>{{PRIVACY}}</p>
 </main>
 <footer>
+<p class="links">
 <a href="{{root}}">a cat</a>""")
 
 GUIDE = (  # what /help explains
@@ -2297,12 +2373,16 @@ GUIDE = (  # what /help explains
     ("{base}cat/house-42.txt", f"or .{', .'.join(OTHER_FORMATS)}; .jpg is the picture itself"),
     ("{base}analytics", "where visitors come from; ?format=csv and ?format=json too"),
     ("in the browser", "space or n: another cat; back and forward: those before; hold the art to see its picture"),
-    ("JSON", "id, source, credit, width, height, style, rows; foreground and background: a string a row, six "
-             "hexadecimal digits a cell"),
+    ("JSON", "id, source, credit, description, width, height, style, rows; foreground and background: a string a row, "
+             "six hexadecimal digits a cell"),
 )
 
 TEXT_BODY = bottle.SimpleTemplate("""\
 <main class="text">
+% if art:
+<div class="stage chart" style="--columns:{{len(art.rows[0])}};--rows:{{len(art.rows)}}">
+<figure role="img" aria-label="A cat"><pre aria-hidden="true">{{!to_html(art)}}</pre></figure></div>
+% end
 <h1>{{title}}</h1>
 % if message:
 <p>{{message}}</p>
@@ -2315,6 +2395,7 @@ TEXT_BODY = bottle.SimpleTemplate("""\
 % end
 </main>
 <footer>
+<p class="links">
 <a href="{{root}}">a cat</a>""")
 
 
@@ -2399,11 +2480,12 @@ class Service:
 
     def random_cat(self) -> bytes:
         try:
-            page = self._page(self.cattery.pick(), self.cattery.find_local)
+            seen = re.findall(r"([^/,]+)(?:,|$)", bottle.request.query.get("seen", ""))[-LAST_SEEN:]  # on this page
+            page = self._page(self.cattery.pick(seen), self.cattery.find_local)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
                 self.reading.begin(error)
-            page = self._page(house_cat_of_minute(), self.cattery.find_local)
+            page = self._page(random.choice(house_cats()), self.cattery.find_local)
         return send(page)
 
     def that_cat(self, cat_id: str) -> bytes:
@@ -2444,8 +2526,8 @@ class Service:
             if view.format == "jpg":
                 return written(found, "JPEG", quality=88)
             started = time.perf_counter()
-            with span("render", width=view.width, style=view.style):
-                found = render(found, view.width, view.height, view.style)
+            with span("render", width=view.width or COLUMNS, style=view.style):
+                found = render(found, view.width or COLUMNS, view.height, view.style)
             self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         with span("encode", format=view.format):
             return encode(found, view, cat, self.countries.from_dbip)
@@ -2458,9 +2540,7 @@ class Service:
             rows = self.database.execute(VISITS_ONE_BY_ONE, min(visits.days), max(visits.days))
             body = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
         elif format == "html":
-            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits, dbip=dbip, flag=flag, name=country_name,
-                             world=to_html(world_map(visits.countries)), sparkline=sparkline, privacy=PRIVACY,
-                             no_visits=NO_VISITS)
+            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits, dbip=dbip)
         elif format == "ansi":
             body = analytics_in_ansi(visits, dbip)
         else:
@@ -2472,7 +2552,7 @@ class Service:
         guide, format = [(term.format(base=base()), meaning) for term, meaning in GUIDE], read_format()
         title, dbip = "Cats as coloured ASCII art", self.countries.from_dbip
         if format == "html":
-            body = html_page(title, TEXT_BODY, root(), dbip=dbip, guide=guide, message="")
+            body = html_page(title, TEXT_BODY, root(), dbip=dbip, guide=guide, message="", art=None)
         elif format == "json":
             body = json.dumps(guide) + "\n"
         else:
@@ -2575,6 +2655,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/metrics", callback=service.prometheus)
     app.get("/panic", callback=service.panic)
     app.get("/favicon.ico", callback=lambda: send(service.icon, max_age=86400))
+    app.get("/robots.txt", callback=lambda: send(Page(ROBOTS, CONTENT_TYPES["text"]), max_age=86400))
     app.add_hook("before_request", service.receive)
     app.add_hook("after_request", service.account)
     app.install(service.guard)
@@ -2665,12 +2746,12 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
     """The art in the view's format; with a cat, its name, its credit and links as far as there is a place for them."""
     match view.format:
         case "json":
-            credit = {"id": cat.id, "source": cat.source, "credit": cat.url} if cat else {}
+            credit = dict(zip(("id", "source", "credit", "description"), cat or (), strict=False))
             return json.dumps({**credit, **to_dict(art)}) + "\n"
         case "html":
-            title, *urls = (cat.id, root(), base()) if cat else ("A cat",)
-            return html_page(title, CAT_BODY, *urls, art=to_html(art), cat=cat, view=view, replace=replace, dbip=dbip,
-                             columns=len(art.rows[0]), rows=len(art.rows), widths=WIDTHS)
+            title = cat and (cat.description.capitalize() or f"Cat {cat.id} from {cat.source}")
+            urls = (root(), base()) if cat else ()
+            return html_page(title or "A cat", CAT_BODY, *urls, art=art, cat=cat, view=view, dbip=dbip)
         case "ansi":
             hint = f"\x1b[2m{base()}cat/{cat.id}  ?width={WIDTHS[0]}..{WIDTHS[-1]}  /:help\x1b[0m\n" if cat else ""
             return to_ansi(art, view.colors) + hint
@@ -2699,8 +2780,14 @@ def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
 
 
 def html_page(title: str, body: bottle.SimpleTemplate, root: str = "", base: str = "", **values: Any) -> str:
-    values |= {"title": title, "root": root, "base": base}
-    return str(LAYOUT.render(values, style=STYLE, script=SCRIPT, body=body.render(values)))
+    values = {**globals(), **values, "title": title, "root": root, "base": base}  # templates use names of this module
+    return str(LAYOUT.render(values, body=body.render(values)))
+
+
+@lru_cache(LOST_CATS)
+def lost_cat(seed: int) -> Art:
+    """Return the art of a house cat, for a page that does not exist."""
+    return render(draw_house_cat(seed), 60)
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
@@ -2720,12 +2807,13 @@ def show_error(error: bottle.HTTPError) -> bytes:
         bottle.response.set_header("Retry-After", "60")
     elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
         message = f"there is nothing at {quoted(path)}; / has a cat for you"
+    art = lost_cat(zlib.crc32(path.encode()) % LOST_CATS) if error.status_code == 404 else None
     if format == "json":
         body = json.dumps({"status": error.status_code, "error": message}) + "\n"
     elif format == "html":
-        body = html_page(error.status_line, TEXT_BODY, root(), dbip=False, message=message)
+        body = html_page(error.status_line, TEXT_BODY, root(), dbip=False, message=message, art=art)
     else:
-        body = f"{error.status_line}: {message}\n"
+        body = (to_ansi(art) if art and format == "ansi" else "") + f"{error.status_line}: {message}\n"
     return send(Page(body, CONTENT_TYPES[format]))
 
 
@@ -3210,7 +3298,7 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         print(f"catscii: {quoted(source)}: {reason}", file=sys.stderr)
         return 1
     try:
-        sys.stdout.write(str(encode(render(picture, view.width, view.height, view.style), view)))
+        sys.stdout.write(str(encode(render(picture, width, view.height, view.style), view)))
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # readers may stop early, such as head

@@ -93,7 +93,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 from prometheus_client.parser import text_string_to_metric_families
 from xdist.scheduler import LoadScopeScheduling
 
@@ -1398,6 +1398,22 @@ def test_a_house_cat_is_the_same_for_the_same_seed(seed):
     assert picture.tobytes() == catscii.draw_house_cat(seed).tobytes()
 
 
+@pytest.mark.parametrize(
+    ("seed", "description", "colours"),  # of the four quarters of the picture; a permalink is for ever
+    [
+        (0, "a grey cat with amber eyes", "3c4e43 657a61 455650 6b7c6f"),
+        (1, "a ginger tabby with copper eyes", "5b635a 5b786f 786b57 6d705e"),
+        (2, "a brown tabby with amber eyes", "584665 584660 6d5868 6f5c64"),
+        (61, "a white cat with one blue and one amber eye", "61765e 4f6250 83917d 6b7d71"),
+    ],
+)
+def test_a_house_cat_looks_as_it_always_did_and_as_it_is_described(seed, description, colours):
+    picture = catscii.draw_house_cat(seed)
+    assert picture.info["description"] == description
+    quarters = picture.resize((2, 2), Image.Resampling.BOX).tobytes()
+    assert all(abs(a - b) <= 1 for a, b in zip(quarters, bytes.fromhex(colours), strict=True))
+
+
 def test_house_cats_differ_and_have_dark_pupils_in_bright_eyes():
     cats = [catscii.draw_house_cat(seed) for seed in range(12)]
     assert len({cat.tobytes() for cat in cats}) == 12
@@ -1430,6 +1446,19 @@ def test_the_store_fills_at_the_start_and_requests_are_served_from_it(start, ups
     assert upstream.asked("/v1/images/search?limit=10&mime_types=jpg,png") == 2  # of ten cats each
     assert upstream.asked("/images/") == 11
     assert all(re.match(r"catscii/\d", headers["User-Agent"]) for _, headers in upstream.requests)
+
+
+def test_a_cat_that_was_seen_comes_back_when_there_is_no_other_the_oldest_first(tmp_path):
+    store, _ = make_refresher(tmp_path)
+    cattery = catscii.Cattery(store, [object()], no_fetcher)
+    store._execute = lambda query: [(str(i),) for i in range(12)]
+    for _ in range(100):
+        seen = random.sample([str(i) for i in range(12)], 12)
+        cattery._picked = ""
+        assert cattery.pick(seen[:10]) in seen[10:]
+        cattery._picked = ""
+        assert cattery.pick(seen) == seen[0]
+        assert cattery.pick(["nobody", *"0123456789"]) in {"10", "11"}
 
 
 @pytest.mark.parametrize("cats", [1, 2])
@@ -2469,8 +2498,13 @@ def test_each_format_by_its_name_with_parameters(service, format):
     body = response.data.decode()
     art = catscii.render(catscii.draw_house_cat(2), 60, 12, "ink")
     if format == "json":
-        drawn = json.loads(json.dumps(catscii.to_dict(art)))
-        assert json.loads(body) == {"id": "house-2", "source": "house", "credit": "", **drawn}
+        assert json.loads(body) == {
+            "id": "house-2",
+            "source": "house",
+            "credit": "",
+            "description": "a brown tabby with amber eyes",
+            **json.loads(json.dumps(catscii.to_dict(art))),
+        }
     elif format == "html":
         assert f">{catscii.to_html(art)}</pre>" in body
     elif format == "ansi":
@@ -2646,6 +2680,7 @@ def test_pages_fit_every_window(service, chromium, path, size):
     context = chromium.new_context(viewport={"width": size[0], "height": size[1]})
     page = context.new_page()
     page.goto(f"{service.url}{path}")
+    page.wait_for_selector(":root:not(.fitting)")
     width, height = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
     assert width == size[0]
     if "/cat/" in path:
@@ -2656,45 +2691,270 @@ def test_pages_fit_every_window(service, chromium, path, size):
     context.close()
 
 
+LINK = "document.querySelector('#permalink').href"
+OTHER = f"link => {LINK} !== link"
+
+
 @pytest.mark.browser
 def test_another_cat_is_swapped_in_by_click_and_key_and_history_leads_back(tab):
     tab.goto("/?width=60")
     tab.evaluate("window.mark = 'not reloaded'")
-    seen = [tab.title()]
+    seen = [tab.evaluate(LINK)]
     for act in (
         lambda: tab.click("#another"),
         lambda: tab.keyboard.press("n"),
         lambda: (tab.evaluate("document.activeElement.blur()"), tab.keyboard.press(" ")),
     ):
         act()
-        tab.wait_for_function("title => document.title !== title", arg=seen[-1])
-        seen.append(tab.title())
-        name = seen[-1].split()[0]
-        assert urlsplit(tab.url).path + "?" + urlsplit(tab.url).query == f"/cat/{name}?width=60"
-        assert tab.locator("[rel=bookmark]").get_attribute("href") == f"/cat/{name}?width=60"
+        tab.wait_for_function(OTHER, arg=seen[-1])
+        seen.append(tab.evaluate(LINK))
+        assert tab.url == seen[-1] and re.search(r"/cat/house-\d+\?width=60$", tab.url)
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
     for _ in range(5):
         tab.keyboard.down("n")
     tab.keyboard.up("n")
-    tab.wait_for_function("title => document.title !== title", arg=seen[-1])
-    seen.append(tab.title())
+    tab.wait_for_function(OTHER, arg=seen[-1])
+    seen.append(tab.evaluate(LINK))
     assert len(asked) == 1, "a key that is held brings one cat"
-    for title in seen[-2::-1]:
+    for url in seen[-2::-1]:
         tab.go_back()
-        tab.wait_for_function("title => document.title === title", arg=title)
+        tab.wait_for_function(f"url => {LINK} === url", arg=url)
     tab.go_forward()
-    tab.wait_for_function("title => document.title === title", arg=seen[1])
+    tab.wait_for_function(f"url => {LINK} === url", arg=seen[1])
     assert tab.evaluate("window.mark") == "not reloaded"
+
+
+def sized(chromium: Browser, service: Running, width: int, height: int, **options: Any) -> Page:
+    """A tab of that size, whose `shifts` are what the layout shifted by."""
+    view = {"width": width, "height": height}
+    tab = chromium.new_context(viewport=view, base_url=service.url, **options).new_page()
+    tab.add_init_script("""window.shifts = 0; new PerformanceObserver(list => {
+        for (const entry of list.getEntries()) window.shifts += entry.value
+    }).observe({type: "layout-shift", buffered: true})""")
+    return tab
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("width", "height", "least", "most"),
+    [(360, 740, 48, 52), (768, 1024, 90, 110), (1280, 800, 120, 160), (1920, 1080, 140, 200), (3840, 2160, 230, 240)],
+)
+def test_the_art_fits_the_window_with_one_more_request_and_no_shift(service, chromium, width, height, least, most):
+    tab, asked, shown = sized(chromium, service, width, height), [], []
+    tab.on("request", lambda request: asked.append(request.url.removeprefix(service.url)))
+    visible = "getComputedStyle(document.querySelector('pre')).visibility"
+    tab.route("**/cat/*", lambda route: (shown.append(tab.evaluate(visible)), route.continue_()))
+    tab.goto("/?style=ink")
+    tab.wait_for_selector(":root:not(.fitting)")
+    assert re.fullmatch(r"/cat/house-\d+\?style=ink&width=\d+&height=\d+", asked[1]) and len(asked) == 2
+    assert (shown, tab.evaluate(visible)) == (["hidden"], "visible"), "the art of 80 columns is never seen"
+    columns = len(tab.locator("pre").text_content().split("\n")[0])
+    assert least <= columns <= most
+    assert 7 <= tab.locator("pre").bounding_box()["width"] / columns <= 11.6
+    assert tab.locator("output").text_content() == tab.locator("#width").input_value() == str(columns)
+    assert tab.evaluate("shifts") <= 0.02
+    links = [tab.evaluate(f"document.querySelector('{link}').href") for link in ("#another", "#permalink", "#restyle")]
+    assert links[0] == f"{service.url}/?style=ink" and links[2] == links[1].removesuffix("?style=ink")
+    tab.click("#another")
+    tab.wait_for_url("**/cat/*")
+    assert len(asked) == 3 and re.search(r"&width=\d+&height=\d+", asked[2]), "the next one fits at once"
+    assert re.fullmatch(r"/cat/house-\d+\?style=ink", tab.url.removeprefix(service.url))
+    tab.context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("query", ["", "?width=200"])
+def test_the_layout_does_not_shift_while_the_page_comes_in_slowly(service, chromium, query):
+    tab = sized(chromium, service, 1280, 800)
+    line = {"offline": False, "latency": 20, "downloadThroughput": 60_000, "uploadThroughput": 60_000}
+    tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", line)
+    tab.goto(f"/cat/house-1{query}")
+    tab.wait_for_selector(":root:not(.fitting)")
+    assert tab.evaluate("shifts") <= 0.02
+    tab.context.close()
+
+
+@pytest.mark.browser
+def test_if_the_art_cannot_be_fitted_that_of_80_columns_is_shown(service, chromium):
+    tab = sized(chromium, service, 1280, 800)
+    tab.route("**/*width=*", lambda route: route.abort())
+    tab.goto("/cat/house-1")
+    tab.wait_for_selector("pre:visible")
+    assert tab.locator("pre").text_content().index("\n") == 80 and tab.url.endswith("/cat/house-1")
+    tab.context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "size", [(320, 640), (360, 740), (390, 844), (768, 1024), (740, 360), (1280, 800), (2560, 1440), (3840, 2160)]
+)
+def test_the_controls_never_move(start, chromium, size):
+    service = start()
+    database = sqlite3.connect(service.database)
+    for name, host in (("abc", "a.example"), ("b" * 40, "photographs-of-cats-" * 5 + ".example")):
+        picture = photograph(name, size=(300, 400))
+        row = name, host, f"http://{host}/", "2026-01-01", picture, None
+        database.execute("INSERT INTO cats (id, source, url, fetched, picture, art) VALUES (?,?,?,?,?,?)", row)
+    database.commit()
+    tab, places = sized(chromium, service, *size, has_touch=True, is_mobile=True), []
+    for name in ("house-1", "abc", "house-61", "b" * 40):
+        tab.goto(f"/cat/{name}")
+        tab.wait_for_selector(":root:not(.fitting)")
+        boxes = [tab.locator(f"#{name}").bounding_box() for name in ("another", "share", "width", "permalink")]
+        places.append([{side: round(pixels, 1) for side, pixels in box.items()} for box in boxes])
+        first = tab.evaluate("document.querySelector('footer').querySelector('a, button, input').id")
+        assert first == "another" and places[-1][0]["height"] >= 44
+        assert tab.evaluate("document.documentElement.scrollWidth") == size[0]
+        assert tab.locator("#permalink").bounding_box()["y"] + 20 < size[1]
+    for place in places:
+        assert place == places[0]
+    tab.context.close()
+
+
+@pytest.mark.browser
+def test_space_and_n_are_for_another_cat_after_a_click_and_space_presses_a_button_by_keyboard(tab):
+    tab.goto("/cat/house-5?width=40")
+    for target, key in (("#another", " "), ("#restyle", " "), ("#copy", " "), ("#copy", "n"), ("#width", " ")):
+        tab.click(target)
+        tab.wait_for_load_state("networkidle")
+        before = tab.evaluate(LINK)
+        tab.keyboard.press(key)
+        tab.wait_for_function(OTHER, arg=before)
+        tab.wait_for_load_state("networkidle")
+    before = tab.evaluate(LINK)
+    tab.keyboard.press("Tab")
+    tab.focus("#copy")
+    tab.evaluate("navigator.clipboard.writeText('')")
+    tab.keyboard.press(" ")
+    tab.wait_for_function("async () => (await navigator.clipboard.readText()).length > 100")
+    assert tab.evaluate(LINK) == before
+
+
+@pytest.mark.browser
+def test_pressing_the_art_selects_nothing(tab):
+    tab.goto("/cat/house-5?width=60")
+    box = tab.locator("figure").bounding_box()
+    tab.mouse.move(box["x"] + 50, box["y"] + 50)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 300, box["y"] + 200, steps=5)
+    tab.mouse.up()
+    assert tab.evaluate("getSelection().toString()") == ""
+    tab.keyboard.press("n")
+    tab.wait_for_url(lambda url: "house-5?" not in url)
+    assert not tab.evaluate("document.querySelector('figure').matches(':focus-visible')")  # shows it
+
+
+@pytest.mark.browser
+def test_a_long_touch_shows_the_photograph_and_no_menu(service, chromium):
+    tab = sized(chromium, service, 360, 740, has_touch=True, is_mobile=True)
+    tab.goto("/cat/house-5?width=40")
+    assert tab.is_visible("text=hold to see the drawing")
+    tab.evaluate("""window.menus = []
+        addEventListener("contextmenu", event => setTimeout(() => menus.push(event.defaultPrevented)))""")
+    box, touch = tab.locator("figure").bounding_box(), tab.context.new_cdp_session(tab)
+    point = {"x": box["x"] + 100, "y": box["y"] + 100}
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [point]})
+    tab.wait_for_timeout(1500)
+    assert tab.evaluate("getComputedStyle(document.querySelector('figure'), '::after').opacity") == "1"
+    assert False not in tab.evaluate("menus") and tab.evaluate("getSelection().toString()") == ""
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    tab.wait_for_function("() => getComputedStyle(document.querySelector('figure'), '::after').opacity === '0'")
+    tab.context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("path", ["/cat/house-1?width=60", "/cat/house-1?width=60&style=ink"])
+def test_high_contrast_keeps_the_colours_of_the_art(service, chromium, path):
+    tab, pictures = sized(chromium, service, 800, 600), []
+    for forced in ("none", "active"):
+        tab.emulate_media(forced_colors=forced)
+        tab.goto(path)
+        assert tab.evaluate("matchMedia('(forced-colors: active)').matches") == (forced == "active")
+        pictures.append(Image.open(io.BytesIO(tab.locator("pre").screenshot())).convert("RGB"))
+    difference = ImageChops.difference(*pictures)
+    assert max(high for _, high in difference.getextrema()) < 24, "no more than the page shines through between cells"
+    tab.context.close()
+
+
+@pytest.mark.browser
+def test_on_paper_there_is_the_cat_on_white_without_controls(service, chromium):
+    tab = sized(chromium, service, 800, 600, color_scheme="dark")
+    tab.goto("/cat/house-1?width=60")
+    tab.emulate_media(media="print")
+    assert [tab.is_visible(part) for part in ("pre", "nav", "#width", "#permalink")] == [True, False, False, False]
+    assert tab.is_visible("text=a ginger tabby") and not tab.is_visible("text=hold to see")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(250, 248, 244)"
+    assert len(re.findall(rb"/Type\s*/Page\b", tab.pdf(format="A4"))) == 1
+    tab.context.close()
+
+
+@pytest.mark.browser
+def test_share_asks_the_system_or_else_copies_the_link_and_says_so(tab, service):
+    tab.goto("/cat/house-61?style=ink")
+    tab.wait_for_selector(":root:not(.fitting)")
+    tab.evaluate("navigator.share = undefined")
+    tab.click("#share")
+    tab.wait_for_selector(".toast >> text=link copied")
+    assert tab.evaluate("navigator.clipboard.readText()") == f"{service.url}/cat/house-61?style=ink"
+    tab.evaluate("() => { navigator.share = what => { window.shared = what; return Promise.reject('cancelled') } }")
+    tab.click("#share")
+    assert tab.evaluate("shared") == {"title": tab.title(), "url": f"{service.url}/cat/house-61?style=ink"}
+
+
+@pytest.mark.browser
+def test_save_downloads_the_picture_of_what_is_shown(tab, service):
+    tab.goto("/cat/house-5?width=40&style=ink")
+    with tab.expect_download() as download:
+        tab.click("#save")
+    assert download.value.suggested_filename == "house-5.png"
+    assert download.value.path().read_bytes() == service.get("/cat/house-5.png?width=40&style=ink").data
+
+
+@pytest.mark.browser
+def test_the_slider_answers_at_once_and_cancels_what_was_asked_before(service, chromium):
+    tab = sized(chromium, service, 1280, 800)
+    tab.goto("/cat/house-5?width=60")
+    asked: list[str] = []
+    tab.on("requestfailed", lambda request: asked.append(request.url))
+    tab.route("**/*width=100", lambda route: None)  # an answer that does not come
+    drag = """width => {
+        window.slider ??= document.querySelector("#width")
+        slider.value = width
+        slider.dispatchEvent(new Event("input", {bubbles: true}))
+    }"""
+    tab.evaluate(drag, "100")
+    assert tab.evaluate("[document.body.ariaBusy, document.querySelector('output').textContent]") == ["true", "100"]
+    tab.wait_for_timeout(200)
+    tab.evaluate(drag, "90")
+    tab.wait_for_url("**/cat/house-5?width=90")
+    assert tab.locator("pre").text_content().index("\n") == 90 and tab.evaluate("document.body.ariaBusy") == "false"
+    assert [urlsplit(url).query for url in asked] == ["width=100"]
+    assert tab.evaluate("slider === document.querySelector('#width')"), "it is not replaced under the finger"
+    tab.context.close()
+
+
+@pytest.mark.browser
+def test_the_last_ten_cats_are_not_shown_again(tab, service):
+    shown = []
+    tab.goto("/?width=20")
+    for _ in range(25):
+        shown.append(tab.evaluate(LINK))
+        tab.keyboard.press("n")
+        tab.wait_for_function(OTHER, arg=shown[-1])
+    for i in range(25):
+        assert shown[i] not in shown[max(0, i - 10):i]
 
 
 @pytest.mark.browser
 def test_style_and_width_are_redrawn_in_place_and_kept_in_the_address(tab):
     tab.goto("/cat/house-5")
+    tab.wait_for_selector(":root:not(.fitting)")
     tab.evaluate("window.mark = 'not reloaded'")
     tab.click("text=in ink")
     tab.wait_for_url("**/cat/house-5?style=ink")
     assert tab.locator("pre b[style*=background]").count() == 0
+    tab.evaluate("document.querySelector('#width').value = 80")
     tab.focus("#width")
     tab.keyboard.press("ArrowRight")
     tab.wait_for_url("**/cat/house-5?width=81&style=ink")
@@ -2708,7 +2968,7 @@ def test_style_and_width_are_redrawn_in_place_and_kept_in_the_address(tab):
 def test_copy_puts_plain_text_on_the_clipboard(tab, service):
     tab.goto("/cat/house-5?width=50&height=9")
     tab.click("#copy")
-    tab.wait_for_selector("text=copied")
+    tab.wait_for_selector(".toast >> text=text copied")
     text = tab.evaluate("navigator.clipboard.readText()")
     assert text == service.get("/cat/house-5.txt?width=50&height=9").data.decode()
     assert text.count("\n") == 9
@@ -2717,14 +2977,18 @@ def test_copy_puts_plain_text_on_the_clipboard(tab, service):
 def test_links_and_the_form_keep_what_is_not_a_default(service):
     query = "width=50&height=9&style=ink"
     body = html.unescape(service.get(f"/cat/house-5?{query}&colors=16", CHROME).data.decode())
-    assert re.findall(r'data-text="([^"]*)"', body) == [f"/cat/house-5.txt?{query}"]
+    for link in (f'property="og:url" content="{service.url}/cat/house-5', 'id="save" href="/cat/house-5.png'):
+        assert f'{link}?{query}"' in body
+    assert f'property="og:image" content="{service.url}/cat/house-5.png?{query}"' in body
     for name, link in (("another", "/"), ("permalink", "/cat/house-5")):
         assert f'id="{name}" href="{link}?{query}"' in body
     assert 'id="restyle" href="/cat/house-5?width=50&height=9"' in body
     hidden = re.findall(r'<input type="hidden" name="(\w+)" value="(\w+)">', body)
     assert hidden == [("height", "9"), ("style", "ink")]
-    body = service.get("/cat/house-5?width=80&style=fill", CHROME).data.decode()
-    assert 'data-text="/cat/house-5.txt"' in body and 'type="hidden"' not in body
+    body = service.get("/cat/house-5?style=fill", CHROME).data.decode()
+    assert 'id="permalink" href="/cat/house-5"' in body and 'type="hidden"' not in body
+    body = service.get("/cat/house-5?width=80", CHROME).data.decode()
+    assert 'id="permalink" href="/cat/house-5?width=80"' in body, "chosen by hand, it is no longer the window's"
 
 
 def test_every_parameter_is_in_the_guide_and_in_the_usage(service):
@@ -2768,12 +3032,14 @@ def test_the_photograph_shows_under_the_pointer_and_to_the_keyboard(tab):
 @pytest.mark.browser
 def test_everything_is_reached_by_keyboard_with_a_visible_focus(tab):
     tab.goto("/cat/house-5")
+    tab.wait_for_selector(":root:not(.fitting)")
     reached = []
-    for _ in range(8):
+    for _ in range(10):
         tab.keyboard.press("Tab")
         reached.append(tab.evaluate("document.activeElement.id || document.activeElement.textContent"))
         assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    assert reached[1:] == ["another", "permalink", "copy", "restyle", "width", "visitors", "help"]
+    order = ["art", "another", "share", "save", "copy", "restyle", "width", "permalink", "visitors", "help"]
+    assert reached == order
 
 
 @pytest.mark.browser
@@ -2781,7 +3047,8 @@ def test_without_javascript_there_are_plain_links(service, chromium):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{service.url}/cat/house-5")
-    assert not page.locator("#copy").is_visible()
+    assert not page.locator("#copy").is_visible() and not page.locator("#share").is_visible()
+    assert page.locator("pre").is_visible() and page.locator("pre").text_content().index("\n") == 80
     page.click("#restyle")
     assert page.url.endswith("/cat/house-5?style=ink")
     page.click("button:text('draw')")
@@ -2792,20 +3059,32 @@ def test_without_javascript_there_are_plain_links(service, chromium):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("forced", ["none", "active"])
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink", "/analytics", "/help", "/nothing"])
-def test_pages_are_accessible(service, chromium, path, scheme):
+def test_pages_are_accessible(service, chromium, path, scheme, forced):
     from axe_playwright_python.sync_playwright import Axe
 
-    context = chromium.new_context(color_scheme=scheme, reduced_motion="reduce")
+    context = chromium.new_context(color_scheme=scheme, reduced_motion="reduce", forced_colors=forced)
     page = context.new_page()
     page.goto(f"{service.url}{path}")
+    page.wait_for_selector(":root:not(.fitting)")
     results = Axe().run(page)
     assert results.violations_count == 0, results.generate_report()
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert background == ("rgb(16, 16, 20)" if scheme == "dark" else "rgb(250, 248, 244)")
+    assert forced == "active" or background == ("rgb(16, 16, 20)" if scheme == "dark" else "rgb(250, 248, 244)")
     assert page.evaluate("getComputedStyle(document.body, '::after').transitionDuration") == "0s"
     context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_the_copied_text_is_for_the_background_of_the_page(tab, scheme):
+    tab.emulate_media(color_scheme=scheme)
+    tab.goto("/cat/house-5?width=50")
+    with tab.expect_request("**/*.txt?*") as request:
+        tab.click("#copy")
+    assert request.value.url.endswith(f"/cat/house-5.txt?width=50&background={scheme}")
 
 
 @pytest.mark.parametrize("path", ["/", "/cat/house-1?style=ink", "/analytics", "/help"])
@@ -2833,7 +3112,7 @@ def test_a_bad_parameter_is_a_400_that_names_it_and_what_would_be_right(service,
         response = service.get(f"{path}?{query}", headers)
         assert (response.status, kind(response)) == (400, expected)
         name = query.partition("=")[0]
-        assert f"{name}: " in response.data.decode() and len(response.data) < 4000
+        assert f"{name}: " in response.data.decode() and len(response.data) < 8000
         assert re.search(
             "from 20 to 240|from 1 to 240|fill, ink|html, ansi, text, json|given 2 times", response.data.decode()
         )
@@ -2865,10 +3144,14 @@ UNKNOWN_PATHS = """
     ],
 )
 def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(service, path, method, status):
-    for headers, expected in ((CURL, "text"), (CHROME, "html"), ({"Accept": "application/json"}, "json")):
+    terminal = "ansi" if status == 404 else "text"  # a cat that is lost as well
+    for headers, expected in ((CURL, terminal), (CHROME, "html"), ({"Accept": "application/json"}, "json")):
         response = service.get(path, headers, method)
         assert (response.status, kind(response)) == (status, expected)
         body = response.data.decode()
+        if expected == "ansi":
+            *rows, body = body.splitlines()
+            assert {len(row) for row in cells_of_ansi("\n".join(rows) + "\n")} == {60}
         assert "Traceback" not in body and "\x1b" not in body and "\0" not in body
         assert expected != "html" or "<script" not in body
         if expected == "json":
@@ -2877,11 +3160,12 @@ def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(serv
             assert response.headers["Allow"] == "GET, HEAD"
 
 
-@pytest.mark.parametrize(("suffix", "format"), [("json", "json"), ("txt", "text"), ("ansi", "text"), ("html", "html")])
+@pytest.mark.parametrize(("suffix", "format"), [("json", "json"), ("txt", "text"), ("ansi", "ansi"), ("html", "html")])
 def test_an_error_of_a_suffix_comes_in_its_format(service, suffix, format):
-    for path in (f"/cat/house-1.{suffix}?width=0", f"/cat/nobody.{suffix}"):
-        response = service.get(path, CHROME)
-        assert (response.status, kind(response)) == (400 if "?" in path else 404, format)
+    response = service.get(f"/cat/nobody.{suffix}", CHROME)
+    assert (response.status, kind(response)) == (404, format)
+    response = service.get(f"/cat/house-1.{suffix}?width=0", CHROME)
+    assert (response.status, kind(response)) == (400, format.replace("ansi", "text"))
 
 
 VALUES = ["", "-1", "1e9", "80.5", "0x50", "%D9%A8%D9%A0", "%00", "%ff", "%F0%9F%90%88", "..%2f", "%0d%0aX:%20y", "+80"]
@@ -3132,13 +3416,48 @@ def test_head_is_get_without_a_body(service):
 
 
 def test_the_page_has_what_a_browser_and_a_screen_reader_need(service):
-    body = service.get("/", CHROME).data.decode()
-    cat = re.search(r'href="/cat/(house-\d+)"', body)
-    assert cat and f"<title>{cat[1]}" in body
-    parts = ['<html lang="en">', 'name="viewport"', 'role="img" aria-label="A cat', 'rel="icon"']
-    for part in (*parts, 'href="/analytics"', 'href="/"'):
+    body = service.get("/cat/house-61", CHROME).data.decode()
+    title = "A white cat with one blue and one amber eye"
+    for part in (
+        '<html lang="en">',
+        'name="viewport"',
+        f"<title>{title} &middot; catscii",
+        f'property="og:title" content="{title}, an ASCII cat"',
+        f'property="og:image:alt" content="{title} as coloured ASCII art"',
+        f'aria-label="{title}, drawn in 80 by 30 coloured characters',
+        'rel="icon"',
+        'href="/analytics"',
+        'href="/"',
+    ):
         assert part in body
     assert service.get("/favicon.ico").headers["Content-Type"] == "image/png"
+
+
+def test_a_house_cat_is_described_and_a_photograph_has_its_id_and_source(start, upstream):
+    service = start(CAT_SOURCES=upstream.cataas)
+    cat = service.json("/cat/house-18")
+    assert (cat["id"], cat["source"], cat["description"]) == ("house-18", "house", "a ginger tabby with green eyes")
+    eventually(service.stored)
+    cat = service.json("/")
+    assert cat["description"] == ""
+    body = service.get(f"/cat/{cat['id']}", CHROME).data.decode()
+    assert f"<title>Cat {cat['id']} from {cat['source']} &middot;" in body
+    assert f'photo: <a href="{html.escape(cat["credit"])}" rel="external">{cat["source"]}</a>' in body
+
+
+def test_a_page_that_is_not_there_has_a_cat_of_its_own(service):
+    for headers in (CHROME, CURL):
+        cats = {re.sub(r"'/\w+'", "", service.get(f"/nothing{i}", headers).data.decode()) for i in range(8)}
+        assert len(cats) > 4
+        assert service.get("/nothing1", headers).data == service.get("/nothing1", headers).data
+    assert b"<pre" not in service.get("/cat/house-1?width=0", CHROME).data, "there is nothing lost here"
+
+
+def test_crawlers_are_told_to_leave_variations_of_the_random_cat(service):
+    response = service.get("/robots.txt", CHROME)
+    assert (response.status, response.headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    rules = response.data.decode().splitlines()
+    assert rules == ["User-agent: *", "Allow: /", "Disallow: /?", "Disallow: /panic"]
 
 
 def test_health_and_metrics(service):
@@ -4343,11 +4662,12 @@ def test_the_page_works_under_a_prefix(web_server, chromium):
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("response", lambda response: response.ok or complaints.append(response.url))
     tab.goto(web_server + "/cat/house-1")  # another one is from the store
-    first = tab.get_attribute("#permalink", "href")
+    tab.wait_for_selector(":root:not(.fitting)")
+    first = tab.evaluate("document.querySelector('#permalink').href")
     tab.click("#another")
-    tab.wait_for_function("href => document.querySelector('#permalink').getAttribute('href') !== href", arg=first)
-    second = tab.get_attribute("#permalink", "href")
-    assert {first.rpartition("/")[0], second.rpartition("/")[0]} == {"/cats/cat"} and tab.url.endswith(second)
+    tab.wait_for_function("href => document.querySelector('#permalink').href !== href", arg=first)
+    second = tab.evaluate("document.querySelector('#permalink').href")
+    assert {first.rpartition("/")[0], second.rpartition("/")[0]} == {web_server + "/cat"} and tab.url == second
     tab.hover("figure")
     tab.click("#restyle")
     tab.wait_for_url("**/cats/cat/*?style=ink")
