@@ -541,6 +541,7 @@ RELIEF = 2  # faint cells survive rounding when the luma's distance from its mea
 RANKS_A_LEVEL, LEAST_RANK = 2.4, 3  # a glyph that explains less than this of a cell is noise: the cell stays a space
 CRISPNESS = 1.4  # times the contrast that regression finds: crisper, at no cost in truth
 FOREGROUND_TOLERANCE, BACKGROUND_TOLERANCE = 13, 3  # levels a channel that the eye does not tell apart side by side
+CARRIED = 0.5  # of the error of a background in few colours: with none there are patches, with all of it noise
 MASKING = 5  # for each so many levels of contrast in a cell, one level more
 COVERAGE = """
 c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<
@@ -856,8 +857,9 @@ def to_ansi(art: Art, colors: str = "true") -> str:
     """SGR in 24 bits, or of xterm's 256 or 16 colours; only what changes is written; a line ends with a reset."""
     codes = {} if colors == "true" else palette(colors)
     if codes:
-        art = art._replace(foreground=snapped(art.foreground, codes),
-                           background=art.background and snapped(art.background, codes))
+        columns, background = len(art.rows[0]), art.background
+        art = art._replace(foreground=snapped(art.foreground, columns, codes, 0),
+                           background=background and snapped(background, columns, codes, CARRIED))
     written = []
     for row in runs(art):
         ink = paper = None
@@ -886,12 +888,13 @@ def palette(colors: str) -> dict[bytes, tuple[str, str]]:
     return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in enumerate((*cube, *greys), 16)}
 
 
-def snapped(plane: bytes, colours: Collection[bytes]) -> bytes:
-    """Each colour's nearest in the palette."""
+def snapped(plane: bytes, columns: int, colours: Collection[bytes], carried: float) -> bytes:
+    """Each colour's nearest, where this share of the error is made up for in the cells beside and below (dithering)."""
     palette = Image.new("P", (1, 1))
     palette.putpalette(b"".join(colours))
-    line = Image.frombytes("RGB", (len(plane) // 3, 1), plane)
-    return line.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB").tobytes()
+    wanted = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
+    nearest = wanted.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
+    return Image.blend(nearest, wanted, carried).quantize(palette=palette).convert("RGB").tobytes()
 
 
 def to_png(art: Art) -> bytes:

@@ -87,7 +87,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from prometheus_client.parser import text_string_to_metric_families
 
 import bench_catscii
@@ -2644,16 +2644,62 @@ def test_fewer_colours_for_older_terminals(service, colors, code):
     ]
 
 
-def test_fewer_colours_are_the_nearest():
-    for colors, size in (("256", 240), ("16", 16)):
-        palette = catscii.palette(colors)
-        assert len(palette) == size
-        plane = bytes(random.Random(0).randbytes(300))
-        for colour, chosen in zip(
-            catscii.chunks(plane, 3), catscii.chunks(catscii.snapped(plane, palette), 3), strict=True
-        ):
-            distances = {other: math.dist(colour, other) for other in palette}
-            assert distances[chosen] <= min(distances.values()) + 12  # Pillow looks the nearest up in steps
+def oklab(colour: bytes) -> tuple[float, float, float]:
+    """As https://bottosson.github.io/posts/oklab has it."""
+    r, g, b = (c / 12.92 if (c := level / 255) <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for level in colour)
+    long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
+    medium = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)
+    short = (0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b) ** (1 / 3)
+    return (
+        0.2104542553 * long + 0.7936177850 * medium - 0.0040720468 * short,
+        1.9779984951 * long - 2.4285922050 * medium + 0.4505937099 * short,
+        0.0259040371 * long + 0.7827717662 * medium - 0.8086757660 * short,
+    )
+
+
+@pytest.mark.parametrize(("colors", "size"), [("256", 240), ("16", 16)])
+def test_fewer_colours_are_the_nearest(colors, size):
+    palette = catscii.palette(colors)
+    assert len(palette) == size
+    plane = random.Random(0).randbytes(300)
+    chosen = catscii.snapped(plane, 100, palette, 0)
+    for colour, other in zip(catscii.chunks(plane, 3), catscii.chunks(chosen, 3), strict=True):
+        distances = {each: math.dist(colour, each) for each in palette}
+        assert distances[other] <= min(distances.values()) + 12  # Pillow looks the nearest up in steps
+
+
+def grounds(art: catscii.Art) -> list[tuple[float, ...]]:
+    """The colours of the background in Oklab, from a step back."""
+    size = len(art.rows[0]), len(art.rows)
+    ground = Image.frombytes("RGB", size, art.background).filter(ImageFilter.GaussianBlur(1.5))
+    return [oklab(colour) for colour in catscii.chunks(ground.tobytes(), 3)]
+
+
+@pytest.mark.parametrize("colors", ["256", "16"])
+def test_smooth_backgrounds_keep_their_hue_in_fewer_colours(colors):
+    """The nearest in RGB leave more than three times as many that are off in hue, or grey: teal and grey patches."""
+
+    def off(art: catscii.Art, other: catscii.Art) -> float:
+        pairs = [*zip(grounds(art), grounds(other), strict=True)]
+        angles = [(math.atan2(*x[1:]) - math.atan2(*y[1:]) + math.pi) % math.tau - math.pi for x, y in pairs]
+        return statistics.fmean(
+            abs(angle) > math.pi / 4 and max(math.hypot(*x[1:]), math.hypot(*y[1:])) > 0.04
+            for angle, (x, y) in zip(angles, pairs, strict=True)
+        )
+
+    palette, wrong, wrong_in_rgb = catscii.palette(colors), [], []
+    image = Image.new("P", (1, 1))
+    image.putpalette(b"".join(palette))
+    for seed in (1, 2, 3, 42):
+        art = catscii.render(catscii.draw_house_cat(seed))
+        line = Image.frombytes("RGB", (len(art.background) // 3, 1), art.background)
+        plain = line.quantize(palette=image, dither=Image.Dither.NONE).convert("RGB").tobytes()
+        wrong_in_rgb.append(off(art, art._replace(background=plain)))
+        drawn = catscii.snapped(art.background, len(art.rows[0]), palette, catscii.CARRIED)
+        wrong.append(off(art, art._replace(background=drawn)))
+    assert statistics.fmean(wrong) < statistics.fmean(wrong_in_rgb) / 3
+
+
 
 
 @pytest.mark.parametrize("path", ["/help", "/:help"])
