@@ -533,6 +533,7 @@ PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # of the process that decodes: memory, time, exit status
 MAX_ROWS = 240
+TERMINAL_ROWS = 22  # of the usual 24: one is for the line below the art, one for the prompt
 PARTS = 10, 20  # of a cell, which is twice as tall as wide
 SAMPLES = 5, 20  # of a picture in a cell: as many as speed allows
 FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~T>.Lz4?Yc;K"""  # that fit photographs best; the others hardly add
@@ -605,11 +606,13 @@ def decode(data: bytes, longest: int) -> Image.Image:
 
 
 def small_with_art(data: bytes, longest: int) -> tuple[bytes, bytes]:
-    """What the store keeps of a picture: a JPEG of at most `longest` pixels a side, and its art in the usual view."""
+    """What the store keeps of a picture: a JPEG of at most `longest` pixels a side, and its art in the usual views."""
     picture = decode(data, longest)
     picture.thumbnail((longest, longest))
     jpeg = written(picture, "JPEG", quality=88)
-    return jpeg, zlib.compress(json.dumps(to_dict(render(decode(jpeg, longest)))).encode())
+    small = decode(jpeg, longest)
+    art = to_dict(render(small)) | {f"{TERMINAL_ROWS}": to_dict(render(small, height=TERMINAL_ROWS))}
+    return jpeg, zlib.compress(json.dumps(art).encode())
 
 
 def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
@@ -1168,7 +1171,7 @@ CREATE TABLE cats (             -- the higher the rowid, the fresher the picture
 );
 CREATE INDEX stored_cats ON cats (id) WHERE picture IS NOT NULL;
 """, """
-ALTER TABLE cats ADD COLUMN art BLOB;  -- the picture in the usual view: to_dict's as JSON, deflated
+ALTER TABLE cats ADD COLUMN art BLOB;  -- the picture in the usual views: to_dict's as JSON, deflated
 CREATE TABLE refresher (        -- one row
     due REAL NOT NULL,          -- Unix time from which on a process that answers one request may fetch a cat
     sources TEXT NOT NULL       -- JSON: failures in a row and Unix time of the next try, by host
@@ -1313,11 +1316,12 @@ class Store:
             return Cat(*cat), picture
         return None
 
-    def art(self, cat_id: str) -> tuple[Cat, Art] | None:
-        """The cat in the usual view, None if it has to be drawn: the stored art saves a CGI request 41 ms and 6 MB."""
+    def art(self, cat_id: str, height: int | None) -> tuple[Cat, Art] | None:
+        """The cat in the usual view of that height, None if it has to be drawn, which takes CGI 41 ms and 6 MB more."""
         for art, *cat in self._execute("SELECT art, id, source, url FROM cats WHERE id = ? AND art NOT NULL", cat_id):
-            with contextlib.suppress(zlib.error, ValueError):  # the stored art is damaged
-                return Cat(*cat), from_dict(json.loads(zlib.decompress(art)))
+            with contextlib.suppress(zlib.error, ValueError, KeyError):  # damaged, or of an earlier version
+                made = json.loads(zlib.decompress(art))
+                return Cat(*cat), from_dict(made[f"{height}"] if height else made)
         return None
 
     def holds(self, cat_id: str) -> bool:
@@ -2040,13 +2044,17 @@ class View:
     """How a visitor wants a cat to be shown. Each field is a parameter of the query and an option of `art`."""
 
     width: int = parameter(80, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given")
-    height: int | None = parameter(None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}")
-    style: str = parameter("fill", STYLES, "?width=120&style=ink",
-                           "both, in quotes; ink: glyphs alone; fill, if not given: on a background")
+    height: int | None = parameter(None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
+                                   f"{TERMINAL_ROWS} in a terminal if neither is given; its window: "
+                                   '"?width=$COLUMNS&height=$((LINES-2))"')
+    style: str = parameter("fill", STYLES, "?style=ink", "glyphs alone; fill, if not given: on a background")
     colors: str = parameter("true", ("16", "256", "true"), "?colors=256",
                             "for terminals without 24-bit colours; 16 for old ones", link=False)
-    format: str = parameter("html", PAGE_FORMATS["all"], "?format=text", f"or {', '.join(OTHER_FORMATS)}; "
-                            "plain text is drawn in ink unless you ask for fill", link=False)
+    format: str = parameter("html", PAGE_FORMATS["cats"], "?format=text", f"or {', '.join(OTHER_FORMATS)}; "
+                            "text is in ink unless you ask for fill", link=False)
+
+    def draw(self, picture: Image.Image) -> Art:
+        return render(picture, self.width, self.height, self.style)
 
     @property
     def carried(self) -> dict[str, Any]:
@@ -2409,8 +2417,8 @@ class Service:
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
-                usual = not view.carried and view.format != "jpg" and not cat_id.startswith("house-")
-                cat, found = (usual and self.store.art(cat_id)) or find(cat_id)
+                drawn = cat_id.startswith("house-") or view.format == "jpg" or replace(view, height=None).carried
+                cat, found = (not drawn and self.store.art(cat_id, view.height)) or find(cat_id)
             with self.rendering:  # one at a time: who waits here mostly waits for the same page
                 page = self.pages.get(key)
                 if page is None:
@@ -2426,7 +2434,7 @@ class Service:
                 return written(found, "JPEG", quality=88)
             started = time.perf_counter()
             with span("render", width=view.width, style=view.style):
-                found = render(found, view.width, view.height, view.style)
+                found = view.draw(found)
             self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         with span("encode", format=view.format):
             return encode(found, view, cat, self.countries.from_dbip)
@@ -2584,7 +2592,11 @@ def base() -> str:
 @lru_cache(256)  # of less than MAX_HEADER_BYTES each
 def read_view(format: str | None, query: str, accept: str, client: str) -> View:
     """How the current request, which has this query and these headers, wants to see a cat. Raises HTTPError 400."""
-    return make_view(format or read_format("cats"), read_parameter)
+    view = make_view(format or read_format("cats"), read_parameter)
+    if format or view.format != "ansi" or bottle.request.query.keys() & {"width", "height"}:
+        return view
+    below = 2 if client.startswith("HTTPie") else 0  # empty lines, which it adds
+    return replace(view, height=TERMINAL_ROWS - below) if TERMINALS.match(client) else view
 
 
 def make_view(format: str, read: Callable[[str], Any]) -> View:
@@ -2653,12 +2665,20 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             return html_page(title, CAT_BODY, *urls, art=to_html(art), cat=cat, view=view, replace=replace, dbip=dbip,
                              columns=len(art.rows[0]), rows=len(art.rows), widths=WIDTHS)
         case "ansi":
-            hint = f"\x1b[2m{base()}cat/{cat.id}  ?width={WIDTHS[0]}..{WIDTHS[-1]}  /:help\x1b[0m\n" if cat else ""
-            return to_ansi(art, view.colors) + hint
+            return to_ansi(art, view.colors) + (f"\x1b[2m{footer(view, cat)}\x1b[0m\n" if cat else "")
         case "png":
             return to_png(art)
         case _:
             return to_text(art)
+
+
+def footer(view: View, cat: Cat) -> str:
+    """The cat's URL for a shell, as large as its window, and the guide's; less if that takes more than 80 columns."""
+    given = "".join(f"{name}={value}&" for name, value in vars(view).items() if value != getattr(View, name)
+                    and name not in ("width", "height", "format"))
+    url, guide = f'"{base()}cat/{cat.id}?{given}width=$COLUMNS', f"  {root()}:help"
+    whole, less = f'{url}&height=$((LINES-2))"', f'{url}"'
+    return next((line for line in (whole + guide, whole, less + guide) if len(line) <= 80), less)
 
 
 def analytics_in_ansi(visits: Visits, dbip: bool) -> str:

@@ -2583,18 +2583,68 @@ def test_each_format_by_its_name_with_parameters(service, format):
     elif format == "html":
         assert f">{catscii.to_html(art)}</pre>" in body
     elif format == "ansi":
-        hint = f"\x1b[2m{service.url}/cat/house-2  ?width=20..240  /:help\x1b[0m\n"
-        assert body == catscii.to_ansi(art) + hint
+        assert body.startswith(catscii.to_ansi(art)) and body.count("\n") == len(art.rows) + 1
     else:
         assert body == catscii.to_text(art)
 
 
-def test_the_terminal_gets_80_columns_that_end_reset(service):
-    *rows, hint = service.get("/").data.decode().splitlines(keepends=True)
-    assert all(row.endswith("\x1b[0m\n") for row in [*rows, hint])
-    assert {len(row) for row in cells_of_ansi("".join(rows))} == {80}
-    url = re.search(r"http\S+", hint)[0]
-    assert service.get(urlsplit(url).path).data.decode() == "".join([*rows, hint])
+TERMINALS = ["curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "fetch libfetch/2.0", "x PowerShell/7.4"]
+
+
+@pytest.mark.parametrize("client", TERMINALS)
+def test_terminals_get_art_that_fits_24_lines_of_80_columns(service, client):
+    for path in ("/", "/cat/house-2", "/?style=ink", "/?colors=256", "/?format=ansi"):
+        *rows, below = service.get(path, {"User-Agent": client}).data.decode().splitlines(keepends=True)
+        assert all(row.endswith("\x1b[0m\n") for row in [*rows, below])
+        size = (53, 20) if "HTTPie" in client else (59, 22)  # which adds two empty lines
+        assert (len(cells_of_ansi(rows[0])[0]), len(rows)) == size
+        assert len(re.sub("\x1b[^m]*m", "", below).rstrip("\n")) <= 80
+    url = re.search(r"http[^?]+", below)[0]
+    assert service.get(urlsplit(url).path, {"User-Agent": client}).data.decode() == "".join([*rows, below])
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "rows"),
+    [
+        ("/cat/house-2?width=80", CURL, 30),
+        ("/cat/house-2?height=40", CURL, 30),
+        ("/cat/house-2.ansi", CURL, 30),
+        ("/cat/house-2?format=ansi", CHROME, 30),
+        ("/cat/house-2?format=text", CURL, 30),
+        ("/cat/house-2?width=120&height=46", CURL, 45),
+    ],
+)
+def test_everything_else_is_as_large_as_asked(service, path, headers, rows):
+    lines = service.get(path, headers).data.decode().splitlines()
+    assert len(lines) == rows + ("text" not in path)
+
+
+def footer_of(service: Running, path: str, **headers: str) -> str:
+    return re.sub("\x1b[^m]*m", "", service.get(path, CURL | headers).data.decode().splitlines()[-1])
+
+
+def test_the_line_below_the_art_fills_the_window_when_pasted_into_a_shell(service):
+    line = footer_of(service, "/cat/house-2?style=ink&colors=16&width=50", Host="a.example")
+    assert line == '"http://a.example/cat/house-2?style=ink&colors=16&width=$COLUMNS"  /:help'
+    line = footer_of(service, "/cat/house-2")
+    for columns, lines, size in ((120, 40, (101, 38)), (40, 20, (40, 15))):
+        script = f"COLUMNS={columns} LINES={lines}; curl --silent {line.split()[0]}"
+        *rows, _ = subprocess.check_output(["bash", "-c", script], text=True).splitlines()
+        assert (len(cells_of_ansi(rows[0] + "\n")[0]), len(rows)) == size
+
+
+@pytest.mark.parametrize(
+    ("host", "cat", "ends"),
+    [
+        ("localhost:8080", "house-7", 'house-7?width=$COLUMNS&height=$((LINES-2))"  /:help'),
+        ("localhost:8080", "house-1234567890", 'house-1234567890?width=$COLUMNS&height=$((LINES-2))"'),
+        ("cats-of-somebody.fly.dev", "house-1234567890", 'house-1234567890?width=$COLUMNS"  /:help'),
+        ("c" * 60 + ".example", "house-1234567890", 'house-1234567890?width=$COLUMNS"'),
+    ],
+)
+def test_the_line_below_the_art_fits_80_columns(service, host, cat, ends):
+    line = footer_of(service, f"/cat/{cat}", Host=host)
+    assert line == f'"http://{host}/cat/{ends}' and len(line) <= max(80, len(host) + 46)
 
 
 @pytest.mark.parametrize(
@@ -2766,7 +2816,8 @@ def test_terminals_get_another_cat_at_each_call(service, client):
     cats = {subprocess.check_output(command, text=True, timeout=30) for _ in range(6)}
     assert len(cats) > 1
     for cat in cats:
-        assert {len(row) for row in cells_of_ansi("".join(cat.splitlines(keepends=True)[:-1]))} == {80}
+        rows = cells_of_ansi("".join(cat.splitlines(keepends=True)[:-1]))
+        assert (len(rows[0]), len(rows)) == ((53, 20) if program == "http" else (59, 22))
 
 
 @pytest.fixture(scope="module")
@@ -4455,6 +4506,7 @@ def test_the_service_with_a_full_store_does_without_pillow(start, tmp_path):
     loaded = Path(f"/proc/{service.process.pid}/maps")
     service.get("/")
     service.get("/", CHROME)
+    service.get("/?colors=true&height=22")
     assert "_sqlite3" in loaded.read_text() and "_imaging" not in loaded.read_text()
     service.get("/?width=79")
     assert "_imaging" in loaded.read_text()
@@ -4462,7 +4514,8 @@ def test_the_service_with_a_full_store_does_without_pillow(start, tmp_path):
 
 def test_stored_art_is_what_would_be_drawn_and_version_1_has_none(start, tmp_path):
     store_cat(tmp_path, "stored")
-    views = [f"/cat/stored?format={format}" for format in ("html", "ansi", "json", "png")]
+    queries = ("", "width=80", "format=html", "format=ansi", "format=json", "format=png")
+    views = [f"/cat/stored?{query}" for query in queries]
     with contextlib.closing(sqlite3.connect(tmp_path / "catscii.db", isolation_level=None)) as connection:
         old = connection.execute("SELECT id, source, url, fetched, picture FROM cats").fetchone()
     service = start()
