@@ -2279,15 +2279,14 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 <footer>
 <a href="{{root}}">a cat</a>""")
 
-GUIDE = (  # what /help explains
+GUIDE = (  # what /help explains; in a terminal in 24 lines, with the prompt
     ("curl {base}", "a random cat, another one each time"),
-    ("curl {base}cat/house-42", "this cat, for ever"),
+    ("{root}cat/house-42", "this cat, for ever"),
     *(field.metadata["guide"] for field in fields(View)),
-    ("{base}cat/house-42.txt", f"or .{', .'.join(OTHER_FORMATS)}; .jpg is the picture itself"),
-    ("{base}analytics", "where visitors come from; ?format=csv and ?format=json too"),
-    ("in the browser", "space or n: another cat; back and forward: those before; hold the art to see its picture"),
-    ("JSON", "id, source, credit, width, height, style, rows; foreground and background: a string a row, six "
-             "hexadecimal digits a cell"),
+    ("{root}cat/house-42.txt", f"or .{', .'.join(OTHER_FORMATS)}; .jpg is the picture itself"),
+    ("{root}analytics", "where visitors come from; ?format=csv and ?format=json too"),
+    ("in the browser", "space or n: another cat; hold the art to see its picture"),
+    ("JSON", "its colours are a string a row, six hexadecimal digits a cell"),
 )
 
 TEXT_BODY = bottle.SimpleTemplate("""\
@@ -2458,7 +2457,8 @@ class Service:
 
     def help(self) -> bytes:
         """The guide, in one screen; as JSON, a list of pairs."""
-        guide, format = [(term.format(base=base()), meaning) for term, meaning in GUIDE], read_format()
+        urls, format = {"base": base(), "root": root()}, read_format()
+        guide = [(term.format(**urls), meaning) for term, meaning in GUIDE]
         title, dbip = "Cats as coloured ASCII art", self.countries.from_dbip
         if format == "html":
             body = html_page(title, TEXT_BODY, root(), dbip=dbip, guide=guide, message="")
@@ -2466,9 +2466,10 @@ class Service:
             body = json.dumps(guide) + "\n"
         else:
             bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
-            lines = [title, ""]
+            lines, column = [title, ""], max(len(term) for term, _ in guide if len(term) <= 24)
             for term, meaning in guide:
-                lines += [bold.format(term), textwrap.indent(textwrap.fill(meaning, 76), "    ")]
+                text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
+                lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
             body = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
         return send(Page(body, CONTENT_TYPES[format]))
 
@@ -2682,21 +2683,19 @@ def footer(view: View, cat: Cat) -> str:
 
 
 def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
-    """The map, the totals, the days and a bar a country, in 80 columns."""
+    """The map, a bar a country, the totals and the days, in 80 columns."""
     lines, glowing = [to_ansi(world_map(visits.countries))], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
+    totals = [NO_VISITS]
     if visits.countries:
-        lines += ["Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*visits),
-                  glowing.format(sparkline(visits.days.values())), ""]
+        totals = ["Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*visits),
+                  glowing.format(sparkline(visits.days.values()))]
         most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
         for code, count in visits.countries.items():
             blocks, eighths = divmod(-(-8 * (58 - longest) * count // most), 8)
-            bar = f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}"
-            share = count / visits.visits
-            lines.append(f"{country_name(code):{longest}} {glowing.format(bar)} {count:11,} {share:6.1%}")
-    else:
-        lines.append(NO_VISITS)
-    lines += ["", PRIVACY, *[DBIP_CREDIT] * dbip]
-    return "\n".join(lines) + "\n"
+            bar = glowing.format(f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}")
+            lines.append(f"{country_name(code):{longest}} {bar} {count:11,} {count / visits.visits:6.1%}")
+        lines.append("")
+    return "\n".join([*lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", *totals]) + "\n"
 
 
 def html_page(title: str, body: bottle.SimpleTemplate, root: str = "", base: str = "", **values: Any) -> str:

@@ -2750,6 +2750,24 @@ def test_smooth_backgrounds_keep_their_hue_in_fewer_colours(colors):
     assert statistics.fmean(wrong) < statistics.fmean(wrong_in_rgb) / 3
 
 
+def assert_fits_24_lines(text: str) -> None:
+    lines = re.sub(r"\x1b\[\d*m", "", text).splitlines()
+    assert len(lines) < 24 and max(map(len, lines)) <= 80, "with a line for the prompt"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of bottle, about the path /:help
+def test_help_fits_with_two_more_parameters_and_the_credit_of_countries(tmp_path, monkeypatch):
+    more = [("?contrast=48", "levels between a glyph and its ground at least, 0 to 100; 32 if not given")]
+    more += [("?background=light", "for light terminals and pages, as ink and text are drawn for them; else dark")]
+    monkeypatch.setattr(catscii, "GUIDE", (*catscii.GUIDE, *more))
+    MMDBWriter(6, "DBIP-Country-Lite", languages=["en"]).to_db_file(tmp_path / "country.mmdb")
+    variables = {"ANALYTICS_DB": f"{tmp_path}/x.db", "GEOLITE2_COUNTRY_DB": f"{tmp_path}/country.mmdb"}
+    app = catscii.make_app(catscii.read_settings(variables))
+    environ = {"PATH_INFO": "/help", "HTTP_USER_AGENT": "curl/8.16.0", "HTTP_HOST": "cats-of-somebody.fly.dev"}
+    wsgiref.util.setup_testing_defaults(environ)
+    text = b"".join(app(environ, lambda *_: None)).decode()
+    assert "?contrast=48" in text and catscii.DBIP_CREDIT in text
+    assert_fits_24_lines(text)
 
 
 @pytest.mark.parametrize("path", ["/help", "/:help"])
@@ -2759,11 +2777,11 @@ def test_help_is_one_screen_of_commands_that_work(service, path, headers):
     body = html.unescape(response.data.decode()).split("<main")[-1]
     assert (response.status, kind(response)) == (200, "html" if headers == CHROME else "ansi")
     if headers == CURL:
-        lines = re.sub(r"\x1b\[\d*m", "", body).splitlines()
-        assert len(lines) <= 26
-        assert max(map(len, lines)) <= 80
+        assert_fits_24_lines(body)
     for url in set(re.findall(r"http://[^\s<\x1b]+", body)):
         assert service.get(urlsplit(url).path).status == 200
+    for path in re.findall(r"(?m)^(?:<dt><code>|\x1b\[1m)(/[^\s<\x1b]+)", body):
+        assert service.get(path).status == 200
     for example in set(re.findall(r"\?[a-z]+=[a-z0-9=&]+", body)) - {"?format=csv"}:
         assert service.get(f"/cat/house-42{example}").status == 200
     for suffix in re.findall(r" (\.[a-z]+)\b", body):
@@ -3457,9 +3475,8 @@ def test_analytics_in_the_terminal(visited):
     )
     plain = [re.sub("\x1b[^m]*m", "", line) for line in lines]
     assert max(map(len, plain)) <= 80
-    assert plain[23] == "Visits: 1,026 in all, 4 today, 1,006 in the last 30 days"
-    assert plain[24] == "█" + 28 * " " + "▁"
-    rows = [re.fullmatch(r"(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", line) for line in plain[26:30]]
+    assert plain[-2:] == ["Visits: 1,026 in all, 4 today, 1,006 in the last 30 days", "█" + 28 * " " + "▁"]
+    rows = [re.fullmatch(r"(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", line) for line in plain[23:27]]
     assert [row.group(1, 3, 4) for row in rows if row] == [
         ("France", "1,003", "97.8%"),
         ("Singapore", "20", "1.9%"),
@@ -3467,7 +3484,7 @@ def test_analytics_in_the_terminal(visited):
         ("Unknown", "1", "0.1%"),
     ]
     assert [row[2] for row in rows if row] == ["█" * 49, "█", "▏", "▏"]
-    assert plain[31] == catscii.PRIVACY
+    assert plain[28:-2] == [*catscii.PRIVACY.split("\n"), ""]
 
 
 def test_the_longest_names_and_counts_fit_the_terminal(start):
