@@ -1711,8 +1711,8 @@ class Cattery:
 
     def at_hand(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """The cat and its picture without asking any source. Raises NoSuchCat."""
-        if (match := re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)) and int(match[1]) < HOUSE_CATS:
-            return Cat(cat_id, "house", ""), draw_house_cat(int(match[1]))
+        if portrait := house_cat(cat_id):
+            return Cat(cat_id, "house", ""), portrait
         cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
         if cat is None or jpeg is None:
             raise NoSuchCat(cat_id)
@@ -1755,9 +1755,15 @@ class Cattery:
         raise failure
 
 
-def pick_house_cat() -> str:
-    """The id of one of the LITTER house cats of this minute; the next minute, the oldest gives way to a new one."""
-    born = int(time.time() // 60) - random.randrange(LITTER)
+def house_cat(cat_id: str) -> Image.Image | None:
+    """The portrait of a house cat; None for the id of any other cat."""
+    seed = re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)
+    return draw_house_cat(int(seed[1])) if seed and int(seed[1]) < HOUSE_CATS else None
+
+
+def pick_house_cat(litter: int = LITTER, seconds: int = 60) -> str:
+    """The id of one of so many house cats; after so many seconds, the oldest gives way to a new one."""
+    born = int(time.time() // seconds) - random.randrange(litter)
     return f"house-{zlib.crc32(b'%d' % born)}"
 
 
@@ -2750,8 +2756,8 @@ catscii {__version__}: cats as coloured ASCII art
 
 usage:
   catscii.py                          serve over HTTP
-  catscii.py art PICTURE|URL|-        show a picture in the terminal
-             {" ".join(OPTIONS)}
+  catscii.py art [PICTURE|URL|house-N|-]   show a picture, or a house cat, as large as the terminal
+             {f"{chr(10):14}".join(OPTIONS)}
   catscii.py --help | --version
 
 environment (defaults in parentheses):
@@ -2765,6 +2771,7 @@ environment (defaults in parentheses):
   CAT_API_KEY           key for The Cat API, sent as x-api-key (none)
   SSL_CERT_FILE         CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)
   LOG_LEVEL             debug, info, warn or error (info)
+  NO_COLOR              makes art print plain text, as TERM=dumb does; without COLORTERM=truecolor it has 256 colours
   SENTRY_DSN            where errors go (nowhere), as from SENTRY_ENVIRONMENT (FLY_APP_NAME, else production)
   HONEYCOMB_API_KEY     key for traces to Honeycomb (none); OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_* for elsewhere
 
@@ -3242,19 +3249,23 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def show_picture(source: str, options: Mapping[str, Any]) -> int:
-    """Print a file's, a URL's or standard input's picture as art; the terminal decides what the options leave open."""
-    width = options["width"] or min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[-1])
-    format = options["format"] or ("ansi" if sys.stdout.isatty() else "text")
-    view = make_view(format, {**options, "width": width}.get)
+    """Print a picture, from wherever it is, or a house cat as art; the terminal decides what the options leave open."""
+    terminal, (columns, lines), environ = sys.stdout.isatty(), shutil.get_terminal_size(), os.environ
+    plain = not terminal or environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
+    format = options.get("format") or ("text" if plain and "colors" not in options else "ansi")
+    if terminal and format == "png":
+        raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
+    colors = "true" if environ.get("COLORTERM") in ("truecolor", "24bit") else "256"
+    window = {"height": max(1, lines - 1), "colors": colors} if terminal else {}  # the last line is for the prompt
+    view = make_view(format, {"width": min(columns, WIDTHS[-1]), **window, **options}.get)
     try:
-        longest = max(6 * width, 12 * (view.height or 0))
-        picture = decode(run_in_box(read_picture(source), longest, store=False), longest)
+        longest = max(6 * view.width, 12 * (view.height or 0))
+        picture = house_cat(source) or decode(run_in_box(read_picture(source), longest, store=False), longest)
     except (OSError, PictureError, Unavailable) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        print(f"catscii: {quoted(source)}: {reason}", file=sys.stderr)
+        print(f"catscii: {quoted(source)}: {getattr(error, 'strerror', error)}", file=sys.stderr)
         return 1
     try:
-        sys.stdout.write(str(encode(render(picture, view.width, view.height, view.style), view)))
+        sys.stdout.buffer.write(Page(encode(view.draw(picture), view), "").body)
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # else the reader has seen enough
@@ -3268,8 +3279,8 @@ def read_picture(source: str) -> bytes:
     if source == "-":
         return sys.stdin.buffer.read()
     if is_web_url(source):
-        certificates = {name: os.environ.get(name, "") for name in ("SSL_CERT_FILE", "NIX_SSL_CERT_FILE")}
-        return Fetcher(read_settings(certificates).ssl_cert_file, [source]).get(source, MAX_PICTURE_BYTES)
+        variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
+        return Fetcher(read_settings(variables).ssl_cert_file, [source]).get(source, MAX_PICTURE_BYTES)
     with open(source, "rb") as file:
         return file.read()
 
@@ -3283,13 +3294,18 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
+    def variable(text: str, name: str) -> None:
+        raise argparse.ArgumentTypeError(f"the environment sets it, as in {name}={quoted(text)} catscii.py")
+
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = lambda: USAGE  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
+    for setting in fields(Settings):
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", type=partial(variable, name=setting.name.upper()))
     art = parser.add_subparsers(dest="command", metavar="art").add_parser(
-        "art", prog="catscii.py art", usage="see catscii.py --help")
+        "art", prog="catscii.py art", usage="see catscii.py --help", argument_default=argparse.SUPPRESS)
     art.format_help = lambda: USAGE  # type: ignore[method-assign]
-    art.add_argument("picture", metavar="PICTURE|URL|-")
+    art.add_argument("picture", nargs="?", default=f"house-{random.randrange(HOUSE_CATS)}")
     for name, values in VALUES.items():
         art.add_argument("--" + name, type=partial(value, choices=values))
     return parser.parse_args(arguments)

@@ -417,7 +417,9 @@ def test_help_names_commands_variables_and_defaults():
     text = result.stdout.decode()
     assert result.returncode == 0
     for word in (
-        "art PICTURE|URL|-",
+        "art [PICTURE|URL|house-N|-]",
+        "--format html|ansi|text|json|png",
+        "NO_COLOR",
         "HOST",
         "0.0.0.0",
         "PORT",
@@ -439,6 +441,19 @@ def test_help_names_commands_variables_and_defaults():
     ):
         assert word in text
     assert run("--version").stdout.decode() == f"catscii {catscii.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "9000"], "argument --port: the environment sets it, as in PORT='9000' catscii.py"),
+        (["--host=::1"], "argument --host: the environment sets it, as in HOST='::1' catscii.py"),
+        (["--analytics-db", "x"], "ANALYTICS_DB='x' catscii.py"),
+    ],
+)
+def test_an_option_that_is_a_setting_names_its_variable(arguments, words):
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, b"") and words in result.stderr.decode().splitlines()[-1]
 
 
 def test_all_wrong_settings_are_reported_in_one_go():
@@ -4715,19 +4730,102 @@ def test_art_is_80_columns_of_plain_text_where_there_is_no_terminal(tmp_path):
     assert {len(line) for line in result.stdout.decode().splitlines()} == {80} and b"\x1b" not in result.stdout
 
 
-def test_art_in_a_terminal_has_its_width_and_colours(tmp_path: Path):
-    (tmp_path / "cat.jpg").write_bytes(photograph())
+def in_terminal(columns: int, lines: int, *command: Any, **environment: str) -> tuple[int, str]:
+    """The exit status of the command, and what it wrote into a terminal of that size."""
     terminal, inside = pty.openpty()
-    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    process = subprocess.Popen([sys.executable, SCRIPT, "art", tmp_path / "cat.jpg"], stdout=inside, env={})
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment}
+    process = subprocess.Popen([*map(str, command)], stdout=inside, stderr=inside, env=environment)
     os.close(inside)
     output = b""
     with contextlib.suppress(OSError):  # what Linux says when the other end is closed
         while part := os.read(terminal, 65536):
             output += part
     os.close(terminal)
-    assert process.wait(10) == 0
-    assert {len(row) for row in cells_of_ansi(output.decode())} == {100} and b"48;2;" in output
+    return process.wait(10), output.decode().replace("\r\n", "\n")
+
+
+def art_in_terminal(columns: int, lines: int, *options: Any, **environment: str) -> str:
+    status, output = in_terminal(columns, lines, sys.executable, SCRIPT, "art", *options, **environment)
+    assert status == 0
+    return output
+
+
+@pytest.mark.parametrize(
+    ("window", "options", "size"),
+    [
+        ((80, 24), "", (61, 23)),
+        ((120, 40), "", (104, 39)),
+        ((40, 20), "", (40, 15)),
+        ((12, 20), "", (12, 5)),
+        ((300, 100), "", (240, 90)),
+        ((80, 1), "", (3, 1)),
+        ((80, 24), "--width 40", (40, 15)),
+        ((80, 24), "--height 100", (80, 30)),
+        ((80, 24), "--height 10", (27, 10)),
+    ],
+)
+def test_art_fits_the_terminal_with_a_line_for_the_prompt(window, options, size):
+    rows = cells_of_ansi(art_in_terminal(*window, "house-2", *options.split()))
+    assert (len(rows[0]), len(rows)) == size
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "codes"),
+    [
+        ("", {}, "8;5;"),
+        ("", {"COLORTERM": "truecolor"}, "8;2;"),
+        ("", {"COLORTERM": "24bit"}, "8;2;"),
+        ("", {"COLORTERM": "yes"}, "8;5;"),
+        ("", {"NO_COLOR": "1", "COLORTERM": "truecolor"}, ""),
+        ("", {"NO_COLOR": ""}, "8;5;"),
+        ("", {"TERM": "dumb"}, ""),
+        ("--colors true", {}, "8;2;"),
+        ("--colors 16", {"COLORTERM": "truecolor"}, "[10"),
+        ("--colors 256", {"NO_COLOR": "1"}, "8;5;"),
+        ("--format ansi", {"TERM": "dumb"}, "8;5;"),
+    ],
+)
+def test_art_heeds_what_the_terminal_can_show(options, environment, codes):
+    output = art_in_terminal(40, 20, "house-2", *options.split(), **environment)
+    assert codes in output if codes else "\x1b" not in output
+    assert not codes or not {"8;5;", "8;2;"} - {codes} & {code for code in ("8;5;", "8;2;") if code in output}
+    assert len(output.splitlines()) == 15
+
+
+def test_colours_are_written_elsewhere_too_if_they_are_asked_for():
+    assert b"38;5;" in run("art", "house-2", "--colors", "256").stdout
+    assert b"38;2;" in run("art", "house-2", "--format", "ansi").stdout, "a file has all of them"
+
+
+def test_art_alone_is_a_house_cat_and_a_name_is_that_one():
+    drawn = [run("art", "house-42", "--format", "json").stdout for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    art = catscii.render(catscii.draw_house_cat(42), 80)
+    assert json.loads(drawn[0])["rows"] == list(art.rows)
+    assert len({run("art").stdout for _ in range(4)}) > 1
+    result = run("art", "house-4294967296")
+    assert (result.returncode, result.stderr) == (1, b"catscii: 'house-4294967296': No such file or directory\n")
+
+
+def test_art_as_a_png_goes_to_a_file_and_to_no_terminal():
+    result = run("art", "house-42", "--format", "png", "--width", "40")
+    picture = Image.open(io.BytesIO(result.stdout))
+    assert (picture.format, picture.size) == ("PNG", (400, 300))
+    status, output = in_terminal(80, 24, sys.executable, SCRIPT, "art", "house-42", "--format", "png")
+    assert (status, output) == (2, "catscii: a terminal cannot show a PNG: send it to a file, as with > cat.png\n")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("client", ["curl", "wget -qO-", "http --ignore-stdin --body"])
+@pytest.mark.parametrize(("path", "words"), [("/", "/cat/house-"), ("/:help", "?style=ink")])
+def test_in_a_terminal_of_80x24_nothing_scrolls_away(service, client, path, words):
+    program, *options = client.split()
+    program = shutil.which(program) or str(Path(sys.executable).with_name(program))
+    status, output = in_terminal(80, 24, program, *options, service.url + path, HOME="/nonexistent")
+    assert status == 0 and words in output and "\x1b[" in output
+    lines = re.sub("\x1b[^m]*m", "", output).split("\n")
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80 and lines[-1] == ""
 
 
 @pytest.mark.parametrize("format", ["html", "json", "text"])
@@ -4743,7 +4841,6 @@ def test_art_in_other_formats(format):
         (["art", "/no/such.jpg"], 1, "catscii: '/no/such.jpg': No such file or directory"),
         (["art", __file__], 1, f"catscii: {__file__!r}: not a picture"),
         (["art", "http://127.0.0.1:9/x.jpg"], 1, "catscii: 'http://127.0.0.1:9/x.jpg': "),
-        (["art"], 2, "required"),
         (["draw"], 2, "draw"),
         (["art", "-", "--width", "9"], 2, "'9' is not a whole number from 20 to 240"),
         (["art", "-", "--style", "x"], 2, "'x' is not one of fill, ink"),
