@@ -2016,6 +2016,9 @@ class Tally:
 
 WIDTHS = range(20, 241)
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
+crawls = lru_cache(256)(re.compile(  # a crawler or a link preview, by the facts of monperrus/crawler-user-agents (MIT)
+    r"(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|whatsapp|"
+    r"viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b", re.IGNORECASE).search)
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
 REFUSALS = {
@@ -2251,7 +2254,9 @@ CAT_BODY = bottle.SimpleTemplate("""\
 % end""")
 
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
-PRIVACY = "Only the day and the country of each visit are kept: no address, no cookie."
+PRIVACY = """\
+A visit is somebody who sees a cat: no crawler, link preview or picture alone.
+Only the day and the country of each visit are kept: no address, no cookie."""
 NO_VISITS = "Nobody has seen a cat here yet. You could be the first."
 ANALYTICS_BODY = bottle.SimpleTemplate("""\
 % countries, days = visits.countries, visits.days
@@ -2393,7 +2398,8 @@ class Service:
 
     def random_cat(self) -> bytes:
         try:
-            page = self._page(self.cattery.pick(), self.cattery.at_hand)
+            cat_id = pick_house_cat(1, 86400) if crawls(header("User-Agent")) else self.cattery.pick()
+            page = self._page(cat_id, self.cattery.at_hand)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
                 self.reading.begin(error)
@@ -2415,7 +2421,7 @@ class Service:
         return send(page, max_age=3600)
 
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
-        """The cat's page, which is a visit: from the cache, or rendered now from the picture that `find` finds."""
+        """The cat's page, which may be a visit: from the cache, or rendered now from the picture that `find` finds."""
         view = read_view(format, bottle.request.query_string, header("Accept"), header("User-Agent"))
         key = cat_id, view, base() if view.format in ("html", "ansi") else ""  # the others have no links
         page: Page | None = self.pages.get(key)
@@ -2429,7 +2435,9 @@ class Service:
                 if page is None:
                     page = Page(self._draw(cat, found, view), CONTENT_TYPES[view.format])
                     self.pages.put(key, page, 2 * len(page.body) + 2000)  # the compressed body, the key, the objects
-        if bottle.request.method == "GET" and view.format != "jpg":  # which goes with a page that was counted
+        seen = header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
+        seen = (seen or bottle.request.path == "/") and bottle.request.method == "GET"
+        if seen and not crawls(header("User-Agent")):
             self.visits.count(bottle.request.environ["catscii.country"])
         return page
 

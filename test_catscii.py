@@ -155,6 +155,9 @@ class Running:
     def json(self, path: str) -> Any:
         return json.loads(self.get(path, {"Accept": "application/json"}).data)
 
+    def json_of(self, path: str, headers: dict[str, str]) -> Any:
+        return json.loads(self.get(path, headers).data)
+
     def visits(self) -> bytes:
         return self.get("/analytics?format=text").data
 
@@ -2088,15 +2091,83 @@ def test_visits_are_counted_by_the_header_of_a_trusted_proxy_only(start, country
     assert service.visits() == b"FR: 2\nGB: 1\nZZ: 1\n"
 
 
-def test_only_a_shown_cat_is_a_visit(start):
+SHOWN = [("/", {}, "GET"), ("/?format=json", {}, "GET"), ("/cat/house-1", {}, "GET"), ("/cat/house-1.txt", {}, "GET")]
+SHOWN += [("/", {"Sec-Fetch-Dest": "empty"}, "GET"), ("/cat/house-1", {"Sec-Fetch-Dest": "document"}, "GET")]
+NOT_SHOWN = [(path, {}, "GET") for path in ("/health", "/metrics", "/analytics", "/favicon.ico", "/no", "/panic")]
+NOT_SHOWN += [(path, {}, "GET") for path in ("/?width=1", "/cat/none", "/cat/house-1.png", "/cat/house-1.jpg")]
+NOT_SHOWN += [("/cat/house-1?format=png", {}, "GET"), ("/cat/house-1", {"Sec-Fetch-Dest": "empty"}, "GET")]
+NOT_SHOWN += [(path, {}, "HEAD") for path in ("/", "/cat/house-1")]
+NOT_SHOWN += [(path, {"User-Agent": "Slackbot-LinkExpanding 1.0"}, "GET") for path in ("/", "/cat/house-1")]
+
+
+def test_a_visit_is_somebody_who_sees_a_cat(start):
+    service, visits = start(), 0
+    for path, headers, method in SHOWN + NOT_SHOWN:
+        service.get(path, CURL | headers, method)
+        visits += (path, headers, method) in SHOWN
+        assert service.visits() == b"ZZ: %d\n" % visits, (path, headers, method)
+    asked = sum(count for name, count in samples(service)["catscii_requests_total"].items() if "/analytics" not in name)
+    assert asked == len(SHOWN + NOT_SHOWN) - 1  # that of /analytics; the figures have every other request
+
+
+def test_a_slider_and_a_link_preview_are_no_visits(start):
+    """As they were seen to be: three steps of the slider as three visits, a preview as two."""
     service = start()
-    for path in ("/health", "/metrics", "/analytics", "/favicon.ico", "/nothing", "/panic", "/?width=1", "/cat/none"):
-        service.get(path)
-    service.get("/", method="HEAD")
-    assert service.visits() == b""
-    service.get("/")
-    service.get("/cat/house-1")
-    assert service.visits() == b"ZZ: 2\n"
+    service.get("/cat/house-1", CHROME | {"Sec-Fetch-Dest": "document"})
+    for width in (60, 70, 80):
+        service.get(f"/cat/house-1?width={width}", CHROME | {"Sec-Fetch-Dest": "empty"})
+    for path in ("/cat/house-1", "/cat/house-1.png"):
+        service.get(path, {"User-Agent": "facebookexternalhit/1.1"})
+    assert service.visits() == b"ZZ: 1\n"
+
+
+def test_a_crawler_gets_one_cat_a_day(start):
+    def cat(client: str) -> str:
+        return str(service.json_of("/?format=json", {"User-Agent": client})["id"])
+
+    service, day = start(), int(time.time() // 86400)
+    crawlers = {cat(client) for client in ("Googlebot/2.1", "Twitterbot/1.0", "WhatsApp/2.23") for _ in range(3)}
+    assert day != int(time.time() // 86400) or crawlers == {f"house-{zlib.crc32(b'%d' % day)}"}
+    assert len({cat("curl/8.16.0") for _ in range(9)}) > 1
+
+
+@pytest.mark.npm
+def test_crawlers_are_told_from_browsers(tmp_path):
+    """By the agents that monperrus/crawler-user-agents lists, and by those that Intoli's user-agents saw."""
+    agents = {}
+    for package, member in (
+        ("crawler-user-agents@1.60.0", "crawler-user-agents.json"),
+        ("user-agents@2.1.198", "dist/user-agents.json"),
+    ):
+        subprocess.run(["npm", "pack", "--silent", package], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(tmp_path / f"{package.replace('@', '-')}.tgz") as archive:
+            agents[member] = json.load(archive.extractfile(f"package/{member}"))
+    crawlers, browsers = agents.values()
+    assert not [entry["userAgent"] for entry in browsers if catscii.crawls(entry["userAgent"])]
+    programs = {agent for entry in crawlers for agent in entry["instances"] if "http-library" not in entry["tags"]}
+    programs -= {agent for agent in programs if catscii.TERMINALS.match(agent)}
+    assert len(programs) > 1500 and sum(map(bool, map(catscii.crawls, programs))) > 0.88 * len(programs)
+    previews = {agent for entry in crawlers for agent in entry["instances"] if "social-preview" in entry["tags"]}
+    assert len(previews) > 100 and sum(map(bool, map(catscii.crawls, previews))) > 0.9 * len(previews)
+
+
+@pytest.mark.parametrize(
+    ("client", "crawler"),
+    [
+        ("Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)", True),
+        ("Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)", True),
+        ("Mozilla/5.0 (Windows NT 6.1; WOW64) SkypeUriPreview Preview/0.5", True),
+        ("facebookexternalhit/1.1", True),
+        ("WhatsApp/2.23.18.78 i", True),
+        ("Mozilla/5.0 (Linux; Android 12; CUBOT P60) AppleWebKit/537.36 Chrome/120.0 Mobile Safari/537.36", False),
+        ("Mozilla/5.0 (compatible; MSIE 9.0; Windows NT 6.1; Trident/5.0)", False),
+        ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (Ecosia android@150.0.0.0)", False),
+        *((client, False) for client in ("curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "Lynx/2.9", "")),
+        ("fetch libfetch/2.0", False),
+    ],
+)
+def test_a_crawler_is_known_by_its_user_agent(client, crawler):
+    assert bool(catscii.crawls(client)) == crawler
 
 
 def test_visits_are_kept_by_day_in_utc_and_an_address_nowhere(start, country_db):
