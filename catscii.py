@@ -511,12 +511,13 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
 # So the glyphs enter one after another, and each wins the cells that it fits better than any before.
 
 STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
+BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of a page, under glyphs alone; dark: under transparent pictures
 CONTRAST = 30  # levels of luma between a glyph and its background
-BACKGROUND = (16, 16, 20)  # of the page: under transparent pictures, and under glyphs alone
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # of the process that decodes: memory, time, exit status
 MAX_ROWS = 240
+TERMINAL_ROWS = 22  # of the usual 24: one is for the line below the art, one for the prompt
 PARTS = 10, 20  # of a cell, which is twice as tall as wide
 SAMPLES = 5, 20  # of a picture in a cell: as many as speed allows
 FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # that fit photographs best; the others hardly add
@@ -534,6 +535,7 @@ INK_GAMMA = 0.3  # coloured glyphs share the tone with their colour
 INK_LUMA = 36  # at least, so that a glyph can be read on a dark page
 INK_LUMINANCE = 0.28  # at most (WCAG 2.2, relative luminance), so that contrast on a light page is 3:1
 INK_TOLERANCE, GROUND_TOLERANCE = 13, 3  # levels a channel that the eye does not tell apart side by side
+CARRIED = 0.5  # of the error of a background in few colours: with none there are patches, with all of it noise
 COVERAGE = """
 c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<
 $&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E8yL7{R-DsM5qpAYNrk%dO%mN!Wp{Pice=wqO<WtO
@@ -596,11 +598,13 @@ def decode(data: bytes, longest: int) -> Image.Image:
 
 
 def small_with_art(data: bytes, longest: int) -> tuple[bytes, bytes]:
-    """What the store keeps of a picture: a JPEG of at most `longest` pixels a side, and its art in the usual view."""
+    """What the store keeps of a picture: a JPEG of at most `longest` pixels a side, and its art in the usual views."""
     picture = decode(data, longest)
     picture.thumbnail((longest, longest))
     jpeg = written(picture, "JPEG", quality=88)
-    return jpeg, zlib.compress(json.dumps(to_dict(render(decode(jpeg, longest)))).encode())
+    small = decode(jpeg, longest)
+    art = to_dict(render(small)) | {f"{TERMINAL_ROWS}": to_dict(render(small, height=TERMINAL_ROWS))}
+    return jpeg, zlib.compress(json.dumps(art).encode())
 
 
 def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
@@ -658,7 +662,7 @@ def flatten(picture: Image.Image) -> Image.Image:
         if isinstance(clear := picture.info.get("transparency"), int):  # the one level that is
             over, under = wide.point(lambda level: level * 1 - clear), wide.point(lambda level: level * -1 + clear)
             far = ImageChops.add(over.convert("L"), under.convert("L"))
-            grey.paste(BACKGROUND, mask=far.point(lambda level: 255 * (level == 0)))
+            grey.paste(BACKGROUNDS["dark"], mask=far.point(lambda level: 255 * (level == 0)))
         return grey
     if picture.mode in ("I", "F"):  # no agreed range: stretch it
         low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
@@ -666,7 +670,7 @@ def flatten(picture: Image.Image) -> Image.Image:
         return picture.convert("F").point(lambda level: level * scale - low * scale).convert("L").convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUND), picture.convert("RGBA")).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUNDS["dark"]), picture.convert("RGBA")).convert("RGB")
 
 
 def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
@@ -892,7 +896,8 @@ def ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -
         difference = means(ImageChops.difference(target, tiled(shades()[name], grid)), grid)
         winners.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    foreground, cells = readable(means(samples, grid), means(toned, grid), light), winners.tobytes()
+    local = toned.filter(ImageFilter.UnsharpMask(radius=15, percent=60, threshold=0))
+    foreground, cells = readable(means(samples, grid), means(local, grid), light), winners.tobytes()
     return cells, settled(foreground, Image.new("L", grid, INK_TOLERANCE), cells), None
 
 
@@ -949,8 +954,9 @@ def to_ansi(art: Art, colors: str = "true") -> str:
     """SGR in 24 bits, or of xterm's 256 or 16 colours; only what changes is written; a line ends with a reset."""
     codes = {} if colors == "true" else palette(colors)
     if codes:
-        art = art._replace(foreground=snapped(art.foreground, codes),
-                           background=art.background and snapped(art.background, codes))
+        columns, background = len(art.rows[0]), art.background
+        art = art._replace(foreground=snapped(art.foreground, columns, codes, 0),
+                           background=background and snapped(background, columns, codes, CARRIED))
     written = []
     for row in runs(art):
         ink = paper = None
@@ -979,15 +985,16 @@ def palette(colors: str) -> dict[bytes, tuple[str, str]]:
     return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in enumerate((*cube, *greys), 16)}
 
 
-def snapped(plane: bytes, colours: Collection[bytes]) -> bytes:
-    """Each colour's nearest in the palette."""
+def snapped(plane: bytes, columns: int, colours: Collection[bytes], carried: float) -> bytes:
+    """Each colour's nearest, where this share of the error is made up for in the cells beside and below (dithering)."""
     palette = Image.new("P", (1, 1))
     palette.putpalette(b"".join(colours))
-    line = Image.frombytes("RGB", (len(plane) // 3, 1), plane)
-    return line.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB").tobytes()
+    wanted = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
+    nearest = wanted.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
+    return Image.blend(nearest, wanted, carried).quantize(palette=palette).convert("RGB").tobytes()
 
 
-def to_png(art: Art) -> bytes:
+def to_png(art: Art, background: str) -> bytes:
     """As a terminal would show it, in cells of 10 x 20 pixels, or 5 x 10 where that would make a huge picture."""
     grid = len(art.rows[0]), len(art.rows)
     step = 1 if grid[0] * grid[1] <= 7200 else 2
@@ -998,9 +1005,10 @@ def to_png(art: Art) -> bytes:
     for y, row in enumerate(art.rows):
         for x, name in enumerate(row):
             mask.paste(tiles[name], (x * width, y * height))
-    foreground, background = (Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST)
-                              for plane in (art.foreground, art.background or bytes(BACKGROUND) * (grid[0] * grid[1])))
-    return written(Image.composite(foreground, background, mask), "PNG", compress_level=4)
+    grounds = art.background or bytes(BACKGROUNDS[background]) * (grid[0] * grid[1])
+    ink, ground = (Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST)
+                   for plane in (art.foreground, grounds))
+    return written(Image.composite(ink, ground, mask), "PNG", compress_level=4)
 
 
 def written(picture: Image.Image, format: str, **options: int) -> bytes:
@@ -1259,7 +1267,7 @@ CREATE TABLE cats (             -- the higher the rowid, the fresher the picture
 );
 CREATE INDEX stored_cats ON cats (id) WHERE picture IS NOT NULL;
 """, """
-ALTER TABLE cats ADD COLUMN art BLOB;  -- the picture in the usual view: to_dict's as JSON, deflated
+ALTER TABLE cats ADD COLUMN art BLOB;  -- the picture in the usual views: to_dict's as JSON, deflated
 CREATE TABLE refresher (        -- one row
     due REAL NOT NULL,          -- Unix time from which on a process that answers one request may fetch a cat
     sources TEXT NOT NULL       -- JSON: failures in a row and Unix time of the next try, by host
@@ -1403,11 +1411,15 @@ class Store:
             return Cat(*cat), picture
         return None
 
-    def art(self, cat_id: str) -> tuple[Cat, Art] | None:
-        """Return the cat and its stored art, which saves a CGI request 41 ms and 6 MB; None if there is none."""
+    def art(self, cat_id: str, height: int | None) -> tuple[Cat, Art] | None:
+        """Return the cat and its stored art in the usual view of that height; None if there is none.
+
+        It saves a CGI request 41 ms and 6 MB.
+        """
         for art, *cat in self._execute("SELECT art, id, source, url FROM cats WHERE id = ? AND art NOT NULL", cat_id):
-            with contextlib.suppress(zlib.error, ValueError):  # the stored art is damaged
-                return Cat(*cat), from_dict(json.loads(zlib.decompress(art)))
+            with contextlib.suppress(zlib.error, ValueError, KeyError):  # damaged, or of an earlier version
+                made = json.loads(zlib.decompress(art))
+                return Cat(*cat), from_dict(made[f"{height}"] if height else made)
         return None
 
     def holds(self, cat_id: str) -> bool:
@@ -1743,9 +1755,8 @@ class Cattery:
 
     def find_local(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """Return the cat and its picture without asking a source. Raises NoSuchCat."""
-        if (match := re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)) and int(match[1]) < HOUSE_CATS:
-            picture = draw_house_cat(int(match[1]))
-            return Cat(cat_id, "house", "", picture.info["description"]), picture
+        if portrait := house_cat(cat_id):
+            return Cat(cat_id, "house", "", portrait.info["description"]), portrait
         cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
         if cat is None or jpeg is None:
             raise NoSuchCat(cat_id)
@@ -1786,6 +1797,12 @@ class Cattery:
             except Unavailable as error:
                 failure = Unavailable(f"{source.name}: {error}")
         raise failure
+
+
+def house_cat(cat_id: str) -> Image.Image | None:
+    """Return the portrait of a house cat; None for the id of any other cat."""
+    seed = re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)
+    return draw_house_cat(int(seed[1])) if seed and int(seed[1]) < HOUSE_CATS else None
 
 
 def house_cats(litter: int = HOUSE_CATS_PER_MINUTE, seconds: int = 60) -> list[str]:
@@ -2026,6 +2043,9 @@ class Tally:
 
 WIDTHS, COLUMNS = range(20, 241), 80  # COLUMNS is the default
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
+crawls = lru_cache(256)(re.compile(  # a crawler or a link preview, by the facts of monperrus/crawler-user-agents (MIT)
+    r"(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|whatsapp|"
+    r"viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b", re.IGNORECASE).search)
 ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
 REFUSALS = {
@@ -2064,13 +2084,21 @@ class View:
 
     width: int | None = parameter(None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given, "
                                   "in a browser as many as fit")
-    height: int | None = parameter(None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}")
-    style: str = parameter("fill", STYLES, "?width=120&style=ink",
-                           "both, in quotes; ink: glyphs alone; fill, if not given: on a background")
+    height: int | None = parameter(None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
+                                   f"{TERMINAL_ROWS} in a terminal if neither is given; its window: "
+                                   '"?width=$COLUMNS&height=$((LINES-2))"')
+    style: str = parameter("fill", STYLES, "?style=ink", "glyphs alone; fill, if not given: on a background")
+    contrast: int = parameter(CONTRAST, range(101), "?contrast=48",
+                              f"levels that glyph and background of fill differ by, 0 to 100; {CONTRAST} if not given")
+    background: str = parameter("dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light page or terminal")
     colors: str = parameter("true", ("16", "256", "true"), "?colors=256",
                             "for terminals without 24-bit colours; 16 for old ones", link=False)
-    format: str = parameter("html", PAGE_FORMATS["all"], "?format=text", f"or {', '.join(OTHER_FORMATS)}; "
-                            "plain text is drawn in ink unless you ask for fill", link=False)
+    format: str = parameter("html", PAGE_FORMATS["cats"], "?format=text", f"or {', '.join(OTHER_FORMATS)}; "
+                            "text is in ink unless you ask for fill", link=False)
+
+    def draw(self, picture: Image.Image) -> Art:
+        return render(picture, self.width or COLUMNS, self.height, self.style, self.contrast, self.background,
+                      plain=self.format == "text")
 
     @property
     def carried(self) -> dict[str, Any]:
@@ -2295,7 +2323,7 @@ CAT_BODY = bottle.SimpleTemplate("""\
 % columns, rows = len(art.rows[0]), len(art.rows)
 <main class="stage">
 <h1 class="unseen">{{title}}</h1>
-<figure id="art" class="{{getattr(view, 'background', 'dark')}}" role="img" tabindex="{{0 if cat else -1}}"
+<figure id="art" class="{{view.background}}" role="img" tabindex="{{0 if cat else -1}}"
  aria-label="{{title}}, drawn in {{columns}} by {{rows}} coloured characters{{hint}}"
  style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}}">
 <pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
@@ -2329,7 +2357,9 @@ CAT_BODY = bottle.SimpleTemplate("""\
 % end""")
 
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
-PRIVACY = "Only the day and the country of each visit are kept: no address, no cookie."
+PRIVACY = """\
+A visit is somebody who sees a cat: no crawler, link preview or picture alone.
+Only the day and the country of each visit are kept: no address, no cookie."""
 NO_VISITS = "Nobody has seen a cat here yet. You could be the first."
 ANALYTICS_BODY = bottle.SimpleTemplate("""\
 % countries, days = visits.countries, visits.days
@@ -2366,15 +2396,14 @@ ANALYTICS_BODY = bottle.SimpleTemplate("""\
 <p class="links">
 <a href="{{root}}">a cat</a>""")
 
-GUIDE = (  # what /help explains
+GUIDE = (  # what /help explains; in a terminal in 24 lines, with the prompt
     ("curl {base}", "a random cat, another one each time"),
-    ("curl {base}cat/house-42", "this cat, for ever"),
+    ("{root}cat/house-42", "this cat, for ever"),
     *(field.metadata["guide"] for field in fields(View)),
-    ("{base}cat/house-42.txt", f"or .{', .'.join(OTHER_FORMATS)}; .jpg is the picture itself"),
-    ("{base}analytics", "where visitors come from; ?format=csv and ?format=json too"),
-    ("in the browser", "space or n: another cat; back and forward: those before; hold the art to see its picture"),
-    ("JSON", "id, source, credit, description, width, height, style, rows; foreground and background: a string a row, "
-             "six hexadecimal digits a cell"),
+    ("{root}cat/house-42.txt", f"or .{', .'.join(OTHER_FORMATS)}; .jpg is the picture itself"),
+    ("{root}analytics", "where visitors come from; ?format=csv and ?format=json too"),
+    ("in the browser", "space or n: another cat; hold the art to see its picture"),
+    ("JSON", "its colours are a string a row, six hexadecimal digits a cell"),
 )
 
 TEXT_BODY = bottle.SimpleTemplate("""\
@@ -2480,8 +2509,10 @@ class Service:
 
     def random_cat(self) -> bytes:
         try:
-            seen = re.findall(r"([^/,]+)(?:,|$)", bottle.request.query.get("seen", ""))[-LAST_SEEN:]  # on this page
-            page = self._page(self.cattery.pick(seen), self.cattery.find_local)
+            agent, seen = header("User-Agent"), bottle.request.query.get("seen", "")  # on the visitor's page
+            seen = re.findall(r"([^/,]+)(?:,|$)", seen)[-LAST_SEEN:]
+            cat_id = house_cats(1, 86400)[0] if crawls(agent) else self.cattery.pick(seen)
+            page = self._page(cat_id, self.cattery.find_local)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
                 self.reading.begin(error)
@@ -2503,21 +2534,23 @@ class Service:
         return send(page, max_age=3600)
 
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
-        """The cat's page, which is a visit: from the cache, or rendered now from the picture that `find` finds."""
+        """The cat's page, which may be a visit: from the cache, or rendered now from the picture that `find` finds."""
         view = read_view(format, bottle.request.query_string, header("Accept"), header("User-Agent"))
         key = cat_id, view, base() if view.format in ("html", "ansi") else ""  # the others have no links
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
-                usual = not view.carried and view.format != "jpg" and not cat_id.startswith("house-")
-                cat, found = (usual and self.store.art(cat_id)) or find(cat_id)
+                drawn = cat_id.startswith("house-") or view.format == "jpg" or replace(view, height=None).carried
+                cat, found = (not drawn and self.store.art(cat_id, view.height)) or find(cat_id)
             with self.rendering:  # one at a time: who waits here mostly waits for the same page
                 page = self.pages.get(key)
                 if page is None:
                     page = Page(self._draw(cat, found, view), CONTENT_TYPES[view.format])
                     self.pages.put(key, page, 2 * len(page.body) + 2000)  # the compressed body, the key, the objects
-        if bottle.request.method == "GET" and view.format != "jpg":  # which goes with a page that was counted
+        seen = header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
+        seen = (seen or bottle.request.path == "/") and bottle.request.method == "GET"
+        if seen and not crawls(header("User-Agent")):
             self.visits.count(bottle.request.environ["catscii.country"])
         return page
 
@@ -2527,7 +2560,7 @@ class Service:
                 return written(found, "JPEG", quality=88)
             started = time.perf_counter()
             with span("render", width=view.width or COLUMNS, style=view.style):
-                found = render(found, view.width or COLUMNS, view.height, view.style)
+                found = view.draw(found)
             self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         with span("encode", format=view.format):
             return encode(found, view, cat, self.countries.from_dbip)
@@ -2549,7 +2582,8 @@ class Service:
 
     def help(self) -> bytes:
         """The guide, in one screen; as JSON, a list of pairs."""
-        guide, format = [(term.format(base=base()), meaning) for term, meaning in GUIDE], read_format()
+        urls, format = {"base": base(), "root": root()}, read_format()
+        guide = [(term.format(**urls), meaning) for term, meaning in GUIDE]
         title, dbip = "Cats as coloured ASCII art", self.countries.from_dbip
         if format == "html":
             body = html_page(title, TEXT_BODY, root(), dbip=dbip, guide=guide, message="", art=None)
@@ -2557,9 +2591,10 @@ class Service:
             body = json.dumps(guide) + "\n"
         else:
             bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
-            lines = [title, ""]
+            lines, column = [title, ""], max(len(term) for term, _ in guide if len(term) <= 24)
             for term, meaning in guide:
-                lines += [bold.format(term), textwrap.indent(textwrap.fill(meaning, 76), "    ")]
+                text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
+                lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
             body = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
         return send(Page(body, CONTENT_TYPES[format]))
 
@@ -2684,7 +2719,11 @@ def base() -> str:
 @lru_cache(256)  # of less than MAX_HEADER_BYTES each
 def read_view(format: str | None, query: str, accept: str, client: str) -> View:
     """How the current request, which has this query and these headers, wants to see a cat. Raises HTTPError 400."""
-    return make_view(format or read_format("cats"), read_parameter)
+    view = make_view(format or read_format("cats"), read_parameter)
+    if format or view.format != "ansi" or bottle.request.query.keys() & {"width", "height"}:
+        return view
+    below = 2 if client.startswith("HTTPie") else 0  # empty lines, which it adds
+    return replace(view, height=TERMINAL_ROWS - below) if TERMINALS.match(client) else view
 
 
 def make_view(format: str, read: Callable[[str], Any]) -> View:
@@ -2753,30 +2792,36 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             urls = (root(), base()) if cat else ()
             return html_page(title or "A cat", CAT_BODY, *urls, art=art, cat=cat, view=view, dbip=dbip)
         case "ansi":
-            hint = f"\x1b[2m{base()}cat/{cat.id}  ?width={WIDTHS[0]}..{WIDTHS[-1]}  /:help\x1b[0m\n" if cat else ""
-            return to_ansi(art, view.colors) + hint
+            return to_ansi(art, view.colors) + (f"\x1b[2m{footer(view, cat)}\x1b[0m\n" if cat else "")
         case "png":
-            return to_png(art)
+            return to_png(art, view.background)
         case _:
             return to_text(art)
 
 
+def footer(view: View, cat: Cat) -> str:
+    """The cat's URL for a shell, as large as its window, and the guide's; less if that takes more than 80 columns."""
+    given = "".join(f"{name}={value}&" for name, value in vars(view).items() if value != getattr(View, name)
+                    and name not in ("width", "height", "format"))
+    url, guide = f'"{base()}cat/{cat.id}?{given}width=$COLUMNS', f"  {root()}:help"
+    whole, less = f'{url}&height=$((LINES-2))"', f'{url}"'
+    return next((line for line in (whole + guide, whole, less + guide) if len(line) <= 80), less)
+
+
 def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
-    """The map, the totals, the days and a bar a country, in 80 columns."""
+    """The map, a bar a country, the totals and the days, in 80 columns."""
     lines, glowing = [to_ansi(world_map(visits.countries))], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
+    totals = [NO_VISITS]
     if visits.countries:
-        lines += ["Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*visits),
-                  glowing.format(sparkline(visits.days.values())), ""]
+        totals = ["Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*visits),
+                  glowing.format(sparkline(visits.days.values()))]
         most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
         for code, count in visits.countries.items():
             blocks, eighths = divmod(-(-8 * (58 - longest) * count // most), 8)
-            bar = f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}"
-            share = count / visits.visits
-            lines.append(f"{country_name(code):{longest}} {glowing.format(bar)} {count:11,} {share:6.1%}")
-    else:
-        lines.append(NO_VISITS)
-    lines += ["", PRIVACY, *[DBIP_CREDIT] * dbip]
-    return "\n".join(lines) + "\n"
+            bar = glowing.format(f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}")
+            lines.append(f"{country_name(code):{longest}} {bar} {count:11,} {count / visits.visits:6.1%}")
+        lines.append("")
+    return "\n".join([*lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", *totals]) + "\n"
 
 
 def html_page(title: str, body: bottle.SimpleTemplate, root: str = "", base: str = "", **values: Any) -> str:
@@ -2839,12 +2884,13 @@ catscii {__version__}: cats as coloured ASCII art
 
 usage:
   catscii.py                          serve over HTTP
-  catscii.py art PICTURE|URL|-        show a picture in the terminal
-             {" ".join(OPTIONS)}
+  catscii.py art [PICTURE|URL|house-N|-]   show a picture, or a house cat, as large as the terminal
+             {f"{chr(10):14}".join(OPTIONS)}
   catscii.py --help | --version
 
 environment (defaults in parentheses):
 {ENVIRONMENT_HELP}
+  NO_COLOR              makes art print plain text, as TERM=dumb does; without COLORTERM=truecolor it has 256 colours
 
 examples:
   PORT=8000 catscii.py                serve on port 8000; then: curl localhost:8000
@@ -3286,19 +3332,23 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def show_picture(source: str, options: Mapping[str, Any]) -> int:
-    """Print a picture as art, by default as it fits the terminal. Returns the exit status."""
-    width = options["width"] or min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[-1])
-    format = options["format"] or ("ansi" if sys.stdout.isatty() else "text")
-    view = make_view(format, {**options, "width": width}.get)
+    """Print a picture, from wherever it is, or a house cat as art; the terminal decides what the options leave open."""
+    terminal, (columns, lines), environ = sys.stdout.isatty(), shutil.get_terminal_size(), os.environ
+    plain = not terminal or environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
+    format = options.get("format") or ("text" if plain and "colors" not in options else "ansi")
+    if terminal and format == "png":
+        raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
+    colors = "true" if environ.get("COLORTERM") in ("truecolor", "24bit") else "256"
+    window = {"height": max(1, lines - 1), "colors": colors} if terminal else {}  # the last line is for the prompt
+    view = make_view(format, {"width": min(columns, WIDTHS[-1]), **window, **options}.get)
     try:
-        longest = max(6 * width, 12 * (view.height or 0))
-        picture = decode(run_in_box(read_picture(source), longest, store=False), longest)
+        longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
+        picture = house_cat(source) or decode(run_in_box(read_picture(source), longest, store=False), longest)
     except (OSError, PictureError, Unavailable) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        print(f"catscii: {quoted(source)}: {reason}", file=sys.stderr)
+        print(f"catscii: {quoted(source)}: {getattr(error, 'strerror', error)}", file=sys.stderr)
         return 1
     try:
-        sys.stdout.write(str(encode(render(picture, width, view.height, view.style), view)))
+        sys.stdout.buffer.write(Page(encode(view.draw(picture), view), "").body)
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # readers may stop early, such as head
@@ -3312,8 +3362,8 @@ def read_picture(source: str) -> bytes:
     if source == "-":
         return sys.stdin.buffer.read()
     if is_web_url(source):
-        certificates = {name: os.environ.get(name, "") for name in ("SSL_CERT_FILE", "NIX_SSL_CERT_FILE")}
-        return Fetcher(read_settings(certificates).ssl_cert_file, [source]).get(source, MAX_PICTURE_BYTES)
+        variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
+        return Fetcher(read_settings(variables).ssl_cert_file, [source]).get(source, MAX_PICTURE_BYTES)
     with open(source, "rb") as file:
         return file.read()
 
@@ -3325,13 +3375,18 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
+    def variable(text: str, name: str) -> None:
+        raise argparse.ArgumentTypeError(f"the environment sets it, as in {name}={quoted(text)} catscii.py")
+
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = lambda: USAGE  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
+    for setting in fields(Settings):
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", type=partial(variable, name=setting.name.upper()))
     art = parser.add_subparsers(dest="command", metavar="art").add_parser(
-        "art", prog="catscii.py art", usage="see catscii.py --help")
+        "art", prog="catscii.py art", usage="see catscii.py --help", argument_default=argparse.SUPPRESS)
     art.format_help = lambda: USAGE  # type: ignore[method-assign]
-    art.add_argument("picture", metavar="PICTURE|URL|-")
+    art.add_argument("picture", nargs="?", default=f"house-{random.randrange(HOUSE_CATS)}")
     for name, values in VALUES.items():
         art.add_argument("--" + name, type=partial(value, choices=values))
     return parser.parse_args(arguments)

@@ -93,7 +93,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from prometheus_client.parser import text_string_to_metric_families
 from xdist.scheduler import LoadScopeScheduling
 
@@ -167,6 +167,9 @@ class Running:
 
     def json(self, path: str) -> Any:
         return json.loads(self.get(path, {"Accept": "application/json"}).data)
+
+    def json_of(self, path: str, headers: dict[str, str]) -> Any:
+        return json.loads(self.get(path, headers).data)
 
     def visits(self) -> bytes:
         return self.get("/analytics?format=text").data
@@ -448,13 +451,26 @@ def test_help_names_commands_variables_and_defaults():
     text = result.stdout.decode()
     assert result.returncode == 0
     words = """
-        PICTURE|URL|- HOST 0.0.0.0 PORT 8080 ANALYTICS_DB catscii.db GEOLITE2_COUNTRY_DB CLIENT_IP_HEADER
+        HOST 0.0.0.0 PORT 8080 ANALYTICS_DB catscii.db GEOLITE2_COUNTRY_DB CLIENT_IP_HEADER NO_COLOR
         Fly-Client-IP CAT_SOURCES api.thecatapi.com CAT_API_KEY SSL_CERT_FILE LOG_LEVEL SENTRY_DSN HONEYCOMB_API_KEY
         OTEL_EXPORTER_OTLP_ENDPOINT examples:
     """
-    assert "art PICTURE|URL|-" in text
+    assert "art [PICTURE|URL|house-N|-]" in text and "--format html|ansi|text|json|png" in text
     assert all(word in text for word in words.split())
     assert run("--version").stdout.decode() == f"catscii {catscii.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "9000"], "argument --port: the environment sets it, as in PORT='9000' catscii.py"),
+        (["--host=::1"], "argument --host: the environment sets it, as in HOST='::1' catscii.py"),
+        (["--analytics-db", "x"], "ANALYTICS_DB='x' catscii.py"),
+    ],
+)
+def test_an_option_that_is_a_setting_names_its_variable(arguments, words):
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, b"") and words in result.stderr.decode().splitlines()[-1]
 
 
 def test_all_wrong_settings_are_reported_in_one_go():
@@ -2058,15 +2074,83 @@ def test_visits_are_counted_by_the_header_of_a_trusted_proxy_only(start, country
     assert service.visits() == b"FR: 2\nGB: 1\nZZ: 1\n"
 
 
-def test_only_a_shown_cat_is_a_visit(start):
+SHOWN = [("/", {}, "GET"), ("/?format=json", {}, "GET"), ("/cat/house-1", {}, "GET"), ("/cat/house-1.txt", {}, "GET")]
+SHOWN += [("/", {"Sec-Fetch-Dest": "empty"}, "GET"), ("/cat/house-1", {"Sec-Fetch-Dest": "document"}, "GET")]
+NOT_SHOWN = [(path, {}, "GET") for path in ("/health", "/metrics", "/analytics", "/favicon.ico", "/no", "/panic")]
+NOT_SHOWN += [(path, {}, "GET") for path in ("/?width=1", "/cat/none", "/cat/house-1.png", "/cat/house-1.jpg")]
+NOT_SHOWN += [("/cat/house-1?format=png", {}, "GET"), ("/cat/house-1", {"Sec-Fetch-Dest": "empty"}, "GET")]
+NOT_SHOWN += [(path, {}, "HEAD") for path in ("/", "/cat/house-1")]
+NOT_SHOWN += [(path, {"User-Agent": "Slackbot-LinkExpanding 1.0"}, "GET") for path in ("/", "/cat/house-1")]
+
+
+def test_a_visit_is_somebody_who_sees_a_cat(start):
+    service, visits = start(), 0
+    for path, headers, method in SHOWN + NOT_SHOWN:
+        service.get(path, CURL | headers, method)
+        visits += (path, headers, method) in SHOWN
+        assert service.visits() == b"ZZ: %d\n" % visits, (path, headers, method)
+    asked = sum(count for name, count in samples(service)["catscii_requests_total"].items() if "/analytics" not in name)
+    assert asked == len(SHOWN + NOT_SHOWN) - 1  # that of /analytics; the figures have every other request
+
+
+def test_a_slider_and_a_link_preview_are_no_visits(start):
+    """As they were seen to be: three steps of the slider as three visits, a preview as two."""
     service = start()
-    for path in ("/health", "/metrics", "/analytics", "/favicon.ico", "/nothing", "/panic", "/?width=1", "/cat/none"):
-        service.get(path)
-    service.get("/", method="HEAD")
-    assert service.visits() == b""
-    service.get("/")
-    service.get("/cat/house-1")
-    assert service.visits() == b"ZZ: 2\n"
+    service.get("/cat/house-1", CHROME | {"Sec-Fetch-Dest": "document"})
+    for width in (60, 70, 80):
+        service.get(f"/cat/house-1?width={width}", CHROME | {"Sec-Fetch-Dest": "empty"})
+    for path in ("/cat/house-1", "/cat/house-1.png"):
+        service.get(path, {"User-Agent": "facebookexternalhit/1.1"})
+    assert service.visits() == b"ZZ: 1\n"
+
+
+def test_a_crawler_gets_one_cat_a_day(start):
+    def cat(client: str) -> str:
+        return str(service.json_of("/?format=json", {"User-Agent": client})["id"])
+
+    service, day = start(), int(time.time() // 86400)
+    crawlers = {cat(client) for client in ("Googlebot/2.1", "Twitterbot/1.0", "WhatsApp/2.23") for _ in range(3)}
+    assert day != int(time.time() // 86400) or crawlers == {f"house-{zlib.crc32(b'%d' % day)}"}
+    assert len({cat("curl/8.16.0") for _ in range(9)}) > 1
+
+
+@pytest.mark.npm
+def test_crawlers_are_told_from_browsers(tmp_path):
+    """By the agents that monperrus/crawler-user-agents lists, and by those that Intoli's user-agents saw."""
+    agents = {}
+    for package, member in (
+        ("crawler-user-agents@1.60.0", "crawler-user-agents.json"),
+        ("user-agents@2.1.198", "dist/user-agents.json"),
+    ):
+        subprocess.run(["npm", "pack", "--silent", package], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(tmp_path / f"{package.replace('@', '-')}.tgz") as archive:
+            agents[member] = json.load(archive.extractfile(f"package/{member}"))
+    crawlers, browsers = agents.values()
+    assert not [entry["userAgent"] for entry in browsers if catscii.crawls(entry["userAgent"])]
+    programs = {agent for entry in crawlers for agent in entry["instances"] if "http-library" not in entry["tags"]}
+    programs -= {agent for agent in programs if catscii.TERMINALS.match(agent)}
+    assert len(programs) > 1500 and sum(map(bool, map(catscii.crawls, programs))) > 0.88 * len(programs)
+    previews = {agent for entry in crawlers for agent in entry["instances"] if "social-preview" in entry["tags"]}
+    assert len(previews) > 100 and sum(map(bool, map(catscii.crawls, previews))) > 0.9 * len(previews)
+
+
+@pytest.mark.parametrize(
+    ("client", "crawler"),
+    [
+        ("Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)", True),
+        ("Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)", True),
+        ("Mozilla/5.0 (Windows NT 6.1; WOW64) SkypeUriPreview Preview/0.5", True),
+        ("facebookexternalhit/1.1", True),
+        ("WhatsApp/2.23.18.78 i", True),
+        ("Mozilla/5.0 (Linux; Android 12; CUBOT P60) AppleWebKit/537.36 Chrome/120.0 Mobile Safari/537.36", False),
+        ("Mozilla/5.0 (compatible; MSIE 9.0; Windows NT 6.1; Trident/5.0)", False),
+        ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (Ecosia android@150.0.0.0)", False),
+        *((client, False) for client in ("curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "Lynx/2.9", "")),
+        ("fetch libfetch/2.0", False),
+    ],
+)
+def test_a_crawler_is_known_by_its_user_agent(client, crawler):
+    assert bool(catscii.crawls(client)) == crawler
 
 
 def test_visits_are_kept_by_day_in_utc_and_an_address_nowhere(start, country_db):
@@ -2508,18 +2592,68 @@ def test_each_format_by_its_name_with_parameters(service, format):
     elif format == "html":
         assert f">{catscii.to_html(art)}</pre>" in body
     elif format == "ansi":
-        hint = f"\x1b[2m{service.url}/cat/house-2  ?width=20..240  /:help\x1b[0m\n"
-        assert body == catscii.to_ansi(art) + hint
+        assert body.startswith(catscii.to_ansi(art)) and body.count("\n") == len(art.rows) + 1
     else:
         assert body == catscii.to_text(art)
 
 
-def test_the_terminal_gets_80_columns_that_end_reset(service):
-    *rows, hint = service.get("/").data.decode().splitlines(keepends=True)
-    assert all(row.endswith("\x1b[0m\n") for row in [*rows, hint])
-    assert {len(row) for row in cells_of_ansi("".join(rows))} == {80}
-    url = re.search(r"http\S+", hint)[0]
-    assert service.get(urlsplit(url).path).data.decode() == "".join([*rows, hint])
+TERMINALS = ["curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "fetch libfetch/2.0", "x PowerShell/7.4"]
+
+
+@pytest.mark.parametrize("client", TERMINALS)
+def test_terminals_get_art_that_fits_24_lines_of_80_columns(service, client):
+    for path in ("/", "/cat/house-2", "/?style=ink", "/?colors=256", "/?format=ansi"):
+        *rows, below = service.get(path, {"User-Agent": client}).data.decode().splitlines(keepends=True)
+        assert all(row.endswith("\x1b[0m\n") for row in [*rows, below])
+        size = (53, 20) if "HTTPie" in client else (59, 22)  # which adds two empty lines
+        assert (len(cells_of_ansi(rows[0])[0]), len(rows)) == size
+        assert len(re.sub("\x1b[^m]*m", "", below).rstrip("\n")) <= 80
+    url = re.search(r"http[^?]+", below)[0]
+    assert service.get(urlsplit(url).path, {"User-Agent": client}).data.decode() == "".join([*rows, below])
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "rows"),
+    [
+        ("/cat/house-2?width=80", CURL, 30),
+        ("/cat/house-2?height=40", CURL, 30),
+        ("/cat/house-2.ansi", CURL, 30),
+        ("/cat/house-2?format=ansi", CHROME, 30),
+        ("/cat/house-2?format=text", CURL, 30),
+        ("/cat/house-2?width=120&height=46", CURL, 45),
+    ],
+)
+def test_everything_else_is_as_large_as_asked(service, path, headers, rows):
+    lines = service.get(path, headers).data.decode().splitlines()
+    assert len(lines) == rows + ("text" not in path)
+
+
+def footer_of(service: Running, path: str, **headers: str) -> str:
+    return re.sub("\x1b[^m]*m", "", service.get(path, CURL | headers).data.decode().splitlines()[-1])
+
+
+def test_the_line_below_the_art_fills_the_window_when_pasted_into_a_shell(service):
+    line = footer_of(service, "/cat/house-2?style=ink&colors=16&width=50", Host="a.example")
+    assert line == '"http://a.example/cat/house-2?style=ink&colors=16&width=$COLUMNS"  /:help'
+    line = footer_of(service, "/cat/house-2")
+    for columns, lines, size in ((120, 40, (101, 38)), (40, 20, (40, 15))):
+        script = f"COLUMNS={columns} LINES={lines}; curl --silent {line.split()[0]}"
+        *rows, _ = subprocess.check_output(["bash", "-c", script], text=True).splitlines()
+        assert (len(cells_of_ansi(rows[0] + "\n")[0]), len(rows)) == size
+
+
+@pytest.mark.parametrize(
+    ("host", "cat", "ends"),
+    [
+        ("localhost:8080", "house-7", 'house-7?width=$COLUMNS&height=$((LINES-2))"  /:help'),
+        ("localhost:8080", "house-1234567890", 'house-1234567890?width=$COLUMNS&height=$((LINES-2))"'),
+        ("cats-of-somebody.fly.dev", "house-1234567890", 'house-1234567890?width=$COLUMNS"  /:help'),
+        ("c" * 60 + ".example", "house-1234567890", 'house-1234567890?width=$COLUMNS"'),
+    ],
+)
+def test_the_line_below_the_art_fits_80_columns(service, host, cat, ends):
+    line = footer_of(service, f"/cat/{cat}", Host=host)
+    assert line == f'"http://{host}/cat/{ends}' and len(line) <= max(80, len(host) + 46)
 
 
 @pytest.mark.parametrize(
@@ -2568,15 +2702,80 @@ def test_fewer_colours_for_older_terminals(service, colors, code):
     assert plain == json.loads(service.get("/cat/house-2.json").data)["rows"]
 
 
-def test_fewer_colours_are_the_nearest():
-    for colors, size in (("256", 240), ("16", 16)):
-        palette = catscii.palette(colors)
-        assert len(palette) == size
-        plane = bytes(random.Random(0).randbytes(300))
-        chosen_ones = catscii.chunks(catscii.snapped(plane, palette), 3)
-        for colour, chosen in zip(catscii.chunks(plane, 3), chosen_ones, strict=True):
-            distances = {other: math.dist(colour, other) for other in palette}
-            assert distances[chosen] <= min(distances.values()) + 12  # Pillow looks the nearest up in steps
+def oklab(colour: bytes) -> tuple[float, float, float]:
+    """As https://bottosson.github.io/posts/oklab has it."""
+    r, g, b = (c / 12.92 if (c := level / 255) <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for level in colour)
+    long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
+    medium = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)
+    short = (0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b) ** (1 / 3)
+    return (
+        0.2104542553 * long + 0.7936177850 * medium - 0.0040720468 * short,
+        1.9779984951 * long - 2.4285922050 * medium + 0.4505937099 * short,
+        0.0259040371 * long + 0.7827717662 * medium - 0.8086757660 * short,
+    )
+
+
+@pytest.mark.parametrize(("colors", "size"), [("256", 240), ("16", 16)])
+def test_fewer_colours_are_the_nearest(colors, size):
+    palette = catscii.palette(colors)
+    assert len(palette) == size
+    plane = random.Random(0).randbytes(300)
+    chosen = catscii.snapped(plane, 100, palette, 0)
+    for colour, other in zip(catscii.chunks(plane, 3), catscii.chunks(chosen, 3), strict=True):
+        distances = {each: math.dist(colour, each) for each in palette}
+        assert distances[other] <= min(distances.values()) + 12  # Pillow looks the nearest up in steps
+
+
+def grounds(art: catscii.Art) -> list[tuple[float, ...]]:
+    """The colours of the background in Oklab, from a step back."""
+    size = len(art.rows[0]), len(art.rows)
+    ground = Image.frombytes("RGB", size, art.background).filter(ImageFilter.GaussianBlur(1.5))
+    return [oklab(colour) for colour in catscii.chunks(ground.tobytes(), 3)]
+
+
+@pytest.mark.parametrize("colors", ["256", "16"])
+def test_smooth_backgrounds_keep_their_hue_in_fewer_colours(colors):
+    """The nearest in RGB leave more than three times as many that are off in hue, or grey: teal and grey patches."""
+
+    def off(art: catscii.Art, other: catscii.Art) -> float:
+        pairs = [*zip(grounds(art), grounds(other), strict=True)]
+        angles = [(math.atan2(*x[1:]) - math.atan2(*y[1:]) + math.pi) % math.tau - math.pi for x, y in pairs]
+        return statistics.fmean(
+            abs(angle) > math.pi / 4 and max(math.hypot(*x[1:]), math.hypot(*y[1:])) > 0.04
+            for angle, (x, y) in zip(angles, pairs, strict=True)
+        )
+
+    palette, wrong, wrong_in_rgb = catscii.palette(colors), [], []
+    image = Image.new("P", (1, 1))
+    image.putpalette(b"".join(palette))
+    for seed in (1, 2, 3, 42):
+        art = catscii.render(catscii.draw_house_cat(seed))
+        line = Image.frombytes("RGB", (len(art.background) // 3, 1), art.background)
+        plain = line.quantize(palette=image, dither=Image.Dither.NONE).convert("RGB").tobytes()
+        wrong_in_rgb.append(off(art, art._replace(background=plain)))
+        drawn = catscii.snapped(art.background, len(art.rows[0]), palette, catscii.CARRIED)
+        wrong.append(off(art, art._replace(background=drawn)))
+    assert statistics.fmean(wrong) < statistics.fmean(wrong_in_rgb) / 3
+
+
+def assert_fits_24_lines(text: str) -> None:
+    lines = re.sub(r"\x1b\[\d*m", "", text).splitlines()
+    assert len(lines) < 24 and max(map(len, lines)) <= 80, "with a line for the prompt"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of bottle, about the path /:help
+def test_help_fits_with_two_more_parameters_and_the_credit_of_countries(tmp_path, monkeypatch):
+    more = [("?contrast=48", "levels between a glyph and its ground at least, 0 to 100; 32 if not given")]
+    more += [("?background=light", "for light terminals and pages, as ink and text are drawn for them; else dark")]
+    monkeypatch.setattr(catscii, "GUIDE", (*catscii.GUIDE, *more))
+    MMDBWriter(6, "DBIP-Country-Lite", languages=["en"]).to_db_file(tmp_path / "country.mmdb")
+    variables = {"ANALYTICS_DB": f"{tmp_path}/x.db", "GEOLITE2_COUNTRY_DB": f"{tmp_path}/country.mmdb"}
+    app = catscii.make_app(catscii.read_settings(variables))
+    environ = {"PATH_INFO": "/help", "HTTP_USER_AGENT": "curl/8.16.0", "HTTP_HOST": "cats-of-somebody.fly.dev"}
+    wsgiref.util.setup_testing_defaults(environ)
+    text = b"".join(app(environ, lambda *_: None)).decode()
+    assert "?contrast=48" in text and catscii.DBIP_CREDIT in text
+    assert_fits_24_lines(text)
 
 
 @pytest.mark.parametrize("path", ["/help", "/:help"])
@@ -2586,11 +2785,11 @@ def test_help_is_one_screen_of_commands_that_work(service, path, headers):
     body = html.unescape(response.data.decode()).split("<main")[-1]
     assert (response.status, kind(response)) == (200, "html" if headers == CHROME else "ansi")
     if headers == CURL:
-        lines = re.sub(r"\x1b\[\d*m", "", body).splitlines()
-        assert len(lines) <= 26
-        assert max(map(len, lines)) <= 80
+        assert_fits_24_lines(body)
     for url in set(re.findall(r"http://[^\s<\x1b]+", body)):
         assert service.get(urlsplit(url).path).status == 200
+    for path in re.findall(r"(?m)^(?:<dt><code>|\x1b\[1m)(/[^\s<\x1b]+)", body):
+        assert service.get(path).status == 200
     for example in set(re.findall(r"\?[a-z]+=[a-z0-9=&]+", body)) - {"?format=csv"}:
         assert service.get(f"/cat/house-42{example}").status == 200
     for suffix in re.findall(r" (\.[a-z]+)\b", body):
@@ -2643,7 +2842,8 @@ def test_terminals_get_another_cat_at_each_call(service, client):
     cats = {subprocess.check_output(command, text=True, timeout=60) for _ in range(6)}
     assert len(cats) > 1
     for cat in cats:
-        assert {len(row) for row in cells_of_ansi("".join(cat.splitlines(keepends=True)[:-1]))} == {80}
+        rows = cells_of_ansi("".join(cat.splitlines(keepends=True)[:-1]))
+        assert (len(rows[0]), len(rows)) == ((53, 20) if program == "http" else (59, 22))
 
 
 @pytest.fixture(scope="module")
@@ -3522,9 +3722,8 @@ def test_analytics_in_the_terminal(visited):
     )
     plain = [re.sub("\x1b[^m]*m", "", line) for line in lines]
     assert max(map(len, plain)) <= 80
-    assert plain[23] == "Visits: 1,026 in all, 4 today, 1,006 in the last 30 days"
-    assert plain[24] == "█" + 28 * " " + "▁"
-    rows = [re.fullmatch(r"(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", line) for line in plain[26:30]]
+    assert plain[-2:] == ["Visits: 1,026 in all, 4 today, 1,006 in the last 30 days", "█" + 28 * " " + "▁"]
+    rows = [re.fullmatch(r"(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", line) for line in plain[23:27]]
     assert [row.group(1, 3, 4) for row in rows if row] == [
         ("France", "1,003", "97.8%"),
         ("Singapore", "20", "1.9%"),
@@ -3532,7 +3731,7 @@ def test_analytics_in_the_terminal(visited):
         ("Unknown", "1", "0.1%"),
     ]
     assert [row[2] for row in rows if row] == ["█" * 49, "█", "▏", "▏"]
-    assert plain[31] == catscii.PRIVACY
+    assert plain[28:-2] == [*catscii.PRIVACY.split("\n"), ""]
 
 
 def test_the_longest_names_and_counts_fit_the_terminal(start):
@@ -4531,6 +4730,7 @@ def test_the_service_with_a_full_store_does_without_pillow(start, tmp_path):
     loaded = Path(f"/proc/{service.process.pid}/maps")
     service.get("/")
     service.get("/", CHROME)
+    service.get("/?colors=true&height=22")
     assert "_sqlite3" in loaded.read_text() and "_imaging" not in loaded.read_text()
     service.get("/?width=79")
     assert "_imaging" in loaded.read_text()
@@ -4538,7 +4738,8 @@ def test_the_service_with_a_full_store_does_without_pillow(start, tmp_path):
 
 def test_stored_art_is_what_would_be_drawn_and_version_1_has_none(start, tmp_path):
     store_cat(tmp_path, "stored")
-    views = [f"/cat/stored?format={format}" for format in ("html", "ansi", "json", "png")]
+    queries = ("", "width=80", "format=html", "format=ansi", "format=json", "format=png")
+    views = [f"/cat/stored?{query}" for query in queries]
     (old,) = sql(tmp_path / "catscii.db", "SELECT id, source, url, fetched, picture FROM cats")
     service = start()
     stored = [service.get(view).data for view in views]
@@ -4721,19 +4922,102 @@ def test_art_is_80_columns_of_plain_text_where_there_is_no_terminal(tmp_path):
     assert {len(line) for line in result.stdout.decode().splitlines()} == {80} and b"\x1b" not in result.stdout
 
 
-def test_art_in_a_terminal_has_its_width_and_colours(tmp_path: Path):
-    (tmp_path / "cat.jpg").write_bytes(photograph())
+def in_terminal(columns: int, lines: int, *command: Any, **environment: str) -> tuple[int, str]:
+    """The exit status of the command, and what it wrote into a terminal of that size."""
     terminal, inside = pty.openpty()
-    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    process = subprocess.Popen([sys.executable, SCRIPT, "art", tmp_path / "cat.jpg"], stdout=inside, env={})
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment}
+    process = subprocess.Popen([*map(str, command)], stdout=inside, stderr=inside, env=environment)
     os.close(inside)
     output = b""
     with contextlib.suppress(OSError):  # what Linux says when the other end is closed
         while part := os.read(terminal, 65536):
             output += part
     os.close(terminal)
-    assert process.wait(10) == 0
-    assert {len(row) for row in cells_of_ansi(output.decode())} == {100} and b"48;2;" in output
+    return process.wait(10), output.decode().replace("\r\n", "\n")
+
+
+def art_in_terminal(columns: int, lines: int, *options: Any, **environment: str) -> str:
+    status, output = in_terminal(columns, lines, sys.executable, SCRIPT, "art", *options, **environment)
+    assert status == 0
+    return output
+
+
+@pytest.mark.parametrize(
+    ("window", "options", "size"),
+    [
+        ((80, 24), "", (61, 23)),
+        ((120, 40), "", (104, 39)),
+        ((40, 20), "", (40, 15)),
+        ((12, 20), "", (12, 5)),
+        ((300, 100), "", (240, 90)),
+        ((80, 1), "", (3, 1)),
+        ((80, 24), "--width 40", (40, 15)),
+        ((80, 24), "--height 100", (80, 30)),
+        ((80, 24), "--height 10", (27, 10)),
+    ],
+)
+def test_art_fits_the_terminal_with_a_line_for_the_prompt(window, options, size):
+    rows = cells_of_ansi(art_in_terminal(*window, "house-2", *options.split()))
+    assert (len(rows[0]), len(rows)) == size
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "codes"),
+    [
+        ("", {}, "8;5;"),
+        ("", {"COLORTERM": "truecolor"}, "8;2;"),
+        ("", {"COLORTERM": "24bit"}, "8;2;"),
+        ("", {"COLORTERM": "yes"}, "8;5;"),
+        ("", {"NO_COLOR": "1", "COLORTERM": "truecolor"}, ""),
+        ("", {"NO_COLOR": ""}, "8;5;"),
+        ("", {"TERM": "dumb"}, ""),
+        ("--colors true", {}, "8;2;"),
+        ("--colors 16", {"COLORTERM": "truecolor"}, "[10"),
+        ("--colors 256", {"NO_COLOR": "1"}, "8;5;"),
+        ("--format ansi", {"TERM": "dumb"}, "8;5;"),
+    ],
+)
+def test_art_heeds_what_the_terminal_can_show(options, environment, codes):
+    output = art_in_terminal(40, 20, "house-2", *options.split(), **environment)
+    assert codes in output if codes else "\x1b" not in output
+    assert not codes or not {"8;5;", "8;2;"} - {codes} & {code for code in ("8;5;", "8;2;") if code in output}
+    assert len(output.splitlines()) == 15
+
+
+def test_colours_are_written_elsewhere_too_if_they_are_asked_for():
+    assert b"38;5;" in run("art", "house-2", "--colors", "256").stdout
+    assert b"38;2;" in run("art", "house-2", "--format", "ansi").stdout, "a file has all of them"
+
+
+def test_art_alone_is_a_house_cat_and_a_name_is_that_one():
+    drawn = [run("art", "house-42", "--format", "json").stdout for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    art = catscii.render(catscii.draw_house_cat(42), 80)
+    assert json.loads(drawn[0])["rows"] == list(art.rows)
+    assert len({run("art").stdout for _ in range(4)}) > 1
+    result = run("art", "house-4294967296")
+    assert (result.returncode, result.stderr) == (1, b"catscii: 'house-4294967296': No such file or directory\n")
+
+
+def test_art_as_a_png_goes_to_a_file_and_to_no_terminal():
+    result = run("art", "house-42", "--format", "png", "--width", "40")
+    picture = Image.open(io.BytesIO(result.stdout))
+    assert (picture.format, picture.size) == ("PNG", (400, 300))
+    status, output = in_terminal(80, 24, sys.executable, SCRIPT, "art", "house-42", "--format", "png")
+    assert (status, output) == (2, "catscii: a terminal cannot show a PNG: send it to a file, as with > cat.png\n")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("client", ["curl", "wget -qO-", "http --ignore-stdin --body"])
+@pytest.mark.parametrize(("path", "words"), [("/", "/cat/house-"), ("/:help", "?style=ink")])
+def test_in_a_terminal_of_80x24_nothing_scrolls_away(service, client, path, words):
+    program, *options = client.split()
+    program = shutil.which(program) or str(Path(sys.executable).with_name(program))
+    status, output = in_terminal(80, 24, program, *options, service.url + path, HOME="/nonexistent")
+    assert status == 0 and words in output and "\x1b[" in output
+    lines = re.sub("\x1b[^m]*m", "", output).split("\n")
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80 and lines[-1] == ""
 
 
 @pytest.mark.parametrize("format", ["html", "json", "text"])
@@ -4749,7 +5033,6 @@ def test_art_in_other_formats(format):
         (["art", "/no/such.jpg"], 1, "catscii: '/no/such.jpg': No such file or directory"),
         (["art", __file__], 1, f"catscii: {__file__!r}: not a picture"),
         (["art", "http://127.0.0.1:9/x.jpg"], 1, "catscii: 'http://127.0.0.1:9/x.jpg': "),
-        (["art"], 2, "required"),
         (["draw"], 2, "draw"),
         (["art", "-", "--width", "9"], 2, "'9' is not a whole number from 20 to 240"),
         (["art", "-", "--style", "x"], 2, "'x' is not one of fill, ink"),
