@@ -528,13 +528,13 @@ RANKS_A_LEVEL, LEAST_RANK = 2.4, 3  # a glyph that explains less than this of a 
 CRISPNESS = 1.4  # times the contrast that regression finds: crisper, at no cost in truth
 MEAN_TOLERANCE = 2  # levels that the mean colour of a cell may be off, for the sake of longer runs of the same colours
 CONTRAST_TOLERANCE, MASKING = 12, 5  # levels; for each MASKING levels of contrast, one level more
-INK_TONES = " .:;!|]}IZQ@"  # glyphs that cover all parts of a cell alike, so that an area of one of them looks smooth
+INK_TONES = " .:;!|]}Q@"  # glyphs that cover all parts of a cell alike, so that an area of one of them looks smooth
 EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # glyphs that show the direction of an edge
-EDGE_GAIN = 20  # levels a part that such a glyph must fit better than a glyph of INK_TONES
+EDGE_GAIN = 8  # levels a part that such a glyph must fit better than a glyph of INK_TONES
 INK_GAMMA = 0.3  # coloured glyphs share the tone with their colour
-INK_LUMA = 36  # at least, so that a glyph can be read on a dark page
+INK_LUMA = 40  # at least, so that a glyph can be read on a dark page
 INK_LUMINANCE = 0.28  # at most (WCAG 2.2, relative luminance), so that contrast on a light page is 3:1
-INK_TOLERANCE, GROUND_TOLERANCE = 13, 3  # levels a channel that the eye does not tell apart side by side
+INK_STEP = 8  # levels a channel, of the colours of glyphs alone: most neighbours have the same colour
 CARRIED = 0.5  # of the error of a background in few colours: with none there are patches, with all of it noise
 COVERAGE = """
 c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<
@@ -859,25 +859,6 @@ def merged(mean: Image.Image, glyphs: Image.Image, ground: Image.Image, ink: Ima
     return glyphs.tobytes(), bytes(foreground), bytes(background)
 
 
-def settled(colours: Image.Image, tolerances: Image.Image, cells: Iterable[int] = itertools.repeat(0)) -> bytes:
-    """The colours in runs along a row, as long as nobody sees the difference: each the mean of its cells but spaces."""
-    columns, kept = colours.width, []
-    red = green = blue = reds = greens = blues = length = 0
-    inked = 1
-    pixels = zip(*[iter(colours.tobytes())] * 3, strict=True)
-    for i, ((r, g, b), t, cell) in enumerate(zip(pixels, tolerances.tobytes(), cells, strict=False)):
-        near = -t <= r - red <= t and -t <= g - green <= t and -t <= b - blue <= t
-        if i % columns == 0 or not (near or cell == SPACE):
-            kept.append(bytes((reds // inked, greens // inked, blues // inked)) * length)
-            red, green, blue = reds, greens, blues = r, g, b
-            inked, length = 1, 0
-        elif cell != SPACE:
-            reds, greens, blues, inked = reds + r, greens + g, blues + b, inked + 1
-        length += 1
-    kept.append(bytes((reds // inked, greens // inked, blues // inked)) * length)
-    return b"".join(kept)
-
-
 def ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
     """Glyphs that are the denser, the lighter their cell is (on a light page: the darker), or show an edge's direction.
 
@@ -897,8 +878,7 @@ def ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -
         winners.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
     local = toned.filter(ImageFilter.UnsharpMask(radius=15, percent=60, threshold=0))
-    foreground, cells = readable(means(samples, grid), means(local, grid), light), winners.tobytes()
-    return cells, settled(foreground, Image.new("L", grid, INK_TOLERANCE), cells), None
+    return winners.tobytes(), readable(means(samples, grid), means(local, grid), light), None
 
 
 @cache
@@ -908,8 +888,8 @@ def ink_tones() -> bytes:
     return bytes(min(steps, key=lambda step: abs(step[0] - level))[1] for level in range(256))
 
 
-def readable(colours: Image.Image, tone: Image.Image, light: bool) -> Image.Image:
-    """The colours at these lumas, within the limits of what can be read on a dark page, or on a light one."""
+def readable(colours: Image.Image, tone: Image.Image, light: bool) -> bytes:
+    """The colours at these lumas, within the limits of what can be read on a dark page, or on a light one, in steps."""
     made, powers = bytearray(), [((level / 255 + 0.055) / 1.055) ** 2.4 for level in range(256)]  # sRGB
     pixels, lumas = zip(*[iter(colours.tobytes())] * 3, strict=True), tone.tobytes()
     for (r, g, b), luma in zip(pixels, (max(luma, INK_LUMA) for luma in lumas), strict=True):
@@ -922,8 +902,8 @@ def readable(colours: Image.Image, tone: Image.Image, light: bool) -> Image.Imag
         if light:
             luminance = 0.2126 * powers[r] + 0.7152 * powers[g] + 0.0722 * powers[b]
             r, g, b = (int(level * min(1.0, (INK_LUMINANCE / luminance) ** 0.5)) for level in (r, g, b))
-        made += bytes((r, g, b))
-    return Image.frombytes("RGB", colours.size, bytes(made))
+        made += bytes((r // INK_STEP * INK_STEP, g // INK_STEP * INK_STEP, b // INK_STEP * INK_STEP))
+    return bytes(made)
 
 
 Run = tuple[str, bytes | None, bytes | None]  # glyphs, their foreground unless all are spaces, their background if any
@@ -1969,7 +1949,7 @@ def world_map(visits: Mapping[str, int]) -> Art:
     picture = Image.frombytes("L", (WORLD_COLUMNS, WORLD_ROWS), bytes(glow))
     halo = picture.filter(ImageFilter.GaussianBlur((1.6, 0.8)))  # cells are twice as tall as wide
     foreground = ImageOps.colorize(picture, LAND, FLAME, EMBER, midpoint=70)
-    background = settled(ImageOps.colorize(halo, SEA, HALO), Image.new("L", halo.size, GROUND_TOLERANCE))
+    background = ImageOps.colorize(halo, SEA, HALO).point(lambda level: level & ~3).tobytes()  # in long runs
     cells = "".join(INLAND[round(level / 85)] if glyph == INLAND[-1] else glyph
                     for glyph, level in zip(world().cells, glow, strict=True))
     return Art(tuple(chunks(cells, WORLD_COLUMNS)), foreground.tobytes(), background)
