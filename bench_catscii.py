@@ -13,7 +13,8 @@
 #     "chafa.py",
 #     "climage",
 #     "matplotlib",
-#     "numpy",
+#     "numpy<2.3",
+#     "opencv-python-headless==4.10.0.84",
 #     "scikit-image",
 #     "zopfli",
 # ]
@@ -30,10 +31,11 @@
 
 art runs all renderers by turns, on the pictures given and on four house cats. A row has the means over these pictures:
 ssim (luma, 7 x 7 windows) and psnr (colours blurred by 6 pixels) of the art, drawn with DejaVu Sans Mono in cells of
-10 x 20 pixels, against the picture; corr (luma blurred by 5 pixels); the share of inked cells (a glyph, 8 levels or
-more from its background); the bytes printed; the median time, and its ratio to the floor: Pillow's draft + convert +
+10 x 20 pixels, against the picture; corr (luma blurred by 5 pixels); the share of legible cells (a glyph, 24 levels of
+luma or more from its background); how often OpenCV's detectors of cats' faces find one in the art, in the pictures
+in which they find one; the bytes printed; the median time, and its ratio to the floor: Pillow's draft + convert +
 resize to 4 x 8 samples a cell.
-Peers that are not installed (chafa and jp2a are programs) are left out.
+Peers that are not installed (chafa, jp2a and artem are programs) are left out.
 
 serve takes some seven minutes. It asks for / as a browser does, on 32 connections, with wrk if that is installed. It
 asks one service after the other, again and again: the floor, a bottle route that returns the same bytes from as many of
@@ -71,7 +73,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -317,6 +319,8 @@ RENDERERS: dict[str, Callable[[Path], str]] = {
     "catscii ink": catscii_in_process("ink"),
     "chafa (in-process)": chafa_in_process,
     "chafa (process)": process("chafa -f symbols --symbols ascii -c full -s 80x200 --animate off"),
+    "chafa --fg-only (process)": process("chafa -f symbols --symbols ascii -c full --fg-only -s 80x200 --animate off"),
+    "artem (process)": process("artem --size 80 --background"),
     "jp2a (process)": process("jp2a --colors --fill --color-depth=24 --width=80 --background=dark"),
     "ascii_magic": ascii_magic_in_process,
     "climage": climage_in_process,
@@ -370,21 +374,44 @@ def draw(rows: list[list[Cell]]) -> Image.Image:
     return canvas
 
 
-def score(text: str, path: Path) -> tuple[float, float, float, float]:
-    """SSIM, PSNR, correlation and the share of inked cells."""
+def luma(colour: tuple[int, ...]) -> float:
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+
+
+def looks(art: Image.Image, widths: Sequence[int] = (160, 240, 320), softened: float = 4) -> list[bool]:
+    """Whether OpenCV's detectors of cats' faces see one in the picture, from afar: sharp, and softened."""
+    import cv2
+    import numpy as np
+
+    names = "haarcascade_frontalcatface.xml", "haarcascade_frontalcatface_extended.xml"
+    detectors = [cv2.CascadeClassifier(cv2.data.haarcascades + name) for name in names]
+
+    def has_cat(view: Image.Image, width: int) -> bool:
+        size = width, round(view.height * width / view.width)
+        grey = np.array(view.convert("L").resize(size, Image.Resampling.BOX))
+        views = (grey, cv2.equalizeHist(grey))
+        return any(len(d.detectMultiScale(v, 1.03, 2, minSize=(40, 40))) for d in detectors for v in views)
+
+    views = [art, art.filter(ImageFilter.GaussianBlur(softened))] if softened else [art]
+    return [has_cat(view, width) for view in views for width in widths]
+
+
+def score(text: str, path: Path) -> tuple[float, ...]:
+    """SSIM, PSNR, correlation, the share of legible cells, and of looks that see a cat (nan: there is none)."""
     import numpy as np
     from skimage.metrics import structural_similarity
 
     rows = parse(text)
-    drawn = draw(rows)
-    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB").resize(drawn.size, Image.Resampling.LANCZOS)
+    drawn, original = draw(rows), ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    picture = original.resize(drawn.size, Image.Resampling.LANCZOS)
     a, b = (np.asarray(image.convert("L")) for image in (picture, drawn))
     x, y = (np.asarray(image.filter(ImageFilter.GaussianBlur(6)), float) for image in (picture, drawn))
     cells = [cell for row in rows for cell in row]
-    inked = sum(char != " " and max(abs(p - q) for p, q in zip(f, g, strict=True)) >= 8 for char, f, g in cells)
+    legible = sum(char != " " and abs(luma(f) - luma(g)) >= 24 for char, f, g in cells) / len(cells)
     psnr = 10 * np.log10(255**2 / max(((x - y) ** 2).mean(), 1e-9))
     soft = [np.asarray(image.convert("L").filter(ImageFilter.GaussianBlur(5))).ravel() for image in (picture, drawn)]
-    return structural_similarity(a, b, data_range=255), psnr, np.corrcoef(*soft)[0, 1], inked / len(cells)
+    seen = statistics.fmean(looks(drawn)) if any(looks(original, (240, 320, 480), 0)) else math.nan
+    return structural_similarity(a, b, data_range=255), psnr, np.corrcoef(*soft)[0, 1], legible, seen
 
 
 def compare(pictures: list[Path]) -> None:
@@ -408,10 +435,12 @@ def compare(pictures: list[Path]) -> None:
                     figures.setdefault(name, []).append((*score(text, path), len(text.encode())))
         for name in taken:
             times.setdefault(name, []).append(statistics.median(taken[name]))
-    print(f"{len(pictures)} pictures\n\n| | ssim | psnr | corr | inked | bytes | ms | x floor |\n|{'---|' * 8}")
+    print(f"{len(pictures)} pictures\n\n| | ssim | psnr | corr | legible | seen | bytes | ms | x floor |")
+    print("|" + "---|" * 9)
     for name in RENDERERS:
-        means = [statistics.fmean(column) for column in zip(*figures.get(name, []), strict=True)]
-        quality = "{:.3f} | {:.1f} | {:.3f} | {:.2f} | {:,.0f}".format(*means) if means else " | | | | "
+        columns = [[value for value in column if value == value] for column in zip(*figures.get(name, []), strict=True)]
+        means = [statistics.fmean(column or [math.nan]) for column in columns]
+        quality = "{:.3f} | {:.1f} | {:.3f} | {:.2f} | {:.2f} | {:,.0f}".format(*means) if means else " | | | | | "
         spent, least = statistics.fmean(times[name]), statistics.fmean(times["floor"])
         print(f"| {name} | {quality} | {1e3 * spent:.1f} | {spent / least:.2f} |")
 

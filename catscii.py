@@ -511,7 +511,7 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
 # So the glyphs enter one after another, and each wins the cells that it fits better than any before.
 
 STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
-BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of a page, under glyphs alone; dark: under transparent pictures
+BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of a page; transparent pictures stand on the dark one
 CONTRAST = 30  # levels of luma between a glyph and its background
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
@@ -670,7 +670,8 @@ def flatten(picture: Image.Image) -> Image.Image:
         return picture.convert("F").point(lambda level: level * scale - low * scale).convert("L").convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, BACKGROUNDS["dark"]), picture.convert("RGBA")).convert("RGB")
+    page = Image.new("RGBA", picture.size, BACKGROUNDS["dark"])
+    return Image.alpha_composite(page, picture.convert("RGBA")).convert("RGB")
 
 
 def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
@@ -1271,6 +1272,8 @@ END;
 CREATE TRIGGER visits_deleted AFTER DELETE ON visits BEGIN
     UPDATE totals SET count = count - old.count WHERE country = old.country;
 END;
+""", """
+UPDATE cats SET art = NULL;     -- it was drawn with less contrast
 """  # each entry upgrades the schema by one version
 
 
@@ -1329,7 +1332,7 @@ class Database:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(SCHEMA):
             raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {len(SCHEMA)}")
-        for statement in re.split("^(?=CREATE|ALTER|INSERT)", "".join(SCHEMA[version:]), flags=re.MULTILINE):
+        for statement in re.split("^(?=CREATE|ALTER|INSERT|UPDATE)", "".join(SCHEMA[version:]), flags=re.MULTILINE):
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")  # always: fails if the file is read-only
         self._connection.execute("COMMIT")

@@ -72,7 +72,7 @@ import tomllib
 import wsgiref.util
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -1098,10 +1098,6 @@ def test_a_cell_is_twice_as_tall_as_wide(size, width, height, grid):
     assert catscii.fit(size, width, height) == grid
 
 
-def luma(colour: Sequence[int]) -> float:
-    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-
-
 def drawn_cells(art: catscii.Art) -> Iterator[tuple[str, bytes, bytes, list[float]]]:
     """Of each cell: the glyph, its colour, that of the background, and their mean over the cell."""
     planes = (catscii.chunks(plane, 3) for plane in (art.foreground, art.background))
@@ -1111,9 +1107,15 @@ def drawn_cells(art: catscii.Art) -> Iterator[tuple[str, bytes, bytes, list[floa
 
 
 extreme_colours = st.tuples(*[st.sampled_from([0, 1, 8, 40, 128, 200, 247, 254, 255]) | st.integers(0, 255)] * 3)
-mosaics = st.lists(extreme_colours, min_size=1, max_size=12).map(lambda colours: (  # cells without relief
-    colours, Image.frombytes("RGB", (len(colours), 1), bytes(itertools.chain(*colours))).resize((20 * len(colours), 40), 0)
-))
+
+
+def mosaic(colours: list[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], Image.Image]:
+    """Cells without relief, as colours and as a picture."""
+    line = Image.frombytes("RGB", (len(colours), 1), bytes(itertools.chain(*colours)))
+    return colours, line.resize((20 * len(colours), 40), Image.Resampling.NEAREST)
+
+
+mosaics = st.lists(extreme_colours, min_size=1, max_size=12).map(mosaic)
 
 
 @settings(max_examples=rounds(200), deadline=None)
@@ -1129,7 +1131,7 @@ def test_every_cell_without_relief_keeps_its_colour(mosaic, contrast):
 @given(pictures | mosaics.map(lambda mosaic: mosaic[1]), st.integers(1, 100))
 def test_every_glyph_can_be_read(picture, contrast):
     for glyph, ink, ground, _ in drawn_cells(catscii.render(picture, 24, contrast=contrast)):
-        assert glyph != " " and abs(luma(ink) - luma(ground)) > contrast - 1.5
+        assert glyph != " " and abs(bench_catscii.luma(ink) - bench_catscii.luma(ground)) > contrast - 1.5
 
 
 def test_without_contrast_a_flat_picture_has_no_glyphs():
@@ -1189,25 +1191,8 @@ def test_colours_of_ink_can_be_read_on_their_page(picture):
     for colour in catscii.chunks(ink_of(picture, 24, "light", False).foreground, 3):
         linear = [c / 12.92 if (c := level / 255) <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for level in colour]
         assert 1.05 / (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05) >= 3
-    assert all(luma(colour) >= 24 for colour in catscii.chunks(ink_of(picture, 24, "dark", False).foreground, 3))
-
-
-def looks(art: Image.Image) -> list[bool]:
-    """Whether OpenCV's detectors of cats' faces see one in the art, from three distances, sharp and softened."""
-    import cv2
-    import numpy
-
-    folder = cv2.data.haarcascades
-    detectors = [cv2.CascadeClassifier(f"{folder}haarcascade_frontalcatface{end}.xml") for end in ("", "_extended")]
-
-    def has_cat(view: Image.Image, width: int) -> bool:
-        size = width, round(view.height * width / view.width)
-        grey = numpy.array(view.convert("L").resize(size, Image.Resampling.BOX))
-        views = (grey, cv2.equalizeHist(grey))
-        return any(len(d.detectMultiScale(v, 1.03, 2, minSize=(40, 40))) for d in detectors for v in views)
-
-    views = art, art.filter(ImageFilter.GaussianBlur(4))
-    return [has_cat(view, width) for view in views for width in (160, 240, 320)]
+    dark = catscii.chunks(ink_of(picture, 24, "dark", False).foreground, 3)
+    assert all(bench_catscii.luma(colour) >= 24 for colour in dark)
 
 
 @pytest.mark.parametrize(("style", "share"), [("fill", 0.9), ("ink", 0.5)])
@@ -1215,7 +1200,7 @@ def test_cats_are_recognised_in_their_art(style, share):
     """Over 200 house cats it is 0.97 and 0.66 of all looks."""
     pictures = [catscii.draw_house_cat(seed) for seed in range(20)]
     arts = [Image.open(io.BytesIO(catscii.to_png(catscii.render(p, style=style), "dark"))) for p in pictures]
-    assert statistics.fmean(itertools.chain(*map(looks, arts))) >= share
+    assert statistics.fmean(itertools.chain(*map(bench_catscii.looks, arts))) >= share
 
 
 @settings(max_examples=rounds(60), deadline=None)
