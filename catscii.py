@@ -1916,6 +1916,10 @@ class Visits(NamedTuple):  # by days in UTC
     days: dict[str, int]  # visits on each of the last 30 days, today last
     countries: dict[str, int]  # visits of all time by country, most first
 
+    def __str__(self) -> str:
+        totals = "Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*self)
+        return totals if self.visits else "Nobody has seen a cat here yet. You could be the first."
+
 
 def read_visits(database: Database) -> Visits:
     today = datetime.now(UTC).date()
@@ -1992,19 +1996,16 @@ class Tally:
     def write(self) -> None:
         """Commit the visits that wait, unless that failed a moment ago."""
         if self._waiting and not self.trouble:
-            self._write(lambda: None)
+            self.check(renew=False)
 
-    def check(self) -> None:
-        """Find out whether visits can be counted, and count those that wait."""
-        self._write(self._database.renew)
-
-    def _write(self, prepare: Callable[[], None]) -> None:
+    def check(self, renew: bool = True) -> None:
         """Commit all visits that wait, in one statement; if there are none, find out whether one could be."""
         with self._writing:
             with self._lock:
                 visits = self._waiting.copy()  # kept until they are committed: `write` does not wait if there are none
             try:
-                prepare()
+                if renew:
+                    self._database.renew()
                 sql = COUNT_VISITS.format(more=", (?, ?, ?)" * (len(visits) - 1)) if visits else CHECK_VISITS
                 self._database.execute(sql, *(value for visit, n in visits.items() for value in (*visit, n)))
                 with self._lock:
@@ -2056,9 +2057,9 @@ OTHER_FORMATS = [name for name in PAGE_FORMATS["cats"] if name != "text"]  # tha
 MEDIA_FORMATS = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html"}
 
 
-def parameter(default: object, values: range | Sequence[str], example: str, help: str, link: bool = True) -> Any:
-    """A field of View. The page /help shows `example` and `help`; links carry the value if `link` is true."""
-    return field(default=default, metadata={"values": values, "guide": (example, help), "link": link})
+def parameter(default: object, values: range | Sequence[str], example: str, help: str) -> Any:
+    """A field of View. The page /help shows `example` and `help`."""
+    return field(default=default, metadata={"values": values, "guide": (example, help)})
 
 
 @dataclass(frozen=True)
@@ -2073,26 +2074,26 @@ class View:
     style: str = parameter("fill", STYLES, "?style=ink", "glyphs alone; fill, if not given: on a background")
     contrast: int = parameter(CONTRAST, range(101), "?contrast=48",
                               f"levels that glyph and background of fill differ by, 0 to 100; {CONTRAST} if not given")
-    background: str = parameter("dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light page or terminal")
+    background: str = parameter("dark", tuple(BACKGROUNDS), "?background=light",
+                                "ink and text for a light page or terminal")
     colors: str = parameter("true", ("16", "256", "true"), "?colors=256",
-                            "for terminals without 24-bit colours; 16 for old ones", link=False)
+                            "for terminals without 24-bit colours; 16 for old ones")
     format: str = parameter("html", PAGE_FORMATS["cats"], "?format=text", f"or {', '.join(OTHER_FORMATS)}; "
-                            "text is in ink unless you ask for fill", link=False)
+                            "text is in ink unless you ask for fill")
 
     def draw(self, picture: Image.Image) -> Art:
         return render(picture, self.width or COLUMNS, self.height, self.style, self.contrast, self.background,
                       plain=self.format == "text")
 
-    @property
-    def carried(self) -> dict[str, Any]:
-        """What a link or a form needs in order to show a cat in the same way in a browser."""
-        linked = [field for field in fields(self) if field.metadata["link"]]
-        return {field.name: value for field in linked if (value := getattr(self, field.name)) != field.default}
+    def given(self, *without: str) -> dict[str, Any]:
+        """The parameters that are no defaults, but for those `without`."""
+        return {name: value for name, value in vars(self).items()
+                if value != getattr(View, name) and name not in without}
 
     def link(self, path: str, **changes: Any) -> str:
-        """Return the link to `path` with the parameters of this view, apart from the changes."""
-        carried = replace(self, **changes).carried
-        return path + "?" * bool(carried) + urlencode(carried)
+        """The link to `path` that shows a cat in the same way in a browser, apart from the changes."""
+        given = replace(self, **changes).given("colors", "format")
+        return path + "?" * bool(given) + urlencode(given)
 
 
 VALUES = {field.name: field.metadata["values"] for field in fields(View)}
@@ -2110,9 +2111,10 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-dir
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
 a { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
-h1 { font-size: 1.5rem; color: var(--strong) }
-footer { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem; font-size: .875rem;
-  display: flex; flex-wrap: wrap; justify-content: center; align-content: center; gap: .5rem 1rem }
+h1, code { color: var(--strong) }
+footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
+footer { font-size: .875rem; display: flex; flex-wrap: wrap; justify-content: center; align-content: center;
+  gap: .5rem 1rem }
 footer p { margin: 0; display: flex; gap: 0 1rem }
 nav, form, label { flex: auto; display: flex; gap: .5rem; align-items: center; justify-content: space-between }
 nav > *, form button { min-height: 2.25rem; padding: 0 .75rem; display: flex; align-items: center; white-space: nowrap;
@@ -2135,17 +2137,15 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
   footer:has(nav) { width: 16rem } }
 @media (pointer: coarse) { nav > *, form button, input { min-height: 2.75rem } .links a { line-height: 2.75rem } }
 @media print { nav, form, .links, .about span + span { display: none } }
-[aria-busy=true] { cursor: progress }
 [aria-busy=true] figure { opacity: .6; transition: opacity .1s }
 .stage { flex: 1 1 0; min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
 .stage pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
   font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
   line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
 .stage b { display: inline-block; height: 1.25em; margin-bottom: -.05em; vertical-align: top; font-weight: normal }
-.stage, tbody th::after { forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
+.stage, [scope=row]::after { forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 @media (forced-colors: active) { #another { background: LinkText; color: Canvas; forced-color-adjust: none } }
 .stage > * { background: #101014 }
-.stage > .light { background: #fff }
 .fitting pre, #news:not(:has(~ footer .links)) ~ * { visibility: hidden }
 figure { margin: 0; position: relative; user-select: none; -webkit-user-select: none; -webkit-touch-callout: none }
 figure > * { pointer-events: none }
@@ -2154,19 +2154,14 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-e
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
-.text { max-width: 40rem; margin: 0 auto; padding: 1rem; flex: 1; width: 100% }
-code { color: var(--strong); overflow-wrap: anywhere }
+.text { flex: 1; overflow-wrap: break-word }
 dd { margin: 0 0 .5rem 1rem }
-.wide { max-width: 60rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem 0 .2rem 1rem; text-align: right }
-th:first-child { padding-left: 0; text-align: left }
-tbody th { width: 100%; font-weight: normal }
-tbody th::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
-.chart { flex: none; min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
-.chart pre { color: #fa702c }
-.days { margin-bottom: 1rem; max-width: 24rem }
-.days pre { background: none }
+th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
+th:first-child { width: 100%; padding-left: 0; text-align: left }
+[scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
+.chart { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
+.days { color: var(--link) }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 .toast { position: fixed; z-index: 1; top: 1rem; left: 50%; translate: -50%; margin: 0; padding: .5rem 1rem;
   border: 1px solid; border-radius: .5rem; background: var(--strong); color: var(--paper) }
@@ -2245,14 +2240,10 @@ addEventListener("input", ({target}) => {
   clearTimeout(pause)
   pause = setTimeout(show, 50, url.href, "replaceState", ["main", "nav", ".links"])
 })
-addEventListener("submit", event => event.preventDefault())
-addEventListener("contextmenu", event => {
-  if (event.pointerType === "touch" && event.target.id === "art") event.preventDefault()
-})
-addEventListener("pointermove", ({target, offsetX, offsetY}) => {
-  if (target.id === "art") target.style.setProperty("--pointer", `${offsetX}px ${offsetY}px`)
-})
-addEventListener("pointerdown", ({target}) => target.id === "art" && target.classList.add("held"))
+const onArt = (name, act) => addEventListener(name, event => event.target.id === "art" && act(event, event.target))
+onArt("contextmenu", event => event.pointerType === "touch" && event.preventDefault())
+onArt("pointermove", (event, art) => art.style.setProperty("--pointer", `${event.offsetX}px ${event.offsetY}px`))
+onArt("pointerdown", (event, art) => art.classList.add("held"))
 for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => find(".held")?.classList.remove("held"))
 addEventListener("popstate", () => show(location.href))
 addEventListener("DOMContentLoaded", () => root.classList.contains("fitting") && show(find("#permalink").href))
@@ -2268,8 +2259,8 @@ HEADERS = {  # of every answer; a page loads only what it holds itself and its o
     "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto",
 }
 
-# Each body leaves the links of its footer open, for those that all pages have; but not that of `art`, which has none.
-LAYOUT = bottle.SimpleTemplate("""\
+PAGE = bottle.SimpleTemplate("""\
+% permalink, hint = (f"{root}cat/{cat.id}", "; its picture shows while you hold or focus it") if cat else ("", "")
 <!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -2278,42 +2269,66 @@ LAYOUT = bottle.SimpleTemplate("""\
 <title>{{title}} &middot; catscii</title>
 <link rel="icon" href="{{root}}favicon.ico">
 <style>{{!STYLE}}</style>
-% if base:
-% permalink = f"{base}cat/{cat.id}"
+% if cat:
+%     url = f"{base()}cat/{cat.id}"
 <meta property="og:title" content="{{title}}, an ASCII cat">
 <meta property="og:type" content="website">
-<meta property="og:url" content="{{view.link(permalink)}}">
-<meta property="og:image" content="{{view.link(permalink + '.png')}}">
+<meta property="og:url" content="{{view.link(url)}}">
+<meta property="og:image" content="{{view.link(url + '.png')}}">
 <meta property="og:image:alt" content="{{title}} as coloured ASCII art">
 <meta name="twitter:card" content="summary_large_image">
 <script>{{!SCRIPT}}</script>
 <p class="unseen" id="news" role="status"></p>
 % end
-{{!body}}
-% if root:
-<a href="{{root}}analytics">visitors</a>
-<a href="{{root}}help">help</a>
-% if dbip:
-<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
-% end
-</p>
-</footer>
-% end
-""")
-
-CAT_BODY = bottle.SimpleTemplate("""\
-% permalink, hint = (f"{root}cat/{cat.id}", "; its picture shows while you hold or focus it") if cat else ("", "")
-% columns, rows = len(art.rows[0]), len(art.rows)
+% columns, rows = (len(art.rows[0]), len(art.rows)) if art else (0, 0)
+% if view:
 <main class="stage">
 <h1 class="unseen">{{title}}</h1>
-<figure id="art" class="{{view.background}}" role="img" tabindex="{{0 if cat else -1}}"
+<figure id="art" role="img" tabindex="{{0 if cat else -1}}"
  aria-label="{{title}}, drawn in {{columns}} by {{rows}} coloured characters{{hint}}"
- style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}}">
+ style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
+ background:rgb{{BACKGROUNDS[view.background]}}">
 <pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
 </main>
-% if cat:
-% style = "ink" if view.style == "fill" else "fill"
+% else:
+<main class="text">
+<h1>{{title}}</h1>
+%     if message:
+<p>{{message}}</p>
+%     end
+%     if art:
+<figure class="stage chart" style="--columns:{{columns}};--rows:{{rows}}" role="img" aria-label="{{label}}">
+<pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
+%     end
+%     if guide:
+<dl>
+%         for term, meaning in guide:
+<dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
+%         end
+</dl>
+%     end
+%     if visits:
+%         if visits.countries:
+<pre class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, visits.days.values()))}}">
+{{sparkline(visits.days.values())}}</pre>
+<table>
+<tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr>
+%             for code, count in visits.countries.items():
+%                 share, length = count / visits.visits, count / max(visits.countries.values())
+<tr><th scope="row" style="--length:{{f"{length:.1%}"}}">
+<span aria-hidden="true">{{flag(code)}}</span> {{country_name(code)}}</th>
+<td>{{f"{count:,}"}}</td><td>{{f"{share:.1%}"}}</td></tr>
+%             end
+</table>
+%         end
+<p>{{PRIVACY}}</p>
+%     end
+</main>
+% end
+% if root:
 <footer>
+%     if cat:
+%         style = "ink" if view.style == "fill" else "fill"
 <nav>
 <a id="another" href="{{view.link(root)}}">another cat</a>
 <button id="share" type="button">share</button>
@@ -2324,61 +2339,38 @@ CAT_BODY = bottle.SimpleTemplate("""\
 <form action="{{permalink}}">
 <label>width <input id="width" type="range" name="width" min="{{WIDTHS[0]}}" max="{{WIDTHS[-1]}}"
  value="{{columns}}"> <output>{{columns}}</output></label>
-% for name, value in (pair for pair in view.carried.items() if pair[0] != "width"):
+%         for name, value in view.given("width", "colors", "format").items():
 <input type="hidden" name="{{name}}" value="{{value}}">
-% end
+%         end
 <noscript><button>draw</button></noscript>
 </form>
-% if cat.url:
+%         if cat.url:
 <p class="about"><span>photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a></span>
-% else:
+%         else:
 <p class="about"><span>{{cat.description}}</span>
-% end
+%         end
 <span>hold to see the {{"photo" if cat.url else "drawing"}}</span></p>
+%     end
 <p class="links">
+%     if cat:
 <a id="permalink" href="{{view.link(permalink)}}" rel="bookmark">permalink</a>
-% end""")
+%     else:
+<a href="{{root}}">a cat</a>
+%     end
+<a href="{{root}}analytics">visitors</a>
+<a href="{{root}}help">help</a>
+%     if dbip:
+<a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
+%     end
+</p>
+</footer>
+% end
+""")
 
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
 PRIVACY = """\
 A visit is somebody who sees a cat: no crawler, link preview or picture alone.
 Only the day and the country of each visit are kept: no address, no cookie."""
-NO_VISITS = "Nobody has seen a cat here yet. You could be the first."
-ANALYTICS_BODY = bottle.SimpleTemplate("""\
-% countries, days = visits.countries, visits.days
-<main class="text wide">
-<h1>Visitors</h1>
-<div class="stage chart" style="--columns:80;--rows:22">
-% names = ", ".join(map(country_name, [*countries][:5])) or "none yet"
-<pre role="img" aria-label="Map of the world. Most visits: {{names}}">
-{{!to_html(world_map(countries))}}</pre>
-</div>
-% if countries:
-<p>{{"Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*visits)}}</p>
-<div class="stage chart days" style="--columns:30;--rows:1">
-<pre role="img" aria-label="Visits a day: {{', '.join(map(str, days.values()))}}">
-{{sparkline(days.values())}}</pre>
-</div>
-<table>
-<thead><tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr></thead>
-<tbody>
-% for code, count in countries.items():
-%     share, length = f"{count / visits.visits:.1%}", f"{count / max(countries.values()):.1%}"
-<tr><th scope="row" style="--length:{{length}}">
-<span aria-hidden="true">{{flag(code)}}</span> {{country_name(code)}}</th>
-<td>{{f"{count:,}"}}</td><td>{{share}}</td></tr>
-% end
-</tbody>
-</table>
-% else:
-<p>{{NO_VISITS}}</p>
-% end
-<p>{{PRIVACY}}</p>
-</main>
-<footer>
-<p class="links">
-<a href="{{root}}">a cat</a>""")
-
 GUIDE = (  # what /help explains; in a terminal in 24 lines, with the prompt
     ("curl {base}", "a random cat, another one each time"),
     ("{root}cat/house-42", "this cat, for ever"),
@@ -2388,27 +2380,6 @@ GUIDE = (  # what /help explains; in a terminal in 24 lines, with the prompt
     ("in the browser", "space or n: another cat; hold the art to see its picture"),
     ("JSON", "its colours are a string a row, six hexadecimal digits a cell"),
 )
-
-TEXT_BODY = bottle.SimpleTemplate("""\
-<main class="text">
-% if art:
-<div class="stage chart" style="--columns:{{len(art.rows[0])}};--rows:{{len(art.rows)}}">
-<figure role="img" aria-label="A cat"><pre aria-hidden="true">{{!to_html(art)}}</pre></figure></div>
-% end
-<h1>{{title}}</h1>
-% if message:
-<p>{{message}}</p>
-% else:
-<dl>
-%     for term, meaning in guide:
-<dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
-%     end
-</dl>
-% end
-</main>
-<footer>
-<p class="links">
-<a href="{{root}}">a cat</a>""")
 
 
 class Page:
@@ -2443,32 +2414,24 @@ class Service:
         self.pages, self.metrics, self.started = Cache(8 << 20), Metrics(), time.time()
         self.rendering = threading.Lock()
         self.reading = Trouble("The database cannot be read", "The database can be read again")
-        self.keeping = Trouble("The files cannot be checked", "The files can be checked again")
         self.refusals = Budget(5, "Refused requests were not logged")  # lines a second
 
     def keep(self, stopping: threading.Event) -> None:
         """Every second until `stopping`: check the two files, which may fail, recover or be replaced."""
         while not stopping.wait(1):
+            self.refusals.reset()
+            self.visits.check()
             try:
-                self._check()
-                self.keeping.end()
+                self.store.counts()
+                if not self.visits.trouble:
+                    self.reading.end(quiet_seconds=3)
             except Exception as error:
-                self.keeping.begin(f"{type(error).__name__}: {error}")
-
-    def _check(self) -> None:
-        self.refusals.reset()
-        self.visits.check()
-        try:
-            self.store.counts()
-            if not self.visits.trouble:
-                self.reading.end(quiet_seconds=3)
-        except sqlite3.Error as error:
-            self.reading.begin(error)
-        try:
-            if self.countries.reload():
-                log.info("Countries were replaced")
-        except (OSError, ValueError) as error:
-            log.warning("Countries cannot be replaced", {"error": str(error)})
+                self.reading.begin(error)
+            try:
+                if self.countries.reload():
+                    log.info("Countries were replaced")
+            except Exception as error:
+                log.warning("Countries cannot be replaced", {"error": str(error)})
 
     def end(self) -> None:
         """After the only answer of a process: count its visit if that failed; let a child fetch a cat if one is due."""
@@ -2524,7 +2487,7 @@ class Service:
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
-                drawn = cat_id.startswith("house-") or view.format == "jpg" or replace(view, height=None).carried
+                drawn = cat_id.startswith("house-") or view.format == "jpg" or view.given("height", "colors", "format")
                 cat, found = (not drawn and self.store.art(cat_id, view.height)) or find(cat_id)
             with self.rendering:  # one at a time: who waits here mostly waits for the same page
                 page = self.pages.get(key)
@@ -2550,36 +2513,30 @@ class Service:
 
     def analytics(self) -> bytes:
         visits, format, dbip = read_visits(self.database), read_format("analytics"), self.countries.from_dbip
-        if format == "json":
-            body = json.dumps(visits._asdict()) + "\n"
-        elif format == "csv":
+        art = world_map(visits.countries) if format in ("html", "ansi") else None
+        label = f"Map of the world. Most visits: {', '.join(map(country_name, [*visits.countries][:5])) or 'none yet'}"
+        if format == "csv":
             rows = self.database.execute(VISITS_ONE_BY_ONE, min(visits.days), max(visits.days))
-            body = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
-        elif format == "html":
-            body = html_page("Visitors", ANALYTICS_BODY, root(), visits=visits, dbip=dbip)
-        elif format == "ansi":
-            body = analytics_in_ansi(visits, dbip)
+            text = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
+        elif art:
+            text = to_ansi(art) + bars(visits, dbip)
         else:
-            body = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
-        return send(Page(body, CONTENT_TYPES[format]))
+            text = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
+        facts = visits._asdict()
+        return answer(format, "Visitors", facts, text, message=visits, art=art, label=label, visits=visits, dbip=dbip)
 
     def help(self) -> bytes:
         """The guide, in one screen; as JSON, a list of pairs."""
-        urls, format = {"base": base(), "root": root()}, read_format()
+        urls, format, dbip = {"base": base(), "root": root()}, read_format(), self.countries.from_dbip
         guide = [(term.format(**urls), meaning) for term, meaning in GUIDE]
-        title, dbip = "Cats as coloured ASCII art", self.countries.from_dbip
-        if format == "html":
-            body = html_page(title, TEXT_BODY, root(), dbip=dbip, guide=guide, message="", art=None)
-        elif format == "json":
-            body = json.dumps(guide) + "\n"
-        else:
-            bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
-            lines, column = [title, ""], max(len(term) for term, _ in guide if len(term) <= 24)
-            for term, meaning in guide:
-                text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
-                lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
-            body = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
-        return send(Page(body, CONTENT_TYPES[format]))
+        bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
+        title, column = "Cats as coloured ASCII art", max(len(term) for term, _ in guide if len(term) <= 24)
+        lines = [title, ""]
+        for term, meaning in guide:
+            text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
+            lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
+        text = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
+        return answer(format, title, guide, text, guide=guide, dbip=dbip)
 
     def health(self) -> bytes:
         health = {"status": "ok", "version": __version__}
@@ -2609,10 +2566,6 @@ class Service:
     def panic(self) -> bytes:
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
-    @cached_property
-    def icon(self) -> Page:
-        return Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png")
-
     def guard(self, callback: Callable[..., bytes]) -> Callable[..., bytes]:
         """A bottle plugin: what a route did not expect goes into the log, and a plain error to the visitor."""
 
@@ -2631,8 +2584,7 @@ class Service:
         return guarded
 
     def receive(self) -> None:
-        """Before each request: note its time and country, let a path that is no UTF-8 match no route, and answer what
-        the server has refused."""
+        """Before each request: note its time and country, let no route match bytes that are no UTF-8, and refuse."""
         environ, name = bottle.request.environ, self.client_ip_header
         environ["catscii.started"] = time.perf_counter()
         environ["catscii.country"] = self.countries.country(header(name) if name else environ.get("REMOTE_ADDR", ""))
@@ -2672,7 +2624,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/health", callback=service.health)
     app.get("/metrics", callback=service.prometheus)
     app.get("/panic", callback=service.panic)
-    app.get("/favicon.ico", callback=lambda: send(service.icon, max_age=86400))
+    app.get("/favicon.ico", callback=lambda: send(icon(), max_age=86400))
     app.get("/robots.txt", callback=lambda: send(Page(ROBOTS, CONTENT_TYPES["text"]), max_age=86400))
     app.add_hook("before_request", service.receive)
     app.add_hook("after_request", service.account)
@@ -2772,8 +2724,7 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             return json.dumps({**credit, **to_dict(art)}) + "\n"
         case "html":
             title = cat and (cat.description.capitalize() or f"Cat {cat.id} from {cat.source}")
-            urls = (root(), base()) if cat else ()
-            return html_page(title or "A cat", CAT_BODY, *urls, art=art, cat=cat, view=view, dbip=dbip)
+            return html_page(title or "A cat", root() if cat else "", art=art, cat=cat, view=view, dbip=dbip)
         case "ansi":
             return to_ansi(art, view.colors) + (f"\x1b[2m{footer(view, cat)}\x1b[0m\n" if cat else "")
         case "png":
@@ -2784,38 +2735,41 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
 
 def footer(view: View, cat: Cat) -> str:
     """The cat's URL for a shell, as large as its window, and the guide's; less if that takes more than 80 columns."""
-    given = "".join(f"{name}={value}&" for name, value in vars(view).items() if value != getattr(View, name)
-                    and name not in ("width", "height", "format"))
-    url, guide = f'"{base()}cat/{cat.id}?{given}width=$COLUMNS', f"  {root()}:help"
+    given = urlencode(view.given("width", "height", "format") | {"width": ""})
+    url, guide = f'"{base()}cat/{cat.id}?{given}$COLUMNS', f"  {root()}:help"
     whole, less = f'{url}&height=$((LINES-2))"', f'{url}"'
     return next((line for line in (whole + guide, whole, less + guide) if len(line) <= 80), less)
 
 
-def analytics_in_ansi(visits: Visits, dbip: bool) -> str:
-    """The map, a bar a country, the totals and the days, in 80 columns."""
-    lines, glowing = [to_ansi(world_map(visits.countries))], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
-    totals = [NO_VISITS]
+def bars(visits: Visits, dbip: bool) -> str:
+    """What stands below the map in a terminal of 80 columns: a bar a country, the days, the totals."""
+    lines, days, glowing = [], [], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
     if visits.countries:
-        totals = ["Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*visits),
-                  glowing.format(sparkline(visits.days.values()))]
         most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
         for code, count in visits.countries.items():
             blocks, eighths = divmod(-(-8 * (58 - longest) * count // most), 8)
             bar = glowing.format(f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}")
             lines.append(f"{country_name(code):{longest}} {bar} {count:11,} {count / visits.visits:6.1%}")
-        lines.append("")
-    return "\n".join([*lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", *totals]) + "\n"
+        lines, days = [*lines, ""], [glowing.format(sparkline(visits.days.values()))]
+    return "\n".join(["", *lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", str(visits), *days]) + "\n"
 
 
-def html_page(title: str, body: bottle.SimpleTemplate, root: str = "", base: str = "", **values: Any) -> str:
-    values = {**globals(), **values, "title": title, "root": root, "base": base}  # templates use names of this module
-    return str(LAYOUT.render(values, body=body.render(values)))
+def answer(format: str, title: str, facts: Any, text: str, **values: Any) -> bytes:
+    """Send what is no cat: the facts as JSON, a page of the title and the values, or the text."""
+    if format == "json":
+        text = json.dumps(facts) + "\n"
+    elif format == "html":
+        text = html_page(title, root(), **values)
+    return send(Page(text, CONTENT_TYPES[format]))
 
 
-@lru_cache(LOST_CATS)
-def lost_cat(seed: int) -> Art:
-    """Return the art of a house cat, for a page that does not exist."""
-    return render(draw_house_cat(seed), 60)
+def html_page(title: str, root: str = "", **values: Any) -> str:
+    values = dict.fromkeys(("art", "cat", "view", "guide", "visits", "message", "dbip")) | values
+    return str(PAGE.render(globals() | values, title=title, root=root))  # templates use names of this module
+
+
+icon = cache(lambda: Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png"))
+lost_cat = lru_cache(LOST_CATS)(lambda seed: render(draw_house_cat(seed), 60))  # for a page that does not exist
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
@@ -2836,13 +2790,9 @@ def show_error(error: bottle.HTTPError) -> bytes:
     elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
         message = f"there is nothing at {quoted(path)}; / has a cat for you"
     art = lost_cat(zlib.crc32(path.encode()) % LOST_CATS) if error.status_code == 404 else None
-    if format == "json":
-        body = json.dumps({"status": error.status_code, "error": message}) + "\n"
-    elif format == "html":
-        body = html_page(error.status_line, TEXT_BODY, root(), dbip=False, message=message, art=art)
-    else:
-        body = (to_ansi(art) if art and format == "ansi" else "") + f"{error.status_line}: {message}\n"
-    return send(Page(body, CONTENT_TYPES[format]))
+    text = (to_ansi(art) if art and format == "ansi" else "") + f"{error.status_line}: {message}\n"
+    facts = {"status": error.status_code, "error": message}
+    return answer(format, error.status_line, facts, text, message=message, art=art, label="A cat")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
