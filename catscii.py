@@ -2109,12 +2109,11 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-direction: column;
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
-a { color: var(--link); text-underline-offset: .2em }
+a, .days { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
 h1, code { color: var(--strong) }
 footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
-footer { font-size: .875rem; display: flex; flex-wrap: wrap; justify-content: center; align-content: center;
-  gap: .5rem 1rem }
+footer { font-size: .875rem; display: flex; flex-wrap: wrap; place-content: center; gap: .5rem 1rem }
 footer p { margin: 0; display: flex; gap: 0 1rem }
 nav, form, label { flex: auto; display: flex; gap: .5rem; align-items: center; justify-content: space-between }
 nav > *, form button { min-height: 2.25rem; padding: 0 .75rem; display: flex; align-items: center; white-space: nowrap;
@@ -2149,8 +2148,8 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 .fitting pre, #news:not(:has(~ footer .links)) ~ * { visibility: hidden }
 figure { margin: 0; position: relative; user-select: none; -webkit-user-select: none; -webkit-touch-callout: none }
 figure > * { pointer-events: none }
-figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-events: none;
-  background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat; transition: opacity .2s }
+figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transition: opacity .2s;
+  background-size: 100% 100% }
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
@@ -2161,7 +2160,6 @@ th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
 .chart { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
-.days { color: var(--link) }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 .toast { position: fixed; z-index: 1; top: 1rem; left: 50%; translate: -50%; margin: 0; padding: .5rem 1rem;
   border: 1px solid; border-radius: .5rem; background: var(--strong); color: var(--paper) }
@@ -2215,7 +2213,7 @@ addEventListener("click", event => {
   if (id === "another" || id === "restyle") {
     event.preventDefault()
     history.replaceState(null, "", permalink)
-    seen.push(permalink.pathname)
+    seen.push(permalink.pathname.split("/").pop())
     show(href, id === "another" ? "pushState" : "replaceState")
   } else if (id === "share") {
     if (!navigator.share) return copy(permalink.href, "link")
@@ -2455,9 +2453,8 @@ class Service:
 
     def random_cat(self) -> bytes:
         try:
-            agent, seen = header("User-Agent"), bottle.request.query.get("seen", "")  # on the visitor's page
-            seen = re.findall(r"([^/,]+)(?:,|$)", seen)[-LAST_SEEN:]
-            cat_id = house_cats(1, 86400)[0] if crawls(agent) else self.cattery.pick(seen)
+            seen = bottle.request.query.get("seen", "").split(",")[-LAST_SEEN:]  # on the visitor's page
+            cat_id = house_cats(1, 86400)[0] if crawls(header("User-Agent")) else self.cattery.pick(seen)
             page = self._page(cat_id, self.cattery.find_local)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
             if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
@@ -2566,22 +2563,19 @@ class Service:
     def panic(self) -> bytes:
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
-    def guard(self, callback: Callable[..., bytes]) -> Callable[..., bytes]:
-        """A bottle plugin: what a route did not expect goes into the log, and a plain error to the visitor."""
-
-        def guarded(*args: Any, **kwargs: Any) -> bytes:
-            try:
-                return callback(*args, **kwargs)
-            except bottle.HTTPResponse:
-                raise
-            except sqlite3.Error as error:
-                self.reading.begin(error)
-                raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
-            except Exception as error:
-                log.exception("Request failed", {"path": bottle.request.path})
-                raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
-
-        return guarded
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Around each route, as a bottle plugin: log what it did not expect, and answer with a plain error."""
+        try:
+            yield
+        except bottle.HTTPResponse:
+            raise
+        except sqlite3.Error as error:
+            self.reading.begin(error)
+            raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
+        except Exception as error:
+            log.exception("Request failed", {"path": bottle.request.path})
+            raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
 
     def receive(self) -> None:
         """Before each request: note its time and country, let no route match bytes that are no UTF-8, and refuse."""
@@ -2628,7 +2622,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/robots.txt", callback=lambda: send(Page(ROBOTS, CONTENT_TYPES["text"]), max_age=86400))
     app.add_hook("before_request", service.receive)
     app.add_hook("after_request", service.account)
-    app.install(service.guard)
+    app.install(service.guard())
     app.default_error_handler = show_error
     return app
 

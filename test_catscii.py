@@ -2369,7 +2369,7 @@ def test_many_who_open_a_new_database_at_once_all_can(start, tmp_path):
 
 def test_a_visit_is_in_the_database_before_its_answer_is_there(start):
     slow = "import time; write = catscii.Tally.check\n"
-    slow += "catscii.Tally.check = lambda *given: time.sleep(0.01) or write(*given)"
+    slow += "catscii.Tally.check = lambda *given, **how: time.sleep(0.01) or write(*given, **how)"
     service = start(command=patched(slow))
     with contextlib.closing(sqlite3.connect(service.database)) as database, connected(service) as connection:
         for i in range(1, 51):
