@@ -687,9 +687,9 @@ def compare_starts() -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = catscii.Database(folder + "/catscii.db")
         for seed in range(catscii.STORED_CATS):
-            picture = catscii.written(catscii.draw_house_cat(seed), "PNG")
+            picture = catscii.written(catscii.draw_house_cat(seed), "JPEG", quality=88)
             cat = catscii.Cat(f"cat{seed}", "localhost", "http://localhost/")
-            catscii.Store(database).put(cat, *catscii.small_with_art(picture, catscii.STORED_SIDE))
+            catscii.Store(database).put(cat, picture)
         database.close()
         variables = {
             "PYTHONPYCACHEPREFIX": folder, "PYTHONPATH": str(Path(catscii.__file__).parent),

@@ -530,7 +530,7 @@ MEAN_TOLERANCE = 2  # levels that the mean colour of a cell may be off, for the 
 CONTRAST_TOLERANCE, MASKING = 12, 5  # levels; for each MASKING levels of contrast, one level more
 INK_TONES = " .:;!|]}Q@"  # glyphs that cover all parts of a cell alike, so that an area of one of them looks smooth
 EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # glyphs that show the direction of an edge
-EDGE_GAIN = 8  # levels a part that such a glyph must fit better than a glyph of INK_TONES
+EDGE_GAIN = 3  # levels a part that such a glyph must fit better than a glyph of INK_TONES
 INK_GAMMA = 0.3  # coloured glyphs share the tone with their colour
 INK_LUMA = 40  # at least, so that a glyph can be read on a dark page
 INK_LUMINANCE = 0.28  # at most (WCAG 2.2, relative luminance), so that contrast on a light page is 3:1
@@ -597,16 +597,6 @@ def decode(data: bytes, longest: int) -> Image.Image:
             raise PictureError(f"the picture cannot be read: {error}") from error
 
 
-def small_with_art(data: bytes, longest: int) -> tuple[bytes, bytes]:
-    """What the store keeps of a picture: a JPEG of at most `longest` pixels a side, and its art in the usual views."""
-    picture = decode(data, longest)
-    picture.thumbnail((longest, longest))
-    jpeg = written(picture, "JPEG", quality=88)
-    small = decode(jpeg, longest)
-    art = to_dict(render(small)) | {f"{TERMINAL_ROWS}": to_dict(render(small, height=TERMINAL_ROWS))}
-    return jpeg, zlib.compress(json.dumps(art).encode())
-
-
 def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
     """What `work_in_box` writes, in a process that has BOX_BYTES of memory, BOX_SECONDS of time, and no files.
 
@@ -629,7 +619,7 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
 
 
 def work_in_box(longest: int, store: bool) -> None:
-    """Read a picture from standard input and write `small_with_art` of it, else all of it as PPM; or why not."""
+    """Write the picture from standard input as the JPEG that the store keeps, else all of it as PPM; or why not."""
     import resource
 
     plugins = [name + "ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")]
@@ -641,11 +631,10 @@ def work_in_box(longest: int, store: bool) -> None:
         with contextlib.suppress(ValueError, OSError):  # macOS has not all of them
             resource.setrlimit(limit, (most, most))
     try:
+        picture = decode(data, longest)
         if store:
-            jpeg, art = small_with_art(data, longest)
-            made = b"%d\n%b%b" % (len(jpeg), jpeg, art)
-        else:
-            made = written(decode(data, longest), "PPM")
+            picture.thumbnail((longest, longest))
+        made = written(picture, "JPEG", quality=88) if store else written(picture, "PPM")
         status = 0
     except (PictureError, MemoryError) as error:
         made, status = (str(error) or "the picture takes too much memory").encode(), UNREADABLE
@@ -1022,11 +1011,6 @@ def to_dict(art: Art) -> dict[str, Any]:
             "foreground": foreground, "background": background}
 
 
-def from_dict(made: Mapping[str, Any]) -> Art:
-    """The art that to_dict was given, with a background."""
-    return Art(tuple(made["rows"]), *(bytes.fromhex("".join(made[plane])) for plane in ("foreground", "background")))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # House cats: portraits drawn from a seed, so that there always is a cat
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1248,7 +1232,7 @@ CREATE TABLE cats (             -- the higher the rowid, the fresher the picture
 );
 CREATE INDEX stored_cats ON cats (id) WHERE picture IS NOT NULL;
 """, """
-ALTER TABLE cats ADD COLUMN art BLOB;  -- the picture in the usual views: to_dict's as JSON, deflated
+ALTER TABLE cats ADD COLUMN art BLOB;
 CREATE TABLE refresher (        -- one row
     due REAL NOT NULL,          -- Unix time from which on a process that answers one request may fetch a cat
     sources TEXT NOT NULL       -- JSON: failures in a row and Unix time of the next try, by host
@@ -1273,7 +1257,7 @@ CREATE TRIGGER visits_deleted AFTER DELETE ON visits BEGIN
     UPDATE totals SET count = count - old.count WHERE country = old.country;
 END;
 """, """
-UPDATE cats SET art = NULL;     -- it was drawn with less contrast
+ALTER TABLE cats DROP COLUMN art;  -- whoever asks wants another size
 """  # each entry upgrades the schema by one version
 
 
@@ -1332,7 +1316,7 @@ class Database:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(SCHEMA):
             raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {len(SCHEMA)}")
-        for statement in re.split("^(?=CREATE|ALTER|INSERT|UPDATE)", "".join(SCHEMA[version:]), flags=re.MULTILINE):
+        for statement in re.split("^(?=CREATE|ALTER|INSERT)", "".join(SCHEMA[version:]), flags=re.MULTILINE):
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")  # always: fails if the file is read-only
         self._connection.execute("COMMIT")
@@ -1394,27 +1378,15 @@ class Store:
             return Cat(*cat), picture
         return None
 
-    def art(self, cat_id: str, height: int | None) -> tuple[Cat, Art] | None:
-        """Return the cat and its stored art in the usual view of that height; None if there is none.
-
-        It saves a CGI request 41 ms and 6 MB.
-        """
-        for art, *cat in self._execute("SELECT art, id, source, url FROM cats WHERE id = ? AND art NOT NULL", cat_id):
-            with contextlib.suppress(zlib.error, ValueError, KeyError):  # damaged, or of an earlier version
-                made = json.loads(zlib.decompress(art))
-                return Cat(*cat), from_dict(made[f"{height}"] if height else made)
-        return None
-
     def holds(self, cat_id: str) -> bool:
         return bool(self._execute("SELECT 1 FROM cats WHERE id = ? AND picture IS NOT NULL", cat_id))
 
-    def put(self, cat: Cat, picture: bytes, art: bytes) -> None:
-        """Store the picture and its art, as Fetcher.picture returns them, and evict the oldest."""
+    def put(self, cat: Cat, picture: bytes) -> None:
+        """Store the picture, as Fetcher.picture returns it, and evict the oldest."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._execute("REPLACE INTO cats (id, source, url, fetched, picture, art) VALUES (?,?,?,?,?,?)",
-                      *cat[:3], now, picture, art)
+        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)", *cat[:3], now, picture)
         self._execute("""
-            UPDATE cats SET picture = NULL, art = NULL WHERE id IN (
+            UPDATE cats SET picture = NULL WHERE id IN (
                 SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)""", STORED_CATS)
 
     def counts(self) -> dict[str, int]:
@@ -1541,16 +1513,15 @@ class Fetcher:
         except (ValueError, RecursionError) as error:
             raise Unavailable(f"the answer is not JSON: {error}") from error
 
-    def picture(self, cat: Cat, permit: Callable[[], None] = lambda: None) -> tuple[bytes, bytes]:
-        """Fetch the cat's picture. Returns a JPEG of at most STORED_SIDE pixels and its art. Raises Unavailable."""
+    def picture(self, cat: Cat, permit: Callable[[], None] = lambda: None) -> bytes:
+        """Fetch the cat's picture. Returns a JPEG of at most STORED_SIDE pixels. Raises Unavailable."""
         with span("download_file", url=cat.url):
             data = self.get(cat.url, MAX_PICTURE_BYTES, permit=permit)
         try:
             with span("decode", bytes=len(data)), self._box:  # one at a time
-                length, _, made = run_in_box(data, STORED_SIDE, store=True).partition(b"\n")
+                return run_in_box(data, STORED_SIDE, store=True)
         except PictureError as error:
             raise Unavailable(str(error)) from error
-        return made[:int(length)], made[int(length):]
 
 
 def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
@@ -1692,7 +1663,7 @@ class Refresher:
         while source.listed:
             cat = source.listed.popleft()
             if not self._store.holds(cat.id):
-                self._store.put(cat, *self._fetcher.picture(cat))
+                self._store.put(cat, self._fetcher.picture(cat))
                 return True
         return False
 
@@ -1756,7 +1727,7 @@ class Cattery:
             raise Unavailable("other pictures are being fetched")
         try:
             cat, _ = self._store.get(cat_id) or (self._ask(cat_id), None)
-            jpeg, _ = self._fetcher.picture(cat, self._permit)
+            jpeg = self._fetcher.picture(cat, self._permit)
         finally:
             self._free.release()
         self._revived.put(cat_id, (cat, jpeg), len(jpeg))
@@ -2484,12 +2455,11 @@ class Service:
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
-                drawn = cat_id.startswith("house-") or view.format == "jpg" or view.given("height", "colors", "format")
-                cat, found = (not drawn and self.store.art(cat_id, view.height)) or find(cat_id)
+                cat, picture = find(cat_id)
             with self.rendering:  # one at a time: who waits here mostly waits for the same page
                 page = self.pages.get(key)
                 if page is None:
-                    page = Page(self._draw(cat, found, view), CONTENT_TYPES[view.format])
+                    page = Page(self._draw(cat, picture, view), CONTENT_TYPES[view.format])
                     self.pages.put(key, page, 2 * len(page.body) + 2000)  # the compressed body, the key, the objects
         seen = header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
         seen = (seen or bottle.request.path == "/") and bottle.request.method == "GET"
@@ -2497,16 +2467,15 @@ class Service:
             self.visits.count(bottle.request.environ["catscii.country"])
         return page
 
-    def _draw(self, cat: Cat, found: Image.Image | Art, view: View) -> str | bytes:
-        if not isinstance(found, Art):
-            if view.format == "jpg":
-                return written(found, "JPEG", quality=88)
-            started = time.perf_counter()
-            with span("render", width=view.width or COLUMNS, style=view.style):
-                found = view.draw(found)
-            self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
+    def _draw(self, cat: Cat, picture: Image.Image, view: View) -> str | bytes:
+        if view.format == "jpg":
+            return written(picture, "JPEG", quality=88)
+        started = time.perf_counter()
+        with span("render", width=view.width or COLUMNS, style=view.style):
+            art = view.draw(picture)
+        self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         with span("encode", format=view.format):
-            return encode(found, view, cat, self.countries.from_dbip)
+            return encode(art, view, cat, self.countries.from_dbip)
 
     def analytics(self) -> bytes:
         visits, format, dbip = read_visits(self.database), read_format("analytics"), self.countries.from_dbip

@@ -75,7 +75,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -1466,9 +1466,7 @@ for name in sorted(os.listdir()):
     for name, status, made in map(json.loads, lines):
         outcomes[status] += 1
         if status == 0:
-            size, _, rest = made.encode("latin-1").partition(b"\n")
-            assert Image.open(io.BytesIO(rest[: int(size)])).size[0] <= 480, name
-            assert catscii.from_dict(json.loads(zlib.decompress(rest[int(size) :]))).rows, name
+            assert Image.open(io.BytesIO(made.encode("latin-1"))).size[0] <= 480, name
         else:
             assert status == catscii.UNREADABLE and 20 < len(made) < 300, (name, status, made)
     assert len(lines) == rounds(200) and min(outcomes.values()) > rounds(50)
@@ -4774,14 +4772,9 @@ def test_a_source_that_fails_rests_for_all_processes(tmp_path, upstream):
     assert [line["fields"]["message"] for line in log].count("Source fails") == 1
 
 
-@cache
-def small_photograph() -> tuple[bytes, bytes]:
-    return catscii.small_with_art(photograph("stored", (480, 360)), catscii.STORED_SIDE)
-
-
 def store_cat(folder: Path, name: str) -> None:
     database = catscii.Database(str(folder / "catscii.db"))
-    catscii.Store(database).put(catscii.Cat(name, "localhost", "http://localhost/"), *small_photograph())
+    catscii.Store(database).put(catscii.Cat(name, "localhost", "http://localhost/"), photograph("stored", (480, 360)))
     database.close()
 
 
@@ -4794,40 +4787,19 @@ def test_one_cgi_request_imports_only_what_it_uses(tmp_path):
     assert b"/cat/stored" in result.stdout
     modules = set(result.stderr.decode().splitlines()[-1].split())
     assert "bottle" in modules
-    assert not modules & {"PIL.Image", "urllib3", "waitress", "maxminddb", "certifi", "argparse"}
+    assert not modules & {"urllib3", "waitress", "maxminddb", "certifi", "argparse"}
 
 
-def test_the_service_with_a_full_store_does_without_pillow(start, tmp_path):
-    for seed in range(catscii.STORED_CATS):
-        store_cat(tmp_path, f"cat{seed}")
-    service = start(CAT_SOURCES="http://localhost:9/")
-    loaded = Path(f"/proc/{service.process.pid}/maps")
-    service.get("/")
-    service.get("/", CHROME)
-    service.get("/?colors=true&height=22")
-    assert "_sqlite3" in loaded.read_text() and "_imaging" not in loaded.read_text()
-    service.get("/?width=79")
-    assert "_imaging" in loaded.read_text()
-
-
-def test_stored_art_is_what_would_be_drawn_and_version_1_has_none(start, tmp_path):
-    store_cat(tmp_path, "stored")
-    queries = ("", "width=80", "format=html", "format=ansi", "format=json", "format=png")
-    views = [f"/cat/stored?{query}" for query in queries]
-    (old,) = sql(tmp_path / "catscii.db", "SELECT id, source, url, fetched, picture FROM cats")
-    service = start()
-    stored = [service.get(view).data for view in views]
-    service.stop()
-    (tmp_path / "catscii.db").unlink()
+@pytest.mark.parametrize("version", range(1, len(catscii.SCHEMA)))
+def test_a_database_of_an_earlier_version_keeps_its_cats_and_visits(start, tmp_path, version):
     with contextlib.closing(sqlite3.connect(tmp_path / "catscii.db", isolation_level=None)) as connection:
-        connection.executescript(catscii.SCHEMA[0] + "PRAGMA user_version = 1")
-        connection.execute("INSERT INTO cats VALUES (?, ?, ?, ?, ?)", old)
+        connection.executescript("".join(catscii.SCHEMA[:version]) + f"PRAGMA user_version = {version}")
+        row = "stored", "localhost", "http://localhost/", "2026-01-01", photograph("stored", (480, 360))
+        connection.execute("INSERT INTO cats (id, source, url, fetched, picture) VALUES (?, ?, ?, ?, ?)", row)
         connection.execute("INSERT INTO visits VALUES ('2026-01-01', 'FR', 7)")
     service = start()
     assert service.visits() == b"FR: 7\n"
-    unport = re.compile(rb"127\.0\.0\.1:\d+")
-    drawn = [service.get(view).data for view in views]
-    assert [unport.sub(b"", data) for data in drawn] == [unport.sub(b"", data) for data in stored]
+    assert service.get("/cat/stored").status == 200
 
 
 README = (SCRIPT.parent / "README.md").read_text()
