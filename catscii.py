@@ -2119,8 +2119,8 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 .fitting pre, #news:not(:has(~ footer .links)) ~ * { visibility: hidden }
 figure { margin: 0; position: relative; user-select: none; -webkit-user-select: none; -webkit-touch-callout: none }
 figure > * { pointer-events: none }
-figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transition: opacity .2s;
-  background-size: 100% 100% }
+figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-events: none;
+  background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat; transition: opacity .2s }
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
