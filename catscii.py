@@ -22,8 +22,6 @@
     Visitors     address -> country -> one upsert; their map of the world
     Web          the routes
     Running      waitress and its graceful end; one CGI request; `art` for the terminal
-
-What only some requests need is imported where it is needed: a start costs what it uses.
 """
 
 from __future__ import annotations
@@ -516,8 +514,7 @@ CONTRAST = 30  # levels of luma between a glyph and its background
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # of the process that decodes: memory, time, exit status
-MAX_ROWS = 240
-TERMINAL_ROWS = 22  # of the usual 24: one is for the line below the art, one for the prompt
+MAX_ROWS, TERMINAL_ROWS = 240, 22  # the terminal's usual 24, without the line below the art and that of the prompt
 PARTS = 10, 20  # of a cell, which is twice as tall as wide
 SAMPLES = 5, 20  # of a picture in a cell: as many as speed allows
 FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # that fit photographs best; the others hardly add
@@ -532,8 +529,7 @@ INK_TONES = " .:;!|]}Q@"  # glyphs that cover all parts of a cell alike, so that
 EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # glyphs that show the direction of an edge
 EDGE_GAIN = 3  # levels a part that such a glyph must fit better than a glyph of INK_TONES
 INK_GAMMA = 0.3  # coloured glyphs share the tone with their colour
-INK_LUMA = 40  # at least, so that a glyph can be read on a dark page
-INK_LUMINANCE = 0.28  # at most (WCAG 2.2, relative luminance), so that contrast on a light page is 3:1
+INK_LUMA, INK_LUMINANCE = 40, 0.28  # at least on a dark page, at most on a light one: there it is 3:1 by WCAG 2.2
 INK_STEP = 8  # levels a channel, of the colours of glyphs alone: most neighbours have the same colour
 CARRIED = 0.5  # of the error of a background in few colours: with none there are patches, with all of it noise
 COVERAGE = """
@@ -719,8 +715,8 @@ def render(picture: Image.Image, width: int = 80, height: int | None = None, sty
            contrast: int = CONTRAST, background: str = "dark", plain: bool = False) -> Art:
     """The picture in at most `width` columns and `height` rows, as glyphs on backgrounds ("fill") or alone ("ink").
 
-    Glyphs and backgrounds differ by `contrast` levels of luma or more (0 to 100). Glyphs alone are for a page that is
-    "dark" or "light"; those of `plain` text without colours.
+    Glyph and background are `contrast` (0 to 100) levels of luma or more apart. Glyphs alone are drawn for a page that
+    is "dark" or "light"; `plain` ones do without colours.
     """
     grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
@@ -774,16 +770,14 @@ def tones(least: int) -> tuple[bytes, bytes]:
 
 
 def paint(mean: Image.Image, glyphs: Image.Image, contrasts: Image.Image, least: int) -> tuple[bytes, bytes, bytes]:
-    """The glyphs, foreground and background of cells that keep these mean colours.
+    """The glyphs, foreground and background of cells that keep these mean colours and have at least that contrast.
 
-    Glyph and ground are at least `least` levels of luma apart. Where the glyph has no room for that, one of `tones`
-    takes its place, and if that has none either, a dot, whose colour hardly changes the mean.
+    A glyph that has no room for it gives way to one of `tones`, or else to a dot, whose colour hardly changes the mean.
     """
     if not least:
         return merged(mean, glyphs, *two_colours(mean, glyphs, contrasts), least)
     half, luma = least // 2 + 1, mean.convert("L")
-    contrasts = contrasts.point([*range(129 - half), *[128 - half] * (half - 1), *[128 + half] * half,
-                                 *range(128 + half, 256)])
+    contrasts = contrasts.point([max(v, 128 + half) if v > 127 else min(v, 128 - half) for v in range(256)])
     weak = glyphs.point([255 * (code == SPACE) for code in range(256)])
     for _ in range(2):
         for image, table in zip((glyphs, contrasts), tones(least), strict=True):
@@ -824,8 +818,7 @@ def merged(mean: Image.Image, glyphs: Image.Image, ground: Image.Image, ink: Ima
            least: int) -> tuple[bytes, bytes, bytes]:
     """The glyphs, and their inks and grounds in longer runs of the same colours.
 
-    A cell takes over both colours of the cell before, or else the ink alone, if that keeps its mean colour to
-    MEAN_TOLERANCE, its contrast nearly, and the least contrast.
+    A cell takes over both colours of the cell before, or else its ink, where mean and contrast stay within limits.
     """
     foreground, background, density, tolerance = bytearray(), bytearray(), densities(), MEAN_TOLERANCE
     lumas = zip(ground.convert("L").tobytes(), ink.convert("L").tobytes(), strict=True)
@@ -859,8 +852,10 @@ def ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -
     toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
     sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=100 if plain else 30, threshold=0))
     target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
-    winners = means(target, grid).point(ink_tones())
-    flat = winners.point([255 * density / densities()[ord(INK_TONES[-1])] for density in densities()])
+    tones = [255 * density / densities()[ord(INK_TONES[-1])] for density in densities()]  # the densest is white
+    winners = means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(tones[code] - level))
+                                         for level in range(256)])
+    flat = winners.point(tones)
     difference = ImageChops.difference(target, flat.resize(target.size, Image.Resampling.NEAREST))
     best = means(difference, grid).point(lambda level: level - EDGE_GAIN)
     for name in EDGES:
@@ -871,23 +866,14 @@ def ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -
     return winners.tobytes(), readable(means(samples, grid), means(local, grid), light), None
 
 
-@cache
-def ink_tones() -> bytes:
-    """For each level of tone, the glyph of INK_TONES that is nearest in density, if the densest is white."""
-    steps = [(255 * densities()[ord(name)] / densities()[ord(INK_TONES[-1])], ord(name)) for name in INK_TONES]
-    return bytes(min(steps, key=lambda step: abs(step[0] - level))[1] for level in range(256))
-
-
 def readable(colours: Image.Image, tone: Image.Image, light: bool) -> bytes:
     """The colours at these lumas, within the limits of what can be read on a dark page, or on a light one, in steps."""
     made, powers = bytearray(), [((level / 255 + 0.055) / 1.055) ** 2.4 for level in range(256)]  # sRGB
     pixels, lumas = zip(*[iter(colours.tobytes())] * 3, strict=True), tone.tobytes()
     for (r, g, b), luma in zip(pixels, (max(luma, INK_LUMA) for luma in lumas), strict=True):
-        gain, white = luma / (0.299 * r + 0.587 * g + 0.114 * b or 1), 0.0
-        if (most := max(r, g, b) * gain) > 255:  # mix in white, which keeps the luma
-            white = (most - 255) / (most - luma)
-        elif not most:
-            white = 1.0
+        gain = luma / (0.299 * r + 0.587 * g + 0.114 * b or 1)
+        most = max(r, g, b) * gain
+        white = (most - 255) / (most - luma) if most > 255 else 0 if most else 1  # to mix in, which keeps the luma
         r, g, b = (int(level * gain * (1 - white) + luma * white) for level in (r, g, b))
         if light:
             luminance = 0.2126 * powers[r] + 0.7152 * powers[g] + 0.0722 * powers[b]
@@ -1384,7 +1370,8 @@ class Store:
     def put(self, cat: Cat, picture: bytes) -> None:
         """Store the picture, as Fetcher.picture returns it, and evict the oldest."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)", *cat[:3], now, picture)
+        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)",
+                      *cat[:3], now, picture)
         self._execute("""
             UPDATE cats SET picture = NULL WHERE id IN (
                 SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)""", STORED_CATS)
@@ -2262,12 +2249,12 @@ PAGE = bottle.SimpleTemplate("""\
 % else:
 <main class="text">
 <h1>{{title}}</h1>
-%     if message:
-<p>{{message}}</p>
-%     end
 %     if art:
 <figure class="stage chart" style="--columns:{{columns}};--rows:{{rows}}" role="img" aria-label="{{label}}">
 <pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
+%     end
+%     if message:
+<p>{{message}}</p>
 %     end
 %     if guide:
 <dl>

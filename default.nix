@@ -214,7 +214,7 @@ let
     cp ${./bench_catscii.py} bench_catscii.py
     cp ${./requirements.txt} requirements.txt
     cp ${./test_catscii.py} test_catscii.py
-    python3 test_catscii.py -m "not nix and not npm and not browser and not cgi"
+    python3 test_catscii.py -m "not nix and not npm and not browser and not cgi and not opencv"
     touch $out
   '';
 

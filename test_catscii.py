@@ -1195,6 +1195,7 @@ def test_colours_of_ink_can_be_read_on_their_page(picture):
     assert all(bench_catscii.luma(colour) >= 24 for colour in dark)
 
 
+@pytest.mark.opencv
 @pytest.mark.parametrize(("style", "share"), [("fill", 0.9), ("ink", 0.5)])
 def test_cats_are_recognised_in_their_art(style, share):
     """Over 200 house cats it is 0.97 and 0.66 of all looks."""
@@ -1289,7 +1290,7 @@ def test_the_transparent_level_of_a_16_bit_grey_png_is_clear_and_its_neighbours_
         picture.putpixel((x, 0), level)
     picture.save(data, "PNG", transparency=40000)
     seen = catscii.decode(data.getvalue(), 4)
-    assert [seen.getpixel((x, 0)) for x in range(4)] == [(0,) * 3, catscii.BACKGROUND, (155,) * 3, (255,) * 3]
+    assert [seen.getpixel((x, 0)) for x in range(4)] == [(0,) * 3, catscii.BACKGROUNDS["dark"], (155,) * 3, (255,) * 3]
 
 
 def zeros(count: int) -> bytes:
@@ -1878,7 +1879,7 @@ def test_an_answer_of_another_shape_is_a_failure_and_nothing_more(tmp_path, upst
 def test_an_evicted_cat_keeps_its_permalink(start, upstream):
     service = start(command=QUICKLY_FILLED, CAT_SOURCES=upstream.the_cat_api)
     eventually(lambda: service.stored() == FEW_CATS)
-    evict = "UPDATE cats SET picture = NULL, art = NULL"
+    evict = "UPDATE cats SET picture = NULL"
     ((cat,),) = sql(service.database, f"{evict} WHERE rowid = 1 RETURNING id")
     before = upstream.asked(f"/images/{cat}.jpg")
     assert service.json(f"/cat/{cat}")["id"] == service.json(f"/cat/{cat}?width=40")["id"] == cat
@@ -3066,8 +3067,8 @@ def test_the_controls_never_move(start, chromium, size):
     database = sqlite3.connect(service.database)
     for name, host in (("abc", "a.example"), ("b" * 40, "photographs-of-cats-" * 5 + ".example")):
         picture = photograph(name, size=(300, 400))
-        row = name, host, f"http://{host}/", "2026-01-01", picture, None
-        database.execute("INSERT INTO cats (id, source, url, fetched, picture, art) VALUES (?,?,?,?,?,?)", row)
+        row = name, host, f"http://{host}/", "2026-01-01", picture
+        database.execute("INSERT INTO cats (id, source, url, fetched, picture) VALUES (?, ?, ?, ?, ?)", row)
     database.commit()
     tab, places = sized(chromium, service, *size, has_touch=True, is_mobile=True), []
     for name in ("house-1", "abc", "house-61", "b" * 40):
@@ -4685,7 +4686,7 @@ def set_due(folder: Path, seconds: float) -> None:
 
 
 def stored_cats(folder: Path) -> int:
-    return int(sql(folder / "catscii.db", "SELECT count(*) FROM cats WHERE picture NOT NULL OR art NOT NULL")[0][0])
+    return int(sql(folder / "catscii.db", "SELECT count(*) FROM cats WHERE picture NOT NULL")[0][0])
 
 
 def test_of_many_requests_one_fetches_a_cat_and_none_waits_for_it(tmp_path, upstream):
@@ -5422,7 +5423,7 @@ def test_the_stand_in_has_no_name_that_nixpkgs_has_not(nix):
     assert in_nixpkgs(nix, ".dockerTools") == {"streamLayeredImage"}
     assert in_nixpkgs(nix, ".dbip-country-lite") == {"mmdb"}
     needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
-    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "playwright"}
+    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright"}
     assert needs - of_their_own <= set(IN_NIXPKGS["python3Packages"].split()), "default.nix lacks a package"
 
 
@@ -5641,7 +5642,7 @@ def main(arguments: list[str]) -> int:
         "-o",
         "markers=nix: of the packaging, which is not there when the package is tested\n"
         "npm: needs npm and its registry\nbrowser: needs Chromium, or another client\n"
-        "cgi: needs lighttpd and Apache",
+        "cgi: needs lighttpd and Apache\nopencv: needs its detectors of cats' faces",
     ]
     command, run = [__file__, *quiet, "--dist=loadscope", "--timeout=300", "-n", "auto", *arguments], Run()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
