@@ -310,7 +310,10 @@ def climage_in_process(path: Path) -> str:
 
 
 def process(command: str) -> Callable[[Path], str]:
-    return lambda path: subprocess.run([*command.split(), path], capture_output=True, check=True).stdout.decode()
+    colours = {**os.environ, "COLORTERM": "truecolor", "CLICOLOR_FORCE": "1"}
+    return lambda path: subprocess.run(
+        [*command.split(), path], capture_output=True, check=True, env=colours
+    ).stdout.decode()
 
 
 RENDERERS: dict[str, Callable[[Path], str]] = {
