@@ -3037,6 +3037,18 @@ def test_the_art_fits_the_window_with_one_more_request_and_no_shift(service, chr
 
 
 @pytest.mark.browser
+def test_a_page_that_fits_its_window_and_is_made_wider_is_one_visit(start, chromium):
+    service = start()
+    tab = sized(chromium, service, 1280, 800)
+    tab.goto("/")
+    tab.wait_for_selector(":root:not(.fitting)")
+    with tab.expect_response("**/cat/*width=201*"):
+        tab.locator("#width").fill("201")
+    assert service.visits() == b"ZZ: 1\n"
+    tab.context.close()
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("query", ["", "?width=200"])
 def test_the_layout_does_not_shift_while_the_page_comes_in_slowly(service, chromium, query):
     tab = sized(chromium, service, 1280, 800)
