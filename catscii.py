@@ -521,7 +521,7 @@ FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # that fit photographs best; the others 
 SPACE, DOT = b" ."
 TONES = ".:;clxodk"  # of cells without relief, from dark ones to light ones
 RELIEF = 2  # faint cells survive rounding when the luma's distance from its mean is doubled
-RANKS_A_LEVEL, LEAST_RANK = 2.4, 3  # a glyph that explains less than this of a cell is noise: the cell stays a space
+RANKS_A_LEVEL, LEAST_RANK = 2.4, 3  # a glyph that explains less of a cell than this is noise: the cell has no relief
 CRISPNESS = 1.4  # times the contrast that regression finds: crisper, at no cost in truth
 MEAN_TOLERANCE = 2  # levels that the mean colour of a cell may be off, for the sake of longer runs of the same colours
 CONTRAST_TOLERANCE, MASKING = 12, 5  # levels; for each MASKING levels of contrast, one level more
@@ -616,8 +616,6 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
 
 def work_in_box(longest: int, store: bool) -> None:
     """Write the picture from standard input as the JPEG that the store keeps, else all of it as PPM; or why not."""
-    import resource
-
     plugins = [name + "ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")]
     for name in (*plugins, "ImageChops", "ImageFilter", "ImageMath", "ImageOps", "ImageStat"):
         importlib.import_module("PIL." + name)  # as later no file can be opened
@@ -852,10 +850,10 @@ def ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -
     toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
     sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=100 if plain else 30, threshold=0))
     target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
-    tones = [255 * density / densities()[ord(INK_TONES[-1])] for density in densities()]  # the densest is white
-    winners = means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(tones[code] - level))
+    lumas = [255 * density / densities()[ord(INK_TONES[-1])] for density in densities()]  # the densest is white
+    winners = means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level))
                                          for level in range(256)])
-    flat = winners.point(tones)
+    flat = winners.point(lumas)
     difference = ImageChops.difference(target, flat.resize(target.size, Image.Resampling.NEAREST))
     best = means(difference, grid).point(lambda level: level - EDGE_GAIN)
     for name in EDGES:
@@ -2329,7 +2327,7 @@ A visit is somebody who sees a cat: no crawler, link preview or picture alone.
 Only the day and the country of each visit are kept: no address, no cookie."""
 GUIDE = (  # what /help explains; in a terminal in 24 lines, with the prompt
     ("curl {base}", "a random cat, another one each time"),
-    ("{root}cat/house-42", "this cat, for ever"),
+    ("{root}cat/house-42", "this cat, forever"),
     *(field.metadata["guide"] for field in fields(View)),
     ("{root}cat/house-42.txt", f"or .{', .'.join(OTHER_FORMATS)}; .jpg is the picture itself"),
     ("{root}analytics", "where visitors come from; ?format=csv and ?format=json too"),
@@ -2411,7 +2409,7 @@ class Service:
 
     def random_cat(self) -> bytes:
         try:
-            seen = bottle.request.query.get("seen", "").split(",")[-LAST_SEEN:]  # on the visitor's page
+            seen = bottle.request.query.get("seen", "").split(",")[-LAST_SEEN:]  # the page's script sends these ids
             cat_id = house_cats(1, 86400)[0] if crawls(header("User-Agent")) else self.cattery.pick(seen)
             page = self._page(cat_id, self.cattery.find_local)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
@@ -2448,9 +2446,9 @@ class Service:
                 if page is None:
                     page = Page(self._draw(cat, picture, view), CONTENT_TYPES[view.format])
                     self.pages.put(key, page, 2 * len(page.body) + 2000)  # the compressed body, the key, the objects
-        seen = header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
-        seen = (seen or bottle.request.path == "/") and bottle.request.method == "GET"
-        if seen and not crawls(header("User-Agent")):
+        navigation = header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
+        visit = bottle.request.method == "GET" and (navigation or bottle.request.path == "/")
+        if visit and not crawls(header("User-Agent")):
             self.visits.count(bottle.request.environ["catscii.country"])
         return page
 
