@@ -1116,10 +1116,15 @@ def mosaic(colours: list[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], Image
 
 
 mosaics = st.lists(extreme_colours, min_size=1, max_size=12).map(mosaic)
+smooth_mosaics = st.tuples(extreme_colours, st.lists(st.integers(-4, 4), max_size=11)).map(
+    lambda drift: mosaic(
+        [tuple(max(0, min(255, level + step)) for level in drift[0]) for step in itertools.accumulate([0, *drift[1]])]
+    )
+)
 
 
 @settings(max_examples=rounds(200), deadline=None)
-@given(mosaics, st.integers(0, 45))
+@given(mosaics | smooth_mosaics, st.integers(0, 45))
 def test_every_cell_without_relief_keeps_its_colour(mosaic, contrast):
     colours, picture = mosaic
     art = catscii.render(picture, len(colours), contrast=contrast)
@@ -1132,6 +1137,15 @@ def test_every_cell_without_relief_keeps_its_colour(mosaic, contrast):
 def test_every_glyph_can_be_read(picture, contrast):
     for glyph, ink, ground, _ in drawn_cells(catscii.render(picture, 24, contrast=contrast)):
         assert glyph != " " and abs(bench_catscii.luma(ink) - bench_catscii.luma(ground)) > contrast - 1.5
+
+
+@pytest.mark.parametrize("faint", [14, 20])
+def test_faint_relief_keeps_its_glyph_and_gets_the_least_contrast(faint):
+    font, cell = ImageFont.truetype(bench_catscii.font_path(), 256), Image.new("L", (160, 320))
+    ImageDraw.Draw(cell).text((0, 0), "/", font=font, fill=faint)
+    picture = cell.point(lambda level: 100 + level).convert("RGB")
+    ((glyph, ink, ground, _),) = drawn_cells(catscii.render(picture, 1, contrast=40))
+    assert glyph == "/" and 39 <= bench_catscii.luma(ink) - bench_catscii.luma(ground) <= 44
 
 
 def test_without_contrast_a_flat_picture_has_no_glyphs():
@@ -2671,6 +2685,21 @@ def test_each_format_by_its_name_with_parameters(service, format):
         assert body.startswith(catscii.to_ansi(art)) and body.count("\n") == len(art.rows) + 1
     else:
         assert body == catscii.to_text(art)
+
+
+def test_contrast_and_background_are_heeded_in_every_format(service):
+    portrait, light = catscii.draw_house_cat(2), "style=ink&background=light"
+    flat = catscii.render(portrait, 40, contrast=0)
+    assert service.json("/cat/house-2?width=40&contrast=0")["rows"] == list(flat.rows)
+    assert f">{catscii.to_html(flat)}</pre>" in service.get("/cat/house-2?width=40&contrast=0", CHROME).data.decode()
+    ink = catscii.render(portrait, 40, style="ink", background="light")
+    assert service.json(f"/cat/house-2?width=40&{light}")["rows"] == list(ink.rows)
+    png = Image.open(io.BytesIO(service.get(f"/cat/house-2.png?width=40&{light}").data))
+    assert png.getpixel((0, png.height - 1)) == (255, 255, 255)
+    body = service.get(f"/cat/house-2?{light}", CHROME).data.decode()
+    assert "background:rgb(255, 255, 255)" in body
+    dark = service.get("/cat/house-2?style=ink", CHROME).data.decode()
+    assert "background:rgb(16, 16, 20)" in dark
 
 
 TERMINALS = ["curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "fetch libfetch/2.0", "x PowerShell/7.4"]
