@@ -68,7 +68,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, lru_cache, partial
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 import bottle  # type: ignore[import-untyped]
 from PIL import UnidentifiedImageError
@@ -170,6 +170,7 @@ file_in_a_folder = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirn
                            what="in a folder that exists")
 header_name = partial(ensure, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
 key_text = partial(ensure, valid=re.compile("[!-~]+").fullmatch, what="printable ASCII without spaces", secret=True)
+etcd_url = partial(ensure, valid=is_web_url, what="a list of URLs such as http://localhost:2379", secret=True)
 otlp_url = partial(ensure, valid=is_web_url, what="a URL such as http://localhost:4318", secret=True)
 otlp_headers = partial(ensure, valid=re.compile(r"(?a)( *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*(,|$))+").fullmatch,
                        what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded", secret=True)
@@ -194,6 +195,9 @@ class Settings:
         DEFAULT_SOURCES, source_urls, "comma-separated API URLs, tried in order; empty: house cats only\n"
         f"                        ({','.join(DEFAULT_SOURCES)})")
     cat_api_key: str | None = setting(None, key_text, "key for The Cat API, sent as x-api-key (none)", secret=True)
+    etcd_endpoints: tuple[str, ...] = setting(
+        (), lambda text: tuple(map(etcd_url, re.split(r"\s*,\s*", text))),
+        "comma-separated URLs of etcd, where machines add up visits (none)", secret=True)
     ssl_cert_file: str | None = setting(
         None, certificate_file, "CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)")
     log_level: int = setting(
@@ -252,6 +256,8 @@ METRICS = {
     "catscii_stored_cats": ("gauge", "Pictures in the store, by source."),
     "catscii_refreshes_total": ("counter", "Refreshes of the store, by result."),
     "catscii_refresh_age_seconds": ("gauge", "Time since a source last gave a cat, or since the start."),
+    "catscii_machines": ("gauge", "Machines whose visits are added up, including this one."),
+    "catscii_agreed_age_seconds": ("gauge", "Time since this machine last read the visits of all machines."),
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
@@ -417,7 +423,7 @@ def sample(name: str, /, **labels: object) -> str:
 
 def span(name: str, /, *context: object, **attributes: object) -> contextlib.AbstractContextManager[Any]:
     """Open a span in the current trace, or a new trace. An exception that leaves the span marks it as failed."""
-    if trace := sys.modules.get(TRACE):
+    if name and (trace := sys.modules.get(TRACE)):
         tracer = trace.get_tracer("catscii")
         return tracer.start_as_current_span(name, *context, attributes=attributes)  # type: ignore[no-any-return]
     return contextlib.nullcontext()
@@ -1242,6 +1248,12 @@ CREATE TRIGGER visits_deleted AFTER DELETE ON visits BEGIN
 END;
 """, """
 ALTER TABLE cats DROP COLUMN art;  -- whoever asks wants another size
+""", """
+CREATE TABLE machine (due REAL NOT NULL, failing INTEGER NOT NULL, state TEXT NOT NULL);  -- one row, see Machines
+INSERT INTO machine VALUES (0, 0, '{}');
+CREATE VIEW here AS SELECT * FROM visits UNION ALL SELECT '', country, count FROM totals;  -- no day: of all time
+CREATE VIEW everywhere AS SELECT * FROM here UNION ALL
+    SELECT substr(key, 1, length(key) - 2), substr(key, -2), value FROM machine, json_each(state, '$.elsewhere');
 """  # each entry upgrades the schema by one version
 
 
@@ -1443,14 +1455,14 @@ class Fetcher:
         return connection
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
-            permit: Callable[[], None] = lambda: None) -> bytes:
+            permit: Callable[[], None] = lambda: None, post: str = "", seconds: float = TOTAL_SECONDS) -> bytes:
         """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above `limit` bytes."""
         # urllib3 limits only the time between bytes. To limit all of the time, read in a thread.
         body: Future[bytes] = Future()
 
         def read() -> None:
             try:
-                body.set_result(self._read(url, limit, headers, kind, permit))
+                body.set_result(self._read(url, limit, headers, kind, permit, post))
             except Exception as error:
                 body.set_exception(error)
 
@@ -1459,14 +1471,15 @@ class Fetcher:
         reader.socket, reader.given_up = None, False
         reader.start()
         try:
-            return body.result(TOTAL_SECONDS)
+            return body.result(seconds)
         except TimeoutError:
             reader.given_up = True
             with contextlib.suppress(AttributeError, OSError):  # the reader has no socket yet, or a closed one
                 reader.socket.shutdown(socket.SHUT_RDWR)
-            raise Unavailable(f"no whole answer after {TOTAL_SECONDS:.0f} seconds") from None
+            raise Unavailable(f"no whole answer after {seconds:.0f} seconds") from None
 
-    def _read(self, url: str, limit: int, headers: Mapping[str, str], kind: str, permit: Callable[[], None]) -> bytes:
+    def _read(self, url: str, limit: int, headers: Mapping[str, str], kind: str, permit: Callable[[], None],
+              post: str) -> bytes:
         schemes = ["https", "http"]
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -1478,12 +1491,13 @@ class Fetcher:
                 permit()
                 sent = {"User-Agent": f"catscii/{__version__} (ASCII cats; urllib3)", **headers}
                 with contextlib.ExitStack() as stack:
-                    with span(f"{kind}_headers", host=target.host):
+                    with span(kind and f"{kind}_headers", host=target.host):
                         connection = self._open(target, threading.current_thread())
                         stack.callback(connection.close)
-                        connection.request("GET", target.request_uri, headers=sent, preload_content=False)
+                        connection.request("POST" if post else "GET", target.request_uri, post or None, sent,
+                                           preload_content=False)
                         response = connection.getresponse()
-                    with response, span(f"{kind}_body", status=response.status):
+                    with response, span(kind and f"{kind}_body", status=response.status):
                         if not (location := response.get_redirect_location()):
                             return read_body(response, limit)
                 url, headers = urljoin(target.url, location), {}  # the key is for the API alone
@@ -1761,8 +1775,14 @@ COUNT_VISITS = """
 INSERT INTO visits (day, country, count) VALUES (?, ?, ?){more}
 ON CONFLICT (day, country) DO UPDATE SET count = count + excluded.count"""
 VISITS_BY_COUNTRY = "SELECT country, count FROM totals WHERE count > 0 ORDER BY 2 DESC, 1"
-VISITS_BY_DAY = "SELECT day, sum(count) FROM visits WHERE day BETWEEN ? AND ? GROUP BY day"
-VISITS_ONE_BY_ONE = "SELECT day, country, count FROM visits WHERE day BETWEEN ? AND ? ORDER BY 1, 3 DESC, 2"
+VISITS_BY_DAY = "SELECT day, sum(count) FROM {view} WHERE day BETWEEN ? AND ? GROUP BY day"
+VISITS_ONE_BY_ONE = """
+SELECT day, country, sum(count) AS visits FROM {view} WHERE day BETWEEN ? AND ?
+GROUP BY 1, 2 HAVING visits > 0 ORDER BY 1, 3 DESC, 2"""
+VISITS_HERE = "SELECT day || country, count FROM here WHERE day = '' OR day >= ?"
+CLAIM_EXCHANGE = "UPDATE machine SET due = ? WHERE due NOT BETWEEN ? AND ? RETURNING failing"
+ETCD_PREFIX, EXCHANGE_SECONDS, ENDPOINT_SECONDS, SAVE_SECONDS = b"catscii/visits/", 2.0, 2.0, 60.0
+MAX_ANSWER, MAX_DOCUMENT, MOST_VISITS = 8 << 20, 256 << 10, 10**15  # what etcd holds is not trusted
 CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # takes the write lock, like a visit
 MOST_WAITING = 10_000  # pairs of a day and a country whose visits wait for the database: some weeks of the whole world
 
@@ -1871,18 +1891,21 @@ class Visits(NamedTuple):  # by days in UTC
     last_30_days: int
     days: dict[str, int]  # visits on each of the last 30 days, today last
     countries: dict[str, int]  # visits of all time by country, most first
+    machines: Mapping[str, Any]  # how many are added up, and when this one last read the others; empty without etcd
 
     def __str__(self) -> str:
         totals = "Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*self)
+        if self.machines.get("count", 1) > 1:
+            totals += " on {count} machines, as of {agreed}".format(**self.machines)
         return totals if self.visits else "Nobody has seen a cat here yet. You could be the first."
 
 
-def read_visits(database: Database) -> Visits:
+def read_visits(database: Database, view: str = "here", machines: Mapping[str, Any] = {}) -> Visits:
     today = datetime.now(UTC).date()
     days = {str(today - timedelta(days)): 0 for days in range(29, -1, -1)}
-    days |= database.execute(VISITS_BY_DAY, min(days), max(days))
-    countries = dict(database.execute(VISITS_BY_COUNTRY))
-    return Visits(sum(countries.values()), days[str(today)], sum(days.values()), days, countries)
+    days |= database.execute(VISITS_BY_DAY.format(view=view), min(days), max(days))
+    countries = {country: n for _, country, n in database.execute(VISITS_ONE_BY_ONE.format(view=view), "", "")}
+    return Visits(sum(countries.values()), days[str(today)], sum(days.values()), days, countries, machines)
 
 
 class World(NamedTuple):
@@ -1975,6 +1998,165 @@ class Tally:
         self.check()
         if lost := sum(self._waiting.values()):
             log.error("Visits are lost: the database cannot be written to", {"visits": lost})
+
+
+class Machines:
+    """Adds up the visits of many machines through etcd. docs/machines.md explains why the sum is always right.
+
+    A machine writes what it has counted by country ("FR"), and by day and country ("2026-07-27FR"), to a key of its
+    own, where no number ever falls. The key belongs to the place of the database file: a copy of the file gets another
+    key in its new place, and writes there only what it counts from then on.
+    """
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._endpoints = deque(map(urlsplit, settings.etcd_endpoints))  # the one that worked last comes first
+        self._fetcher = Fetcher(settings.ssl_cert_file, settings.etcd_endpoints)
+        self._execute, self._path, self._token = database.execute, settings.analytics_db, ""
+        self._failing = Trouble("Visits cannot be exchanged with etcd", "Visits are exchanged again", logging.WARNING)
+        self._invalid = Trouble("Invalid documents in etcd are ignored", "All documents are valid", logging.WARNING)
+        self.on, self.count, self.agreed, self._known = bool(self._endpoints), 1, 0.0, Counter[str]()
+        self.view = "everywhere" if self.on else "here"
+        with contextlib.suppress(sqlite3.Error, OSError):  # the first exchange tries again
+            if self.on:
+                state, self._known = self._load(), self._here()
+                self.count, self.agreed = state["machines"], state["agreed"]
+
+    def run(self, ended: threading.Event) -> None:
+        """Exchange visits every EXCHANGE_SECONDS, and once more after `ended`. The server runs this in a thread."""
+        while self.on and not ended.wait(EXCHANGE_SECONDS):
+            self.exchange()
+        self.exchange()
+
+    def exchange_if_due(self) -> None:
+        """Exchange visits after a CGI request, unless another process did so a moment ago."""
+        now, later = time.time(), time.time() + EXCHANGE_SECONDS
+        for failing, in self._execute(CLAIM_EXCHANGE, later, now, later) if self.on else ():
+            self._failing.since = now if failing else math.inf  # another process has logged it
+            self.exchange()
+            self._execute("UPDATE machine SET failing = ?", bool(self._failing))
+
+    def exchange(self) -> None:
+        try:
+            if self.on:
+                self._exchange()
+                self._failing.end()
+        except Exception as error:  # the visits are safe in the database
+            self._failing.begin(error)
+
+    def summary(self) -> dict[str, Any]:
+        """Return how many machines there are and when they last agreed, for JSON; an empty dict without etcd."""
+        agreed = datetime.fromtimestamp(self.agreed, UTC).isoformat(timespec="seconds") if self.agreed else None
+        return {"count": self.count, "agreed": agreed} if self.on else {}
+
+    def _exchange(self) -> None:
+        """Raise the numbers under the keys of this file, and save the sum of all other keys."""
+        documents, state, here = self._read(), self._load(), self._here()
+        key, begun, absent = state["key"], Counter[str](state["begun"]), ("0", False, Counter[str]())
+        mine, (_, live, held) = recent(here - begun), documents.get(key, absent)
+        if held - (Counter(state["written"]) if live else mine):  # an older file is back, or a clone writes the key too
+            self._save(another_key(state, self._known & here))
+            return
+        first = key not in documents
+        for each, visits in {**state["past"], key: mine}.items():
+            revision, live, held = documents.get(each, absent)
+            raised, own = recent(held | Counter(visits)), each == key
+            if raised != held or (live != own and (own or first)):
+                state |= {"written": raised} if own else {}
+                if not self._save(state) or not self._put(each, revision, own, raised):
+                    return  # another process was faster
+                documents[each] = "", own, raised
+        del documents[key]
+        elsewhere = sum((visits for _, _, visits in documents.values()), Counter[str]())
+        elsewhere.subtract(recent(begun))
+        self._known, self.count, self.agreed = here, 1 + sum(live for _, live, _ in documents.values()), time.time()
+        if (elsewhere, self.count) != (state["elsewhere"], state["machines"]) or self.agreed - state["agreed"] > 60:
+            self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
+
+    def _load(self) -> dict[str, Any]:
+        """Return the saved state, with a key for the place where the file is now."""
+        ((self._text,),), stat = self._execute("SELECT state FROM machine"), os.stat(self._path)
+        state = {"key": "", "past": {}, "begun": {}, "machines": 1, "agreed": 0.0, **json.loads(self._text)}
+        if state.get("place") == (place := [socket.gethostname(), stat.st_dev, stat.st_ino]):
+            return state
+        self._save(another_key(state, self._here() if state["key"] else Counter()) | {"place": place})
+        return self._load()
+
+    def _save(self, state: Mapping[str, Any]) -> bool:
+        """Save the state, unless another process has saved one since `_load`. Returns whether this was done."""
+        old, self._text = self._text, json.dumps(state)
+        return bool(self._execute("UPDATE machine SET state = ? WHERE state = ? RETURNING 1", self._text, old))
+
+    def _here(self) -> Counter[str]:
+        """Return the visits in the database."""
+        rows = self._execute(VISITS_HERE, str(datetime.now(UTC).date() - timedelta(29)))
+        return Counter({key: n for key, n in rows if key[-2:] in world().names})
+
+    def _read(self) -> dict[str, tuple[str, bool, Counter[str]]]:
+        """Return the documents by key: the revision, whether the key's own machine wrote it last, the visits."""
+        documents = {}
+        for entry in self._ask("kv/range", {"key": ETCD_PREFIX, "range_end": ETCD_PREFIX[:-1] + b"0"}).get("kvs", []):
+            key = base64.b64decode(entry["key"]).decode("latin-1")[len(ETCD_PREFIX):]
+            live, visits = False, Counter[str]()
+            try:
+                live, visits = read_document(base64.b64decode(entry["value"]))
+            except Exception as error:  # anything may be there
+                self._invalid.begin(f"{quoted(key)}: {quoted(str(error))}")
+            documents[key] = entry["mod_revision"], live, visits
+        self._invalid.end(quiet_seconds=10)
+        return documents
+
+    def _put(self, key: str, revision: str, live: bool, visits: Counter[str]) -> bool:
+        """Write a document, unless the key was written after `revision`. Returns whether this was done."""
+        value = zlib.compress(json.dumps({"version": 1, "live": live, "visits": visits}).encode())
+        name = ETCD_PREFIX + key.encode()
+        compare = {"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": revision}
+        write = {"compare": [compare], "success": [{"request_put": {"key": name, "value": value}}]}
+        return bool(self._ask("kv/txn", write).get("succeeded"))
+
+    def _ask(self, path: str, message: object) -> Any:
+        """Return the answer of the first endpoint that works. After a failure, log in again."""
+        for attempts_left in range(len(self._endpoints), -1, -1):
+            url = self._endpoints[0]
+            server = f"{url.scheme}://{url.netloc.rpartition('@')[2]}/v3/"
+            try:
+                if url.username and not self._token:
+                    user = {"name": unquote(url.username), "password": unquote(url.password or "")}
+                    self._token = self._post(server + "auth/authenticate", user)["token"]
+                return self._post(server + path, message)
+            except Exception as error:
+                self._token = ""
+                self._endpoints.rotate(-1)
+                if not attempts_left:
+                    raise Unavailable(f"{server}: {error}") from None
+
+    def _post(self, url: str, message: object) -> Any:
+        text = json.dumps(message, default=lambda data: base64.b64encode(data).decode())
+        headers = {"Authorization": self._token} if self._token else {}
+        return json.loads(self._fetcher.get(url, MAX_ANSWER, headers, "", post=text, seconds=ENDPOINT_SECONDS))
+
+
+def another_key(state: Mapping[str, Any], begun: Counter[str]) -> dict[str, Any]:
+    """Return a state with a new key, which leaves all visits until `begun` to the keys that the file had before."""
+    past = {state["key"]: recent(begun - Counter(state["begun"]))} if state["key"] else {}
+    new = {"key": os.urandom(8).hex(), "begun": begun, "written": {}, "elsewhere": {}}
+    return {**state, **new, "past": state["past"] | past}
+
+
+def read_document(data: bytes) -> tuple[bool, Counter[str]]:
+    """Return `live` and `visits` of a document. Raises almost any exception if no machine can have written it."""
+    document = json.loads(zlib.decompressobj().decompress(data, MAX_DOCUMENT))
+    for key, n in document["visits"].items():
+        if key[-2:] not in world().names or type(n) is not int or not 0 <= n <= MOST_VISITS:
+            raise ValueError(f"it has {reprlib.repr(n)} visits of {reprlib.repr(key)}")
+    if document["version"] != 1:
+        raise ValueError("its version is unknown")
+    return document["live"] is True, recent(document["visits"])
+
+
+def recent(visits: Mapping[str, int]) -> Counter[str]:
+    """Return the visits of all time by country, and those of the last 30 days."""
+    first = str(datetime.now(UTC).date() - timedelta(29))
+    return Counter({key: n for key, n in visits.items() if n and (len(key) == 2 or key > first)})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2359,7 +2541,7 @@ class Service:
         self.client_ip_header = settings.client_ip_header
         self.countries = Countries(settings.geolite2_country_db)
         self.database = Database(settings.analytics_db)
-        self.visits = Tally(self.database)
+        self.visits, self.machines = Tally(self.database), Machines(settings, self.database)
         self.store = Store(self.database)
         fetcher = Fetcher(settings.ssl_cert_file, settings.cat_sources)
         sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
@@ -2397,6 +2579,7 @@ class Service:
         patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # nobody waits any more
         try:
             self.database.execute(patience)
+            self.machines.exchange_if_due()
             due = self.refresher.claim_due_fetch()
             self.database.close()  # no connection survives a fork
             if due and not os.fork():
@@ -2463,17 +2646,19 @@ class Service:
             return encode(art, view, cat, self.countries.from_dbip)
 
     def analytics(self) -> bytes:
-        visits, format, dbip = read_visits(self.database), read_format("analytics"), self.countries.from_dbip
+        visits = read_visits(self.database, self.machines.view, self.machines.summary())
+        format, dbip = read_format("analytics"), self.countries.from_dbip
         art = world_map(visits.countries) if format in ("html", "ansi") else None
         label = f"Map of the world. Most visits: {', '.join(map(country_name, [*visits.countries][:5])) or 'none yet'}"
         if format == "csv":
-            rows = self.database.execute(VISITS_ONE_BY_ONE, min(visits.days), max(visits.days))
+            rows = self.database.execute(
+                VISITS_ONE_BY_ONE.format(view=self.machines.view), min(visits.days), max(visits.days))
             text = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
         elif art:
             text = to_ansi(art) + bars(visits, dbip)
         else:
             text = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
-        facts = visits._asdict()
+        facts = {name: value for name, value in visits._asdict().items() if value != {} or name != "machines"}
         return answer(format, "Visitors", facts, text, message=visits, art=art, label=label, visits=visits, dbip=dbip)
 
     def help(self) -> bytes:
@@ -2498,6 +2683,9 @@ class Service:
             health |= {"status": status, "reason": reason}
         elif self.reading:
             health |= {"status": "degraded", "reason": f"the database cannot be read: {self.reading.reason}"}
+        if self.machines.on:
+            age = f"last agreed {time.time() - self.machines.agreed:.0f} seconds ago"
+            health["machines"] = age if self.machines.agreed else "never agreed"
         return send(Page(json.dumps(health) + "\n", CONTENT_TYPES["json"]))
 
     def prometheus(self) -> bytes:
@@ -2506,6 +2694,8 @@ class Service:
         others |= {sample("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
         if refresher.last_good is not None:
             others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
+        if agreed := self.machines.agreed:
+            others |= {"catscii_machines": self.machines.count, "catscii_agreed_age_seconds": time.time() - agreed}
         try:
             visits = self.database.execute(VISITS_BY_COUNTRY)
             others |= {sample("catscii_visits_total", country=country): n for country, n in visits}
@@ -2800,10 +2990,13 @@ def serve(settings: Settings) -> int:
         "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "version": __version__,
         "countries": settings.geolite2_country_db or "off",
         "sources": [urlsplit(url).hostname for url in settings.cat_sources],
+        "etcd": [urlsplit(url).hostname for url in settings.etcd_endpoints],
         "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
         "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off",
     })
-    stopping = threading.Event()
+    stopping, ended = threading.Event(), threading.Event()
+    exchanger = threading.Thread(target=service.machines.run, args=[ended], name="exchanger", daemon=True)
+    exchanger.start()
     keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
     keeper.start()
     threading.Thread(target=service.refresher.run, args=[stopping], name="refresher", daemon=True).start()
@@ -2812,6 +3005,8 @@ def serve(settings: Settings) -> int:
     keeper.join(1)
     service.refusals.reset()
     service.visits.close()
+    ended.set()
+    exchanger.join(1)
     service.database.close()
     flush()
     return 0

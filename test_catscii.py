@@ -72,14 +72,14 @@ import tomllib
 import wsgiref.util
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import certifi
 import netaddr
@@ -2621,6 +2621,592 @@ def test_counting_survives_countries_that_cannot_be_read(start, tmp_path, countr
     service.get("/", CURL | {"X-IP": "81.2.69.1"})
     assert service.json("/analytics")["countries"] == {"ZZ": 5, "GB": 1}
     assert service.messages().count("Countries cannot be replaced") == 1
+
+
+# Many machines
+
+
+ETCD_RANGE = {"key": base64.b64encode(catscii.ETCD_PREFIX).decode(), "range_end": "Y2F0c2NpaS92aXNpdHMw"}  # to visits0
+
+
+class Etcd:
+    """A cluster of etcd on free ports. Its members can be killed, stopped and started again."""
+
+    def __init__(self, folder: Path, members: int, *options: str, certificate: trustme.LeafCert | None = None) -> None:
+        folder.mkdir()
+        self.ca = certificate and str(folder.parent / "ca.pem")
+        ports, scheme, tls = free_ports(2 * members), "https" if certificate else "http", []
+        if certificate:
+            certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+            certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+            tls = ["--cert-file", str(folder / "cert.pem"), "--key-file", str(folder / "key.pem")]
+        self.urls = [f"{scheme}://localhost:{port}" for port in ports[:members]]
+        peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
+        cluster = ",".join(f"m{i}={url}" for i, url in enumerate(peers))
+        self.commands = [[
+            "etcd", "--name", f"m{i}", "--data-dir", str(folder / f"m{i}"), "--logger", "zap", *tls, *options,
+            "--listen-client-urls", url.replace("localhost", "127.0.0.1"), "--advertise-client-urls", url,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster,
+        ] for i, (url, peer) in enumerate(zip(self.urls, peers, strict=True))]
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        for member in range(members):
+            self.start(member)
+        self.endpoints = ",".join(self.urls)
+
+    def start(self, member: int) -> None:
+        self.processes[member] = subprocess.Popen(
+            self.commands[member], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self, member: int) -> None:
+        self.processes[member].kill()
+        self.processes[member].wait()
+
+    def post(self, path: str, message: Mapping[str, Any], member: int = 0) -> Any:
+        pool = urllib3.PoolManager(retries=False, timeout=5, ca_certs=self.ca)
+        return pool.request("POST", f"{self.urls[member]}/v3/{path}", json=message).json()
+
+    def wait(self) -> Etcd:
+        """Return the cluster once each member answers."""
+        def answers(member: int) -> bool:
+            with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError):
+                return "header" in self.post("maintenance/status", {}, member)
+            return False
+
+        for member in self.processes:
+            eventually(partial(answers, member))
+        return self
+
+    def leader(self) -> int:
+        """Return the member that leads, or the first one while none leads."""
+        for member in self.processes:
+            with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError, KeyError):
+                status = self.post("maintenance/status", {}, member)
+                if status["leader"] == status["header"]["member_id"]:
+                    return member
+        return 0
+
+    def documents(self) -> dict[str, Any]:
+        """Return what the keys of machines hold, unpacked."""
+        found = {base64.b64decode(entry["key"])[15:].decode(): base64.b64decode(entry["value"])
+                 for entry in self.post("kv/range", ETCD_RANGE).get("kvs", [])}
+        return {key: json.loads(zlib.decompress(value)) for key, value in found.items()}
+
+    def put(self, key: str, value: bytes) -> None:
+        name = catscii.ETCD_PREFIX + key.encode()
+        self.post("kv/put", {"key": base64.b64encode(name).decode(), "value": base64.b64encode(value).decode()})
+
+    def close(self) -> None:
+        for member in self.processes:
+            self.kill(member)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        return [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Callable[..., Etcd]]:
+    """Starts clusters of etcd, and kills them at the end."""
+    clusters: list[Etcd] = []
+
+    def start_cluster(members: int = 1, *options: str, **more: Any) -> Etcd:
+        clusters.append(Etcd(tmp_path / f"etcd{len(clusters)}", members, *options, **more))
+        return clusters[-1].wait()
+
+    yield start_cluster
+    for each in clusters:
+        each.close()
+
+
+@pytest.fixture
+def machine(start, tmp_path: Path, country_db: str) -> Callable[..., Running]:
+    """Starts a machine, given the name of its database and its endpoints."""
+    common: dict[str, Any] = {"GEOLITE2_COUNTRY_DB": country_db, "CLIENT_IP_HEADER": "X-Real-IP"}
+    if "THOROUGH" not in os.environ:
+        common["command"] = patched("catscii.EXCHANGE_SECONDS = 0.3")
+    return lambda name, endpoints, **more: start(
+        **common, ANALYTICS_DB=str(tmp_path / name), ETCD_ENDPOINTS=endpoints, **more)
+
+
+VISITORS = {"GB": "81.2.69.160", "FR": "2001:db8:1::5", "DE": "198.51.100.7", "JP": "2001:db8:2::1"}
+
+
+def visit_from(service: Running, *countries: str) -> None:
+    for country in countries:
+        assert service.get("/cat/house-1?width=20", CURL | {"X-Real-IP": VISITORS[country]}).status == 200
+
+
+def agree(visits: dict[str, int], *services: Running, seconds: float = 10) -> None:
+    """Wait until all services show these visits."""
+    ordered = sorted(visits.items(), key=lambda item: (-item[1], item[0]))
+    expected = "".join(f"{country}: {count}\n" for country, count in ordered).encode()
+    eventually(lambda: all(service.visits() == expected for service in services), seconds)
+
+
+def test_machines_show_one_sum_in_every_format(machine, cluster):
+    etcd = cluster()
+    a, b = (machine(name, etcd.endpoints) for name in "ab")
+    visit_from(a, "FR", "FR", "GB")
+    visit_from(b, "FR", "JP")
+    agree({"FR": 3, "GB": 1, "JP": 1}, a, b)
+    c = machine("c", etcd.endpoints)
+    agree({"FR": 3, "GB": 1, "JP": 1}, c, seconds=SOON)  # a new machine sees the sum
+    today = str(datetime.now(UTC).date())
+    eventually(lambda: all(service.json("/analytics")["machines"]["count"] == 3 for service in (a, b, c)))
+    for service in (a, b, c):
+        facts = service.json("/analytics")
+        assert [facts[name] for name in ("visits", "today", "last_30_days")] == [5, 5, 5]
+        assert facts["days"][today] == 5 and facts["countries"] == {"FR": 3, "GB": 1, "JP": 1}
+        assert datetime.now(UTC) - datetime.fromisoformat(facts["machines"]["agreed"]) < timedelta(seconds=10)
+        for headers in (CHROME, CURL):
+            assert "in the last 30 days on 3 machines, as of 20" in service.get("/analytics", headers).data.decode()
+        assert service.get("/analytics?format=csv").data.decode() == (
+            f"day,country,visits\n{today},FR,3\n{today},GB,1\n{today},JP,1\n")
+        assert re.fullmatch(r"last agreed \d seconds ago", service.json("/health")["machines"])
+        figures = samples(service)
+        assert figures["catscii_machines"] == {(): 3} and 0 <= figures["catscii_agreed_age_seconds"][()] < 10
+    assert samples(a)["catscii_visits_total"] == {("FR",): 2, ("GB",): 1}  # Prometheus adds these up itself
+    assert a.started["etcd"] == ["localhost"]
+    visit_from(c, "DE")
+    assert c.stop() == 0  # writes its last visit, and keeps its visits in the sum
+    agree({"FR": 3, "DE": 1, "GB": 1, "JP": 1}, a, b)
+    alone = machine("a", "")
+    assert alone.visits() == b"FR: 2\nGB: 1\n" and "machine" not in alone.get("/analytics", CHROME).data.decode()
+    assert "machines" not in {**alone.json("/analytics"), **alone.json("/health")}
+    assert alone.started["etcd"] == [] and "catscii_machines" not in samples(alone)
+
+
+def test_machines_agree_exactly_after_whatever_fails(machine, cluster):
+    etcd, answered, pause = cluster(3), Counter[str](), 10.0 if "THOROUGH" in os.environ else 1.0
+    services = [machine(str(i), etcd.endpoints) for i in range(3)]
+    asking = [threading.Lock() for _ in services]  # a visitor holds it until the answer is there, and replace does
+
+    def visitor(i: int, stopping: threading.Event, rng: random.Random) -> None:
+        while not stopping.wait(0.02):
+            country = rng.choice([*VISITORS])
+            with asking[i]:
+                visit_from(services[i], country)
+            answered[country] += 1
+
+    def replace(i: int, number: int) -> None:
+        with asking[i]:
+            services[i].stop(number)
+            services[i] = machine(str(i), etcd.endpoints)
+
+    def kill_leader() -> None:
+        leader = etcd.leader()
+        etcd.kill(leader)
+        time.sleep(rng.uniform(0, 3))
+        etcd.start(leader)
+
+    def stop_follower() -> None:
+        process = etcd.processes[(etcd.leader() + 1) % 3]
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(pause)
+        process.send_signal(signal.SIGCONT)
+
+    def kill_all() -> None:
+        for member in range(3):
+            etcd.kill(member)
+        time.sleep(pause)
+        for member in range(3):
+            etcd.start(member)
+
+    for round_ in range(20 if "THOROUGH" in os.environ else 2):
+        rng, stopping = random.Random(round_), threading.Event()
+        threads = [threading.Thread(target=visitor, args=(i, stopping, random.Random(i))) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        killed, told = rng.sample(range(3), 2)
+        of_etcd: list[Callable[[], None]] = [kill_leader, stop_follower, kill_all]
+        of_machines = [partial(replace, killed, signal.SIGKILL), partial(replace, told, signal.SIGTERM)]
+        for faults in (of_etcd, of_machines):
+            rng.shuffle(faults)
+        with ThreadPoolExecutor(2) as pool:  # faults of machines and of etcd may coincide
+            list(pool.map(lambda faults: [fault() for fault in faults], (of_etcd, of_machines)))
+        stopping.set()
+        for thread in threads:
+            thread.join()
+        etcd.wait()
+        agree(answered, *services)
+        assert len(etcd.documents()) == 3
+
+
+def test_visitors_do_not_notice_that_etcd_hangs(machine):
+    with contextlib.ExitStack() as stack:
+        hanging = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        plain = machine("plain", "")
+        alone = machine("alone", ",".join(f"http://127.0.0.1:{each.getsockname()[1]}" for each in hanging))
+        assert alone.json("/health")["machines"] == "never agreed"
+        alone.wait_for("Visits cannot be exchanged with etcd")
+        taken: dict[Running, list[float]] = {plain: [], alone: []}
+        for service in [plain, alone] * 400:
+            begun = time.perf_counter()
+            visit_from(service, "FR")
+            taken[service].append(time.perf_counter() - begun)
+        p90, of_plain = (statistics.quantiles(taken[service], n=10)[-1] for service in (alone, plain))
+        assert p90 < 2 * of_plain + 0.005
+        assert alone.get("/health").status == 200 and alone.visits() == b"FR: 400\n"
+        assert alone.json("/analytics")["machines"] == {"count": 1, "agreed": None}
+        begun = time.monotonic()
+        assert alone.stop() == 0 and time.monotonic() - begun < 4
+        assert alone.messages().count("Visits cannot be exchanged with etcd") == 1
+
+
+def test_an_outage_is_logged_once_and_the_last_known_sum_is_shown_with_its_time(machine, cluster):
+    etcd = cluster()
+    a, b = (machine(name, etcd.endpoints) for name in "ab")
+    visit_from(a, "FR")
+    visit_from(b, "GB")
+    agree({"FR": 1, "GB": 1}, a, b)
+    etcd.kill(0)
+    a.wait_for("Visits cannot be exchanged with etcd")
+    known = a.json("/analytics")["machines"]["agreed"]
+    visit_from(a, "FR")
+    assert a.visits() == b"FR: 2\nGB: 1\n"
+    eventually(lambda: int(re.findall(r"last agreed (\d+) seconds ago", a.json("/health")["machines"])[0]) >= 4)
+    assert a.get("/health").status == 200
+    assert f"on 2 machines, as of {known}" in a.get("/analytics").data.decode()
+    a.stop(signal.SIGKILL)
+    a = machine("a", etcd.endpoints)
+    assert a.visits() == b"FR: 2\nGB: 1\n"  # from the database
+    a.wait_for("Visits cannot be exchanged with etcd")
+    etcd.start(0)
+    agree({"FR": 2, "GB": 1}, a, b)
+    for service in (a, b):
+        service.wait_for("Visits are exchanged again")
+        assert service.messages().count("Visits cannot be exchanged with etcd") == 1
+        assert service.messages().count("Visits are exchanged again") == 1
+
+
+def test_etcd_with_users_whose_tokens_expire_and_no_password_is_shown(machine, cluster):
+    etcd, password = cluster(3, "--auth-token", "simple", "--auth-token-ttl", "1"), "s3cret p@ss:w/rd,%"
+    for path, message in (
+        ("user/add", {"name": "root", "password": "root"}), ("user/add", {"name": "cats", "password": password}),
+        ("role/add", {"name": "root"}), ("role/add", {"name": "counter"}),
+        ("role/grant", {"name": "counter", "perm": {"permType": "READWRITE", **ETCD_RANGE}}),
+        ("user/grant", {"user": "root", "role": "root"}), ("user/grant", {"user": "cats", "role": "counter"}),
+        ("enable", {}),
+    ):
+        etcd.post("auth/" + path, message)
+    endpoints = etcd.endpoints.replace("//", f"//cats:{quote(password, safe='')}@")
+    a, b = (machine(name, endpoints, LOG_LEVEL="debug") for name in "ab")
+    for i in range(1, 4):
+        visit_from(a, "FR")
+        visit_from(b, "FR")
+        agree({"FR": 2 * i}, a, b)
+        time.sleep(1.5)  # the tokens expire
+    assert "Visits cannot be exchanged with etcd" not in a.messages() + b.messages()
+    wrong = machine("c", endpoints.replace("cats:s3cret", "cats:wr0ng"), LOG_LEVEL="debug")
+    nobody = machine("d", etcd.endpoints)
+    for service in (wrong, nobody):
+        service.wait_for("Visits cannot be exchanged with etcd")
+    shown = b"".join(service.get(path).data for service in (a, wrong) for path in ("/analytics", "/health", "/metrics"))
+    for service in (a, b, wrong):
+        assert service.stop() == 0
+        shown += "".join(service.lines).encode()
+    shown += repr(catscii.read_settings({"ETCD_ENDPOINTS": endpoints})).encode()
+    shown += (refusal := run(ETCD_ENDPOINTS="http://cats:s3cret@, nonsense", PORT="0").stderr)
+    assert b"ETCD_ENDPOINTS: is not a list of URLs" in refusal and not re.search(b"s3cret|wr0ng", shown)
+
+
+def test_etcd_over_tls_is_verified(machine, cluster, authority, ca_file):
+    etcd = cluster(1, certificate=authority.issue_cert("localhost"))
+    a = machine("a", etcd.endpoints, SSL_CERT_FILE=ca_file)
+    visit_from(a, "FR")
+    eventually(lambda: any(each["visits"].get("FR") == 1 for each in etcd.documents().values()))
+    b = machine("b", etcd.endpoints)  # does not know the authority
+    b.wait_for("Visits cannot be exchanged with etcd")
+    assert "CERTIFICATE_VERIFY_FAILED" in json.dumps(b.log)
+
+
+def test_endpoints_are_tried_in_turn(machine, cluster):
+    etcd, dead = cluster(), f"http://127.0.0.1:{free_ports(1)[0]}"
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        a = machine("a", f"{dead},http://127.0.0.1:{hanging.getsockname()[1]}/ , {etcd.endpoints}")
+        b = machine("b", etcd.endpoints)
+        visit_from(a, "FR")
+        agree({"FR": 1}, a, b)
+        assert "Visits cannot be exchanged with etcd" not in a.messages()
+
+
+def packed(text: bytes = b"", **changes: Any) -> bytes:
+    """Return a document of a machine with other contents, or a compressed text."""
+    return zlib.compress(text or json.dumps({"version": 1, "live": True, "visits": {"FR": 5}} | changes).encode())
+
+
+INVALID_DOCUMENTS = {
+    "newer": packed(version=2), "older": packed(version=None), "json": packed(b"{"), "bare": b'{"version": 1}',
+    "empty": b"", "bytes": b"\xff\x00\x9f", "list": packed(b"[]"), "deep": packed(b"[" * 200_000),
+    "bomb": packed(b"[" + b"0," * 50_000_000 + b"0]"), "negative": packed(visits={"FR": 5, "DE": -1}),
+    "fraction": packed(visits={"FR": 5.5}), "huge": packed(visits={"FR": 10**15 + 1}),
+    "infinite": packed(b'{"version": 1, "live": true, "visits": {"FR": 1e999}}'),
+    "digits": packed(b'{"version": 1, "live": true, "visits": {"FR": %s}}' % (b"9" * 100_000)),
+    "true": packed(visits={"FR": True}), "text": packed(visits={"FR": "5"}), "nowhere": packed(visits={"QQ": 5}),
+    "lower": packed(visits={"fr": 5}), "name": packed(visits={"France": 5}), "script": packed(visits={"<script>": 5}),
+    "array": packed(visits=[5]), "lifeless": packed(b'{"version": 1, "visits": {"FR": 5}}'),
+    "\x1b[31m" + "x" * 1000: packed(visits={"FR": -1}),
+}
+
+
+def test_what_no_machine_can_have_written_is_ignored_and_logged_once(machine, cluster):
+    etcd = cluster()
+    a = machine("a", etcd.endpoints)
+    visit_from(a, "FR")
+    (own,) = eventually(etcd.documents)
+    for name, value in INVALID_DOCUMENTS.items():
+        etcd.put(name, value)
+    etcd.put("ab" * 8, packed(visits={"DE": 7, "2001-01-01DE": 3, "9999-01-01DE": 3, "no dayDE": 1}))
+    b = machine("b", etcd.endpoints)
+    agree({"DE": 7, "FR": 1}, a, b)
+    visit_from(b, "GB")  # and again, two exchanges later
+    agree({"DE": 7, "FR": 1, "GB": 1}, a, b)
+    for service in (a, b):
+        assert service.json("/analytics")["machines"]["count"] == 3
+        assert service.messages().count("Invalid documents in etcd are ignored") == 1
+        assert "\x1b" not in "".join(service.lines) and bench_catscii.resident(service.process.pid) < 120
+    etcd.put(own, b"garbage")  # which its machine writes anew
+    visit_from(a, "JP")
+    agree({"DE": 7, "FR": 1, "GB": 1, "JP": 1}, a, b)
+
+
+def test_an_endless_answer_of_etcd_is_given_up(machine, upstream):
+    def flood(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(b" " * (1 << 20))
+        handler.close_connection = True
+
+    upstream.answers["POST"] = flood
+    a = machine("a", upstream.url)
+    a.wait_for("Visits cannot be exchanged with etcd")
+    visit_from(a, "FR")
+    assert a.visits() == b"FR: 1\n" and bench_catscii.resident(a.process.pid) < 120
+    assert f"more than {catscii.MAX_ANSWER} bytes" in json.dumps(a.log)
+
+
+def backup(service: Running, to: Path) -> None:
+    with contextlib.closing(sqlite3.connect(service.database)) as now, contextlib.closing(sqlite3.connect(to)) as copy:
+        now.backup(copy)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("first", ["original", "copy"])
+def test_a_copied_database_loses_no_visit_and_counts_none_twice(machine, tmp_path, cluster, known, first):
+    etcd = cluster()
+
+    def written(country: str) -> None:
+        eventually(lambda: any(each["visits"].get(country) for each in etcd.documents().values()))
+
+    a = machine("a", etcd.endpoints)
+    visit_from(a, "FR", "GB")
+    if known:
+        written("GB")
+    a.process.send_signal(signal.SIGSTOP)  # it writes what it has when it goes on
+    backup(a, tmp_path / "b")
+    if first == "original":
+        a.process.send_signal(signal.SIGCONT)
+        visit_from(a, "FR", "DE")
+        written("DE")
+    b = machine("b", etcd.endpoints)
+    visit_from(b, "FR", "JP")
+    written("JP")
+    if first == "copy":
+        a.process.send_signal(signal.SIGCONT)
+        visit_from(a, "FR", "DE")
+    agree({"FR": 3, "DE": 1, "GB": 1, "JP": 1}, a, b)
+    eventually(lambda: all(service.json("/analytics")["machines"]["count"] == 2 for service in (a, b)))
+
+
+@pytest.mark.parametrize("how", ["in place", "as another file"])
+def test_an_older_database_keeps_in_the_sum_what_it_lost(machine, tmp_path, cluster, how):
+    etcd = cluster()
+    a, b = (machine(name, etcd.endpoints) for name in "ab")
+    visit_from(a, "FR", "GB")
+    backup(a, tmp_path / "old")
+    visit_from(a, "FR", "JP", "JP")
+    agree({"FR": 2, "JP": 2, "GB": 1}, a, b)
+    assert a.stop() == 0
+    if how == "in place":
+        shutil.copyfile(tmp_path / "old", a.database)
+    else:
+        (tmp_path / "old").rename(a.database)
+    a = machine("a", etcd.endpoints)
+    visit_from(a, "FR", "FR", "FR", "JP", "JP")
+    agree({"FR": 5, "JP": 4, "GB": 1}, a, b)
+
+
+class MachineModel:
+    """A process on a database, and the numbers of the visits that are in the database."""
+
+    def __init__(self, path: Path, etcd: EtcdModel, visits: set[int]) -> None:
+        self.path, self.etcd, self.visits = path, etcd, set(visits)
+        self.open()
+
+    def open(self) -> None:
+        self.settled = False  # whether an exchange succeeded since then
+        self.database = catscii.Database(str(self.path))
+        variables = {"ANALYTICS_DB": str(self.path), "ETCD_ENDPOINTS": "http://localhost:9"}
+        self.machines = catscii.Machines(catscii.read_settings(variables), self.database)
+        self.machines._ask = self.etcd.ask  # type: ignore[method-assign]
+
+    def exchange(self, loses: str = "") -> None:
+        self.etcd.loses = loses
+        with contextlib.suppress(catscii.Unavailable):
+            self.machines._exchange()
+            self.settled |= not loses
+
+    def copy(self, path: Path) -> Path:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            self.database._connection.backup(connection)
+        return path
+
+    def reopen(self, path: Path) -> None:
+        self.database.close()
+        self.path = path
+        self.open()
+
+
+class EtcdModel:
+    """What Machines asks of etcd, in memory. A write can get lost "before" or "after" it is done."""
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, tuple[bytes, int]] = {}  # values and revisions
+        self.backup, self.revision, self.loses = self.keys, 1, ""
+
+    def ask(self, path: str, message: dict[str, Any]) -> dict[str, Any]:
+        if path == "kv/range":
+            found = ((base64.b64encode(key), base64.b64encode(value), n) for key, (value, n) in self.keys.items())
+            return {"kvs": [{"key": key, "value": value, "mod_revision": str(n)} for key, value, n in found]}
+        (compare,), (success,) = message["compare"], message["success"]
+        if self.loses == "before":
+            raise catscii.Unavailable("lost")
+        if succeeded := compare["mod_revision"] == str(self.keys.get(compare["key"], (b"", 0))[1]):
+            self.revision += 1
+            self.keys = {**self.keys, compare["key"]: (success["request_put"]["value"], self.revision)}
+        if self.loses == "after":
+            raise catscii.Unavailable("lost")
+        return {"succeeded": succeeded}
+
+
+def play(seed: int, folder: Path) -> tuple[list[str], Counter[str], list[dict[str, int]]]:
+    """Play random events. Returns them, the visits that must be in the sum, and those that each machine shows."""
+    rng, etcd, lost, today = random.Random(seed), EtcdModel(), set[int](), datetime.now(UTC).strftime("%Y-%m-%d")
+    countries: dict[int, str] = {}  # by the number of the visit
+    played, machines, old = [], [MachineModel(folder / f"{seed}", etcd, set())], []
+    for i in range(rng.randrange(5, 40)):
+        each, path = rng.choice(machines), folder / f"{seed}-{i}"
+        event = rng.choice(["visit"] * 8 + ["exchange"] * 5 + [
+            "copy", "move", "restart", "new", "keep", "restore", "lose etcd", "keep etcd"])
+        played.append(f"{event} {machines.index(each)}")
+        if event == "visit":
+            countries[i] = rng.choice(["FR", "DE"])
+            each.database.execute(catscii.COUNT_VISITS.format(more=""), today, countries[i], 1)
+            each.visits.add(i)
+        elif event == "exchange":
+            each.exchange(loses=rng.choice(["", "", "before", "after"]))
+        elif event == "copy":
+            machines.append(MachineModel(each.copy(path), etcd, each.visits))
+        elif event == "move":
+            each.reopen(each.copy(path))
+        elif event == "restart" and each.settled:
+            each.reopen(each.path)
+        elif event == "new" and len(machines) < 4:
+            machines.append(MachineModel(path, etcd, set()))
+        elif event == "keep":
+            old.append((each, each.copy(path), set(each.visits)))
+        elif event == "restore" and old and all(machine.settled for machine in machines):
+            each, path, visits = rng.choice(old)
+            each.exchange()
+            each.exchange()  # the first one may have found that another machine writes the key
+            lost |= each.visits - visits
+            each.visits = visits
+            each.database.close()
+            shutil.copyfile(path, each.path)  # in place
+            each.open()
+            each.exchange()
+        elif event == "lose etcd" and not lost:
+            etcd.keys = rng.choice([{}, etcd.backup])
+        elif event == "keep etcd":
+            etcd.backup = etcd.keys
+    for each in machines * 5:
+        each.exchange()
+    expected = Counter(countries[i] for i in lost.union(*(each.visits for each in machines)))
+    shown = [catscii.read_visits(each.database, "everywhere") for each in machines]
+    assert all(visits.today == visits.visits for visits in shown), played
+    for each in machines:
+        each.database.close()
+    return played, expected, [visits.countries for visits in shown]
+
+
+def test_no_sequence_of_copies_moves_and_losses_makes_a_wrong_sum_of_machines():
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        for seed in range(rounds(1000)):
+            played, expected, shown = play(seed, Path(folder))
+            assert all(visits == expected for visits in shown), (seed, played, expected, shown)
+
+
+def test_machines_write_again_what_etcd_has_lost(machine, cluster):
+    etcd = cluster()
+    a, b = (machine(name, etcd.endpoints) for name in "ab")
+    visit_from(a, "FR")
+    visit_from(b, "GB")
+    agree({"FR": 1, "GB": 1}, a, b)
+    etcd.post("kv/deleterange", ETCD_RANGE)
+    eventually(lambda: len(etcd.documents()) == 2)
+    agree({"FR": 1, "GB": 1}, a, b)
+
+
+def test_processes_that_share_a_database_are_one_machine(machine, cluster):
+    etcd = cluster()
+    services = [machine("a", etcd.endpoints) for _ in range(3)]
+    other = machine("b", etcd.endpoints)
+    for service in services * 5:
+        visit_from(service, "FR")
+    agree({"FR": 15}, *services, other)
+    visit_from(services[0], "GB")
+    agree({"FR": 15, "GB": 1}, *services, other)
+    assert len(etcd.documents()) == 2
+
+
+def test_cgi_exchanges_visits_after_the_answer_and_only_when_that_is_due(machine, tmp_path, cluster):
+    etcd = cluster()
+    other = machine("other", etcd.endpoints)
+    visit_from(other, "GB")
+    agree({"GB": 1}, other)
+    for _ in range(4):
+        cgi(tmp_path, ETCD_ENDPOINTS=etcd.endpoints)
+        time.sleep(catscii.EXCHANGE_SECONDS)
+    agree({"ZZ": 4, "GB": 1}, other)
+    answer = cgi(tmp_path, ETCD_ENDPOINTS=etcd.endpoints, PATH_INFO="/analytics", QUERY_STRING="format=text")
+    assert answer.body == b"ZZ: 4\nGB: 1\n"
+    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
+    logged = ""
+    for _ in range(3):
+        time.sleep(catscii.EXCHANGE_SECONDS)
+        logged += json.dumps(cgi(tmp_path, ETCD_ENDPOINTS=dead).log)
+    assert logged.count("cannot be exchanged") == 1
+    time.sleep(catscii.EXCHANGE_SECONDS)
+    assert "exchanged again" in json.dumps(cgi(tmp_path, ETCD_ENDPOINTS=etcd.endpoints).log)
+    code = "import sys, catscii; catscii.main([]); print(*sys.modules, file=sys.stderr)"
+    variables = cgi_variables(tmp_path, PYTHONPATH=str(SCRIPT.parent))
+    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
+    assert "urllib3" not in result.stderr.decode().splitlines()[-1].split()  # nothing is imported without etcd
+
+
+def test_the_document_of_a_busy_machine_is_small(tmp_path):
+    database, rng = catscii.Database(str(tmp_path / "busy.db")), random.Random(0)
+    for ago in range(400):
+        day = str(datetime.now(UTC).date() - timedelta(ago))
+        for rank, code in enumerate(rng.sample([*catscii.world().names], 150), 1):
+            database.execute("INSERT INTO visits VALUES (?, ?, ?)", day, code, rng.randrange(1 + 1_000_000 // rank**2))
+    database.close()
+    etcd = EtcdModel()
+    MachineModel(tmp_path / "busy.db", etcd, set()).exchange()
+    ((document, _),) = etcd.keys.values()
+    assert 10_000 < len(document) < 40_000 and catscii.read_document(document)[1]["FR"] > 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
