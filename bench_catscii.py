@@ -28,6 +28,7 @@
     uv run bench_catscii.py coverage          the COVERAGE literal of catscii.py
     uv run bench_catscii.py map               its WORLD literal, from what npm packs
     uv run bench_catscii.py start             time from exec to the first byte of a 200 on /, and resident memory
+    uv run bench_catscii.py machines          what it costs that machines add up their visits in etcd
 
 art runs all renderers by turns, on the pictures given and on four house cats. A row has the means over these pictures:
 ssim (luma, 7 x 7 windows) and psnr (colours blurred by 6 pixels) of the art, drawn with DejaVu Sans Mono in cells of
@@ -45,6 +46,11 @@ within a round.
 
 start runs the service and CGI by turns, on a full store. The floor is Python that imports bottle and sqlite3, for the
 service waitress as well, and says so. The script is byte-compiled as where it is installed, but where it says not.
+
+machines needs etcd, and takes some four minutes. One machine of 1, 3 and 10 is asked as by serve, in turns with one
+that has no etcd; the ratios are medians of those within a round. A proxy between this machine and etcd counts the
+requests and the bytes of an exchange; its CPU is what the machine uses beyond the one without etcd. The seconds are
+those from a visit of one machine until all show the same sum.
 """
 
 from __future__ import annotations
@@ -723,6 +729,114 @@ def compare_starts() -> None:
         print(f"| {name} | {1e3 * seconds:.1f} | {seconds / least:.2f} | {memory:.1f} | {memory / least_memory:.2f} |")
 
 
+class Proxy:
+    """Forwards connections to etcd's port, and counts bytes, requests, and exchanges, which begin with a range."""
+
+    def __init__(self, port: int) -> None:
+        self.bytes, self.requests, self.exchanges, self.target = 0, 0, 0, port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            server = connection(self.target)
+            for ends in ((client, server), (server, client)):
+                threading.Thread(target=self._forward, args=ends, daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self.bytes += len(data)
+                self.requests += data.count(b"POST /v3/")
+                self.exchanges += data.count(b"POST /v3/kv/range")
+                target.sendall(data)
+
+
+@contextlib.contextmanager
+def etcd(folder: str) -> Iterator[int]:
+    """A cluster of one, and its port."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        port, peer = one.getsockname()[1], f"http://127.0.0.1:{two.getsockname()[1]}"
+    client = f"http://127.0.0.1:{port}"
+    command = ["etcd", "--data-dir", folder, "--listen-client-urls", client, "--advertise-client-urls", client]
+    command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+    command += ["--initial-cluster", f"default={peer}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while True:
+            with contextlib.suppress(OSError):
+                connection(port).close()
+                break
+            time.sleep(0.1)
+        yield port
+        process.kill()
+
+
+def fill(folder: str, machine: int) -> str:
+    """The database of a machine that has had visits from 50 countries on each of the last 30 days."""
+    path, rng = f"{folder}/{machine}.db", random.Random(machine)
+    database = catscii.Database(path)
+    for ago in range(30):
+        day = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 86400 * ago))
+        rows = [(day, code, rng.randrange(1, 10_000)) for code in rng.sample(sorted(catscii.world().names), 50)]
+        database.execute("INSERT INTO visits VALUES (?, ?, ?)" + ", (?, ?, ?)" * 49, *itertools.chain(*rows))
+    database.close()
+    return path
+
+
+def compare_machines() -> None:
+    """Print the table."""
+    print(
+        "| machines | CPU a request, us | x without etcd | p99 x without | requests an exchange | bytes | CPU, ms "
+        f"| seconds to agree | at most |\n|{'---|' * 9}"
+    )
+    for count in (1, 3, 10):
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            proxy = Proxy(stack.enter_context(etcd(f"{folder}/etcd")))
+            direct = f"http://127.0.0.1:{proxy.target}"
+
+            def started(machine: int, folder: str = folder, stack: contextlib.ExitStack = stack, **more: str) -> Server:
+                variables = {"CAT_SOURCES": "", "ANALYTICS_DB": fill(folder, machine), **more}
+                server = Server(f"{folder}/{machine}", [catscii.__file__], **variables)
+                stack.callback(server.close)
+                return server
+
+            servers = [started(i, ETCD_ENDPOINTS=direct) for i in range(1, count)]
+            servers.append(started(0, ETCD_ENDPOINTS=f"http://127.0.0.1:{proxy.port}"))
+            alone = started(count)
+            for server in (servers[-1], alone):
+                ask(itertools.repeat("/", 200), server.port)
+            figures = []
+            for _ in range(ROUNDS):
+                least, got = load(alone, 2), load(servers[-1], 2)
+                figures.append((got[2], got[2] / least[2], got[1] / least[1]))
+            seconds = []
+            for _ in range(11):
+                begun = time.monotonic()
+                servers[0].get()
+                while len({server.get("/analytics?format=text") for server in servers}) > 1:
+                    time.sleep(0.05)
+                seconds.append(time.monotonic() - begun)
+
+            def totals(server: Server = servers[-1], alone: Server = alone, proxy: Proxy = proxy) -> tuple[float, ...]:
+                used = server.processor_seconds() - alone.processor_seconds()
+                return proxy.requests, proxy.bytes, 1000 * used, proxy.exchanges
+
+            before, end = totals(), time.monotonic() + 30
+            while time.monotonic() < end:  # so that each exchange writes
+                servers[-1].get()
+                alone.get()
+                time.sleep(0.5)
+            *sums, exchanges = (b - a for a, b in zip(before, totals(), strict=True))
+            print(
+                "| {} | {:.0f} | {:.2f} | {:.2f} | {:.1f} | {:,.0f} | {:.1f} | {:.1f} | {:.1f} |".format(
+                    count, *map(statistics.median, zip(*figures, strict=True)), *(each / exchanges for each in sums),
+                    statistics.median(seconds), max(seconds),
+                ), flush=True,
+            )  # fmt: skip
+
+
 def main(arguments: list[str]) -> None:
     match arguments:
         case ["serve"]:
@@ -739,6 +853,8 @@ def main(arguments: list[str]) -> None:
             print_literal("WORLD", world())
         case ["start"]:
             compare_starts()
+        case ["machines"]:
+            compare_machines()
         case _:
             sys.exit(__doc__)
 
