@@ -77,7 +77,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps, ImageStat
 
 import catscii
 
@@ -93,17 +93,16 @@ def font_path() -> Path:
     return Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
 
 
-def coverage() -> bytes:
-    """How much ink each printable ASCII glyph has in the 10 x 20 parts of its cell: 0, 85, 170 or 255, row by row.
+def drawn_glyph(name: str) -> Image.Image:
+    """Draw a glyph in DejaVu Sans Mono at 16 pixels, in a cell of 10 x 20 (L). The levels are 0, 85, 170 and 255."""
+    cell = Image.new("L", catscii.PARTS)
+    ImageDraw.Draw(cell).text((0, 0), name, font=ImageFont.truetype(font_path(), 16), fill=255)
+    return cell.point(lambda level: (level + 42) // 85 * 85)
 
-    The font is drawn at 16 pixels, in cells of 10 x 20.
-    """
-    font, levels = ImageFont.truetype(font_path(), 16), bytearray()
-    for code in range(32, 127):
-        cell = Image.new("L", (10, 20))
-        ImageDraw.Draw(cell).text((0, 0), chr(code), font=font, fill=255)
-        levels += bytes((level + 42) // 85 * 85 for level in cell.tobytes())
-    return bytes(levels)
+
+def coverage() -> bytes:
+    """Return what catscii.glyphs() reads: the pixels of each glyph's cell, row by row."""
+    return b"".join(drawn_glyph(name).tobytes() for name in catscii.GLYPHS)
 
 
 def print_literal(name: str, data: bytes) -> None:
@@ -215,15 +214,19 @@ def draw_countries(codes: list[str]) -> tuple[Image.Image, dict[str, tuple[float
 
 
 def land_glyphs(atlas: Image.Image) -> bytearray:
-    """The glyph that most resembles the land in each cell, drawn light on dark."""
+    """Return for each cell the printable ASCII character that most resembles its land, drawn light on dark."""
     grid = catscii.WORLD_COLUMNS, catscii.WORLD_ROWS
     land = atlas.point([0] + [255] * 255).reduce(2 * FINE // catscii.PARTS[0])
-    glyphs, best = Image.new("L", grid, ord(" ")), catscii.means(land, grid)
-    for glyph, shade in catscii.shades().items():
-        difference = catscii.means(ImageChops.difference(land, catscii.tiled(shade, grid)), grid)
-        glyphs.paste(ord(glyph), mask=ImageChops.subtract(best, difference, scale=1 / 255))
+    glyphs = {name: drawn_glyph(name) for name in map(chr, range(33, 127))}
+    densities = {name: ImageStat.Stat(glyph).mean[0] / 255 for name, glyph in glyphs.items()}
+    codes, best = Image.new("L", grid, ord(" ")), catscii.cell_means(land, grid)
+    for name in sorted(glyphs, key=densities.__getitem__):
+        blurred = glyphs[name].filter(ImageFilter.GaussianBlur(2)).reduce(2)
+        shade = blurred.point(lambda level: level / max(densities.values()))  # the mean of the densest is white
+        difference = catscii.cell_means(ImageChops.difference(land, catscii.tiled(shade, grid)), grid)
+        codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    return bytearray(glyphs.tobytes())
+    return bytearray(codes.tobytes())
 
 
 def world() -> bytes:

@@ -501,76 +501,54 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Art: picture -> grid of cells -> text
 # ---------------------------------------------------------------------------------------------------------------------
-# COVERAGE says how much of each of the 10 x 20 parts of a cell is under the ink of each glyph, in a common monospace
-# font. A cell drawn with coverage m, foreground f and background b has the luma b + (f - b) m. Of all glyphs, the one
-# whose centred coverage correlates best with the centred luma x of the cell leaves the least squared error,
-# |x|^2 - <x, m>^2 / |m|^2, and <x, m> / |m|^2 is its best contrast f - b (linear regression). Rounding m to a stencil s
-# of white and black makes it cheap: the mean of |x - s| is linear in <x, s>, and Pillow takes it of all cells at once.
-# So the glyphs enter one after another, and each wins the cells that it fits better than any before.
+# A cell with the coverage m (the share of ink in each of its parts), the foreground f and the background b has the luma
+# b + (f - b) m. By linear regression, the glyph that fits a cell of luma x best is the one whose m correlates best with
+# x, both without their means. The squared error is |x|^2 - <x, m>^2 / |m|^2 then, with the contrast f - b =
+# <x, m> / |m|^2. A stencil s, which is m rounded to black and white, makes this fast: the mean of |x - s| is linear in
+# <x, s>, and Pillow computes this mean for all cells at once. `render_fill` does so for one glyph after another.
 
-STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
-BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of a page; transparent pictures stand on the dark one
-CONTRAST = 30  # levels of luma between a glyph and its background
+STYLES = ("fill", "ink")  # glyphs on backgrounds of their own; glyphs alone
+BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; transparent pictures get the dark one
+CONTRAST = 30  # the default for the least contrast between a glyph and its background, in levels of luma
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
-BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # of the process that decodes: memory, time, exit status
-MAX_ROWS, TERMINAL_ROWS = 240, 22  # the terminal's usual 24, without the line below the art and that of the prompt
-PARTS = 10, 20  # of a cell, which is twice as tall as wide
-SAMPLES = 5, 10  # of a picture in a cell; more cost time and do not make the art truer
-FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # that fit photographs best; the others hardly add
-SPACE, DOT = b" ."
-TONES = ".:;clxodk"  # of cells without relief, from dark ones to light ones
-RELIEF = 2  # faint cells survive rounding when the luma's distance from its mean is doubled
-RANKS_A_LEVEL, LEAST_RANK = 2.4, 3  # a glyph that explains less of a cell than this is noise: the cell has no relief
-CRISPNESS = 1.4  # times the contrast that regression finds: crisper, at no cost in truth
-MEAN_TOLERANCE = 2  # levels that the mean colour of a cell may be off, for the sake of longer runs of the same colours
-CONTRAST_TOLERANCE, MASKING = 12, 5  # levels; for each MASKING levels of contrast, one level more
-INK_TONES = " .:;!|]}Q@"  # glyphs that cover all parts of a cell alike, so that an area of one of them looks smooth
-EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # glyphs that show the direction of an edge
-EDGE_GAIN = 3  # levels a part that such a glyph must fit better than a glyph of INK_TONES
-INK_GAMMA = 0.3  # coloured glyphs share the tone with their colour
-INK_LUMA, INK_LUMINANCE = 40, 0.28  # at least on a dark page, at most on a light one: there it is 3:1 by WCAG 2.2
-INK_STEP = 8  # levels a channel, of the colours of glyphs alone: most neighbours have the same colour
-CARRIED = 0.5  # of the error of a background in few colours: with none there are patches, with all of it noise
+BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # the decoding process: its memory, time, and exit status
+MAX_ROWS, TERMINAL_ROWS = 240, 22  # a terminal has 24 rows, of which the caption and the prompt take two
+PARTS = 10, 20  # columns and rows of COVERAGE in a cell, which is twice as tall as wide
+SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
+FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # they fit photographs best; more glyphs hardly improve the art
+FILL_TONES = ".:;clxodk"  # for cells without relief, the thinnest first
+INK_TONES = " .:;!|]}Q@"  # the thinnest first; they cover cells evenly, so that an area of one glyph looks smooth
+EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # they show the direction of an edge
+GLYPHS = sorted({*FILL_GLYPHS, *FILL_TONES, *INK_TONES, *EDGES})
+RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
+CARRIED = 0.5  # the share of a background's error that dithering corrects: 0 makes patches, 1 makes noise
 COVERAGE = """
-c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<
-$&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E8yL7{R-DsM5qpAYNrk%dO%mN!Wp{Pice=wqO<WtO
-x5#I9v2S*{^+Ix4@<8kgdDZr^`(^Vy5>w9e{Q`kT;$&KWl?b4Iy$CnjAnGrX^CVL8Vv^Vw_O9!>{-Ve~cG{2gbX>Smv?-BVSZmJHc8CmvERob*1hA(kP5^2v
-{y19o+}}0usxu0xR{-pb6P4gu_$0iDcD1Nh)W>8cpS;H#&2S+!$(|%?5}IUc5}G8YoOW&3iyyx+z&Z2VNrct>5#81a;-j$FdDDPr`=Gzg?2w4IQX;#Z4Z;vL
->*5KzLD`Zv?gvGzX7a>P{+t<8B5Co0x@S^$t3O(+gwrY!I|?lnty5xZK<Horcf}C`>j%V08_MqQ$4`sf<#i^NjJ1rBK{X`W@T#cqBx1^S?U#wHpkd|J<X$P-
-lt?Z6r1{?J>vZTS@WXHI#f2K}6K6rhD%q8JM~Nzdkz9q!$Qt@VdL>7j5~xTm>x{P5je1=KZR}ti^V!u7%`5#~7Z$Tb=5ZB{3rv}9J~5E-Tqo=Kss&g|L|Zsy
-TAERwro9uysAN^_rGo>(MyH34T5H}Hn8ZM_oF<j&aY^BGY9-8CbDp+uInb4@_SF)tthe>U?;k#=A5D9ScJHGWJFCxy-Y9c4!c1s6!l+#v^gQ<h4QbkIv}s%|
-o!Uv-7<{pA{cj{y2I0$gP_=DbnS=MFClsDg03n(6NVUJcAtXE~`g=v_QQ9=H1oK}p+)oL+3R6Oq1{Jag*=UfU1{Drf{X5+*kTC!bLC7d1LWM$hNQ4T7M5rKS
-y!$(VJm@7F(d9R*)>@*-)3(JWR-y-^NrgkEr5UxdRTt<N_+#mnZaXN++8kSZQW;HBC*fX}^H|x0gf{s@%XTToQU6RPXe))???2M7if8Q9T;3G8n<;uEE(vXm
-6LlBawUQn>rxwcCoz&)PYs)g^-9OzcWKUYI3PXaO--=>~WYR^EB~Fx>|H)?d+_FYzkZo7llsr1^xy)+NItMq#i81@?lyoLG?PtwsHN@)Lv^iDbE$2RcTzz!!
-Vv<G3Zaw-o^V|$+hxtY)cjfBYk1x}V`qQ>VCZVb?p&NRJ&%Y+Tn%KjQ^TZAA_$r48xThll`{f=MeIkhaUx>KQrGGmc{G}p;2dK|wc|9TR@qKO!P*zNX_k``7
-lSowWHQcJUZ)}u&FJ-~{GKa*nO4H7I9t@>yzyEm7DFQ2A5M&aqJH7)-zO`)XdtSWm-c20@??c@0s8Y6MZ8{i@2vEO8jw;%u-9XRE{&6Lid;556)BDOFzOOVW
-e_p2zVt0xF4*T=u%%i8?RuS)wB3m!5eZP*%f;OShgu*c`7^Q>>6>hcc*`V(>c(aUvdRj0RD8I3@Lvj`Q9p`m=Se}1hJ@Hkn-aU<PXLxQa#Is@q9u$B0<qj4f
-(2_5T)R%mnwyx*Ol`L92<KwS;wdPaGF7-YB8NZws*i{~M!`1DB(r&Ay*K3ZT%<>0RknAP>-2AX#i6PfRkdq@Vpq`ezCqGBk=f}g6^Q%~SX<z>I*-Z$3=>FsS
-?TDzQxwy<oX7<;j&>(yHTw+;bo)-I~yJKX!ot-j911KHcgnWrZ>~&Y3!5@V)k!JIkUK+R2gb#oC>8)FL=nJm98}Lac_4>B{qLYhvN@<}uyheYAOmE9|LEn@v
-$e|_A$ssR^r(V?wHLpG_2CL+f@;jV;@(;c6fVT
-"""
+c-rNd0jk3|3`FOW?~-%LSy)>jQuFJDI4#`)+7~IZoj9_U=zpX54l>()91>g!Cq@zh@V``E!X!Cy51EMKB3r@$p|^bP_XdSM`g++D$cstg)wxMzaj)!!+rD!;
+?4@xvK(@&1`?50KAafxsg9pY|r}D02&+B9!k*UAV`w1m4M3!m!S&=0Ac@cLyCBh_o%an@zk0x?zThGv<Z%^O`XE%NSvvDH!`Rn-p^$Pb=P`HZ7@jpmI<t^?G
+eM*=@C!PCH-Ke}h0;5OeO86LI*E}mC5{Uzrf*j2758_H5-X5W91=%XuXf=V`y2LsNQ;UjN7kX*5QB2ZXuHFu9#EG|y*oxrl-KA6N+lOu>YTQcAY`qR15aCf8
+I`LS|UlJrIBDNGqgor^3_8>b9BGDklMbdk^TRrh&DXxA9mC22~NwikF1Gm{A+_eEZQ}hMsJRM38N1EjIJ*5u&^w<?fL@LScNe<Utl;rev)ad(|ojQeJ_fdV-
+d?^0=E6u)f{n+mrZxBg}`3RBZo(n0kJpfg4bg-KKeWhf*5mCwR_?x;^!-Dl!gH99{RqWAv_e~a(nA${0YSNrq>sV8r*J4|H2Nd2BVbB1D35sJ4ibF*>MT)Pj
+9ICJU$g-<YM3N7t2eH_%B5CJUY-{gX_5H)HW5)RE(0^50@kV`hUUB`q2%<LJSk5qKUayJ5AiKTZv?+U9_UauXIIs8F72}{*WA?f;K3OXAwX`o17qi`mi`<OK
+>WlS8dxSQY=jFr*3+j95IsF4x549i
+"""  # of GLYPHS in DejaVu Sans Mono: 0, 85, 170 or 255 for each of the PARTS, row by row (made by bench_catscii.py)
 
 
 class PictureError(ValueError):
-    """A picture that cannot be shown; the message says why, for people."""
+    """A picture cannot be shown. The message says why, in words for users."""
 
 
 class Art(NamedTuple):
     """A grid of cells, row by row."""
 
     rows: tuple[str, ...]  # printable ASCII
-    foreground: bytes  # R, G, B a cell
-    background: bytes | None  # the same; None where the glyphs stand on the page
+    foreground: bytes  # R, G, B of each cell
+    background: bytes | None  # R, G, B of each cell; None if the glyphs have the page as their background
 
 
 def decode(data: bytes, longest: int) -> Image.Image:
-    """The first frame, upright, in RGB, and reduced as long as its longer side keeps `longest` pixels.
-
-    It takes what the decoder wants of memory and time: `run_in_box` is for pictures from outside. Raises PictureError.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\b")  # odd metadata, and huge pictures, which are refused below
+    """Return the first frame, upright, in RGB, reduced, but to `longest` pixels at least. Raises PictureError."""
+    with warnings.catch_warnings(action="ignore"):  # about odd metadata, and huge pictures, which are refused below
         try:
             with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
                 width, height = picture.size
@@ -578,11 +556,10 @@ def decode(data: bytes, longest: int) -> Image.Image:
                     raise MemoryError
                 scale = min(1.0, longest / max(width, height))
                 picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
-                factor = max(1, max(picture.size) // longest)
                 plain = picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info
-                small = (picture if plain else flatten(picture)).reduce(factor)
+                small = (picture if plain else flatten(picture)).reduce(max(1, max(picture.size) // longest))
                 small.info = picture.info
-                with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
+                with contextlib.suppress(Exception):  # broken EXIF data does not damage the pixels
                     ImageOps.exif_transpose(small, in_place=True)
                 return flatten(small) if small.mode == "RGBA" else small.convert("RGB")
         except (Image.DecompressionBombError, MemoryError) as error:
@@ -594,17 +571,15 @@ def decode(data: bytes, longest: int) -> Image.Image:
 
 
 def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
-    """What `work_in_box` writes, in a process that has BOX_BYTES of memory, BOX_SECONDS of time, and no files.
-
-    Of the environment, which may hold keys, it has what Python needs. Raises PictureError.
-    """
+    """Decode a picture from outside in a process with limits, see `work_in_box`. Raises PictureError."""
     folder, name = os.path.split(os.path.abspath(__file__))
-    code = f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
+    code = (f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
+            f"script.work_in_box({longest}, {store})")
+    # The environment may hold keys. Pass on only what Python needs.
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHON", "LD_", "DYLD_"))}
     try:
-        done = subprocess.run(  # -P: it imports nothing from the working folder
-            [sys.executable, "-P", "-c", code + f"script.work_in_box({longest}, {store})"], env=kept,
-            input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)
+        done = subprocess.run([sys.executable, "-P", "-c", code], input=data, stdout=subprocess.PIPE, env=kept,
+                              stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)
     except subprocess.TimeoutExpired:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     if done.returncode == 0:
@@ -615,39 +590,37 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
 
 
 def work_in_box(longest: int, store: bool) -> None:
-    """Write the picture from standard input as the JPEG that the store keeps, else all of it as PPM; or why not."""
+    """Decode standard input, write a JPEG for the store, or else a PPM, or the reason for a failure, and exit."""
     plugins = [name + "ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")]
     for name in (*plugins, "ImageChops", "ImageFilter", "ImageMath", "ImageOps", "ImageStat"):
-        importlib.import_module("PIL." + name)  # as later no file can be opened
+        importlib.import_module("PIL." + name)  # now, because no file can be opened below
     data = sys.stdin.buffer.read()
     for limit, most in ((resource.RLIMIT_AS, BOX_BYTES), (resource.RLIMIT_CPU, int(BOX_SECONDS / 2)),
                         (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 0), (resource.RLIMIT_CORE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # macOS has not all of them
+        with contextlib.suppress(ValueError, OSError):  # macOS does not have all of them
             resource.setrlimit(limit, (most, most))
     try:
         picture = decode(data, longest)
         if store:
             picture.thumbnail((longest, longest))
-        made = written(picture, "JPEG", quality=88) if store else written(picture, "PPM")
-        status = 0
+        status, output = 0, written(picture, "JPEG", quality=88) if store else written(picture, "PPM")
     except (PictureError, MemoryError) as error:
-        made, status = (str(error) or "the picture takes too much memory").encode(), UNREADABLE
-    sys.stdout.buffer.write(made)
+        status, output = UNREADABLE, (str(error) or "the picture takes too much memory").encode()
+    sys.stdout.buffer.write(output)
     sys.stdout.flush()
     os._exit(status)
 
 
 def flatten(picture: Image.Image) -> Image.Image:
-    """The picture in RGB, whatever its mode, on the page's background where it is transparent."""
+    """Return a picture of any mode in RGB, with the dark page as the background of what is transparent."""
     if picture.mode.startswith("I;16"):
         wide = picture.convert("I")
         grey = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
-        if isinstance(clear := picture.info.get("transparency"), int):  # the one level that is
-            over, under = wide.point(lambda level: level * 1 - clear), wide.point(lambda level: level * -1 + clear)
-            far = ImageChops.add(over.convert("L"), under.convert("L"))
-            grey.paste(BACKGROUNDS["dark"], mask=far.point(lambda level: 255 * (level == 0)))
+        if isinstance(clear := picture.info.get("transparency"), int):  # the level of transparent pixels
+            mask = ImageMath.lambda_eval(lambda x: x["convert"]((x["wide"] == clear) * 255, "L"), wide=wide)
+            grey.paste(BACKGROUNDS["dark"], mask=mask)
         return grey
-    if picture.mode in ("I", "F"):  # no agreed range: stretch it
+    if picture.mode in ("I", "F"):  # there is no usual range of levels, so stretch the picture's own
         low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
         scale = 255 / (high - low or 1)
         return picture.convert("F").point(lambda level: level * scale - low * scale).convert("L").convert("RGB")
@@ -658,9 +631,9 @@ def flatten(picture: Image.Image) -> Image.Image:
 
 
 def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
-    """Columns and rows that keep the aspect of a picture of that size within `width` and `height`, rounded half up."""
+    """Return the largest grid, columns and rows, that has the picture's aspect ratio, rounded, and fits the limits."""
     across, down = size
-    limit = MAX_ROWS if height is None else height
+    limit = height or MAX_ROWS
     rows = (width * down + across) // (2 * across)
     if rows <= limit:
         return width, max(1, rows)
@@ -669,22 +642,24 @@ def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int
 
 @cache
 def glyphs() -> dict[str, Image.Image]:
-    """Of each printable ASCII character, the coverage of the parts of its cell (L)."""
+    """Return the coverage of each of GLYPHS as an image (L) with a pixel for each of the PARTS."""
     levels = zlib.decompress(base64.b85decode("".join(COVERAGE.split())))
-    return {chr(32 + i): Image.frombytes("L", PARTS, levels[200 * i:]) for i in range(95)}
+    return {name: Image.frombytes("L", PARTS, levels[200 * i:]) for i, name in enumerate(GLYPHS)}
 
 
 @cache
 def densities() -> list[float]:
-    """Of each code of a character, the mean coverage of its glyph, from 0 to 1."""
-    return [ImageStat.Stat(glyphs()[chr(code)]).mean[0] / 255 if 32 <= code < 127 else 0 for code in range(256)]
+    """Return the mean coverage of each glyph, from 0 to 1, by character code."""
+    means = {ord(name): ImageStat.Stat(glyph).mean[0] / 255 for name, glyph in glyphs().items()}
+    return [means.get(code, 0) for code in range(256)]
 
 
 @cache
 def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
-    """Of FILL_GLYPHS: the stencil (L), and what the mean difference from it, 0 to 255, says of a cell by regression:
+    """Return each of FILL_GLYPHS with its stencil (L, SAMPLES) and two tables, which rate how the glyph fits a cell.
 
-    how well the glyph fits it, light on dark or dark on light, and half its contrast f - b, plus 128.
+    The index into a table is the mean difference, 0 to 255, of a cell from the stencil. The values are a rank, 2.4 for
+    each level of luma that the glyph explains, light on dark or dark on light, and half the best contrast plus 128.
     """
     made = {}
     for name in FILL_GLYPHS:
@@ -693,33 +668,34 @@ def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
         white = [cover > 0.1 * max(covers) for cover in covers]
         share = sum(white) / len(white)
         slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about this times s
-        flat = 128 - share  # the mean difference from a cell without relief, which is none of the glyph's
+        flat = 128 - share  # the mean difference of a cell without relief, for which any glyph is equally wrong
         products = [(flat - match) * slope / (2 * RELIEF) * (match != round(flat)) for match in range(256)]  # <x, m>
-        ranks = [min(255, round(RANKS_A_LEVEL * abs(product) / deviation)) for product in products]
-        contrasts = [max(0, min(255, round(128 + CRISPNESS * product / deviation ** 2 / 2))) for product in products]
+        ranks = [min(255, round(2.4 * abs(product) / deviation)) for product in products]
+        # The factor 1.4 makes the art crisper than regression does, without a larger error.
+        contrasts = [max(0, min(255, round(128 + 1.4 * product / deviation ** 2 / 2))) for product in products]
         made[name] = Image.frombytes("L", SAMPLES, bytes(255 * w for w in white)), bytes(ranks), bytes(contrasts)
     return made
 
 
 @cache
 def shades() -> dict[str, Image.Image]:
-    """Of each glyph but the space, thin ones first: the luma of its parts from a step back, if the densest is white."""
-    soft, densest = ImageFilter.GaussianBlur(2), max(densities())
-    return {name: glyphs()[name].filter(soft).reduce(2).point(lambda level: level / densest)
-            for name in sorted(glyphs(), key=lambda name: densities()[ord(name)])[1:]}
+    """Return the luma of each of EDGES as seen from afar (L, 5 x 10). The mean of the densest glyph is white."""
+    blur, densest = ImageFilter.GaussianBlur(2), max(densities())
+    return {name: glyphs()[name].filter(blur).reduce(2).point(lambda level: level / densest) for name in EDGES}
 
 
 def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill",
            contrast: int = CONTRAST, background: str = "dark", plain: bool = False) -> Art:
-    """The picture in at most `width` columns and `height` rows, as glyphs on backgrounds ("fill") or alone ("ink").
+    """Draw the picture in at most `width` columns and `height` rows (MAX_ROWS if None), in one of STYLES.
 
-    Glyph and background are `contrast` (0 to 100) levels of luma or more apart. Glyphs alone are drawn for a page that
-    is "dark" or "light"; `plain` ones do without colours.
+    In "fill", a glyph and its background differ by at least `contrast` (0 to 100) levels of luma. In "ink", glyphs are
+    drawn for a page that is "dark" or "light"; `plain` glyphs are to be shown without their colours.
     """
     grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
-    made = ink(rgb, grid, background == "light", plain) if style == "ink" else fill(rgb, grid, contrast)
-    return Art(tuple(chunks(made[0].decode("ascii"), grid[0])), *made[1:])
+    light = background == "light"
+    codes, *colours = render_ink(rgb, grid, light, plain) if style == "ink" else render_fill(rgb, grid, contrast)
+    return Art(tuple(chunks(codes.decode("ascii"), grid[0])), *colours)
 
 
 def chunks(data: AnyStr, size: int) -> list[AnyStr]:
@@ -727,104 +703,99 @@ def chunks(data: AnyStr, size: int) -> list[AnyStr]:
 
 
 def tiled(tile: Image.Image, grid: tuple[int, int]) -> Image.Image:
-    """A picture with the same tile (L) in every cell."""
+    """Return an image (L) of `grid` columns and rows, each cell of which is a copy of the tile (L)."""
     (columns, rows), (across, down) = grid, tile.size
     lines = b"".join(line * columns for line in chunks(tile.tobytes(), across))
     return Image.frombuffer("L", (columns * across, rows * down), lines * rows, "raw", "L", 0, 1)
 
 
-def means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
-    """The mean of each cell, of an image of whole parts."""
+def cell_means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
+    """Return the mean of each cell as a pixel. The image's size must be a multiple of the grid's."""
     return image.reduce((image.width // grid[0], image.height // grid[1]))
 
 
-def fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
-    """Glyphs, foreground and background: in luma the best fit of a glyph to its cell, in chroma the cell's mean."""
+def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
+    """Return codes, foreground and background. In luma, a glyph fits its cell; in chroma, the cell keeps its mean."""
     size = grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]
     luma = picture.convert("L").resize(size, Image.Resampling.HAMMING)  # BT.601
-    flat = means(luma, grid).resize(size, Image.Resampling.NEAREST)
+    flat = cell_means(luma, grid).resize(size, Image.Resampling.NEAREST)
     relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
-    winners, contrast, best = (Image.new("L", grid, level) for level in (SPACE, 128, LEAST_RANK))
-    for name, (stencil, ranks, contrasts) in stencils().items():
-        match = means(ImageChops.difference(relief, tiled(stencil, grid)), grid).tobytes()
-        rank, own = (Image.frombytes("L", grid, match.translate(table)) for table in (ranks, contrasts))
-        better = ImageChops.subtract(rank, best, scale=1 / 255)  # 255 where it wins, else 0
-        winners.paste(ord(name), mask=better)
-        contrast.paste(own, mask=better)
+    # A cell keeps the space if no glyph ranks higher than 3, because it has no relief then, only noise.
+    codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 3))
+    for name, (stencil, *tables) in stencils().items():
+        match = cell_means(ImageChops.difference(relief, tiled(stencil, grid)), grid).tobytes()
+        rank, contrast = (Image.frombytes("L", grid, match.translate(table)) for table in tables)
+        better = ImageChops.subtract(rank, best, scale=1 / 255)  # 255 where the rank is higher, else 0
+        codes.paste(ord(name), mask=better)
+        contrasts.paste(contrast, mask=better)
         best = ImageChops.lighter(best, rank)
-    return paint(picture.resize(grid, Image.Resampling.BOX), winners, contrast, least)
+    mean = picture.resize(grid, Image.Resampling.BOX)
+    return merge_similar_runs(mean, *colour_cells(mean, codes, contrasts, least), least)
 
 
 @cache
 def tones(least: int) -> tuple[bytes, bytes]:
-    """For each luma of a cell without relief: a glyph, and its contrast as `stencils` has it.
-
-    The lighter the cell, the denser is the glyph; where white is too near for a light glyph, dark ones take over.
-    """
-    turn, half = 255 - least, least // 2 + 1
-    light = [TONES[luma * len(TONES) // turn] for luma in range(turn)]
-    dark = [TONES[(255 - luma) * len(TONES) // (least + 1)] for luma in range(turn, 256)]
+    """Return two tables by the luma of a cell without relief: the code of its glyph, and half the contrast plus 128."""
+    turn, half = 255 - least, least // 2 + 1  # from `turn` on, a lighter glyph has no room, and a darker one is used
+    light = [FILL_TONES[luma * len(FILL_TONES) // turn] for luma in range(turn)]
+    dark = [FILL_TONES[(255 - luma) * len(FILL_TONES) // (least + 1)] for luma in range(turn, 256)]
     return "".join(light + dark).encode(), bytes([128 + half] * len(light) + [128 - half] * len(dark))
 
 
-def paint(mean: Image.Image, glyphs: Image.Image, contrasts: Image.Image, least: int) -> tuple[bytes, bytes, bytes]:
-    """The glyphs, foreground and background of cells that keep these mean colours and have at least that contrast.
+def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
+    """Return codes (L), background and foreground (RGB) of cells with these mean colours and at least this contrast.
 
-    A glyph that has no room for it gives way to one of `tones`, or else to a dot, whose colour hardly changes the mean.
+    `contrasts` (L) holds half the best contrasts plus 128. Glyphs that have no room for `least` levels are replaced.
     """
     if not least:
-        return merged(mean, glyphs, *two_colours(mean, glyphs, contrasts), least)
+        return [codes, *solve_colours(mean, codes, contrasts)]
     half, luma = least // 2 + 1, mean.convert("L")
     contrasts = contrasts.point([max(v, 128 + half) if v > 127 else min(v, 128 - half) for v in range(256)])
-    weak = glyphs.point([255 * (code == SPACE) for code in range(256)])
+    weak = codes.point([255 * (code == ord(" ")) for code in range(256)])
     for _ in range(2):
-        for image, table in zip((glyphs, contrasts), tones(least), strict=True):
+        for image, table in zip((codes, contrasts), tones(least), strict=True):
             image.paste(luma.point(table), mask=weak)
-        ground, ink = two_colours(mean, glyphs, contrasts)
-        apart = ImageChops.difference(ground.convert("L"), ink.convert("L"))
+        background, foreground = solve_colours(mean, codes, contrasts)
+        apart = ImageChops.difference(background.convert("L"), foreground.convert("L"))
         weak = apart.point([255] * least + [0] * (256 - least))
     if weak.getbbox():
-        glyphs.paste(DOT, mask=weak)
-        ground.paste(mean, mask=weak)
+        codes.paste(ord("."), mask=weak)  # a dot of any colour hardly changes the mean
+        background.paste(mean, mask=weak)
         lighter, darker = (mean.point([level + step for level in range(256)] * 3) for step in (2 * least, -2 * least))
-        ink.paste(Image.composite(lighter, darker, luma.point([255] * 128 + [0] * 128)), mask=weak)
-    return merged(mean, glyphs, ground, ink, least)
+        foreground.paste(Image.composite(lighter, darker, luma.point([255] * 128 + [0] * 128)), mask=weak)
+    return [codes, background, foreground]
 
 
-def two_colours(mean: Image.Image, glyphs: Image.Image, contrasts: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Grounds and inks that make up the mean colours, with these contrasts or as much as there is room for."""
+def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image) -> list[Image.Image]:
+    """Return backgrounds and foregrounds that mix to the mean colours, with these contrasts if they have room."""
     stack = mean.width, 3 * mean.height  # the three channels, one below the other
-    covers = array("f", map([max(1e-3, density) for density in densities()].__getitem__, glyphs.tobytes()))
+    covers = array("f", map([max(1e-3, density) for density in densities()].__getitem__, codes.tobytes()))
     images = {"level": Image.frombytes("L", stack, b"".join(band.tobytes() for band in mean.split())),
               "contrast": Image.frombytes("L", stack, contrasts.tobytes() * 3),
               "cover": Image.frombytes("F", stack, covers.tobytes() * 3)}
-    for name, formula in (  # each is cut off at 0 and 255; then the next makes up for it
-        ("ink", lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"])),
-        ("ground", lambda x: (x["level"] - x["ink"] * x["cover"]) / (1.0 - x["cover"])),
-        ("ink", lambda x: (x["level"] - x["ground"] * (1.0 - x["cover"])) / x["cover"]),
-    ):
-        plane = ImageMath.lambda_eval(formula, **images)
-        images[name] = ImageMath.lambda_eval(lambda x: x["min"](x["max"](x["plane"], 0.0), 255.0), plane=plane)
-    planes = (ImageMath.lambda_eval(lambda x: x["convert"](x["plane"] + 0.5, "L"), plane=images[name]).tobytes()
-              for name in ("ground", "ink"))
-    ground, ink = (Image.merge("RGB", [Image.frombytes("L", mean.size, band) for band in chunks(plane, len(covers))])
-                   for plane in planes)
-    return ground, ink
+
+    def solve(formula: Callable[[Any], Any]) -> Image.Image:
+        return ImageMath.lambda_eval(lambda x: x["min"](x["max"](formula(x), 0.0), 255.0), **images)
+
+    images["foreground"] = solve(lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"]))
+    # If this was clipped, the background makes up for it, and if that is clipped too, the foreground does.
+    images["background"] = solve(lambda x: (x["level"] - x["foreground"] * x["cover"]) / (1.0 - x["cover"]))
+    images["foreground"] = solve(lambda x: (x["level"] - x["background"] * (1.0 - x["cover"])) / x["cover"])
+    rounded = (images[name].point(lambda level: level * 1 + 0.5).convert("L") for name in ("background", "foreground"))
+    return [Image.merge("RGB", [Image.frombytes("L", mean.size, band) for band in chunks(plane.tobytes(), len(covers))])
+            for plane in rounded]
 
 
-def merged(mean: Image.Image, glyphs: Image.Image, ground: Image.Image, ink: Image.Image,
-           least: int) -> tuple[bytes, bytes, bytes]:
-    """The glyphs, and their inks and grounds in longer runs of the same colours.
-
-    A cell takes over both colours of the cell before, or else its ink, where mean and contrast stay within limits.
-    """
-    foreground, background, density, tolerance = bytearray(), bytearray(), densities(), MEAN_TOLERANCE
-    lumas = zip(ground.convert("L").tobytes(), ink.convert("L").tobytes(), strict=True)
-    planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, ground, ink))
-    fr = fg = fb = br = bg = bb = luma = apart = 0  # of the cell before: ink, ground, the ink's luma, the contrast
-    for glyph, (below, above), (r, g, b), under, over in zip(glyphs.tobytes(), lumas, *planes, strict=True):
-        cover, wanted = density[glyph], above - below
-        near = CONTRAST_TOLERANCE + abs(wanted) // MASKING if cover else 512  # the contrast of a space is not seen
+def merge_similar_runs(mean: Image.Image, codes: Image.Image, background: Image.Image, foreground: Image.Image,
+                       least: int) -> tuple[bytes, bytes, bytes]:
+    """Return codes, foreground and background. A cell takes over colours of the previous cell if it hardly changes."""
+    foregrounds, backgrounds, density, tolerance = bytearray(), bytearray(), densities(), 2  # levels of the mean
+    lumas = zip(background.convert("L").tobytes(), foreground.convert("L").tobytes(), strict=True)
+    planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, background, foreground))
+    fr = fg = fb = br = bg = bb = luma = apart = 0  # the previous cell: foreground, background, its luma, the contrast
+    for code, (below, above), (r, g, b), under, over in zip(codes.tobytes(), lumas, *planes, strict=True):
+        cover, wanted = density[code], above - below
+        near = 12 + abs(wanted) // 5 if cover else 512  # levels; a high contrast masks changes, a space hides them
         if not (-near <= apart - wanted <= near and -tolerance <= br + (fr - br) * cover - r <= tolerance
                 and -tolerance <= bg + (fg - bg) * cover - g <= tolerance
                 and -tolerance <= bb + (fb - bb) * cover - b <= tolerance):
@@ -835,59 +806,55 @@ def merged(mean: Image.Image, glyphs: Image.Image, ground: Image.Image, ink: Ima
             if not (0 <= br <= 255 and 0 <= bg <= 255 and 0 <= bb <= 255
                     and -near <= apart - wanted <= near and (abs(apart) >= least or not cover)):
                 (br, bg, bb), (fr, fg, fb), luma, apart = under, over, above, wanted
-        foreground += bytes((fr, fg, fb))
-        background += bytes((br, bg, bb))
-    return glyphs.tobytes(), bytes(foreground), bytes(background)
+        foregrounds += bytes((fr, fg, fb))
+        backgrounds += bytes((br, bg, bb))
+    return codes.tobytes(), bytes(foregrounds), bytes(backgrounds)
 
 
-def ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
-    """Glyphs that are the denser, the lighter their cell is (on a light page: the darker), or show an edge's direction.
-
-    In plain text, a glyph has all of the tone. Else its colour has a part of it, which hides the gaps between glyphs.
-    """
+def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
+    """Return codes, foreground and no background. A glyph shows the tone of its cell, or the direction of an edge."""
     samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
-    grey, gamma = samples.convert("L"), 1 if plain else INK_GAMMA
+    grey, gamma = samples.convert("L"), 1 if plain else 0.3  # with 0.3, the colours show most of the tone
     toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
     sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=100 if plain else 30, threshold=0))
     target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
     lumas = [255 * density / densities()[ord(INK_TONES[-1])] for density in densities()]  # the densest is white
-    winners = means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level))
-                                         for level in range(256)])
-    flat = winners.point(lumas)
-    difference = ImageChops.difference(target, flat.resize(target.size, Image.Resampling.NEAREST))
-    best = means(difference, grid).point(lambda level: level - EDGE_GAIN)
-    for name in EDGES:
-        difference = means(ImageChops.difference(target, tiled(shades()[name], grid)), grid)
-        winners.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
+    codes = cell_means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level))
+                                            for level in range(256)])
+    flat = codes.point(lumas).resize(target.size, Image.Resampling.NEAREST)
+    best = cell_means(ImageChops.difference(target, flat), grid).point(lambda level: level - 3)  # edges must fit better
+    for name, shade in shades().items():
+        difference = cell_means(ImageChops.difference(target, tiled(shade, grid)), grid)
+        codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
     local = toned.filter(ImageFilter.UnsharpMask(radius=15, percent=60, threshold=0))
-    return winners.tobytes(), readable(means(samples, grid), means(local, grid), light), None
+    return codes.tobytes(), readable_colours(cell_means(samples, grid), cell_means(local, grid), light), None
 
 
-def readable(colours: Image.Image, tone: Image.Image, light: bool) -> bytes:
-    """The colours at these lumas, within the limits of what can be read on a dark page, or on a light one, in steps."""
-    made, powers = bytearray(), [((level / 255 + 0.055) / 1.055) ** 2.4 for level in range(256)]  # sRGB
-    pixels, lumas = zip(*[iter(colours.tobytes())] * 3, strict=True), tone.tobytes()
-    for (r, g, b), luma in zip(pixels, (max(luma, INK_LUMA) for luma in lumas), strict=True):
+def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> bytes:
+    """Return the colours (RGB) with these lumas (L), limited so that glyphs can be read on a dark or a light page."""
+    made, powers = bytearray(), [((level / 255 + 0.055) / 1.055) ** 2.4 for level in range(256)]  # sRGB to linear
+    for (r, g, b), luma in zip(zip(*[iter(colours.tobytes())] * 3, strict=True), lumas.tobytes(), strict=True):
+        luma = max(luma, 40)
         gain = luma / (0.299 * r + 0.587 * g + 0.114 * b or 1)
         most = max(r, g, b) * gain
         white = (most - 255) / (most - luma) if most > 255 else 0 if most else 1  # to mix in, which keeps the luma
         r, g, b = (int(level * gain * (1 - white) + luma * white) for level in (r, g, b))
-        if light:
+        if light:  # a relative luminance of 0.28 has a contrast of 3:1 to white (WCAG 2.2)
             luminance = 0.2126 * powers[r] + 0.7152 * powers[g] + 0.0722 * powers[b]
-            r, g, b = (int(level * min(1.0, (INK_LUMINANCE / luminance) ** 0.5)) for level in (r, g, b))
-        made += bytes((r // INK_STEP * INK_STEP, g // INK_STEP * INK_STEP, b // INK_STEP * INK_STEP))
+            r, g, b = (int(level * min(1.0, (0.28 / luminance) ** 0.5)) for level in (r, g, b))
+        made += bytes((r & ~7, g & ~7, b & ~7))  # so that more neighbours have the same colour
     return bytes(made)
 
 
-Run = tuple[str, bytes | None, bytes | None]  # glyphs, their foreground unless all are spaces, their background if any
+Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, None if it is all spaces; its background, if any
 
 
 def runs(art: Art) -> Iterator[list[Run]]:
-    """Of each row: its runs of cells of the same colours; a space, which shows no foreground, joins any."""
-    inks = chunks(art.foreground, 3)
-    papers = chunks(art.background, 3) if art.background else [None] * len(inks)
-    cells = zip("".join(art.rows), inks, papers, strict=True)
+    """Yield the runs of cells of the same colours in each row. A space, which shows no foreground, joins any run."""
+    foregrounds = chunks(art.foreground, 3)
+    backgrounds = chunks(art.background, 3) if art.background else [None] * len(foregrounds)
+    cells = zip("".join(art.rows), foregrounds, backgrounds, strict=True)
     for row in art.rows:
         made: list[Run] = []
         text, foreground, background = "", None, None
@@ -900,47 +867,48 @@ def runs(art: Art) -> Iterator[list[Run]]:
 
 
 def to_text(art: Art) -> str:
-    """The glyphs alone."""
+    """Return the glyphs without colours, in lines."""
     return "".join(f"{row}\n" for row in art.rows)
 
 
 def to_ansi(art: Art, colors: str = "true") -> str:
-    """SGR in 24 bits, or of xterm's 256 or 16 colours; only what changes is written; a line ends with a reset."""
+    """Return lines with SGR sequences where colours change: 24-bit, or of xterm's 256 or 16. Each ends with a reset."""
     codes = {} if colors == "true" else palette(colors)
     if codes:
         columns, background = len(art.rows[0]), art.background
         art = art._replace(foreground=snapped(art.foreground, columns, codes, 0),
                            background=background and snapped(background, columns, codes, CARRIED))
-    written = []
+    parts = []
     for row in runs(art):
-        ink = paper = None
+        current_foreground = current_background = None
         for text, foreground, background in row:
             sgr = []
-            if background and background != paper:
+            if background and background != current_background:
                 sgr.append(codes[background][1] if codes else "48;2;%d;%d;%d" % (*background,))
-            if foreground and foreground != ink:
+            if foreground and foreground != current_foreground:
                 sgr.append(codes[foreground][0] if codes else "38;2;%d;%d;%d" % (*foreground,))
-            written.append(f"\x1b[{';'.join(sgr)}m{text}" if sgr else text)
-            ink, paper = foreground or ink, background
-        written.append("\x1b[0m\n")
-    return "".join(written)
+            parts.append(f"\x1b[{';'.join(sgr)}m{text}" if sgr else text)
+            current_foreground, current_background = foreground or current_foreground, background
+        parts.append("\x1b[0m\n")
+    return "".join(parts)
 
 
 @cache
 def palette(colors: str) -> dict[bytes, tuple[str, str]]:
-    """Of xterm's colours (256colres.h; the first 16 depend on the theme): SGR codes as foreground and as background."""
+    """Return xterm's colours (256colres.h), each with its SGR code as foreground and as background."""
     if colors == "16":
         basic = bytes.fromhex("000000cd000000cd00cdcd000000eecd00cd00cdcde5e5e5"
                               "7f7f7fff000000ff00ffff005c5cffff00ff00ffffffffff")
         numbers = (*range(30, 38), *range(90, 98))
         return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(chunks(basic, 3), numbers, strict=True)}
+    # Without the first 16 of the 256, because these depend on the terminal's theme.
     cube = itertools.product((0, 95, 135, 175, 215, 255), repeat=3)
     greys = ((level,) * 3 for level in range(8, 239, 10))
     return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in enumerate((*cube, *greys), 16)}
 
 
 def snapped(plane: bytes, columns: int, colours: Collection[bytes], carried: float) -> bytes:
-    """Each colour's nearest, where this share of the error is made up for in the cells beside and below (dithering)."""
+    """Return the plane in the nearest of `colours`. Cells on the right and below make up for a share of the error."""
     palette = Image.new("P", (1, 1))
     palette.putpalette(b"".join(colours))
     wanted = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
@@ -949,7 +917,7 @@ def snapped(plane: bytes, columns: int, colours: Collection[bytes], carried: flo
 
 
 def to_png(art: Art, background: str) -> bytes:
-    """As a terminal would show it, in cells of 10 x 20 pixels, or 5 x 10 where that would make a huge picture."""
+    """Return a PNG of the art as a terminal shows it. A cell has 10 x 20 pixels, in large art 5 x 10."""
     grid = len(art.rows[0]), len(art.rows)
     step = 1 if grid[0] * grid[1] <= 7200 else 2
     width, height = PARTS[0] // step, PARTS[1] // step
@@ -959,36 +927,35 @@ def to_png(art: Art, background: str) -> bytes:
     for y, row in enumerate(art.rows):
         for x, name in enumerate(row):
             mask.paste(tiles[name], (x * width, y * height))
-    grounds = art.background or bytes(BACKGROUNDS[background]) * (grid[0] * grid[1])
-    ink, ground = (Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST)
-                   for plane in (art.foreground, grounds))
-    return written(Image.composite(ink, ground, mask), "PNG", compress_level=4)
+    planes = art.foreground, art.background or bytes(BACKGROUNDS[background]) * (grid[0] * grid[1])
+    colours = (Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST) for plane in planes)
+    return written(Image.composite(*colours, mask), "PNG", compress_level=4)
 
 
 def written(picture: Image.Image, format: str, **options: int) -> bytes:
-    """The picture as a file of Pillow's name for the format."""
+    """Return the picture as a file in a format that Pillow knows by this name."""
     file = io.BytesIO()
     picture.save(file, format, **options)
     return file.getvalue()
 
 
 def to_html(art: Art) -> str:
-    """The inside of a <pre>: an element a run."""
+    """Return the content of a <pre> element, with an element for each run."""
     return "\n".join("".join(map(element, row)) for row in runs(art))
 
 
 def element(run: Run) -> str:
-    """A run in HTML; short, and valid without quotation marks."""
+    """Return the run in HTML, as short as is valid: colours such as #abc for #aabbcc, and no quotation marks."""
     text, styles = html.escape(run[0], quote=False), []
     for name, colour in zip(("color", "background"), run[1:], strict=True):
         if colour:
             digits = colour.hex()
-            styles.append(f"{name}:#{digits[::2] if digits[::2] == digits[1::2] else digits}")  # #aabbcc as #abc
+            styles.append(f"{name}:#{digits[::2] if digits[::2] == digits[1::2] else digits}")
     return f"<b style={';'.join(styles)}>{text}</b>" if styles else text
 
 
 def to_dict(art: Art) -> dict[str, Any]:
-    """The art for JSON: rows as text, and of each row the colours of its cells, six hexadecimal digits a cell."""
+    """Return the art for JSON: rows as text, and for each row the colours of its cells, each as six hex digits."""
     width = len(art.rows[0])
     foreground, background = (plane.hex(" ", 3 * width).split() if plane else None for plane in art[1:])
     return {"width": width, "height": len(art.rows), "style": "fill" if art.background else "ink", "rows": art.rows,
