@@ -15,13 +15,13 @@
 """catscii: cats as coloured ASCII art, over HTTP and in the terminal.
 
     Settings     the environment, read once
-    Telemetry    logs, figures for Prometheus, errors to Sentry, traces to an OTLP collector
+    Telemetry    logs, metrics for Prometheus, errors for Sentry, traces for an OTLP collector
     Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON, PNG
-    House cats   portraits drawn from a seed, so that there always is a cat
-    Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
-    Visitors     address -> country -> one upsert; their map of the world
+    House cats   portraits drawn from a seed, so that there is always a cat
+    Cats         The Cat API and CATAAS, the store of their pictures, the refresher that fills the store
+    Visitors     address -> country -> one upsert; the map of the world
     Web          the routes
-    Running      waitress and its graceful end; one CGI request; `art` for the terminal
+    Running      the server and its graceful shutdown; one CGI request; the command `art`
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ from PIL import UnidentifiedImageError
 
 
 class Lazy:
-    """A module that is imported when it is first used. A start costs only what it uses: Pillow is slow to import."""
+    """Stands for a module and imports it at the first use, because importing Pillow and others is slow."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -117,23 +117,23 @@ LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  
 
 
 class SetupError(Exception):
-    """The service cannot start. Each argument describes one problem, with the variable and its value."""
+    """The service cannot start. Each argument describes one problem, and names the variable and its value."""
 
 
 def quoted(text: str) -> str:
-    """Quote `text` as printable ASCII of bounded length, which is safe in logs, terminals and pages."""
+    """Quote `text` as printable ASCII, shortened to 200 characters, for use in logs, terminals and pages."""
     return ascii(text if len(text) <= 200 else text[:197] + "...")
 
 
 def ensure(text: str, valid: Callable[[str], object], what: str, secret: bool = False) -> str:
-    """Return `text` if it is valid. Raises ValueError, whose message does not show a secret."""
+    """Return `text` if it is valid, else raise ValueError. The message does not show a secret."""
     if not valid(text):
         raise ValueError(f"is not {what}" if secret else f"{quoted(text)} is not {what}")
     return text
 
 
 def one_of(text: str, choices: range | Collection[str]) -> Any:
-    """Return the choice that `text` names, a number if the choices are a range. Raises ValueError."""
+    """Return `text` if it is one of the choices, as a number if they are a range. Raises ValueError."""
     if isinstance(choices, range):
         return int(ensure(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
                           f"a whole number from {choices[0]} to {choices[-1]}"))
@@ -141,7 +141,7 @@ def one_of(text: str, choices: range | Collection[str]) -> Any:
 
 
 def source_urls(text: str) -> tuple[str, ...]:
-    """Split a comma-separated list of URLs. A comma inside a query belongs to its URL."""
+    """Split a comma-separated list of URLs. A comma in a query does not end its URL. Raises ValueError."""
     urls = filter(None, re.split(r"\s*,\s*(?=https?:|$)", text, flags=re.IGNORECASE))
     return tuple(ensure(url, lambda url: is_web_url(url) and "," not in url.partition("?")[0],
                         f"a URL such as {DEFAULT_SOURCES[-1]}") for url in urls)
@@ -157,7 +157,7 @@ def is_web_url(text: str) -> bool:
 
 
 def certificate_file(text: str) -> str:
-    """Return `text`, a file that was loaded once: a bad one would otherwise make requests fail, error reports too."""
+    """Return `text` if certificates can be loaded from this file. Raises ValueError."""
     try:
         ssl.create_default_context(cafile=text)
     except OSError as error:
@@ -166,8 +166,8 @@ def certificate_file(text: str) -> str:
 
 
 existing_file = partial(ensure, valid=os.path.isfile, what="a file")
-file_in_a_folder = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
-                           what="in a folder that exists")
+database_file = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
+                        what="in a folder that exists")
 header_name = partial(ensure, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
 key_text = partial(ensure, valid=re.compile("[!-~]+").fullmatch, what="printable ASCII without spaces", secret=True)
 otlp_url = partial(ensure, valid=is_web_url, what="a URL such as http://localhost:4318", secret=True)
@@ -176,17 +176,18 @@ otlp_headers = partial(ensure, valid=re.compile(r"(?a)( *[\w.-]+=([ !#$&-+\--:<-
 dsn = partial(ensure, valid=re.compile(r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+").fullmatch,
               what="a DSN such as https://KEY@HOST/PROJECT", secret=True)
 
+
 def setting(default: object, parse: Callable[[str], object], help: str, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"parse": parse, "help": help})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings, each read from the environment variable of its name. None means "not set"."""
+    """The settings. Each is read from the environment variable with its name; None means that this is not set."""
 
     host: str = setting("0.0.0.0", str, "address to listen on (0.0.0.0)")
     port: int = setting(8080, partial(one_of, choices=range(65536)), "port to listen on, 0 for any free one (8080)")
-    analytics_db: str = setting("catscii.db", file_in_a_folder, "SQLite file for visits and pictures (catscii.db)")
+    analytics_db: str = setting("catscii.db", database_file, "SQLite file for visits and pictures (catscii.db)")
     geolite2_country_db: str | None = setting(None, existing_file, "MaxMind DB of countries (none: all count for ZZ)")
     client_ip_header: str | None = setting(
         None, header_name, "header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)")
@@ -202,16 +203,14 @@ class Settings:
     sentry_environment: str | None = setting(None, str, "environment of these errors (FLY_APP_NAME, else production)")
     honeycomb_api_key: str | None = setting(
         None, key_text, "key for traces to Honeycomb (none), or OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_*", secret=True)
-    otlp_endpoint: str | None = field(default=None, repr=False)  # where traces go, if anywhere
+    otlp_endpoint: str | None = field(default=None, repr=False)  # None: send no traces
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Return the settings. Empty variables count as unset, except CAT_SOURCES. Raises SetupError with all problems."""
-    given, problems = {name: text.strip() for name, text in environ.items() if text.strip()}, []
+    """Return the settings. An empty variable is not set, except CAT_SOURCES. Raises SetupError with all problems."""
+    given, problems = {key: text.strip() for key, text in environ.items() if text.strip() or key == "CAT_SOURCES"}, []
     if fly := given.get("FLY_APP_NAME"):
         given = {"CLIENT_IP_HEADER": "Fly-Client-IP", "SENTRY_ENVIRONMENT": fly} | given
-    if "CAT_SOURCES" in environ:
-        given.setdefault("CAT_SOURCES", "")
 
     def read(name: str, parse: Callable[[str], object], default: object = None) -> Any:
         try:
@@ -227,8 +226,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     collector = None
     for kind in ("", "TRACES_"):
         collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", otlp_url, collector)
-        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid ones
-    if collector:  # the key must not go there
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid headers
+    if collector:  # it must not get the key
         values["honeycomb_api_key"] = None
     if given.get("OTEL_SDK_DISABLED", "").lower() != "true":
         values["otlp_endpoint"] = collector or (HONEYCOMB if values["honeycomb_api_key"] else None)
@@ -238,12 +237,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Telemetry: logs, Prometheus metrics, errors to Sentry, traces to an OTLP collector; the SDKs are imported only if set
+# Telemetry: logs, metrics for Prometheus, errors for Sentry, traces for an OTLP collector
 # ---------------------------------------------------------------------------------------------------------------------
 
-FLUSH_SECONDS = 1.5  # for Sentry, and again for the traces, to send what is left at the end
+FLUSH_SECONDS = 1.5  # at the end, for Sentry and again for traces, to send what is left
 HONEYCOMB = "https://api.honeycomb.io/v1/traces"
-TRACE = "opentelemetry.trace"  # this module is in sys.modules if traces are on
+TRACE = "opentelemetry.trace"  # a module that is in sys.modules only if traces are sent
 METRICS = {
     "catscii_requests_total": ("counter", "Requests by route and status."),
     "catscii_request_seconds": ("histogram", "Time to answer a request, by route."),
@@ -259,10 +258,7 @@ STDERR = 2
 
 
 class LogHandler(logging.Handler):
-    """Writes JSON lines to standard error without blocking. Keeps 256 KiB for a slow reader, and counts what it drops.
-
-    A pipe that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)).
-    """
+    """Writes JSON lines to standard error without blocking: keeps 256 KiB for a slow reader, and drops the rest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -272,10 +268,10 @@ class LogHandler(logging.Handler):
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
         self._unwritten, self._dropped = bytearray(), 0
-        self.buffered = False  # if True, lines below WARNING wait for a call of `flush`, which writes many at once
+        self.buffered = False  # if True, lines below WARNING wait until `flush` is called
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a line like Rust's tracing-subscriber. A dict as the record's only argument adds fields."""
+        """Return a line in the format of Rust's tracing-subscriber. Arguments that are a dict add fields."""
         fields = {"message": record.getMessage(), **(record.args if isinstance(record.args, Mapping) else {})}
         if record.exc_info:
             fields["error"] = logging.Formatter().formatException(record.exc_info)
@@ -290,7 +286,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = b""
-        with contextlib.suppress(Exception):  # some package passed arguments that cannot be formatted
+        with contextlib.suppress(Exception):  # a package may pass arguments that cannot be formatted
             line = self.format(record).encode() + b"\n"
         if line and len(self._unwritten) + len(line) <= 256 << 10:
             self._unwritten += line
@@ -300,11 +296,12 @@ class LogHandler(logging.Handler):
             self.flush()
 
     def flush(self, seconds: float = 0.0) -> None:
-        """Write what the reader takes, and wait at most `seconds` for a slow reader."""
+        """Write the lines that wait. Give up if the reader does not take them within `seconds`."""
         end = time.monotonic() + seconds
         with self.lock or contextlib.nullcontext():
             while self._unwritten and self._poll.poll(1000 * max(0.0, end - time.monotonic())):
-                whole = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1  # 0 if the line is longer
+                # A pipe that is ready takes PIPE_BUF bytes without blocking (pipe(7)). Write whole lines if possible.
+                whole = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1
                 try:
                     del self._unwritten[:os.write(self._file, self._unwritten[:whole or select.PIPE_BUF])]
                 except OSError as error:
@@ -315,7 +312,7 @@ class LogHandler(logging.Handler):
             if self._dropped and not self._unwritten:
                 count, self._dropped = self._dropped, 0
                 log.warning("Log lines were dropped", {"lines": count})
-                self._dropped = count if self._dropped else 0  # this warning was dropped too
+                self._dropped = count if self._dropped else 0  # if not 0, the warning was dropped too
 
     def close(self) -> None:
         self.flush(FLUSH_SECONDS)
@@ -325,10 +322,10 @@ class LogHandler(logging.Handler):
 def start_logging(level: int) -> LogHandler:
     handler = LogHandler()
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # These two save time, see "Optimization" in docs.python.org/3/howto/logging.html.
+    # This saves time, see "Optimization" in docs.python.org/3/howto/logging.html.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    for name in ("waitress.queue", "urllib3", "PIL"):  # their lower levels only repeat what catscii logs
+    for name in ("waitress.queue", "urllib3", "PIL"):  # what they log at lower levels, catscii logs too
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("waitress").setLevel(logging.WARNING)  # INFO has a line for each client that hangs up
     return handler
@@ -338,7 +335,7 @@ log = logging.getLogger("catscii")
 
 
 class Trouble:
-    """Something that fails for a while. Logs one line when the failure begins and one when it has ended."""
+    """A failure that lasts for a while. It is true until it ends. Its begin and its end are logged, a line each."""
 
     def __init__(self, begins: str, ends: str, level: int = logging.ERROR) -> None:
         self._begins, self._ends, self._level = begins, ends, level
@@ -355,17 +352,17 @@ class Trouble:
             log.log(self._level, self._begins, {"error": self.reason})
 
     def end(self, quiet_seconds: float = 0.0) -> None:
-        """Note a success, which ends the trouble unless the last failure was less than `quiet_seconds` ago."""
+        """End the trouble, unless its cause was reported less than `quiet_seconds` ago."""
         if self and time.monotonic() - self._last >= quiet_seconds:
             self.since = math.inf
             log.info(self._ends)
 
 
 class Budget:
-    """Allows `lines` log lines of one kind between two calls of `reset`, which logs how many more there were."""
+    """Limits log lines of one kind to `lines` between two calls of `reset`, which logs how many were omitted."""
 
     def __init__(self, lines: int, message: str) -> None:
-        self._limit, self._message, self._taken = lines, message, itertools.count(1)  # whose next() is atomic
+        self._limit, self._message, self._taken = lines, message, itertools.count(1)  # next() is atomic
 
     def take(self) -> bool:
         return next(self._taken) <= self._limit
@@ -377,11 +374,11 @@ class Budget:
 
 
 class Metrics:
-    """Counters and histograms since the start. No visitor can choose a label."""
+    """Counters and histograms since the start. Labels must not come from a request: each new one takes memory."""
 
     def __init__(self) -> None:
         self._lock, self._counters = threading.Lock(), Counter[str]()
-        self._histograms: dict[tuple[Any, ...], list[float]] = {}  # the count of each bucket, then the sum of values
+        self._histograms: dict[tuple[Any, ...], list[float]] = {}  # the count of each bucket, and the sum of all values
 
     def add(self, name: str, /, **labels: object) -> None:
         with self._lock:
@@ -394,7 +391,7 @@ class Metrics:
             histogram[-1] += seconds
 
     def text(self, others: Mapping[str, float]) -> str:
-        """Return these and other samples in Prometheus' text format 0.0.4."""
+        """Return these metrics and the `others` (values by time series) in Prometheus' text format 0.0.4."""
         lines: list[str] = []
         with self._lock:
             samples = {**others, **self._counters}
@@ -411,20 +408,19 @@ class Metrics:
 
 @lru_cache(1000)
 def sample(name: str, /, **labels: object) -> str:
-    """Return the name of a time series. JSON escapes labels as Prometheus wants it."""
+    """Return the name of a time series. JSON strings have the escapes that Prometheus expects in labels."""
     return name + "{%s}" % ",".join(f"{key}={json.dumps(str(labels[key]), ensure_ascii=False)}" for key in labels)
 
 
-def span(name: str, /, *context: object, **attributes: object) -> contextlib.AbstractContextManager[Any]:
-    """Open a span in the current trace, or a new trace. An exception that leaves the span marks it as failed."""
+def span(name: str, /, *context: object, **attributes: object) -> Any:
+    """Return a context manager that opens a span. An exception that leaves the span marks it as failed."""
     if trace := sys.modules.get(TRACE):
-        tracer = trace.get_tracer("catscii")
-        return tracer.start_as_current_span(name, *context, attributes=attributes)  # type: ignore[no-any-return]
+        return trace.get_tracer("catscii").start_as_current_span(name, *context, attributes=attributes)
     return contextlib.nullcontext()
 
 
 def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = None) -> None:
-    """Add attributes to the current span, and mark it as failed if there is an error."""
+    """Add attributes to the current span. If there is an error, mark the span as failed."""
     if trace := sys.modules.get(TRACE):
         trace.get_current_span().set_attributes(attributes)
         if error:
@@ -433,7 +429,7 @@ def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = No
 
 @contextlib.contextmanager
 def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
-    """Turn a missing `package`, or values that the package refuses, into a SetupError."""
+    """Raise SetupError if the `package` is missing or refuses the values of the variables."""
     try:
         yield
     except ImportError as error:
@@ -445,18 +441,18 @@ def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
 
 @missing_is_setup_error("sentry-sdk", "SENTRY_DSN")
 def start_sentry(settings: Settings) -> Callable[[], object]:
-    """Send logged errors to Sentry. Returns a function that sends what is left. Raises SetupError."""
+    """Start to send logged errors to Sentry. Return a function that sends what is left. Raises SetupError."""
     import sentry_sdk
     from sentry_sdk.integrations.bottle import BottleIntegration
     from sentry_sdk.integrations.logging import ignore_logger
 
-    ignore_logger("opentelemetry.*")  # repeats that a collector is down
+    ignore_logger("opentelemetry.*")  # it logs repeatedly that the collector is down
     sentry_sdk.init(
         settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
         ca_certs=settings.ssl_cert_file or certifi.where(), shutdown_timeout=FLUSH_SECONDS - 0.5,
         integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
-        ignore_errors=[bottle.HTTPResponse],  # not an error; the cause of a 500 was logged before
-        trace_propagation_targets=[],  # send no trace headers to the sources
+        ignore_errors=[bottle.HTTPResponse],  # a response; the cause of a 500 is logged before
+        trace_propagation_targets=[],  # the sources get no trace headers
         send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # may hold an address
         before_send=lambda event, hint: {**event, "request": {**event.get("request", {}), "headers": {}}},
     )
@@ -465,7 +461,7 @@ def start_sentry(settings: Settings) -> Callable[[], object]:
 
 @missing_is_setup_error("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY")
 def start_tracing(settings: Settings) -> Callable[[], object]:
-    """Send spans in batches from a thread. Returns a function that sends what is left. Raises SetupError."""
+    """Start a thread that sends spans in batches. Return a function that sends what is left. Raises SetupError."""
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -484,7 +480,7 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
 
 @missing_is_setup_error("opentelemetry-api", "OTEL_PROPAGATORS")
 def traced(app: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the app in a span per request, in the trace of its W3C Trace Context. Raises SetupError."""
+    """Wrap a WSGI app so that each request is a span of the trace in its headers. Raises SetupError."""
     from opentelemetry import propagate, trace
 
     def traced_app(environ: dict[str, Any], start_response: Any) -> Any:
@@ -730,7 +726,7 @@ def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tupl
         contrasts.paste(contrast, mask=better)
         best = ImageChops.lighter(best, rank)
     mean = picture.resize(grid, Image.Resampling.BOX)
-    return merge_similar_runs(mean, *colour_cells(mean, codes, contrasts, least), least)
+    return merge_similar_runs(mean, least, *colour_cells(mean, codes, contrasts, least))
 
 
 @cache
@@ -774,7 +770,7 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image)
               "contrast": Image.frombytes("L", stack, contrasts.tobytes() * 3),
               "cover": Image.frombytes("F", stack, covers.tobytes() * 3)}
 
-    def solve(formula: Callable[[Any], Any]) -> Image.Image:
+    def solve(formula: Callable[[Any], Any]) -> Any:
         return ImageMath.lambda_eval(lambda x: x["min"](x["max"](formula(x), 0.0), 255.0), **images)
 
     images["foreground"] = solve(lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"]))
@@ -786,8 +782,8 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image)
             for plane in rounded]
 
 
-def merge_similar_runs(mean: Image.Image, codes: Image.Image, background: Image.Image, foreground: Image.Image,
-                       least: int) -> tuple[bytes, bytes, bytes]:
+def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, background: Image.Image,
+                       foreground: Image.Image) -> tuple[bytes, bytes, bytes]:
     """Return codes, foreground and background. A cell takes over colours of the previous cell if it hardly changes."""
     foregrounds, backgrounds, density, tolerance = bytearray(), bytearray(), densities(), 2  # levels of the mean
     lumas = zip(background.convert("L").tobytes(), foreground.convert("L").tobytes(), strict=True)
@@ -928,8 +924,8 @@ def to_png(art: Art, background: str) -> bytes:
         for x, name in enumerate(row):
             mask.paste(tiles[name], (x * width, y * height))
     planes = art.foreground, art.background or bytes(BACKGROUNDS[background]) * (grid[0] * grid[1])
-    colours = (Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST) for plane in planes)
-    return written(Image.composite(*colours, mask), "PNG", compress_level=4)
+    foreground, ground = (Image.frombytes("RGB", grid, p).resize(size, Image.Resampling.NEAREST) for p in planes)
+    return written(Image.composite(foreground, ground, mask), "PNG", compress_level=4)
 
 
 def written(picture: Image.Image, format: str, **options: int) -> bytes:
