@@ -1147,21 +1147,20 @@ def draw_house_cat(seed: int) -> Image.Image:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Cats: the sources, the store of their pictures, the refresher that fills it
+# Cats: the sources, the store of their pictures, the refresher that fills the store
 # ---------------------------------------------------------------------------------------------------------------------
 
 STORED_CATS = 24
-STORED_SIDE = 480  # pixels on the longer side: one per sample up to 96 columns, some 30 kB as JPEG
+STORED_SIDE = 480  # pixels on the longer side: enough for 96 columns; a JPEG has some 30 kB
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
-LEASE_SECONDS = 120.0  # longer than it takes to fetch a cat
-SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a whole response with all redirects
-REVIVALS_AT_ONCE, REVIVED_BYTES = 2, 4 << 20  # limits of fetching and caching cats that are not stored, for visitors
+LEASE_SECONDS = 120.0  # more than it takes to fetch a cat
+SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a response with all its redirects
+REVIVALS_AT_ONCE = 2  # how many cats that are not stored may be fetched for visitors at the same time
 VISITORS_REQUESTS_A_MINUTE = 30  # to the sources, redirects included
-HOUSE_CATS_PER_MINUTE = 24
-SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # ids go into paths and terminals as they are
+SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # ids are not escaped in paths and terminals
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
-LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at startup
+LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # to wait for a lock of another process: in a request, at the start
 
 SCHEMA = """
 CREATE TABLE visits (
@@ -1222,15 +1221,15 @@ class NoSuchCat(LookupError):
 
 
 class Unavailable(Exception):
-    """A source, or what it sent, cannot be used now. The message says why."""
+    """A source, or what the source sent, cannot be used now. The message says why."""
 
     def __init__(self, reason: str, status: int = 200, retry_after: float = 0.0) -> None:
         super().__init__(reason)
-        self.status, self.retry_after = status, retry_after  # the source's own: status code, seconds to wait
+        self.status, self.retry_after = status, retry_after  # of the source; Retry-After in seconds
 
 
 class Database:
-    """The SQLite file, through one connection in autocommit mode: each statement is committed when it returns."""
+    """The SQLite file with one connection in autocommit mode: a statement that has returned is committed."""
 
     def __init__(self, path: str) -> None:
         self._path, self._lock = os.path.abspath(path), threading.RLock()
@@ -1240,21 +1239,21 @@ class Database:
             raise SetupError(f"ANALYTICS_DB: cannot use {quoted(path)}: {error}") from error
 
     def open(self, patience: float) -> None:
-        """Open or create the file, and wait `patience` seconds for locks. Raises sqlite3.Error and OSError."""
+        """Open or create the file. Wait `patience` seconds at most for locks. Raises sqlite3.Error and OSError."""
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
         end = time.monotonic() + patience
         while True:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 break
-            except sqlite3.OperationalError as error:  # if another process does this too, SQLite fails without waiting
+            except sqlite3.OperationalError as error:  # SQLite does not wait if another process does the same
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
                 time.sleep(0.1 * random.random())
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process without an fsync per visit
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process, without an fsync a visit
         self._migrate()
         self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
-        # Our own descriptor tells which file is open. Close it last: closing any descriptor drops the POSIX locks.
+        # A second descriptor, to tell which file is open. It is closed last, because that drops SQLite's POSIX locks.
         self._wal_stat, self._file = os.stat(self._path + "-wal"), io.FileIO(self._path)
         self._stat = os.fstat(self._file.fileno())
 
@@ -1269,7 +1268,7 @@ class Database:
         self._connection.execute("COMMIT")
 
     def _in_place(self) -> bool:
-        """Return whether the path still leads to the open file. SQLite itself would go on using a deleted file."""
+        """Return whether the open file is still at the path. SQLite would not notice that it was deleted."""
         with contextlib.suppress(OSError):  # the file is gone
             return not self._file.closed and os.path.samestat(os.stat(self._path), self._stat)
         return False
@@ -1285,7 +1284,7 @@ class Database:
         """Reopen the file if it was deleted, replaced or overwritten. Raises sqlite3.Error and OSError."""
         with self._lock:
             if not self._in_place() or os.pread(self._file.fileno(), 16, 0) != b"SQLite format 3\0":
-                with contextlib.suppress(sqlite3.Error):  # if the file was moved, it still needs the data in its -wal
+                with contextlib.suppress(sqlite3.Error):  # a file that was moved still needs the data in its -wal
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self.close()
                 with contextlib.suppress(OSError):  # a stale -wal would corrupt the new file
@@ -1305,12 +1304,12 @@ class Database:
 
 
 class Store:
-    """Holds the pictures of the STORED_CATS freshest cats, and the ids of all cats that were ever stored."""
+    """Keeps the pictures of the STORED_CATS newest cats, and the ids and URLs of all cats that were ever stored."""
 
     def __init__(self, database: Database) -> None:
         self._execute = database.execute
         self._ids: list[str] = []
-        self._listed = -math.inf  # time.monotonic() when self._ids was read; other processes store cats too
+        self._listed = -math.inf  # time.monotonic() when `_ids` was read; other processes store cats too
 
     def ids(self) -> list[str]:
         """Return the ids of the stored cats, from a list that is at most a second old."""
@@ -1320,7 +1319,7 @@ class Store:
         return self._ids
 
     def get(self, cat_id: str) -> tuple[Cat, bytes | None] | None:
-        """Return the cat and its JPEG, which is None if it was evicted; None for an unknown id."""
+        """Return the cat and its JPEG, or the cat and None if the JPEG was evicted, or None for an unknown id."""
         for picture, *cat in self._execute("SELECT picture, id, source, url FROM cats WHERE id = ?", cat_id):
             return Cat(*cat), picture
         return None
@@ -1329,48 +1328,44 @@ class Store:
         return bool(self._execute("SELECT 1 FROM cats WHERE id = ? AND picture IS NOT NULL", cat_id))
 
     def put(self, cat: Cat, picture: bytes) -> None:
-        """Store the picture, as Fetcher.picture returns it, and evict the oldest."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)",
-                      *cat[:3], now, picture)
-        self._execute("""
-            UPDATE cats SET picture = NULL WHERE id IN (
-                SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)""", STORED_CATS)
+        """Store the cat with its picture, a JPEG from Fetcher.picture, and evict the oldest pictures."""
+        row = *cat[:3], datetime.now(UTC).isoformat(timespec="seconds"), picture
+        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)", *row)
+        oldest = "SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?"
+        self._execute(f"UPDATE cats SET picture = NULL WHERE id IN ({oldest})", STORED_CATS)
 
     def counts(self) -> dict[str, int]:
         return dict(self._execute("SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"))
 
     def claim_due_fetch(self) -> dict[str, tuple[int, float]] | None:
-        """If a fetch is due, claim it for LEASE_SECONDS and return the sources of `schedule_fetch`; else None."""
+        """If a fetch is due, claim it for LEASE_SECONDS, and return the sources that `schedule_fetch` saved."""
         now, ((due, sources),) = time.time(), self._execute("SELECT due, sources FROM refresher")
-        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # a later time comes from a clock that was wrong
+        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # a later time was written while the clock was wrong
             return None
         claimed = self._execute("UPDATE refresher SET due = ? WHERE due = ? RETURNING 1", now + LEASE_SECONDS, due)
         return dict(json.loads(sources)) if claimed else None
 
     def schedule_fetch(self, due: float, sources: Mapping[str, tuple[int, float]]) -> None:
-        """Save when the next fetch is due, and the failures in a row and next try of each source, in Unix time."""
+        """Save when the next fetch is due, and for each source its failures in a row and next try, in Unix time."""
         self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
 
 
-# Multicast, and all ranges of iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry. Of IPv6,
-# only 2000::/3 is public, except the ranges that embed IPv4 addresses (Teredo in 2001::/23, 6to4 in 2002::/16).
+# Special addresses for which `is_global` may be true: some in iana.org/assignments/iana-ipv4-special-registry and
+# iana-ipv6-special-registry, multicast, IPv6 outside 2000::/3, and IPv6 that embeds IPv4 (Teredo in 2001::/23, 6to4).
 SPECIAL_NETWORKS = (
-    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-    "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
-    "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4", "::/3", "4000::/2", "8000::/1",
-    "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
+    "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24", "224.0.0.0/4",
+    "::/3", "4000::/2", "8000::/1", "2001::/23", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
 
 
 def is_public(address: str) -> bool:
     """Return whether a socket's address belongs to the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    return not any(ip in ipaddress.ip_network(network) for network in SPECIAL_NETWORKS)
+    return ip.is_global and not any(ip in ipaddress.ip_network(network) for network in SPECIAL_NETWORKS)
 
 
 def connect(host: str, port: int, anywhere: bool) -> socket.socket:
-    """Connect to the host, whose addresses must all be public unless `anywhere`. Raises Unavailable and OSError."""
-    # Resolve the name only once: it could lead elsewhere after the check.
+    """Connect to a host. Unless `anywhere`, all its addresses must be public. Raises Unavailable and OSError."""
+    # Resolve the name only once, because the answer could change after the check.
     addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not anywhere and (special := [address for address in addresses if not is_public(address)]):
         raise Unavailable(f"{special[0]} is not a public address")
@@ -1486,13 +1481,13 @@ def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
 
 
 class Source:
-    """The API at `url`: CATAAS if its host is that or its path ends in /cat, else The Cat API."""
+    """The API at `url`: CATAAS if the host is cataas.com or the path ends in /cat, else The Cat API."""
 
     def __init__(self, url: str, fetcher: Fetcher, key: str | None) -> None:
         parts = urlsplit(url)
         api = parts._replace(query="", fragment="").geturl().rstrip("/")
         self.name, self._fetcher = parts.netloc.rpartition("@")[2], fetcher
-        self.listed: deque[Cat] = deque()  # found by a search, not yet stored
+        self.listed: deque[Cat] = deque()  # results of a search that are not stored yet
         self.failures, self.ready = 0, 0.0  # failures in a row; time.monotonic() of the next try
         if parts.hostname == "cataas.com" or parts.path.rstrip("/").endswith("/cat"):  # https://cataas.com/doc.html
             self._search_url, self._cat_url = f"{api}?{parts.query or 'json=true'}", api + "/{id}?json=true"
@@ -1508,7 +1503,7 @@ class Source:
         return [self._cat(entry) for entry in (answer if isinstance(answer, list) and answer else [answer])]
 
     def find(self, cat_id: str, permit: Callable[[], None]) -> Cat:
-        """Ask for the cat with that id. Raises NoSuchCat, and Unavailable if the source gives no answer."""
+        """Ask for the cat with this id. Raises NoSuchCat, and Unavailable if the source gives no useful answer."""
         if self.ready > time.monotonic():
             raise Unavailable("it failed a moment ago")
         try:
@@ -1517,7 +1512,7 @@ class Source:
             if error.status in (400, 404):  # The Cat API sends 400, CATAAS 404
                 raise NoSuchCat(cat_id) from error
             raise
-        if cat.id != cat_id:  # CATAAS takes an unknown id for a tag
+        if cat.id != cat_id:  # CATAAS searches for a tag if it does not know the id
             raise NoSuchCat(cat_id)
         return cat
 
@@ -1526,21 +1521,21 @@ class Source:
         if isinstance(entry, dict):
             cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
             if isinstance(cat_id, str) and SOURCE_CAT_ID.fullmatch(cat_id) and isinstance(url, str) and url:
-                with contextlib.suppress(ValueError):  # cannot be joined, and is_web_url refuses it too
+                with contextlib.suppress(ValueError):  # is_web_url refuses this URL below
                     url = urljoin(self._search_url, url)
                 if is_web_url(url) and (url.startswith("https:") or self._search_url.startswith("http:")):
                     return Cat(cat_id, self.name, url)
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(entry))}")
 
     def failed(self, retry_after: float = 0.0) -> None:
-        """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, at random half as long, and at least for `retry_after`."""
+        """Do not ask again for 1, 2, 4 ... LONGEST_BACKOFF seconds, at random down to half, or for `retry_after`."""
         self.failures += 1
         rest = min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
         self.ready = time.monotonic() + max(rest, min(retry_after, LONGEST_RETRY_AFTER))
 
 
 class Refresher:
-    """Fills the store with STORED_CATS quickly, then adds a cat every REFRESH_SECONDS, whatever the traffic."""
+    """Fills the store quickly, then adds a cat every REFRESH_SECONDS, independently of the traffic."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
@@ -1554,7 +1549,7 @@ class Refresher:
         self.last_good = time.monotonic() if self._sources else None
         while self._sources and not stopping.wait(self._delay()):
             try:
-                self.fetch_one(LEASE_SECONDS)  # while this thread goes on, no other process needs to fetch
+                self.fetch_one(LEASE_SECONDS)  # no other process needs to fetch while this one does
             except Exception:
                 if stopping.is_set():  # the database is closed by now
                     return
@@ -1563,16 +1558,16 @@ class Refresher:
                 self._due = time.monotonic() + REFRESH_SECONDS
 
     def claim_due_fetch(self) -> bool:
-        """Return whether a fetch is due and this process has to call `fetch_one`. Only CGI requests ask this."""
+        """Return whether this process has to call `fetch_one`, because a fetch is due. Only for CGI requests."""
         claimed = self._store.claim_due_fetch() if self._sources else None
         for source in self._sources:
             source.failures, ready = (claimed or {}).get(source.name, (0, 0.0))
             source.ready = ready - time.time() + time.monotonic()
-        self._repeats = QUICK_REPEATS - 1  # those of other processes are unknown, so one more ends the hurry
+        self._repeats = QUICK_REPEATS - 1  # other processes' are unknown, so one more ends the hurry
         return claimed is not None
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
-        """Store a cat from the first source that works. Schedule the next fetch, `lease_seconds` later for others."""
+        """Store a cat from the first source that works. Schedule the next fetch: other processes wait longer."""
         if not any(source.ready <= time.monotonic() and self._fetch_from(source) for source in self._sources):
             self.results["failed"] += 1
         unix = time.time() - time.monotonic()
@@ -1586,7 +1581,7 @@ class Refresher:
         return max(0.0, max(self._due, min(source.ready for source in self._sources)) - time.monotonic())
 
     def _fetch_from(self, source: Source) -> bool:
-        """Store the source's next new cat, if there is one. Returns False if the source fails."""
+        """Store a new cat if the source has one. Return False if the source fails."""
         try:
             with span("get_cat_ascii_art", source=source.name):
                 self._repeats = 0 if self._store_next(source) else self._repeats + 1
@@ -1605,7 +1600,7 @@ class Refresher:
         return True
 
     def _store_next(self, source: Source) -> bool:
-        """Store the first listed cat that is new, after a search if none is listed. Returns False if none is new."""
+        """Store the first new cat of the list, after a search if the list is empty. Return False if none is new."""
         if not source.listed:
             source.listed.extend(source.search())
         while source.listed:
@@ -1617,7 +1612,7 @@ class Refresher:
 
 
 class Cache:
-    """A cache of at most `limit` bytes, which drops the least recently used values."""
+    """A cache that drops the least recently used values when they have more than `limit` bytes together."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
@@ -1639,24 +1634,24 @@ class Cache:
 
 
 class Cattery:
-    """Finds the cat for a request: stored cats, house cats, and for permalinks also the sources."""
+    """Finds cats for requests: stored cats, house cats, and, for permalinks, cats that only the sources have."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
-        self._revived = Cache(REVIVED_BYTES)
+        self._revived = Cache(4 << 20)
         self._recent: deque[float] = deque(maxlen=VISITORS_REQUESTS_A_MINUTE)
         self._free, self._lock = threading.BoundedSemaphore(REVIVALS_AT_ONCE), threading.Lock()
         self._picked = ""
 
     def pick(self, seen: Sequence[str] = ()) -> str:
-        """Return the id of a random local cat, if possible neither one in `seen` nor the last one."""
+        """Return the id of a random local cat, if possible not the last one and none of `seen`."""
         order = {cat_id: position for position, cat_id in enumerate([self._picked, *seen])}
         ids = (self._sources and self._store.ids()) or house_cats()
         self._picked = min(ids, key=lambda cat_id: (order.get(cat_id, -1), random.random()))
         return self._picked
 
     def find_local(self, cat_id: str) -> tuple[Cat, Image.Image]:
-        """Return the cat and its picture without asking a source. Raises NoSuchCat."""
+        """Return the cat and its picture without a request to a source. Raises NoSuchCat."""
         if portrait := house_cat(cat_id):
             return Cat(cat_id, "house", "", portrait.info["description"]), portrait
         cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
@@ -1665,7 +1660,7 @@ class Cattery:
         return cat, decode(jpeg, STORED_SIDE)
 
     def find_or_fetch(self, cat_id: str) -> tuple[Cat, Image.Image]:
-        """Return the cat and its picture, and fetch it again if it was evicted. Raises NoSuchCat and Unavailable."""
+        """Return the cat and its picture, from a source if necessary. Raises NoSuchCat and Unavailable."""
         try:
             return self.find_local(cat_id)
         except NoSuchCat:
@@ -1682,14 +1677,14 @@ class Cattery:
         return cat, decode(jpeg, STORED_SIDE)
 
     def _permit(self) -> None:
-        """Count a request that a visitor causes to a source. Raises Unavailable if there were too many."""
+        """Count a request to a source that a visitor causes. Raises Unavailable if there were too many."""
         with self._lock:
             if len(self._recent) == VISITORS_REQUESTS_A_MINUTE and time.monotonic() - self._recent[0] < 60:
                 raise Unavailable("visitors caused too many requests in the last minute")
             self._recent.append(time.monotonic())
 
     def _ask(self, cat_id: str) -> Cat:
-        """Ask the sources for a cat that was never stored. Raises NoSuchCat if all say so, else Unavailable."""
+        """Ask the sources for a cat that was never stored. Raises NoSuchCat, and Unavailable if one fails."""
         failure: Exception = NoSuchCat(cat_id)
         for source in self._sources:
             try:
@@ -1702,15 +1697,15 @@ class Cattery:
 
 
 def house_cat(cat_id: str) -> Image.Image | None:
-    """Return the portrait of a house cat; None for the id of any other cat."""
+    """Return the portrait of the house cat with this id, or None if the id is another cat's."""
     seed = re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)
     return draw_house_cat(int(seed[1])) if seed and int(seed[1]) < HOUSE_CATS else None
 
 
-def house_cats(litter: int = HOUSE_CATS_PER_MINUTE, seconds: int = 60) -> list[str]:
-    """Return the ids of the current house cats. Every so many seconds, a new one replaces the oldest."""
+def house_cats(count: int = 24, seconds: int = 60) -> list[str]:
+    """Return the ids of the current house cats. A new cat replaces the oldest one every so many seconds."""
     now = int(time.time() // seconds)
-    return [f"house-{zlib.crc32(b'%d' % period)}" for period in range(now - litter + 1, now + 1)]
+    return [f"house-{zlib.crc32(b'%d' % period)}" for period in range(now - count + 1, now + 1)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
