@@ -255,6 +255,7 @@ METRICS = {
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 STDERR = 2
+log = logging.getLogger("catscii")
 
 
 class LogHandler(logging.Handler):
@@ -280,8 +281,7 @@ class LogHandler(logging.Handler):
         return json.dumps({
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
             "level": {"WARNING": "WARN", "CRITICAL": "ERROR"}.get(record.levelname, record.levelname),
-            "fields": fields,
-            "target": record.name,
+            "fields": fields, "target": record.name,
         })
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -331,16 +331,12 @@ def start_logging(level: int) -> LogHandler:
     return handler
 
 
-log = logging.getLogger("catscii")
-
-
 class Trouble:
     """A failure that lasts for a while. It is true until it ends. Its begin and its end are logged, a line each."""
 
     def __init__(self, begins: str, ends: str, level: int = logging.ERROR) -> None:
         self._begins, self._ends, self._level = begins, ends, level
-        self.since = math.inf  # time.monotonic() when it began
-        self.reason, self._last = "", 0.0
+        self.reason, self.since, self._last = "", math.inf, 0.0  # `since` and `_last` are times of time.monotonic()
 
     def __bool__(self) -> bool:
         return self.since < math.inf
@@ -528,6 +524,7 @@ d?^0=E6u)f{n+mrZxBg}`3RBZo(n0kJpfg4bg-KKeWhf*5mCwR_?x;^!-Dl!gH99{RqWAv_e~a(nA${0
 9ICJU$g-<YM3N7t2eH_%B5CJUY-{gX_5H)HW5)RE(0^50@kV`hUUB`q2%<LJSk5qKUayJ5AiKTZv?+U9_UauXIIs8F72}{*WA?f;K3OXAwX`o17qi`mi`<OK
 >WlS8dxSQY=jFr*3+j95IsF4x549i
 """  # of GLYPHS in DejaVu Sans Mono: 0, 85, 170 or 255 for each of the PARTS, row by row (made by bench_catscii.py)
+Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, None if it is all spaces; its background, if any
 
 
 class PictureError(ValueError):
@@ -544,26 +541,25 @@ class Art(NamedTuple):
 
 def decode(data: bytes, longest: int) -> Image.Image:
     """Return the first frame, upright, in RGB, reduced, but to `longest` pixels at least. Raises PictureError."""
-    with warnings.catch_warnings(action="ignore"):  # about odd metadata, and huge pictures, which are refused below
-        try:
-            with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
-                width, height = picture.size
-                if width * height > MAX_PIXELS:
-                    raise MemoryError
-                scale = min(1.0, longest / max(width, height))
-                picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
-                plain = picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info
-                small = (picture if plain else flatten(picture)).reduce(max(1, max(picture.size) // longest))
-                small.info = picture.info
-                with contextlib.suppress(Exception):  # broken EXIF data does not damage the pixels
-                    ImageOps.exif_transpose(small, in_place=True)
-                return flatten(small) if small.mode == "RGBA" else small.convert("RGB")
-        except (Image.DecompressionBombError, MemoryError) as error:
-            raise PictureError("the picture takes too much memory") from error
-        except UnidentifiedImageError as error:
-            raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
-        except Exception as error:  # decoders raise almost anything on broken data
-            raise PictureError(f"the picture cannot be read: {error}") from error
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:  # for which Pillow has only a warning
+                raise MemoryError
+            scale = min(1.0, longest / max(width, height))
+            picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
+            plain = picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info
+            small = (picture if plain else flatten(picture)).reduce(max(1, max(picture.size) // longest))
+            small.info = picture.info
+            with contextlib.suppress(Exception):  # broken EXIF data does not damage the pixels
+                ImageOps.exif_transpose(small, in_place=True)
+            return flatten(small) if small.mode == "RGBA" else small.convert("RGB")
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise PictureError("the picture takes too much memory") from error
+    except UnidentifiedImageError as error:
+        raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
+    except Exception as error:  # decoders raise almost anything on broken data
+        raise PictureError(f"the picture cannot be read: {error}") from error
 
 
 def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
@@ -571,11 +567,11 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
     folder, name = os.path.split(os.path.abspath(__file__))
     code = (f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
             f"script.work_in_box({longest}, {store})")
-    # The environment may hold keys. Pass on only what Python needs.
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHON", "LD_", "DYLD_"))}
     try:
-        done = subprocess.run([sys.executable, "-P", "-c", code], input=data, stdout=subprocess.PIPE, env=kept,
-                              stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)
+        done = subprocess.run(  # without the other variables, because these may be keys
+            [sys.executable, "-P", "-c", code], env=kept, timeout=BOX_SECONDS,
+            input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     if done.returncode == 0:
@@ -628,12 +624,9 @@ def flatten(picture: Image.Image) -> Image.Image:
 
 def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
     """Return the largest grid, columns and rows, that has the picture's aspect ratio, rounded, and fits the limits."""
-    across, down = size
-    limit = height or MAX_ROWS
-    rows = (width * down + across) // (2 * across)
-    if rows <= limit:
-        return width, max(1, rows)
-    return min(width, max(1, (4 * limit * across + down) // (2 * down))), limit
+    (across, down), limit = size, height or MAX_ROWS
+    rows, columns = (width * down + across) // (2 * across), (4 * limit * across + down) // (2 * down)
+    return (width, max(1, rows)) if rows <= limit else (min(width, max(1, columns)), limit)
 
 
 @cache
@@ -646,8 +639,7 @@ def glyphs() -> dict[str, Image.Image]:
 @cache
 def densities() -> list[float]:
     """Return the mean coverage of each glyph, from 0 to 1, by character code."""
-    means = {ord(name): ImageStat.Stat(glyph).mean[0] / 255 for name, glyph in glyphs().items()}
-    return [means.get(code, 0) for code in range(256)]
+    return [ImageStat.Stat(glyphs()[chr(code)]).mean[0] / 255 if chr(code) in GLYPHS else 0 for code in range(256)]
 
 
 @cache
@@ -655,7 +647,8 @@ def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
     """Return each of FILL_GLYPHS with its stencil (L, SAMPLES) and two tables, which rate how the glyph fits a cell.
 
     The index into a table is the mean difference, 0 to 255, of a cell from the stencil. The values are a rank, 2.4 for
-    each level of luma that the glyph explains, light on dark or dark on light, and half the best contrast plus 128.
+    each level of luma that the glyph explains, light on dark or dark on light; and half the contrast plus 128, where
+    the contrast is 1.4 times what regression finds, because this looks crisper and the error is no larger.
     """
     made = {}
     for name in FILL_GLYPHS:
@@ -667,7 +660,6 @@ def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
         flat = 128 - share  # the mean difference of a cell without relief, for which any glyph is equally wrong
         products = [(flat - match) * slope / (2 * RELIEF) * (match != round(flat)) for match in range(256)]  # <x, m>
         ranks = [min(255, round(2.4 * abs(product) / deviation)) for product in products]
-        # The factor 1.4 makes the art crisper than regression does, without a larger error.
         contrasts = [max(0, min(255, round(128 + 1.4 * product / deviation ** 2 / 2))) for product in products]
         made[name] = Image.frombytes("L", SAMPLES, bytes(255 * w for w in white)), bytes(ranks), bytes(contrasts)
     return made
@@ -689,9 +681,8 @@ def render(picture: Image.Image, width: int = 80, height: int | None = None, sty
     """
     grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
-    light = background == "light"
-    codes, *colours = render_ink(rgb, grid, light, plain) if style == "ink" else render_fill(rgb, grid, contrast)
-    return Art(tuple(chunks(codes.decode("ascii"), grid[0])), *colours)
+    made = render_ink(rgb, grid, background == "light", plain) if style == "ink" else render_fill(rgb, grid, contrast)
+    return Art(tuple(chunks(made[0].decode("ascii"), grid[0])), *made[1:])
 
 
 def chunks(data: AnyStr, size: int) -> list[AnyStr]:
@@ -716,8 +707,7 @@ def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tupl
     luma = picture.convert("L").resize(size, Image.Resampling.HAMMING)  # BT.601
     flat = cell_means(luma, grid).resize(size, Image.Resampling.NEAREST)
     relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
-    # A cell keeps the space if no glyph ranks higher than 3, because it has no relief then, only noise.
-    codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 3))
+    codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 3))  # up to rank 3 it is noise
     for name, (stencil, *tables) in stencils().items():
         match = cell_means(ImageChops.difference(relief, tiled(stencil, grid)), grid).tobytes()
         rank, contrast = (Image.frombytes("L", grid, match.translate(table)) for table in tables)
@@ -843,9 +833,6 @@ def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> b
     return bytes(made)
 
 
-Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, None if it is all spaces; its background, if any
-
-
 def runs(art: Art) -> Iterator[list[Run]]:
     """Yield the runs of cells of the same colours in each row. A space, which shows no foreground, joins any run."""
     foregrounds = chunks(art.foreground, 3)
@@ -891,13 +878,12 @@ def to_ansi(art: Art, colors: str = "true") -> str:
 
 @cache
 def palette(colors: str) -> dict[bytes, tuple[str, str]]:
-    """Return xterm's colours (256colres.h), each with its SGR code as foreground and as background."""
+    """Map xterm's colours (256colres.h; of 256, not the 16 that themes change) to SGR codes for text and background."""
     if colors == "16":
         basic = bytes.fromhex("000000cd000000cd00cdcd000000eecd00cd00cdcde5e5e5"
                               "7f7f7fff000000ff00ffff005c5cffff00ff00ffffffffff")
         numbers = (*range(30, 38), *range(90, 98))
         return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(chunks(basic, 3), numbers, strict=True)}
-    # Without the first 16 of the 256, because these depend on the terminal's theme.
     cube = itertools.product((0, 95, 135, 175, 215, 255), repeat=3)
     greys = ((level,) * 3 for level in range(8, 239, 10))
     return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in enumerate((*cube, *greys), 16)}
@@ -965,13 +951,13 @@ def to_dict(art: Art) -> dict[str, Any]:
 HOUSE_CATS = 2**32
 PORTRAIT = 480, 360
 INK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
-# A point is a complex number in the cat's own measure: 0 is the middle of the face, x runs right, y runs down, and
-# the cheeks are 1 away. A shape is a polygon of such points; only an easel knows where that is on the picture.
-Shape = Sequence[complex]
-Layer = tuple[str, float, float, list[Shape]]  # a colour or the name of one of the coat's, blur, alpha, shapes
+# Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
+# distance 1. An Easel turns points into pixels.
+Shape = Sequence[complex]  # the corners of a polygon
+Layer = tuple[str, float, float, list[Shape]]  # a colour or a field of Coat, blur, alpha, shapes
 Coat = NamedTuple("Coat", [("fur", str), ("belly", str), ("mark", str), ("nose", str),
                            ("patterns", str), ("eyes", str), ("room", str), ("name", str)])
-COATS = (  # a cat has all of the patterns and one of the eyes
+COATS = (  # a cat has all patterns of its coat, and one of the colours of eyes, or two ("blue/amber")
     Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "deep", "brown tabby"),
     Coat("#a7abae", "#f0eeea", "#34373d", "#b86b66", "tabby", "green amber", "deep", "silver tabby"),
     Coat("#dd8f40", "#f9e3c0", "#a04c16", "#d97f74", "tabby", "amber green copper", "deep", "ginger tabby"),
@@ -992,30 +978,30 @@ ROOMS = {"pale": ("#9fc4c9 #f3e3c3", "#e9a98f #fbe3c2", "#8fb7d9 #f2ead8", "#b9c
 
 
 def both(*shapes: Shape) -> list[Shape]:
-    """Each shape, and its mirror image on the other side of the face."""
+    """Return each shape and, after it, its mirror image on the other side of the face."""
     return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
 
 
 def blob(*points: complex) -> Shape:
-    """A smooth closed shape through the points (Catmull-Rom)."""
+    """Return a smooth closed shape through the points (Catmull-Rom spline)."""
     quads = zip((points[-1], *points), points, (*points[1:], points[0]), (*points[2:], *points[:2]), strict=False)
     return [b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
             for a, b, c, d in quads for t in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)]
 
 
 def whole(*half: complex) -> Shape:
-    """A smooth symmetric shape, given its right half from top to bottom."""
+    """Return a smooth symmetric shape, given the points of its right half from top to bottom."""
     return blob(*half, *(-z.conjugate() for z in reversed(half)))
 
 
 def stroke(width: float, start: complex, middle: complex, end: complex) -> Shape:
-    """A dab of the brush, thin at both ends."""
+    """Return a stroke of the brush, which is thin at both ends and `width` wide in the middle."""
     side = (end - start) / abs(end - start) * 1j * width / 2
     return blob(start, middle - side, end, middle + side)
 
 
 def oval(centre: complex, rx: float, ry: float) -> Shape:
-    """An upright ellipse."""
+    """Return an ellipse with the radii `rx` and `ry`."""
     return [centre + complex(rx * z.real, ry * z.imag) for z in (cmath.rect(1, i / 32 * cmath.tau) for i in range(32))]
 
 
@@ -1028,7 +1014,7 @@ CONCH = blob(0.88-0.48j, 0.93-0.82j, 0.89-1.20j, 0.68-1.04j, 0.46-0.80j, 0.58-0.
 LIDS = blob(-0.35+0.17j, -0.205-0.145j, 0.01-0.26j, 0.21-0.20j, 0.35-0.10j, 0.225+0.17j, 0.02+0.245j, -0.18+0.215j)
 MUZZLE = [*both(oval(0.19+0.54j, 0.26, 0.17)), oval(0.70j, 0.2, 0.13), oval(0.4j, 0.16, 0.2)]
 PATTERNS: dict[str, list[Layer]] = {
-    "tabby": [("mark", 0, 0.85, both(  # the M of the forehead, the cheeks, the flanks
+    "tabby": [("mark", 0, 0.85, both(  # an M on the forehead, stripes on the cheeks and the flanks
         stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
         stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
         stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j),
@@ -1051,18 +1037,18 @@ FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth
 
 
 class Easel(NamedTuple):
-    """A picture, and how the cat sits on it: where, its turn and size, its broadness (below 0: mirrored)."""
+    """A picture and a cat on it. A point z of the cat is at origin + turn * z, after its x is multiplied by `broad`."""
 
     picture: Image.Image
     coat: Coat
     rng: random.Random
-    origin: complex
-    turn: complex
-    broad: float
+    origin: complex  # in pixels
+    turn: complex  # its length is the size in pixels
+    broad: float  # the cat is mirrored if this is negative
 
     def mask(self, shapes: Iterable[Shape], blur: float = 0) -> Image.Image:
-        """The shapes as a mask (L, 480x360), drawn large and reduced; those to be blurred, small and enlarged."""
-        scale = 0.25 if blur else 2
+        """Return the shapes as a mask (L, 480 x 360)."""
+        scale = 0.25 if blur else 2  # small is faster to blur; large and then reduced is smoother
         sheet = Image.new("L", (int(PORTRAIT[0] * scale), int(PORTRAIT[1] * scale)))
         for shape in shapes:
             spots = [scale * (self.origin + self.turn * complex(z.real * self.broad, z.imag)) for z in shape]
@@ -1072,20 +1058,20 @@ class Easel(NamedTuple):
 
     def paint(self, colour: str, blur: float, alpha: float, shapes: Iterable[Shape],
               within: Image.Image | None = None, hair: float = 0) -> Image.Image:
-        """Paint the shapes, with hairs of that length at most, where `within` (a mask) lets them; their own mask."""
+        """Paint the shapes inside the mask `within`, with a fringe of hairs. Return the mask of the shapes alone."""
         mask = self.mask([self.furry(shape, hair) for shape in shapes] if hair else shapes, blur)
-        if box := mask.getbbox():  # most shapes are small, and pasting is what takes time
+        if box := mask.getbbox():  # pasting takes most of the time, and most shapes are small
             part = ImageChops.multiply(mask.crop(box), within.crop(box)) if within else mask.crop(box)
             self.picture.paste(getattr(self.coat, colour, colour), box, part.point(lambda level: int(level * alpha)))
         return mask
 
     def furry(self, shape: Shape, length: float) -> Shape:
-        """The shape with a hair at each of its points, combed outwards and down."""
+        """Return the shape with a hair of at most this length at each corner, outwards and down."""
         return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * self.rng.random())]
 
 
 def paint_eyes(easel: Easel) -> str:
-    """Paint two big eyes: liner, iris, rays, a glow below, lid's shadow, pupil, catchlights. Returns their colour."""
+    """Paint the eyes: liner, iris, glow, rays, lid's shadow, pupil, reflections. Return a phrase with their colour."""
     rng, (first, *others) = easel.rng, easel.rng.choice(easel.coat.eyes.split()).split("/")
     look, pupil = cmath.rect(rng.uniform(0.94, 1.1), rng.uniform(-0.12, 0.06)), rng.uniform(0.07, 0.16)
     gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
@@ -1105,7 +1091,7 @@ def paint_eyes(easel: Easel) -> str:
 
 
 def draw_house_cat(seed: int) -> Image.Image:
-    """Draw the cat of this seed (0 <= seed < 2**32): RGB, 480x360, always the same. Its info has a description."""
+    """Return the picture of this seed's cat (0 to 2**32 - 1), RGB, 480 x 360, with a description in its `info`."""
     rng = random.Random(seed)
     coat, fluff, size = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(110, 122)
     markings = [layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]]
@@ -1113,8 +1099,8 @@ def draw_house_cat(seed: int) -> Image.Image:
     body = Easel(Image.new("RGB", PORTRAIT, far), coat, rng, complex(rng.uniform(210, 270), rng.uniform(190, 206)),
                  size, rng.uniform(0.97, 1.08) * rng.choice((-1, 1)))
     body.paint(near, 0.5, 1, [oval(complex(rng.uniform(-1, 1), rng.uniform(-0.6, 0.6)), 1.5, 1.2)])
-    spots = [complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)) for _ in range(9)]  # lights, out of focus
-    body.paint(LIGHT, 0.05, 0.2, [oval(spot, 0.22, 0.22) for spot in spots])
+    spots = [oval(complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)), 0.22, 0.22) for _ in range(9)]
+    body.paint(LIGHT, 0.05, 0.2, spots)  # lamps, out of focus
     torso = body.paint("fur", 0, 1, [BODY], hair=fluff)
     for layer in markings:
         body.paint(*layer, torso, 0.03)
@@ -1133,10 +1119,10 @@ def draw_house_cat(seed: int) -> Image.Image:
     head.paint(PINK, 0.02, 1, conches, face)
     head.paint(SHADOW, 0.06, 0.4, [[z + 0.12j for z in shape] for shape in conches], face)
     head.paint(LIGHT, 0.15, 0.3, [oval(0.25-0.5j, 0.6, 0.35)], face)
-    for colour, shift, blur in ((SHADOW, 0.07-0.10j, 0.11), (LIGHT, -0.05+0.05j, 0.03)):  # a dark side, a bright rim
+    for colour, shift, blur in ((SHADOW, 0.07-0.10j, 0.11), (LIGHT, -0.05+0.05j, 0.03)):  # a dark and a bright edge
         inner = head.mask([[z + shift for z in shape] for shape in outline], blur)
         head.paint(colour, 0, 0.5, outline, ImageChops.invert(inner))
-        ways = [cmath.rect(1, rng.uniform(0, cmath.tau)) for _ in range(600)]  # of hairs, away from the nose
+        ways = [cmath.rect(1, rng.uniform(0, cmath.tau)) for _ in range(600)]  # hairs grow away from the nose
         roots = [(0.3j + way * 2 * rng.random() ** 0.6, way) for way in ways]
         hairs = [(root, root + way * 0.012j, root + (way + 0.35j) * 0.13) for root, way in roots]
         head.paint(colour, 0, 0.2, hairs, ImageChops.lighter(face, torso))
@@ -1615,9 +1601,8 @@ class Cache:
     """A cache that drops the least recently used values when they have more than `limit` bytes together."""
 
     def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
+        self._limit, self._size, self._lock = limit, 0, threading.Lock()
         self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
 
     def get(self, key: Any) -> Any:
         with self._lock:
