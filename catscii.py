@@ -322,8 +322,7 @@ class LogHandler(logging.Handler):
 def start_logging(level: int) -> LogHandler:
     handler = LogHandler()
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # This saves time, see "Optimization" in docs.python.org/3/howto/logging.html.
-    logging._srcfile = None
+    logging._srcfile = None  # this saves time, as does the next line: docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in ("waitress.queue", "urllib3", "PIL"):  # what they log at lower levels, catscii logs too
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -544,7 +543,7 @@ def decode(data: bytes, longest: int) -> Image.Image:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
             width, height = picture.size
-            if width * height > MAX_PIXELS:  # for which Pillow has only a warning
+            if width * height > MAX_PIXELS:  # Pillow only warns
                 raise MemoryError
             scale = min(1.0, longest / max(width, height))
             picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
@@ -609,8 +608,8 @@ def flatten(picture: Image.Image) -> Image.Image:
         wide = picture.convert("I")
         grey = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
         if isinstance(clear := picture.info.get("transparency"), int):  # the level of transparent pixels
-            mask = ImageMath.lambda_eval(lambda x: x["convert"]((x["wide"] == clear) * 255, "L"), wide=wide)
-            grey.paste(BACKGROUNDS["dark"], mask=mask)
+            equal = ImageMath.lambda_eval(lambda x: x["convert"](x["wide"] == clear, "L"), wide=wide)  # 0 or 1
+            grey.paste(BACKGROUNDS["dark"], mask=equal.point(lambda level: 255 * level))
         return grey
     if picture.mode in ("I", "F"):  # there is no usual range of levels, so stretch the picture's own
         low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
@@ -646,9 +645,8 @@ def densities() -> list[float]:
 def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
     """Return each of FILL_GLYPHS with its stencil (L, SAMPLES) and two tables, which rate how the glyph fits a cell.
 
-    The index into a table is the mean difference, 0 to 255, of a cell from the stencil. The values are a rank, 2.4 for
-    each level of luma that the glyph explains, light on dark or dark on light; and half the contrast plus 128, where
-    the contrast is 1.4 times what regression finds, because this looks crisper and the error is no larger.
+    An index is the mean difference, 0 to 255, of a cell from the stencil. The values are ranks, 2.4 for each level that
+    the glyph explains; and half the contrasts plus 128, where 1.4 times what regression finds makes the art crisper.
     """
     made = {}
     for name in FILL_GLYPHS:
@@ -656,7 +654,7 @@ def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
         covers = [level / 255 - mean for level in glyphs()[name].resize(SAMPLES, Image.Resampling.BOX).tobytes()]
         white = [cover > 0.1 * max(covers) for cover in covers]
         share = sum(white) / len(white)
-        slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about this times s
+        slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about slope * s
         flat = 128 - share  # the mean difference of a cell without relief, for which any glyph is equally wrong
         products = [(flat - match) * slope / (2 * RELIEF) * (match != round(flat)) for match in range(256)]  # <x, m>
         ranks = [min(255, round(2.4 * abs(product) / deviation)) for product in products]
@@ -702,12 +700,12 @@ def cell_means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
 
 
 def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
-    """Return codes, foreground and background. In luma, a glyph fits its cell; in chroma, the cell keeps its mean."""
+    """Return character codes, foreground and background. A glyph fits its cell in luma. The mean colour is kept."""
     size = grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]
     luma = picture.convert("L").resize(size, Image.Resampling.HAMMING)  # BT.601
     flat = cell_means(luma, grid).resize(size, Image.Resampling.NEAREST)
     relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
-    codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 3))  # up to rank 3 it is noise
+    codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 3))  # ranks up to 3 are noise
     for name, (stencil, *tables) in stencils().items():
         match = cell_means(ImageChops.difference(relief, tiled(stencil, grid)), grid).tobytes()
         rank, contrast = (Image.frombytes("L", grid, match.translate(table)) for table in tables)
@@ -729,9 +727,9 @@ def tones(least: int) -> tuple[bytes, bytes]:
 
 
 def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
-    """Return codes (L), background and foreground (RGB) of cells with these mean colours and at least this contrast.
+    """Return codes (L), background and foreground (RGB) of cells with these mean colours.
 
-    `contrasts` (L) holds half the best contrasts plus 128. Glyphs that have no room for `least` levels are replaced.
+    `contrasts` (L) are half the wanted contrasts plus 128. Glyphs that have no room for `least` levels are replaced.
     """
     if not least:
         return [codes, *solve_colours(mean, codes, contrasts)]
@@ -753,7 +751,7 @@ def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, 
 
 
 def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image) -> list[Image.Image]:
-    """Return backgrounds and foregrounds that mix to the mean colours, with these contrasts if they have room."""
+    """Return background and foreground. Each cell has its mean colour and, as far as there is room, its contrast."""
     stack = mean.width, 3 * mean.height  # the three channels, one below the other
     covers = array("f", map([max(1e-3, density) for density in densities()].__getitem__, codes.tobytes()))
     images = {"level": Image.frombytes("L", stack, b"".join(band.tobytes() for band in mean.split())),
@@ -764,7 +762,7 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image)
         return ImageMath.lambda_eval(lambda x: x["min"](x["max"](formula(x), 0.0), 255.0), **images)
 
     images["foreground"] = solve(lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"]))
-    # If this was clipped, the background makes up for it, and if that is clipped too, the foreground does.
+    # The background makes up for a foreground that was clipped, and the second foreground for such a background.
     images["background"] = solve(lambda x: (x["level"] - x["foreground"] * x["cover"]) / (1.0 - x["cover"]))
     images["foreground"] = solve(lambda x: (x["level"] - x["background"] * (1.0 - x["cover"])) / x["cover"])
     rounded = (images[name].point(lambda level: level * 1 + 0.5).convert("L") for name in ("background", "foreground"))
@@ -774,18 +772,18 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image)
 
 def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, background: Image.Image,
                        foreground: Image.Image) -> tuple[bytes, bytes, bytes]:
-    """Return codes, foreground and background. A cell takes over colours of the previous cell if it hardly changes."""
+    """Return codes, foreground and background, in which similar cells have the same colours as the previous cell."""
     foregrounds, backgrounds, density, tolerance = bytearray(), bytearray(), densities(), 2  # levels of the mean
     lumas = zip(background.convert("L").tobytes(), foreground.convert("L").tobytes(), strict=True)
     planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, background, foreground))
-    fr = fg = fb = br = bg = bb = luma = apart = 0  # the previous cell: foreground, background, its luma, the contrast
+    fr = fg = fb = br = bg = bb = luma = apart = 0  # the previous cell's foreground, background, luma, contrast
     for code, (below, above), (r, g, b), under, over in zip(codes.tobytes(), lumas, *planes, strict=True):
         cover, wanted = density[code], above - below
-        near = 12 + abs(wanted) // 5 if cover else 512  # levels; a high contrast masks changes, a space hides them
+        near = 12 + abs(wanted) // 5 if cover else 512  # levels; a high contrast masks a change, a space hides it
         if not (-near <= apart - wanted <= near and -tolerance <= br + (fr - br) * cover - r <= tolerance
                 and -tolerance <= bg + (fg - bg) * cover - g <= tolerance
                 and -tolerance <= bb + (fb - bb) * cover - b <= tolerance):
-            most, part = 1 / (1 - cover), cover / (1 - cover)
+            most, part = 1 / (1 - cover), cover / (1 - cover)  # keep the foreground, and solve for the background
             br, bg = int(r * most - fr * part + 0.5), int(g * most - fg * part + 0.5)
             bb = int(b * most - fb * part + 0.5)
             apart = luma - (299 * br + 587 * bg + 114 * bb) // 1000
@@ -798,7 +796,7 @@ def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, backgr
 
 
 def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
-    """Return codes, foreground and no background. A glyph shows the tone of its cell, or the direction of an edge."""
+    """Return character codes and foreground. A glyph shows the tone of its cell, or the direction of an edge."""
     samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
     grey, gamma = samples.convert("L"), 1 if plain else 0.3  # with 0.3, the colours show most of the tone
     toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
@@ -841,11 +839,11 @@ def runs(art: Art) -> Iterator[list[Run]]:
     for row in art.rows:
         made: list[Run] = []
         text, foreground, background = "", None, None
-        for glyph, ink, paper in itertools.islice(cells, len(row)):
-            if text and (paper != background or (glyph != " " and foreground and ink != foreground)):
+        for glyph, colour, ground in itertools.islice(cells, len(row)):
+            if text and (ground != background or (glyph != " " and foreground and colour != foreground)):
                 made.append((text, foreground, background))
                 text, foreground = "", None
-            text, foreground, background = text + glyph, foreground if glyph == " " else ink, paper
+            text, foreground, background = text + glyph, foreground if glyph == " " else colour, ground
         yield [*made, (text, foreground, background)]
 
 
@@ -890,12 +888,12 @@ def palette(colors: str) -> dict[bytes, tuple[str, str]]:
 
 
 def snapped(plane: bytes, columns: int, colours: Collection[bytes], carried: float) -> bytes:
-    """Return the plane in the nearest of `colours`. Cells on the right and below make up for a share of the error."""
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(b"".join(colours))
+    """Return the nearest of `colours` for each cell. Dithering makes up for a share of the error in the next cells."""
+    allowed = Image.new("P", (1, 1))
+    allowed.putpalette(b"".join(colours))
     wanted = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
-    nearest = wanted.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
-    return Image.blend(nearest, wanted, carried).quantize(palette=palette).convert("RGB").tobytes()
+    nearest = wanted.quantize(palette=allowed, dither=Image.Dither.NONE).convert("RGB")
+    return Image.blend(nearest, wanted, carried).quantize(palette=allowed).convert("RGB").tobytes()
 
 
 def to_png(art: Art, background: str) -> bytes:
@@ -906,9 +904,8 @@ def to_png(art: Art, background: str) -> bytes:
     size = grid[0] * width, grid[1] * height
     tiles = {name: glyph.reduce(step) for name, glyph in glyphs().items()}
     mask = Image.new("L", size)
-    for y, row in enumerate(art.rows):
-        for x, name in enumerate(row):
-            mask.paste(tiles[name], (x * width, y * height))
+    for i, name in enumerate("".join(art.rows)):
+        mask.paste(tiles[name], (i % grid[0] * width, i // grid[0] * height))
     planes = art.foreground, art.background or bytes(BACKGROUNDS[background]) * (grid[0] * grid[1])
     foreground, ground = (Image.frombytes("RGB", grid, p).resize(size, Image.Resampling.NEAREST) for p in planes)
     return written(Image.composite(foreground, ground, mask), "PNG", compress_level=4)
@@ -928,11 +925,9 @@ def to_html(art: Art) -> str:
 
 def element(run: Run) -> str:
     """Return the run in HTML, as short as is valid: colours such as #abc for #aabbcc, and no quotation marks."""
-    text, styles = html.escape(run[0], quote=False), []
-    for name, colour in zip(("color", "background"), run[1:], strict=True):
-        if colour:
-            digits = colour.hex()
-            styles.append(f"{name}:#{digits[::2] if digits[::2] == digits[1::2] else digits}")
+    text, colours = html.escape(run[0], quote=False), zip(("color", "background"), run[1:], strict=True)
+    digits = [(name, colour.hex()) for name, colour in colours if colour]
+    styles = [f"{name}:#{long[::2] if long[::2] == long[1::2] else long}" for name, long in digits]
     return f"<b style={';'.join(styles)}>{text}</b>" if styles else text
 
 
@@ -945,12 +940,12 @@ def to_dict(art: Art) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# House cats: portraits drawn from a seed, so that there always is a cat
+# House cats: portraits drawn from a seed, so that there is always a cat
 # ---------------------------------------------------------------------------------------------------------------------
 
 HOUSE_CATS = 2**32
 PORTRAIT = 480, 360
-INK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
+BLACK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
 # distance 1. An Easel turns points into pixels.
 Shape = Sequence[complex]  # the corners of a polygon
@@ -1027,8 +1022,8 @@ PATTERNS: dict[str, list[Layer]] = {
 FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth and nose, whiskers
     (SHADOW, 0.05, 0.3, both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j))),
     (LIGHT, 0.07, 0.25, [oval(0.12j, 0.07, 0.2), *MUZZLE[:2]]),
-    (INK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011) for i in range(9)))),
-    (INK, 0, 1, [whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), stroke(0.035, 0.46j, 0.53j, 0.61j),
+    (BLACK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011) for i in range(9)))),
+    (BLACK, 0, 1, [whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), stroke(0.035, 0.46j, 0.53j, 0.61j),
                  *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
     ("nose", 0, 1, [whole(0.04+0.335j, 0.12+0.355j, 0.09+0.42j, 0.02+0.475j)]),
     ("white", 0, 0.9, both(*(stroke(0.02, 0.32+0.51j + i * 0.055j, 0.8+0.42j + i * 0.12j, 1.35+0.47j + i * 0.2j)
@@ -1077,7 +1072,7 @@ def paint_eyes(easel: Easel) -> str:
     gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
     lids, eyes = (both([0.42 + z * look * size for z in LIDS]) for size in (1, 0.82))
     easel.paint("belly", 0.06, 0.45, [[z * 1.06 for z in lid] for lid in lids])
-    easel.paint(INK, 0, 1, lids)
+    easel.paint(BLACK, 0, 1, lids)
     for side, shape, name in zip((0.42, -0.42), eyes, [first, *others, first], strict=False):
         (iris, glow), centre = EYES[name].split(), side + gaze
         eye = easel.paint(iris, 0, 1, [shape])
@@ -1085,7 +1080,7 @@ def paint_eyes(easel: Easel) -> str:
         rays = [cmath.rect(0.22, i / 3.2) for i in range(20)]
         easel.paint(glow, 0, 0.45, [(centre + z * 0.4, centre + z, centre + z * (1+0.12j)) for z in rays], eye)
         easel.paint(SHADOW, 0, 0.75, [shape], ImageChops.invert(easel.mask([oval(side + 0.05j, 0.25, 0.2)], 0.035)))
-        easel.paint(INK, 0, 1, [oval(centre, pupil, 0.175)], eye)
+        easel.paint(BLACK, 0, 1, [oval(centre, pupil, 0.175)], eye)
         easel.paint("white", 0, 1, [oval(centre + 0.07-0.09j, 0.055, 0.06), oval(centre - 0.08+0.09j, 0.025, 0.025)])
     return f"one {first} and one {others[0]} eye" if others else f"{first} eyes"
 
