@@ -568,9 +568,8 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
             f"script.work_in_box({longest}, {store})")
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHON", "LD_", "DYLD_"))}
     try:
-        done = subprocess.run(  # without the other variables, because these may be keys
-            [sys.executable, "-P", "-c", code], env=kept, timeout=BOX_SECONDS,
-            input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        done = subprocess.run([sys.executable, "-P", "-c", code], env=kept, input=data, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)  # other variables may be keys
     except subprocess.TimeoutExpired:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     if done.returncode == 0:
@@ -925,9 +924,11 @@ def to_html(art: Art) -> str:
 
 def element(run: Run) -> str:
     """Return the run in HTML, as short as is valid: colours such as #abc for #aabbcc, and no quotation marks."""
-    text, colours = html.escape(run[0], quote=False), zip(("color", "background"), run[1:], strict=True)
-    digits = [(name, colour.hex()) for name, colour in colours if colour]
-    styles = [f"{name}:#{long[::2] if long[::2] == long[1::2] else long}" for name, long in digits]
+    text, styles = html.escape(run[0], quote=False), []
+    for name, colour in zip(("color", "background"), run[1:], strict=True):
+        if colour:
+            digits = colour.hex()
+            styles.append(f"{name}:#{digits[::2] if digits[::2] == digits[1::2] else digits}")
     return f"<b style={';'.join(styles)}>{text}</b>" if styles else text
 
 
