@@ -408,7 +408,7 @@ def looks(art: Image.Image, widths: Sequence[int] = (160, 240, 320), softened: f
 
 
 def score(text: str, path: Path) -> tuple[float, ...]:
-    """Return SSIM, PSNR, correlation, the share of legible cells, and of views with a cat (nan: the picture has none)."""
+    """Return SSIM, PSNR, correlation, the share of legible cells, and of views with a cat (nan if no cat is there)."""
     import numpy as np
     from skimage.metrics import structural_similarity
 

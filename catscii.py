@@ -126,7 +126,7 @@ def quoted(text: str) -> str:
 
 
 def ensure(text: str, valid: Callable[[str], object], what: str, secret: bool = False) -> str:
-    """Return `text` if it is valid, else raise ValueError. The message does not show a secret."""
+    """Return `text` if it is valid, else raise ValueError. With `secret`, the message does not show the text."""
     if not valid(text):
         raise ValueError(f"is not {what}" if secret else f"{quoted(text)} is not {what}")
     return text
@@ -207,7 +207,7 @@ class Settings:
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Return the settings. An empty variable is not set, except CAT_SOURCES. Raises SetupError with all problems."""
+    """Return the settings. Empty variables are ignored, except CAT_SOURCES. Raises SetupError with all problems."""
     given, problems = {key: text.strip() for key, text in environ.items() if text.strip() or key == "CAT_SOURCES"}, []
     if fly := given.get("FLY_APP_NAME"):
         given = {"CLIENT_IP_HEADER": "Fly-Client-IP", "SENTRY_ENVIRONMENT": fly} | given
@@ -227,7 +227,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     for kind in ("", "TRACES_"):
         collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", otlp_url, collector)
         read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid headers
-    if collector:  # it must not get the key
+    if collector:  # which must not get the key
         values["honeycomb_api_key"] = None
     if given.get("OTEL_SDK_DISABLED", "").lower() != "true":
         values["otlp_endpoint"] = collector or (HONEYCOMB if values["honeycomb_api_key"] else None)
@@ -240,7 +240,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 # Telemetry: logs, metrics for Prometheus, errors for Sentry, traces for an OTLP collector
 # ---------------------------------------------------------------------------------------------------------------------
 
-FLUSH_SECONDS = 1.5  # at the end, for Sentry and again for traces, to send what is left
+FLUSH_SECONDS = 1.5  # the time at the end for Sentry, and again for traces, to send what is left
 HONEYCOMB = "https://api.honeycomb.io/v1/traces"
 TRACE = "opentelemetry.trace"  # a module that is in sys.modules only if traces are sent
 METRICS = {
@@ -331,7 +331,7 @@ def start_logging(level: int) -> LogHandler:
 
 
 class Trouble:
-    """A failure that lasts for a while. It is true until it ends. Its begin and its end are logged, a line each."""
+    """A failure that lasts for a while: true from `begin` to `end`, which log one line each."""
 
     def __init__(self, begins: str, ends: str, level: int = logging.ERROR) -> None:
         self._begins, self._ends, self._level = begins, ends, level
@@ -498,12 +498,12 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
 # <x, m> / |m|^2. A stencil s, which is m rounded to black and white, makes this fast: the mean of |x - s| is linear in
 # <x, s>, and Pillow computes this mean for all cells at once. `render_fill` does so for one glyph after another.
 
-STYLES = ("fill", "ink")  # glyphs on backgrounds of their own; glyphs alone
+STYLES = ("fill", "ink")  # glyphs with backgrounds; glyphs alone
 BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; transparent pictures get the dark one
 CONTRAST = 30  # the default for the least contrast between a glyph and its background, in levels of luma
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
-BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # the decoding process: its memory, time, and exit status
+BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # memory, time, and exit status of the decoding process
 MAX_ROWS, TERMINAL_ROWS = 240, 22  # a terminal has 24 rows, of which the caption and the prompt take two
 PARTS = 10, 20  # columns and rows of COVERAGE in a cell, which is twice as tall as wide
 SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
@@ -539,7 +539,7 @@ class Art(NamedTuple):
 
 
 def decode(data: bytes, longest: int) -> Image.Image:
-    """Return the first frame, upright, in RGB, reduced, but to `longest` pixels at least. Raises PictureError."""
+    """Return the first frame, upright, in RGB. Reduce it, but to at least `longest` pixels. Raises PictureError."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
             width, height = picture.size
@@ -562,7 +562,7 @@ def decode(data: bytes, longest: int) -> Image.Image:
 
 
 def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
-    """Decode a picture from outside in a process with limits, see `work_in_box`. Raises PictureError."""
+    """Return the output of `work_in_box`, in a process with limits, for a picture from outside. Raises PictureError."""
     folder, name = os.path.split(os.path.abspath(__file__))
     code = (f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
             f"script.work_in_box({longest}, {store})")
@@ -580,7 +580,7 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
 
 
 def work_in_box(longest: int, store: bool) -> None:
-    """Decode standard input, write a JPEG for the store, or else a PPM, or the reason for a failure, and exit."""
+    """Decode standard input. Write a JPEG for the store, or else a PPM, or the reason for a failure. Then exit."""
     plugins = [name + "ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")]
     for name in (*plugins, "ImageChops", "ImageFilter", "ImageMath", "ImageOps", "ImageStat"):
         importlib.import_module("PIL." + name)  # now, because no file can be opened below
@@ -1025,7 +1025,7 @@ FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth
     (LIGHT, 0.07, 0.25, [oval(0.12j, 0.07, 0.2), *MUZZLE[:2]]),
     (BLACK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011) for i in range(9)))),
     (BLACK, 0, 1, [whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), stroke(0.035, 0.46j, 0.53j, 0.61j),
-                 *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
+                   *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
     ("nose", 0, 1, [whole(0.04+0.335j, 0.12+0.355j, 0.09+0.42j, 0.02+0.475j)]),
     ("white", 0, 0.9, both(*(stroke(0.02, 0.32+0.51j + i * 0.055j, 0.8+0.42j + i * 0.12j, 1.35+0.47j + i * 0.2j)
                              for i in range(3)))),
@@ -1054,7 +1054,7 @@ class Easel(NamedTuple):
 
     def paint(self, colour: str, blur: float, alpha: float, shapes: Iterable[Shape],
               within: Image.Image | None = None, hair: float = 0) -> Image.Image:
-        """Paint the shapes inside the mask `within`, with a fringe of hairs. Return the mask of the shapes alone."""
+        """Paint the shapes where the mask `within` allows it, with a fringe of hairs. Return the shapes' own mask."""
         mask = self.mask([self.furry(shape, hair) for shape in shapes] if hair else shapes, blur)
         if box := mask.getbbox():  # pasting takes most of the time, and most shapes are small
             part = ImageChops.multiply(mask.crop(box), within.crop(box)) if within else mask.crop(box)
