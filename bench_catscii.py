@@ -21,36 +21,36 @@
 # [tool.uv]
 # exclude-newer = "2026-11-01T00:00:00Z"
 # ///
-"""Measures catscii beside its peers, and regenerates its table of glyphs and its map of the world.
+"""Measure catscii beside its peers, and make the glyphs and the map of the world that catscii.py contains.
 
     uv run bench_catscii.py art PICTURE...    quality, size and speed of art at 80 columns
-    uv run bench_catscii.py serve             requests a second beside the least that bottle and waitress need, memory
-    uv run bench_catscii.py coverage          the COVERAGE literal of catscii.py
-    uv run bench_catscii.py map               its WORLD literal, from what npm packs
-    uv run bench_catscii.py start             time from exec to the first byte of a 200 on /, and resident memory
-    uv run bench_catscii.py machines          what it costs that machines add up their visits in etcd
+    uv run bench_catscii.py serve             requests a second and memory, beside those of a minimal service
+    uv run bench_catscii.py coverage          the literal COVERAGE of catscii.py
+    uv run bench_catscii.py map               the literal WORLD of catscii.py, from a package of npm
+    uv run bench_catscii.py start             time from exec to the first byte of a response, and resident memory
+    uv run bench_catscii.py machines          what it costs to add up the visits of many machines in etcd
 
-art runs all renderers by turns, on the pictures given and on four house cats. A row has the means over these pictures:
-ssim (luma, 7 x 7 windows) and psnr (colours blurred by 6 pixels) of the art, drawn with DejaVu Sans Mono in cells of
-10 x 20 pixels, against the picture; corr (luma blurred by 5 pixels); the share of legible cells (a glyph, 24 levels of
-luma or more from its background); how often OpenCV's detectors of cats' faces find one in the art, in the pictures
-in which they find one; the bytes printed; the median time, and its ratio to the floor: Pillow's draft + convert +
-resize to 4 x 8 samples a cell.
-Peers that are not installed (chafa, jp2a and artem are programs) are left out.
+art runs all renderers in turn, on the given pictures and on four house cats. To measure the quality, it draws the art
+with DejaVu Sans Mono in cells of 10 x 20 pixels and compares it with the picture. A row of its table has the means of:
+ssim (of luma, in windows of 7 x 7 pixels); psnr (of colours that are blurred by 6 pixels); corr (of luma that is
+blurred by 5 pixels); legible, the share of cells with a glyph that is 24 levels of luma or more from its background;
+seen, the share of views of the art in which OpenCV's detectors find a cat's face (only for pictures in which they find
+one); the bytes of the output; the median time, and its ratio to that of the floor, which is Pillow's draft, convert and
+resize to 4 x 8 samples a cell. Peers that are not installed (chafa, jp2a and artem are programs) are left out.
 
-serve takes some seven minutes. It asks for / as a browser does, on 32 connections, with wrk if that is installed. It
-asks one service after the other, again and again: the floor, a bottle route that returns the same bytes from as many of
-waitress's threads, and catscii, which counts and logs each visit: with house cats alone, while 200 clients send a byte
-a second, with an upstream that answers after 2 seconds, and with one that never does. The ratios are medians of those
-within a round.
+serve takes about seven minutes. It requests / like a browser, on 32 connections, with wrk if this is installed. It asks
+several services in turn, again and again. The floor is a bottle route that returns the same bytes, with the same number
+of waitress's threads. catscii, which also counts and logs each visit, runs with house cats only, with 200 clients that
+send a byte a second, with an upstream that answers after 2 seconds, and with an upstream that never answers. The ratios
+are medians of the ratios within a round.
 
-start runs the service and CGI by turns, on a full store. The floor is Python that imports bottle and sqlite3, for the
-service waitress as well, and says so. The script is byte-compiled as where it is installed, but where it says not.
+start runs the service and CGI in turn, with a full store. The floor is Python that imports bottle and sqlite3, and, for
+the service, waitress. The script is compiled to bytecode, like an installed one, unless the table says otherwise.
 
-machines needs etcd, and takes some four minutes. One machine of 1, 3 and 10 is asked as by serve, in turns with one
-that has no etcd; the ratios are medians of those within a round. A proxy between this machine and etcd counts the
-requests and the bytes of an exchange; its CPU is what the machine uses beyond the one without etcd. The seconds are
-those from a visit of one machine until all show the same sum.
+machines needs etcd, and takes some four minutes. It loads one of 1, 3 and 10 machines like serve, in turns with one
+machine without etcd; the ratios are medians of the ratios within a round. A proxy between the machine and etcd counts
+requests and bytes. The CPU of an exchange is what the machine uses beyond the one without etcd. The seconds to agree
+pass between a visit to one machine and the moment when all machines show the same sum.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps, ImageStat
 
 import catscii
 
@@ -93,27 +93,26 @@ Cell = tuple[str, Colour, Colour]
 
 
 def font_path() -> Path:
-    """DejaVu Sans Mono, which matplotlib brings along."""
+    """Return the path of DejaVu Sans Mono, which is part of matplotlib."""
     spec = importlib.util.find_spec("matplotlib")
     assert spec and spec.origin
     return Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
 
 
-def coverage() -> bytes:
-    """How much ink each printable ASCII glyph has in the 10 x 20 parts of its cell: 0, 85, 170 or 255, row by row.
+def drawn_glyph(name: str) -> Image.Image:
+    """Draw a glyph in DejaVu Sans Mono at 16 pixels, in a cell of 10 x 20 (L). The levels are 0, 85, 170 and 255."""
+    cell = Image.new("L", catscii.PARTS)
+    ImageDraw.Draw(cell).text((0, 0), name, font=ImageFont.truetype(font_path(), 16), fill=255)
+    return cell.point(lambda level: (level + 42) // 85 * 85)
 
-    The font is drawn at 16 pixels, in cells of 10 x 20.
-    """
-    font, levels = ImageFont.truetype(font_path(), 16), bytearray()
-    for code in range(32, 127):
-        cell = Image.new("L", (10, 20))
-        ImageDraw.Draw(cell).text((0, 0), chr(code), font=font, fill=255)
-        levels += bytes((level + 42) // 85 * 85 for level in cell.tobytes())
-    return bytes(levels)
+
+def coverage() -> bytes:
+    """Return what catscii.glyphs() reads: the pixels of each glyph's cell, row by row."""
+    return b"".join(drawn_glyph(name).tobytes() for name in catscii.GLYPHS)
 
 
 def print_literal(name: str, data: bytes) -> None:
-    """Print what zopfli makes of the data, a tenth less than zlib, which unpacks either."""
+    """Print the data as a Python literal. zopfli packs a tenth better than zlib, and zlib can unpack the result."""
     from zopfli.zopfli import compress
 
     literal = base64.b85encode(compress(data, numiterations=200)).decode()
@@ -122,10 +121,10 @@ def print_literal(name: str, data: bytes) -> None:
 
 WORLD_ATLAS = "world-atlas@2.0.2"  # on npm: Natural Earth, public domain, as TopoJSON
 FINE = 20  # pixels across a cell of the map
-WEST = -170.0  # the map's left edge: in the Bering Strait, the only meridian that cuts no continent
+WEST = -170.0  # the left edge of the map, in the Bering Strait: no other meridian avoids all continents
 NORTH = 84.0
 UNCODED = {"Kosovo": "XK", "N. Cyprus": "CY", "Somaliland": "SO"}  # areas without an ISO code of their own
-OVERSEAS = {  # codes for which Natural Earth has no area, or counts it to a motherland: that, longitude, latitude
+OVERSEAS = {  # by code: the country whose area includes this one in Natural Earth ("": none), longitude, latitude
     "BQ": ("NL", -68.3, 12.2),
     "BV": ("", 3.4, -54.4),
     "CC": ("", 96.8, -12.2),
@@ -145,7 +144,7 @@ Ring = list[tuple[float, float]]  # longitude and latitude, in degrees
 
 
 def country_names() -> dict[str, str]:
-    """CLDR's names of all countries of ISO 3166-1, of Kosovo and of the unknown, by code, in the order of the codes."""
+    """Return CLDR's names of all countries of ISO 3166-1, Kosovo and "Unknown", by code, sorted by code."""
     from babel import Locale
     from babel.core import get_global
 
@@ -157,7 +156,7 @@ def country_names() -> dict[str, str]:
 
 
 def natural_earth() -> list[tuple[str, list[Ring]]]:
-    """Code and rings, the outer one first, of each area of each country but Antarctica, the largest first."""
+    """Return the areas of all countries except Antarctica, the largest first: the code, and the rings, outer first."""
     from babel.core import get_global
 
     numbered = get_global("territory_aliases")
@@ -172,7 +171,7 @@ def natural_earth() -> list[tuple[str, list[Ring]]]:
         arcs.append([(scale_x * x + left, scale_y * y + bottom) for x, y in zip(xs, ys, strict=True)])
 
     def ring(indices: list[int]) -> Ring:
-        """Whole across the date line, and not west of the map."""
+        """Return a ring from the indices of its arcs, without a gap at the date line, and not west of the map."""
         points = [point for i in indices for point in (arcs[i] if i >= 0 else arcs[~i][::-1])[:-1]]
         turn, previous, whole = 0, points[0][0], []
         for lon, lat in points:
@@ -200,15 +199,17 @@ def extent(ring: Ring) -> float:
 
 
 def on_the_map(point: tuple[float, float]) -> tuple[float, float]:
-    """Column and row of a longitude and latitude, in Gall's stereographic projection."""
+    """Return the column and row of a longitude and latitude in degrees, in Gall's stereographic projection."""
     radius = catscii.WORLD_COLUMNS / math.tau
     north, south = (math.tan(math.radians(lat) / 2) for lat in (NORTH, point[1]))
     return (point[0] - WEST) * catscii.WORLD_COLUMNS / 360, radius * (1 + math.sqrt(2)) * (north - south) / 2
 
 
 def draw_countries(codes: list[str]) -> tuple[Image.Image, dict[str, tuple[float, ...]]]:
-    """A picture of FINE x 2 FINE pixels a cell, each 0 or 1 more than its country's number, and the middle of each
-    country's largest area, as column and row."""
+    """Return an atlas and the middle of each country's largest area, as column and row.
+
+    The atlas (L) has FINE x 2 FINE pixels for each cell. A pixel is 0, or 1 more than its country's index in `codes`.
+    """
     atlas = Image.new("L", (FINE * catscii.WORLD_COLUMNS, 2 * FINE * catscii.WORLD_ROWS))
     pen, middles = ImageDraw.Draw(atlas), {}
     for code, rings in natural_earth():
@@ -221,24 +222,31 @@ def draw_countries(codes: list[str]) -> tuple[Image.Image, dict[str, tuple[float
 
 
 def land_glyphs(atlas: Image.Image) -> bytearray:
-    """The glyph that most resembles the land in each cell, drawn light on dark."""
+    """Return for each cell the printable ASCII character that most resembles its land, drawn light on dark."""
     grid = catscii.WORLD_COLUMNS, catscii.WORLD_ROWS
     land = atlas.point([0] + [255] * 255).reduce(2 * FINE // catscii.PARTS[0])
-    glyphs, best = Image.new("L", grid, ord(" ")), catscii.means(land, grid)
-    for glyph, shade in catscii.shades().items():
-        difference = catscii.means(ImageChops.difference(land, catscii.tiled(shade, grid)), grid)
-        glyphs.paste(ord(glyph), mask=ImageChops.subtract(best, difference, scale=1 / 255))
+    glyphs = {name: drawn_glyph(name) for name in map(chr, range(33, 127))}
+    densities = {name: ImageStat.Stat(glyph).mean[0] / 255 for name, glyph in glyphs.items()}
+    codes, best = Image.new("L", grid, ord(" ")), catscii.cell_means(land, grid)
+    for name in sorted(glyphs, key=densities.__getitem__):
+        blurred = glyphs[name].filter(ImageFilter.GaussianBlur(2)).reduce(2)
+        shade = blurred.point(lambda level: level / max(densities.values()))  # the mean of the densest is white
+        difference = catscii.cell_means(ImageChops.difference(land, catscii.tiled(shade, grid)), grid)
+        codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    return bytearray(glyphs.tobytes())
+    return bytearray(codes.tobytes())
 
 
 def world() -> bytes:
-    """What catscii.world() reads, in Latin-1: for each first letter of a code, a line with the rest of the code and the
-    name of each country; after NUL, the glyphs of all cells; then, of each that is no space, the owner and, each after
-    a byte 255, guests, as numbers of countries.
+    """Return what catscii.world() reads, in Latin-1.
 
-    The owner of a cell has the most land there; a country that has the most nowhere owns the cell that it fills best,
-    if it has a third of its owner's land there and that has others. The rest are guests, or own a dot in the sea.
+    It begins with a line for each first letter of a code: the rest of the code and the name of each country. After a
+    NUL, the glyphs of all cells follow. Then each cell with a glyph has its owner and its guests, as indices of
+    countries, and a byte 255 before each guest.
+
+    The owner of a cell is the country with the most land in it. A country that owns no cell in this way gets the cell
+    that has most of its land, if this is a third of the owner's land or more, and if the owner has other cells. The
+    remaining countries become guests, or own a dot in the sea.
     """
     names, columns = country_names(), catscii.WORLD_COLUMNS
     codes = list(names)
@@ -337,7 +345,7 @@ RENDERERS: dict[str, Callable[[Path], str]] = {
 
 
 def parse(text: str) -> list[list[Cell]]:
-    """ANSI text with 16 or 24-bit colours as rows of (character, foreground, background)."""
+    """Return ANSI text with 16 or 24-bit colours as rows of (character, foreground, background)."""
     basic = [tuple(80 * (code >> 3) + 170 * (code >> bit & 1) for bit in range(3)) for code in range(16)]
     default = (229, 229, 229), (0, 0, 0)
     colours, inverse, rows = list(default), False, []
@@ -369,7 +377,7 @@ def parse(text: str) -> list[list[Cell]]:
 
 
 def draw(rows: list[list[Cell]]) -> Image.Image:
-    """The rows as a terminal would show them."""
+    """Draw the rows as a terminal would show them, in cells of 10 x 20 pixels."""
     canvas = Image.new("RGB", (10 * max(map(len, rows)), 20 * len(rows)))
     pen, font = ImageDraw.Draw(canvas), ImageFont.truetype(font_path(), 16)
     for y, row in enumerate(rows):
@@ -388,7 +396,7 @@ def luma(colour: tuple[int, ...]) -> float:
 
 
 def looks(art: Image.Image, widths: Sequence[int] = (160, 240, 320), softened: float = 4) -> list[bool]:
-    """Whether OpenCV's detectors of cats' faces see one in the picture, from afar: sharp, and softened."""
+    """Return for several views of the art whether OpenCV's detectors find a cat's face: small, sharp and softened."""
     import cv2
     import numpy as np
 
@@ -406,7 +414,7 @@ def looks(art: Image.Image, widths: Sequence[int] = (160, 240, 320), softened: f
 
 
 def score(text: str, path: Path) -> tuple[float, ...]:
-    """SSIM, PSNR, correlation, the share of legible cells, and of looks that see a cat (nan: there is none)."""
+    """Return SSIM, PSNR, correlation, the share of legible cells, and of views with a cat (nan if no cat is there)."""
     import numpy as np
     from skimage.metrics import structural_similarity
 
@@ -424,7 +432,7 @@ def score(text: str, path: Path) -> tuple[float, ...]:
 
 
 def compare(pictures: list[Path]) -> None:
-    """Print the table."""
+    """Run all renderers on the pictures, and print the table."""
     times: dict[str, list[float]] = {}
     figures: dict[str, list[tuple[float, ...]]] = {}
     for path in pictures:
@@ -438,7 +446,7 @@ def compare(pictures: list[Path]) -> None:
                     print(f"left out {name}: {error}", file=sys.stderr)
                     del RENDERERS[name]
                     continue
-                if turn:  # the first is to warm up
+                if turn:  # the first turn is to warm up
                     taken.setdefault(name, []).append(time.perf_counter() - start)
                 elif text:
                     figures.setdefault(name, []).append((*score(text, path), len(text.encode())))
@@ -476,7 +484,7 @@ BROWSER = {
 
 
 class Server:
-    """A process that serves on a free port, which it tells on standard error."""
+    """A process that listens on a free port and writes the port's number to standard error."""
 
     def __init__(self, folder: str, command: list[str], stdin: bytes = b"", **variables: str) -> None:
         Path(folder).mkdir()
@@ -501,7 +509,7 @@ class Server:
         return resident(self.process.pid)
 
     def processor_seconds(self) -> float:
-        """Of all threads, in user and system mode (proc(5))."""
+        """Return the processor time of all threads, in user and system mode (proc(5))."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -511,7 +519,7 @@ class Server:
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
-    """CATAAS, as far as catscii asks it; every answer takes `seconds`."""
+    """The part of CATAAS that catscii uses. Each answer takes `seconds`."""
 
     seconds, asked = 0.0, 0
 
@@ -536,7 +544,7 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 
 
 def upstream(seconds: float) -> tuple[type[Upstream], str]:
-    """An upstream of that slowness, which counts what it is asked, and its URL."""
+    """Start an upstream that takes `seconds` for an answer. Return its class, which counts requests, and its URL."""
     handler = type("Handler", (Upstream,), {"seconds": seconds})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
@@ -549,7 +557,7 @@ def connection(port: int) -> socket.socket:
 
 
 def ask(paths: Iterator[str], port: int, end: float = math.inf) -> list[float]:
-    """Ask for the paths on one connection until the time `end`; the seconds that each answer took."""
+    """Request the paths on one connection, until time.perf_counter() is `end`. Return the seconds of each answer."""
     taken = []
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     for path in paths:
@@ -564,8 +572,11 @@ def ask(paths: Iterator[str], port: int, end: float = math.inf) -> list[float]:
 
 
 def load(server: Server, seconds: int) -> tuple[float, float, float]:
-    """Ask for / on 32 connections: requests a second, the 99th percentile of their milliseconds, and the service's CPU
-    time a request in microseconds."""
+    """Request / on 32 connections for some seconds.
+
+    Return the requests a second, the 99th percentile of the latency in milliseconds, and the service's processor time
+    for each request in microseconds.
+    """
     used = server.processor_seconds()
     if shutil.which("wrk"):
         headers = [f"-H{name}:{value}" for name, value in BROWSER.items()]
@@ -584,7 +595,7 @@ def load(server: Server, seconds: int) -> tuple[float, float, float]:
 
 
 def drip(port: int, clients: int, stop: threading.Event) -> None:
-    """Hold that many connections open, each of which sends a byte of its request a second."""
+    """Hold connections open until `stop` is set. Each sends a byte of its request every second."""
     slow = [connection(port) for _ in range(clients)]
     for each in slow:
         each.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
@@ -594,7 +605,7 @@ def drip(port: int, clients: int, stop: threading.Event) -> None:
 
 
 def mixed(seed: int, count: int) -> Iterator[str]:
-    """Paths of all routes, with parameters of all kinds."""
+    """Yield random paths of all routes, with parameters of all kinds."""
     rng = random.Random(seed)
     for _ in range(count):
         query = f"?width={rng.choice([20, 40, 80])}&format={rng.choice(list(catscii.CONTENT_TYPES))}&x={rng.random()}"
@@ -603,7 +614,7 @@ def mixed(seed: int, count: int) -> Iterator[str]:
 
 
 def compare_serving() -> None:
-    """Print the tables."""
+    """Load the services in turn, and print the table and the memory."""
     stop, script = threading.Event(), [catscii.__file__]
     (slow, slow_url), (idle, idle_url), (_, hanging_url) = upstream(2), upstream(2), upstream(3600)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -625,7 +636,7 @@ def compare_serving() -> None:
         stack.callback(stop.set)
         threading.Thread(target=drip, args=(servers["200 slow clients"].port, 200, stop), daemon=True).start()
         for server in servers.values():
-            ask(itertools.repeat("/", 200), server.port)  # all of the minute's cats are drawn now
+            ask(itertools.repeat("/", 200), server.port)  # now all house cats of this minute are drawn
         figures: dict[str, list[tuple[float, ...]]] = {name: [] for name in servers}
         for _ in range(ROUNDS):
             least = load(floor, 2)
@@ -666,7 +677,7 @@ REQUEST = {
 
 
 def first_byte(arguments: list[str], variables: dict[str, str]) -> tuple[float, float]:
-    """Seconds from exec to what is printed first, or to what is sent first by a service; its resident megabytes."""
+    """Start Python. Return the seconds until it prints, or sends as a service, its first byte, and its memory in MB."""
     start, pipe = time.perf_counter(), subprocess.PIPE
     command = [sys.executable, *arguments]
     with subprocess.Popen(command, env=variables, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
@@ -687,12 +698,12 @@ def first_byte(arguments: list[str], variables: dict[str, str]) -> tuple[float, 
 
 
 def resident(pid: int) -> float:
-    """Megabytes."""
+    """Return the resident memory of a process in megabytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def compare_starts() -> None:
-    """Print the table."""
+    """Start the service and CGI in turn, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         database = catscii.Database(folder + "/catscii.db")
         for seed in range(catscii.STORED_CATS):
@@ -719,7 +730,7 @@ def compare_starts() -> None:
         for turn in range(STARTS + 1):
             for name, (arguments, more) in starts.items():
                 taken = first_byte(arguments, variables | more)
-                if turn:  # the first compiles
+                if turn:  # the first turn compiles
                     figures[name].append(taken)
     print("| | ms | x floor | MB | x floor |\n|---|---|---|---|---|")
     for name, turns in figures.items():

@@ -15,13 +15,13 @@
 """catscii: cats as coloured ASCII art, over HTTP and in the terminal.
 
     Settings     the environment, read once
-    Telemetry    logs, figures for Prometheus, errors to Sentry, traces to an OTLP collector
+    Telemetry    logs, metrics for Prometheus, errors for Sentry, traces for an OTLP collector
     Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON, PNG
-    House cats   portraits drawn from a seed, so that there always is a cat
-    Cats         The Cat API, CATAAS, the store that keeps their pictures, the refresher that tops it up
-    Visitors     address -> country -> one upsert; their map of the world
+    House cats   portraits drawn from a seed, so that there is always a cat
+    Cats         The Cat API and CATAAS, the store of their pictures, the refresher that fills the store
+    Visitors     address -> country -> one upsert; the map of the world
     Web          the routes
-    Running      waitress and its graceful end; one CGI request; `art` for the terminal
+    Running      the server and its graceful shutdown; one CGI request; the command `art`
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ from PIL import UnidentifiedImageError
 
 
 class Lazy:
-    """A module that is imported when it is first used. A start costs only what it uses: Pillow is slow to import."""
+    """Stands for a module and imports it at the first use, because importing Pillow and others is slow."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -117,23 +117,23 @@ LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  
 
 
 class SetupError(Exception):
-    """The service cannot start. Each argument describes one problem, with the variable and its value."""
+    """The service cannot start. Each argument describes one problem, and names the variable and its value."""
 
 
 def quoted(text: str) -> str:
-    """Quote `text` as printable ASCII of bounded length, which is safe in logs, terminals and pages."""
+    """Quote `text` as printable ASCII, shortened to 200 characters, for use in logs, terminals and pages."""
     return ascii(text if len(text) <= 200 else text[:197] + "...")
 
 
 def ensure(text: str, valid: Callable[[str], object], what: str, secret: bool = False) -> str:
-    """Return `text` if it is valid. Raises ValueError, whose message does not show a secret."""
+    """Return `text` if it is valid, else raise ValueError. With `secret`, the message does not show the text."""
     if not valid(text):
         raise ValueError(f"is not {what}" if secret else f"{quoted(text)} is not {what}")
     return text
 
 
 def one_of(text: str, choices: range | Collection[str]) -> Any:
-    """Return the choice that `text` names, a number if the choices are a range. Raises ValueError."""
+    """Return `text` if it is one of the choices, as a number if they are a range. Raises ValueError."""
     if isinstance(choices, range):
         return int(ensure(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
                           f"a whole number from {choices[0]} to {choices[-1]}"))
@@ -141,7 +141,7 @@ def one_of(text: str, choices: range | Collection[str]) -> Any:
 
 
 def source_urls(text: str) -> tuple[str, ...]:
-    """Split a comma-separated list of URLs. A comma inside a query belongs to its URL."""
+    """Split a comma-separated list of URLs. A comma in a query does not end its URL. Raises ValueError."""
     urls = filter(None, re.split(r"\s*,\s*(?=https?:|$)", text, flags=re.IGNORECASE))
     return tuple(ensure(url, lambda url: is_web_url(url) and "," not in url.partition("?")[0],
                         f"a URL such as {DEFAULT_SOURCES[-1]}") for url in urls)
@@ -157,7 +157,7 @@ def is_web_url(text: str) -> bool:
 
 
 def certificate_file(text: str) -> str:
-    """Return `text`, a file that was loaded once: a bad one would otherwise make requests fail, error reports too."""
+    """Return `text` if certificates can be loaded from this file. Raises ValueError."""
     try:
         ssl.create_default_context(cafile=text)
     except OSError as error:
@@ -166,8 +166,8 @@ def certificate_file(text: str) -> str:
 
 
 existing_file = partial(ensure, valid=os.path.isfile, what="a file")
-file_in_a_folder = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
-                           what="in a folder that exists")
+database_file = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
+                        what="in a folder that exists")
 header_name = partial(ensure, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
 key_text = partial(ensure, valid=re.compile("[!-~]+").fullmatch, what="printable ASCII without spaces", secret=True)
 etcd_url = partial(ensure, valid=is_web_url, what="a list of URLs such as http://localhost:2379", secret=True)
@@ -177,17 +177,18 @@ otlp_headers = partial(ensure, valid=re.compile(r"(?a)( *[\w.-]+=([ !#$&-+\--:<-
 dsn = partial(ensure, valid=re.compile(r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+").fullmatch,
               what="a DSN such as https://KEY@HOST/PROJECT", secret=True)
 
+
 def setting(default: object, parse: Callable[[str], object], help: str, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"parse": parse, "help": help})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings, each read from the environment variable of its name. None means "not set"."""
+    """The settings. Each is read from the environment variable with its name; None means that this is not set."""
 
     host: str = setting("0.0.0.0", str, "address to listen on (0.0.0.0)")
     port: int = setting(8080, partial(one_of, choices=range(65536)), "port to listen on, 0 for any free one (8080)")
-    analytics_db: str = setting("catscii.db", file_in_a_folder, "SQLite file for visits and pictures (catscii.db)")
+    analytics_db: str = setting("catscii.db", database_file, "SQLite file for visits and pictures (catscii.db)")
     geolite2_country_db: str | None = setting(None, existing_file, "MaxMind DB of countries (none: all count for ZZ)")
     client_ip_header: str | None = setting(
         None, header_name, "header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)")
@@ -206,16 +207,14 @@ class Settings:
     sentry_environment: str | None = setting(None, str, "environment of these errors (FLY_APP_NAME, else production)")
     honeycomb_api_key: str | None = setting(
         None, key_text, "key for traces to Honeycomb (none), or OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_*", secret=True)
-    otlp_endpoint: str | None = field(default=None, repr=False)  # where traces go, if anywhere
+    otlp_endpoint: str | None = field(default=None, repr=False)  # None: send no traces
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Return the settings. Empty variables count as unset, except CAT_SOURCES. Raises SetupError with all problems."""
-    given, problems = {name: text.strip() for name, text in environ.items() if text.strip()}, []
+    """Return the settings. Empty variables are ignored, except CAT_SOURCES. Raises SetupError with all problems."""
+    given, problems = {key: text.strip() for key, text in environ.items() if text.strip() or key == "CAT_SOURCES"}, []
     if fly := given.get("FLY_APP_NAME"):
         given = {"CLIENT_IP_HEADER": "Fly-Client-IP", "SENTRY_ENVIRONMENT": fly} | given
-    if "CAT_SOURCES" in environ:
-        given.setdefault("CAT_SOURCES", "")
 
     def read(name: str, parse: Callable[[str], object], default: object = None) -> Any:
         try:
@@ -231,8 +230,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     collector = None
     for kind in ("", "TRACES_"):
         collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", otlp_url, collector)
-        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid ones
-    if collector:  # the key must not go there
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid headers
+    if collector:  # which must not get the key
         values["honeycomb_api_key"] = None
     if given.get("OTEL_SDK_DISABLED", "").lower() != "true":
         values["otlp_endpoint"] = collector or (HONEYCOMB if values["honeycomb_api_key"] else None)
@@ -242,12 +241,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Telemetry: logs, Prometheus metrics, errors to Sentry, traces to an OTLP collector; the SDKs are imported only if set
+# Telemetry: logs, metrics for Prometheus, errors for Sentry, traces for an OTLP collector
 # ---------------------------------------------------------------------------------------------------------------------
 
-FLUSH_SECONDS = 1.5  # for Sentry, and again for the traces, to send what is left at the end
+FLUSH_SECONDS = 1.5  # the time at the end for Sentry, and again for traces, to send what is left
 HONEYCOMB = "https://api.honeycomb.io/v1/traces"
-TRACE = "opentelemetry.trace"  # this module is in sys.modules if traces are on
+TRACE = "opentelemetry.trace"  # a module that is in sys.modules only if traces are sent
 METRICS = {
     "catscii_requests_total": ("counter", "Requests by route and status."),
     "catscii_request_seconds": ("histogram", "Time to answer a request, by route."),
@@ -262,13 +261,11 @@ METRICS = {
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 STDERR = 2
+log = logging.getLogger("catscii")
 
 
 class LogHandler(logging.Handler):
-    """Writes JSON lines to standard error without blocking. Keeps 256 KiB for a slow reader, and counts what it drops.
-
-    A pipe that poll() reports as writable takes select.PIPE_BUF bytes at once (pipe(7)).
-    """
+    """Writes JSON lines to standard error without blocking: keeps 256 KiB for a slow reader, and drops the rest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -278,10 +275,10 @@ class LogHandler(logging.Handler):
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
         self._unwritten, self._dropped = bytearray(), 0
-        self.buffered = False  # if True, lines below WARNING wait for a call of `flush`, which writes many at once
+        self.buffered = False  # if True, lines below WARNING wait until `flush` is called
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a line like Rust's tracing-subscriber. A dict as the record's only argument adds fields."""
+        """Return a line in the format of Rust's tracing-subscriber. Arguments that are a dict add fields."""
         fields = {"message": record.getMessage(), **(record.args if isinstance(record.args, Mapping) else {})}
         if record.exc_info:
             fields["error"] = logging.Formatter().formatException(record.exc_info)
@@ -290,13 +287,12 @@ class LogHandler(logging.Handler):
         return json.dumps({
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
             "level": {"WARNING": "WARN", "CRITICAL": "ERROR"}.get(record.levelname, record.levelname),
-            "fields": fields,
-            "target": record.name,
+            "fields": fields, "target": record.name,
         })
 
     def emit(self, record: logging.LogRecord) -> None:
         line = b""
-        with contextlib.suppress(Exception):  # some package passed arguments that cannot be formatted
+        with contextlib.suppress(Exception):  # a package may pass arguments that cannot be formatted
             line = self.format(record).encode() + b"\n"
         if line and len(self._unwritten) + len(line) <= 256 << 10:
             self._unwritten += line
@@ -306,11 +302,12 @@ class LogHandler(logging.Handler):
             self.flush()
 
     def flush(self, seconds: float = 0.0) -> None:
-        """Write what the reader takes, and wait at most `seconds` for a slow reader."""
+        """Write the lines that wait. Give up if the reader does not take them within `seconds`."""
         end = time.monotonic() + seconds
         with self.lock or contextlib.nullcontext():
             while self._unwritten and self._poll.poll(1000 * max(0.0, end - time.monotonic())):
-                whole = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1  # 0 if the line is longer
+                # A pipe that is ready takes PIPE_BUF bytes without blocking (pipe(7)). Write whole lines if possible.
+                whole = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1
                 try:
                     del self._unwritten[:os.write(self._file, self._unwritten[:whole or select.PIPE_BUF])]
                 except OSError as error:
@@ -321,7 +318,7 @@ class LogHandler(logging.Handler):
             if self._dropped and not self._unwritten:
                 count, self._dropped = self._dropped, 0
                 log.warning("Log lines were dropped", {"lines": count})
-                self._dropped = count if self._dropped else 0  # this warning was dropped too
+                self._dropped = count if self._dropped else 0  # if not 0, the warning was dropped too
 
     def close(self) -> None:
         self.flush(FLUSH_SECONDS)
@@ -331,25 +328,20 @@ class LogHandler(logging.Handler):
 def start_logging(level: int) -> LogHandler:
     handler = LogHandler()
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # These two save time, see "Optimization" in docs.python.org/3/howto/logging.html.
-    logging._srcfile = None
+    logging._srcfile = None  # this saves time, as does the next line: docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    for name in ("waitress.queue", "urllib3", "PIL"):  # their lower levels only repeat what catscii logs
+    for name in ("waitress.queue", "urllib3", "PIL"):  # what they log at lower levels, catscii logs too
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("waitress").setLevel(logging.WARNING)  # INFO has a line for each client that hangs up
     return handler
 
 
-log = logging.getLogger("catscii")
-
-
 class Trouble:
-    """Something that fails for a while. Logs one line when the failure begins and one when it has ended."""
+    """A failure that lasts for a while: true from `begin` to `end`, which log one line each."""
 
     def __init__(self, begins: str, ends: str, level: int = logging.ERROR) -> None:
         self._begins, self._ends, self._level = begins, ends, level
-        self.since = math.inf  # time.monotonic() when it began
-        self.reason, self._last = "", 0.0
+        self.reason, self.since, self._last = "", math.inf, 0.0  # `since` and `_last` are times of time.monotonic()
 
     def __bool__(self) -> bool:
         return self.since < math.inf
@@ -361,17 +353,17 @@ class Trouble:
             log.log(self._level, self._begins, {"error": self.reason})
 
     def end(self, quiet_seconds: float = 0.0) -> None:
-        """Note a success, which ends the trouble unless the last failure was less than `quiet_seconds` ago."""
+        """End the trouble, unless its cause was reported less than `quiet_seconds` ago."""
         if self and time.monotonic() - self._last >= quiet_seconds:
             self.since = math.inf
             log.info(self._ends)
 
 
 class Budget:
-    """Allows `lines` log lines of one kind between two calls of `reset`, which logs how many more there were."""
+    """Limits log lines of one kind to `lines` between two calls of `reset`, which logs how many were omitted."""
 
     def __init__(self, lines: int, message: str) -> None:
-        self._limit, self._message, self._taken = lines, message, itertools.count(1)  # whose next() is atomic
+        self._limit, self._message, self._taken = lines, message, itertools.count(1)  # next() is atomic
 
     def take(self) -> bool:
         return next(self._taken) <= self._limit
@@ -383,11 +375,11 @@ class Budget:
 
 
 class Metrics:
-    """Counters and histograms since the start. No visitor can choose a label."""
+    """Counters and histograms since the start. Labels must not come from a request: each new one takes memory."""
 
     def __init__(self) -> None:
         self._lock, self._counters = threading.Lock(), Counter[str]()
-        self._histograms: dict[tuple[Any, ...], list[float]] = {}  # the count of each bucket, then the sum of values
+        self._histograms: dict[tuple[Any, ...], list[float]] = {}  # the count of each bucket, and the sum of all values
 
     def add(self, name: str, /, **labels: object) -> None:
         with self._lock:
@@ -400,7 +392,7 @@ class Metrics:
             histogram[-1] += seconds
 
     def text(self, others: Mapping[str, float]) -> str:
-        """Return these and other samples in Prometheus' text format 0.0.4."""
+        """Return these metrics and the `others` (values by time series) in Prometheus' text format 0.0.4."""
         lines: list[str] = []
         with self._lock:
             samples = {**others, **self._counters}
@@ -417,20 +409,19 @@ class Metrics:
 
 @lru_cache(1000)
 def sample(name: str, /, **labels: object) -> str:
-    """Return the name of a time series. JSON escapes labels as Prometheus wants it."""
+    """Return the name of a time series. JSON strings have the escapes that Prometheus expects in labels."""
     return name + "{%s}" % ",".join(f"{key}={json.dumps(str(labels[key]), ensure_ascii=False)}" for key in labels)
 
 
-def span(name: str, /, *context: object, **attributes: object) -> contextlib.AbstractContextManager[Any]:
-    """Open a span in the current trace, or a new trace. An exception that leaves the span marks it as failed."""
+def span(name: str, /, *context: object, **attributes: object) -> Any:
+    """Return a context manager that opens a span. An exception that leaves the span marks it as failed."""
     if name and (trace := sys.modules.get(TRACE)):
-        tracer = trace.get_tracer("catscii")
-        return tracer.start_as_current_span(name, *context, attributes=attributes)  # type: ignore[no-any-return]
+        return trace.get_tracer("catscii").start_as_current_span(name, *context, attributes=attributes)
     return contextlib.nullcontext()
 
 
 def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = None) -> None:
-    """Add attributes to the current span, and mark it as failed if there is an error."""
+    """Add attributes to the current span. If there is an error, mark the span as failed."""
     if trace := sys.modules.get(TRACE):
         trace.get_current_span().set_attributes(attributes)
         if error:
@@ -439,7 +430,7 @@ def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = No
 
 @contextlib.contextmanager
 def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
-    """Turn a missing `package`, or values that the package refuses, into a SetupError."""
+    """Raise SetupError if the `package` is missing or refuses the values of the variables."""
     try:
         yield
     except ImportError as error:
@@ -451,18 +442,18 @@ def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
 
 @missing_is_setup_error("sentry-sdk", "SENTRY_DSN")
 def start_sentry(settings: Settings) -> Callable[[], object]:
-    """Send logged errors to Sentry. Returns a function that sends what is left. Raises SetupError."""
+    """Start to send logged errors to Sentry. Return a function that sends what is left. Raises SetupError."""
     import sentry_sdk
     from sentry_sdk.integrations.bottle import BottleIntegration
     from sentry_sdk.integrations.logging import ignore_logger
 
-    ignore_logger("opentelemetry.*")  # repeats that a collector is down
+    ignore_logger("opentelemetry.*")  # it logs repeatedly that the collector is down
     sentry_sdk.init(
         settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
         ca_certs=settings.ssl_cert_file or certifi.where(), shutdown_timeout=FLUSH_SECONDS - 0.5,
         integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
-        ignore_errors=[bottle.HTTPResponse],  # not an error; the cause of a 500 was logged before
-        trace_propagation_targets=[],  # send no trace headers to the sources
+        ignore_errors=[bottle.HTTPResponse],  # a response; the cause of a 500 is logged before
+        trace_propagation_targets=[],  # the sources get no trace headers
         send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # may hold an address
         before_send=lambda event, hint: {**event, "request": {**event.get("request", {}), "headers": {}}},
     )
@@ -471,7 +462,7 @@ def start_sentry(settings: Settings) -> Callable[[], object]:
 
 @missing_is_setup_error("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY")
 def start_tracing(settings: Settings) -> Callable[[], object]:
-    """Send spans in batches from a thread. Returns a function that sends what is left. Raises SetupError."""
+    """Start a thread that sends spans in batches. Return a function that sends what is left. Raises SetupError."""
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -490,7 +481,7 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
 
 @missing_is_setup_error("opentelemetry-api", "OTEL_PROPAGATORS")
 def traced(app: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the app in a span per request, in the trace of its W3C Trace Context. Raises SetupError."""
+    """Wrap a WSGI app so that each request is a span of the trace in its headers. Raises SetupError."""
     from opentelemetry import propagate, trace
 
     def traced_app(environ: dict[str, Any], start_response: Any) -> Any:
@@ -507,110 +498,84 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Art: picture -> grid of cells -> text
 # ---------------------------------------------------------------------------------------------------------------------
-# COVERAGE says how much of each of the 10 x 20 parts of a cell is under the ink of each glyph, in a common monospace
-# font. A cell drawn with coverage m, foreground f and background b has the luma b + (f - b) m. Of all glyphs, the one
-# whose centred coverage correlates best with the centred luma x of the cell leaves the least squared error,
-# |x|^2 - <x, m>^2 / |m|^2, and <x, m> / |m|^2 is its best contrast f - b (linear regression). Rounding m to a stencil s
-# of white and black makes it cheap: the mean of |x - s| is linear in <x, s>, and Pillow takes it of all cells at once.
-# So the glyphs enter one after another, and each wins the cells that it fits better than any before.
+# A cell with the coverage m (the share of ink in each of its parts), the foreground f and the background b has the luma
+# b + (f - b) m. By linear regression, the glyph that fits a cell of luma x best is the one whose m correlates best with
+# x, both without their means. The squared error is |x|^2 - <x, m>^2 / |m|^2 then, with the contrast f - b =
+# <x, m> / |m|^2. A stencil s, which is m rounded to black and white, makes this fast: the mean of |x - s| is linear in
+# <x, s>, and Pillow computes this mean for all cells at once. `render_fill` does so for one glyph after another.
 
-STYLES = ("fill", "ink")  # glyphs on backgrounds; glyphs alone
-BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of a page; transparent pictures stand on the dark one
-CONTRAST = 30  # levels of luma between a glyph and its background
+STYLES = ("fill", "ink")  # glyphs with backgrounds; glyphs alone
+BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; transparent pictures get the dark one
+CONTRAST = 30  # the default for the least contrast between a glyph and its background, in levels of luma
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
-BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # of the process that decodes: memory, time, exit status
-MAX_ROWS, TERMINAL_ROWS = 240, 22  # the terminal's usual 24, without the line below the art and that of the prompt
-PARTS = 10, 20  # of a cell, which is twice as tall as wide
-SAMPLES = 5, 10  # of a picture in a cell; more cost time and do not make the art truer
-FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # that fit photographs best; the others hardly add
-SPACE, DOT = b" ."
-TONES = ".:;clxodk"  # of cells without relief, from dark ones to light ones
-RELIEF = 2  # faint cells survive rounding when the luma's distance from its mean is doubled
-RANKS_A_LEVEL, LEAST_RANK = 2.4, 3  # a glyph that explains less of a cell than this is noise: the cell has no relief
-CRISPNESS = 1.4  # times the contrast that regression finds: crisper, at no cost in truth
-MEAN_TOLERANCE = 2  # levels that the mean colour of a cell may be off, for the sake of longer runs of the same colours
-CONTRAST_TOLERANCE, MASKING = 12, 5  # levels; for each MASKING levels of contrast, one level more
-INK_TONES = " .:;!|]}Q@"  # glyphs that cover all parts of a cell alike, so that an area of one of them looks smooth
-EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # glyphs that show the direction of an edge
-EDGE_GAIN = 3  # levels a part that such a glyph must fit better than a glyph of INK_TONES
-INK_GAMMA = 0.3  # coloured glyphs share the tone with their colour
-INK_LUMA, INK_LUMINANCE = 40, 0.28  # at least on a dark page, at most on a light one: there it is 3:1 by WCAG 2.2
-INK_STEP = 8  # levels a channel, of the colours of glyphs alone: most neighbours have the same colour
-CARRIED = 0.5  # of the error of a background in few colours: with none there are patches, with all of it noise
+BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # memory, time, and exit status of the decoding process
+MAX_ROWS, TERMINAL_ROWS = 240, 22  # a terminal has 24 rows, of which the caption and the prompt take two
+PARTS = 10, 20  # columns and rows of COVERAGE in a cell, which is twice as tall as wide
+SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
+FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # they fit photographs best; more glyphs hardly improve the art
+FILL_TONES = ".:;clxodk"  # for cells without relief, the thinnest first
+INK_TONES = " .:;!|]}Q@"  # the thinnest first; they cover cells evenly, so that an area of one glyph looks smooth
+EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # they show the direction of an edge
+GLYPHS = sorted({*FILL_GLYPHS, *FILL_TONES, *INK_TONES, *EDGES})
+RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
+CARRIED = 0.5  # the share of a background's error that dithering corrects: 0 makes patches, 1 makes noise
 COVERAGE = """
-c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<
-$&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E8yL7{R-DsM5qpAYNrk%dO%mN!Wp{Pice=wqO<WtO
-x5#I9v2S*{^+Ix4@<8kgdDZr^`(^Vy5>w9e{Q`kT;$&KWl?b4Iy$CnjAnGrX^CVL8Vv^Vw_O9!>{-Ve~cG{2gbX>Smv?-BVSZmJHc8CmvERob*1hA(kP5^2v
-{y19o+}}0usxu0xR{-pb6P4gu_$0iDcD1Nh)W>8cpS;H#&2S+!$(|%?5}IUc5}G8YoOW&3iyyx+z&Z2VNrct>5#81a;-j$FdDDPr`=Gzg?2w4IQX;#Z4Z;vL
->*5KzLD`Zv?gvGzX7a>P{+t<8B5Co0x@S^$t3O(+gwrY!I|?lnty5xZK<Horcf}C`>j%V08_MqQ$4`sf<#i^NjJ1rBK{X`W@T#cqBx1^S?U#wHpkd|J<X$P-
-lt?Z6r1{?J>vZTS@WXHI#f2K}6K6rhD%q8JM~Nzdkz9q!$Qt@VdL>7j5~xTm>x{P5je1=KZR}ti^V!u7%`5#~7Z$Tb=5ZB{3rv}9J~5E-Tqo=Kss&g|L|Zsy
-TAERwro9uysAN^_rGo>(MyH34T5H}Hn8ZM_oF<j&aY^BGY9-8CbDp+uInb4@_SF)tthe>U?;k#=A5D9ScJHGWJFCxy-Y9c4!c1s6!l+#v^gQ<h4QbkIv}s%|
-o!Uv-7<{pA{cj{y2I0$gP_=DbnS=MFClsDg03n(6NVUJcAtXE~`g=v_QQ9=H1oK}p+)oL+3R6Oq1{Jag*=UfU1{Drf{X5+*kTC!bLC7d1LWM$hNQ4T7M5rKS
-y!$(VJm@7F(d9R*)>@*-)3(JWR-y-^NrgkEr5UxdRTt<N_+#mnZaXN++8kSZQW;HBC*fX}^H|x0gf{s@%XTToQU6RPXe))???2M7if8Q9T;3G8n<;uEE(vXm
-6LlBawUQn>rxwcCoz&)PYs)g^-9OzcWKUYI3PXaO--=>~WYR^EB~Fx>|H)?d+_FYzkZo7llsr1^xy)+NItMq#i81@?lyoLG?PtwsHN@)Lv^iDbE$2RcTzz!!
-Vv<G3Zaw-o^V|$+hxtY)cjfBYk1x}V`qQ>VCZVb?p&NRJ&%Y+Tn%KjQ^TZAA_$r48xThll`{f=MeIkhaUx>KQrGGmc{G}p;2dK|wc|9TR@qKO!P*zNX_k``7
-lSowWHQcJUZ)}u&FJ-~{GKa*nO4H7I9t@>yzyEm7DFQ2A5M&aqJH7)-zO`)XdtSWm-c20@??c@0s8Y6MZ8{i@2vEO8jw;%u-9XRE{&6Lid;556)BDOFzOOVW
-e_p2zVt0xF4*T=u%%i8?RuS)wB3m!5eZP*%f;OShgu*c`7^Q>>6>hcc*`V(>c(aUvdRj0RD8I3@Lvj`Q9p`m=Se}1hJ@Hkn-aU<PXLxQa#Is@q9u$B0<qj4f
-(2_5T)R%mnwyx*Ol`L92<KwS;wdPaGF7-YB8NZws*i{~M!`1DB(r&Ay*K3ZT%<>0RknAP>-2AX#i6PfRkdq@Vpq`ezCqGBk=f}g6^Q%~SX<z>I*-Z$3=>FsS
-?TDzQxwy<oX7<;j&>(yHTw+;bo)-I~yJKX!ot-j911KHcgnWrZ>~&Y3!5@V)k!JIkUK+R2gb#oC>8)FL=nJm98}Lac_4>B{qLYhvN@<}uyheYAOmE9|LEn@v
-$e|_A$ssR^r(V?wHLpG_2CL+f@;jV;@(;c6fVT
-"""
+c-rNd0jk3|3`FOW?~-%LSy)>jQuFJDI4#`)+7~IZoj9_U=zpX54l>()91>g!Cq@zh@V``E!X!Cy51EMKB3r@$p|^bP_XdSM`g++D$cstg)wxMzaj)!!+rD!;
+?4@xvK(@&1`?50KAafxsg9pY|r}D02&+B9!k*UAV`w1m4M3!m!S&=0Ac@cLyCBh_o%an@zk0x?zThGv<Z%^O`XE%NSvvDH!`Rn-p^$Pb=P`HZ7@jpmI<t^?G
+eM*=@C!PCH-Ke}h0;5OeO86LI*E}mC5{Uzrf*j2758_H5-X5W91=%XuXf=V`y2LsNQ;UjN7kX*5QB2ZXuHFu9#EG|y*oxrl-KA6N+lOu>YTQcAY`qR15aCf8
+I`LS|UlJrIBDNGqgor^3_8>b9BGDklMbdk^TRrh&DXxA9mC22~NwikF1Gm{A+_eEZQ}hMsJRM38N1EjIJ*5u&^w<?fL@LScNe<Utl;rev)ad(|ojQeJ_fdV-
+d?^0=E6u)f{n+mrZxBg}`3RBZo(n0kJpfg4bg-KKeWhf*5mCwR_?x;^!-Dl!gH99{RqWAv_e~a(nA${0YSNrq>sV8r*J4|H2Nd2BVbB1D35sJ4ibF*>MT)Pj
+9ICJU$g-<YM3N7t2eH_%B5CJUY-{gX_5H)HW5)RE(0^50@kV`hUUB`q2%<LJSk5qKUayJ5AiKTZv?+U9_UauXIIs8F72}{*WA?f;K3OXAwX`o17qi`mi`<OK
+>WlS8dxSQY=jFr*3+j95IsF4x549i
+"""  # of GLYPHS in DejaVu Sans Mono: 0, 85, 170 or 255 for each of the PARTS, row by row (made by bench_catscii.py)
+Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, None if it is all spaces; its background, if any
 
 
 class PictureError(ValueError):
-    """A picture that cannot be shown; the message says why, for people."""
+    """A picture cannot be shown. The message says why, in words for users."""
 
 
 class Art(NamedTuple):
     """A grid of cells, row by row."""
 
     rows: tuple[str, ...]  # printable ASCII
-    foreground: bytes  # R, G, B a cell
-    background: bytes | None  # the same; None where the glyphs stand on the page
+    foreground: bytes  # R, G, B of each cell
+    background: bytes | None  # R, G, B of each cell; None if the glyphs have the page as their background
 
 
 def decode(data: bytes, longest: int) -> Image.Image:
-    """The first frame, upright, in RGB, and reduced as long as its longer side keeps `longest` pixels.
-
-    It takes what the decoder wants of memory and time: `run_in_box` is for pictures from outside. Raises PictureError.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\b")  # odd metadata, and huge pictures, which are refused below
-        try:
-            with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
-                width, height = picture.size
-                if width * height > MAX_PIXELS:
-                    raise MemoryError
-                scale = min(1.0, longest / max(width, height))
-                picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
-                factor = max(1, max(picture.size) // longest)
-                plain = picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info
-                small = (picture if plain else flatten(picture)).reduce(factor)
-                small.info = picture.info
-                with contextlib.suppress(Exception):  # broken EXIF data, of which the pixels know nothing
-                    ImageOps.exif_transpose(small, in_place=True)
-                return flatten(small) if small.mode == "RGBA" else small.convert("RGB")
-        except (Image.DecompressionBombError, MemoryError) as error:
-            raise PictureError("the picture takes too much memory") from error
-        except UnidentifiedImageError as error:
-            raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
-        except Exception as error:  # decoders raise almost anything on broken data
-            raise PictureError(f"the picture cannot be read: {error}") from error
+    """Return the first frame, upright, in RGB. Reduce it, but to at least `longest` pixels. Raises PictureError."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:  # Pillow only warns
+                raise MemoryError
+            scale = min(1.0, longest / max(width, height))
+            picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
+            plain = picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info
+            small = (picture if plain else flatten(picture)).reduce(max(1, max(picture.size) // longest))
+            small.info = picture.info
+            with contextlib.suppress(Exception):  # broken EXIF data does not damage the pixels
+                ImageOps.exif_transpose(small, in_place=True)
+            return flatten(small) if small.mode == "RGBA" else small.convert("RGB")
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise PictureError("the picture takes too much memory") from error
+    except UnidentifiedImageError as error:
+        raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
+    except Exception as error:  # decoders raise almost anything on broken data
+        raise PictureError(f"the picture cannot be read: {error}") from error
 
 
 def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
-    """What `work_in_box` writes, in a process that has BOX_BYTES of memory, BOX_SECONDS of time, and no files.
-
-    Of the environment, which may hold keys, it has what Python needs. Raises PictureError.
-    """
+    """Return the output of `work_in_box`, in a process with limits, for a picture from outside. Raises PictureError."""
     folder, name = os.path.split(os.path.abspath(__file__))
-    code = f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
+    code = (f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
+            f"script.work_in_box({longest}, {store})")
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHON", "LD_", "DYLD_"))}
     try:
-        done = subprocess.run(  # -P: it imports nothing from the working folder
-            [sys.executable, "-P", "-c", code + f"script.work_in_box({longest}, {store})"], env=kept,
-            input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)
+        done = subprocess.run([sys.executable, "-P", "-c", code], env=kept, input=data, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)  # other variables may be keys
     except subprocess.TimeoutExpired:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     if done.returncode == 0:
@@ -621,39 +586,37 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
 
 
 def work_in_box(longest: int, store: bool) -> None:
-    """Write the picture from standard input as the JPEG that the store keeps, else all of it as PPM; or why not."""
+    """Decode standard input. Write a JPEG for the store, or else a PPM, or the reason for a failure. Then exit."""
     plugins = [name + "ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")]
     for name in (*plugins, "ImageChops", "ImageFilter", "ImageMath", "ImageOps", "ImageStat"):
-        importlib.import_module("PIL." + name)  # as later no file can be opened
+        importlib.import_module("PIL." + name)  # now, because no file can be opened below
     data = sys.stdin.buffer.read()
     for limit, most in ((resource.RLIMIT_AS, BOX_BYTES), (resource.RLIMIT_CPU, int(BOX_SECONDS / 2)),
                         (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 0), (resource.RLIMIT_CORE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # macOS has not all of them
+        with contextlib.suppress(ValueError, OSError):  # macOS does not have all of them
             resource.setrlimit(limit, (most, most))
     try:
         picture = decode(data, longest)
         if store:
             picture.thumbnail((longest, longest))
-        made = written(picture, "JPEG", quality=88) if store else written(picture, "PPM")
-        status = 0
+        status, output = 0, written(picture, "JPEG", quality=88) if store else written(picture, "PPM")
     except (PictureError, MemoryError) as error:
-        made, status = (str(error) or "the picture takes too much memory").encode(), UNREADABLE
-    sys.stdout.buffer.write(made)
+        status, output = UNREADABLE, (str(error) or "the picture takes too much memory").encode()
+    sys.stdout.buffer.write(output)
     sys.stdout.flush()
     os._exit(status)
 
 
 def flatten(picture: Image.Image) -> Image.Image:
-    """The picture in RGB, whatever its mode, on the page's background where it is transparent."""
+    """Return a picture of any mode in RGB, with the dark page as the background of what is transparent."""
     if picture.mode.startswith("I;16"):
         wide = picture.convert("I")
         grey = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
-        if isinstance(clear := picture.info.get("transparency"), int):  # the one level that is
-            over, under = wide.point(lambda level: level * 1 - clear), wide.point(lambda level: level * -1 + clear)
-            far = ImageChops.add(over.convert("L"), under.convert("L"))
-            grey.paste(BACKGROUNDS["dark"], mask=far.point(lambda level: 255 * (level == 0)))
+        if isinstance(clear := picture.info.get("transparency"), int):  # the level of transparent pixels
+            equal = ImageMath.lambda_eval(lambda x: x["convert"](x["wide"] == clear, "L"), wide=wide)  # 0 or 1
+            grey.paste(BACKGROUNDS["dark"], mask=equal.point(lambda level: 255 * level))
         return grey
-    if picture.mode in ("I", "F"):  # no agreed range: stretch it
+    if picture.mode in ("I", "F"):  # there is no usual range of levels, so stretch the picture's own
         low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
         scale = 255 / (high - low or 1)
         return picture.convert("F").point(lambda level: level * scale - low * scale).convert("L").convert("RGB")
@@ -664,33 +627,31 @@ def flatten(picture: Image.Image) -> Image.Image:
 
 
 def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
-    """Columns and rows that keep the aspect of a picture of that size within `width` and `height`, rounded half up."""
-    across, down = size
-    limit = MAX_ROWS if height is None else height
-    rows = (width * down + across) // (2 * across)
-    if rows <= limit:
-        return width, max(1, rows)
-    return min(width, max(1, (4 * limit * across + down) // (2 * down))), limit
+    """Return the largest grid, columns and rows, that has the picture's aspect ratio, rounded, and fits the limits."""
+    (across, down), limit = size, height or MAX_ROWS
+    rows, columns = (width * down + across) // (2 * across), (4 * limit * across + down) // (2 * down)
+    return (width, max(1, rows)) if rows <= limit else (min(width, max(1, columns)), limit)
 
 
 @cache
 def glyphs() -> dict[str, Image.Image]:
-    """Of each printable ASCII character, the coverage of the parts of its cell (L)."""
+    """Return the coverage of each of GLYPHS as an image (L) with a pixel for each of the PARTS."""
     levels = zlib.decompress(base64.b85decode("".join(COVERAGE.split())))
-    return {chr(32 + i): Image.frombytes("L", PARTS, levels[200 * i:]) for i in range(95)}
+    return {name: Image.frombytes("L", PARTS, levels[200 * i:]) for i, name in enumerate(GLYPHS)}
 
 
 @cache
 def densities() -> list[float]:
-    """Of each code of a character, the mean coverage of its glyph, from 0 to 1."""
-    return [ImageStat.Stat(glyphs()[chr(code)]).mean[0] / 255 if 32 <= code < 127 else 0 for code in range(256)]
+    """Return the mean coverage of each glyph, from 0 to 1, by character code."""
+    return [ImageStat.Stat(glyphs()[chr(code)]).mean[0] / 255 if chr(code) in GLYPHS else 0 for code in range(256)]
 
 
 @cache
 def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
-    """Of FILL_GLYPHS: the stencil (L), and what the mean difference from it, 0 to 255, says of a cell by regression:
+    """Return each of FILL_GLYPHS with its stencil (L, SAMPLES) and two tables, which rate how the glyph fits a cell.
 
-    how well the glyph fits it, light on dark or dark on light, and half its contrast f - b, plus 128.
+    An index is the mean difference, 0 to 255, of a cell from the stencil. The values are ranks, 2.4 for each level that
+    the glyph explains; and half the contrasts plus 128, where 1.4 times what regression finds makes the art crisper.
     """
     made = {}
     for name in FILL_GLYPHS:
@@ -698,33 +659,32 @@ def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
         covers = [level / 255 - mean for level in glyphs()[name].resize(SAMPLES, Image.Resampling.BOX).tobytes()]
         white = [cover > 0.1 * max(covers) for cover in covers]
         share = sum(white) / len(white)
-        slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about this times s
-        flat = 128 - share  # the mean difference from a cell without relief, which is none of the glyph's
+        slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about slope * s
+        flat = 128 - share  # the mean difference of a cell without relief, for which any glyph is equally wrong
         products = [(flat - match) * slope / (2 * RELIEF) * (match != round(flat)) for match in range(256)]  # <x, m>
-        ranks = [min(255, round(RANKS_A_LEVEL * abs(product) / deviation)) for product in products]
-        contrasts = [max(0, min(255, round(128 + CRISPNESS * product / deviation ** 2 / 2))) for product in products]
+        ranks = [min(255, round(2.4 * abs(product) / deviation)) for product in products]
+        contrasts = [max(0, min(255, round(128 + 1.4 * product / deviation ** 2 / 2))) for product in products]
         made[name] = Image.frombytes("L", SAMPLES, bytes(255 * w for w in white)), bytes(ranks), bytes(contrasts)
     return made
 
 
 @cache
 def shades() -> dict[str, Image.Image]:
-    """Of each glyph but the space, thin ones first: the luma of its parts from a step back, if the densest is white."""
-    soft, densest = ImageFilter.GaussianBlur(2), max(densities())
-    return {name: glyphs()[name].filter(soft).reduce(2).point(lambda level: level / densest)
-            for name in sorted(glyphs(), key=lambda name: densities()[ord(name)])[1:]}
+    """Return the luma of each of EDGES as seen from afar (L, 5 x 10). The mean of the densest glyph is white."""
+    blur, densest = ImageFilter.GaussianBlur(2), max(densities())
+    return {name: glyphs()[name].filter(blur).reduce(2).point(lambda level: level / densest) for name in EDGES}
 
 
 def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill",
            contrast: int = CONTRAST, background: str = "dark", plain: bool = False) -> Art:
-    """The picture in at most `width` columns and `height` rows, as glyphs on backgrounds ("fill") or alone ("ink").
+    """Draw the picture in at most `width` columns and `height` rows (MAX_ROWS if None), in one of STYLES.
 
-    Glyph and background are `contrast` (0 to 100) levels of luma or more apart. Glyphs alone are drawn for a page that
-    is "dark" or "light"; `plain` ones do without colours.
+    In "fill", a glyph and its background differ by at least `contrast` (0 to 100) levels of luma. In "ink", glyphs are
+    drawn for a page that is "dark" or "light"; `plain` glyphs are to be shown without their colours.
     """
     grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
-    made = ink(rgb, grid, background == "light", plain) if style == "ink" else fill(rgb, grid, contrast)
+    made = render_ink(rgb, grid, background == "light", plain) if style == "ink" else render_fill(rgb, grid, contrast)
     return Art(tuple(chunks(made[0].decode("ascii"), grid[0])), *made[1:])
 
 
@@ -733,208 +693,195 @@ def chunks(data: AnyStr, size: int) -> list[AnyStr]:
 
 
 def tiled(tile: Image.Image, grid: tuple[int, int]) -> Image.Image:
-    """A picture with the same tile (L) in every cell."""
+    """Return an image (L) of `grid` columns and rows, each cell of which is a copy of the tile (L)."""
     (columns, rows), (across, down) = grid, tile.size
     lines = b"".join(line * columns for line in chunks(tile.tobytes(), across))
     return Image.frombuffer("L", (columns * across, rows * down), lines * rows, "raw", "L", 0, 1)
 
 
-def means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
-    """The mean of each cell, of an image of whole parts."""
+def cell_means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
+    """Return the mean of each cell as a pixel. The image's size must be a multiple of the grid's."""
     return image.reduce((image.width // grid[0], image.height // grid[1]))
 
 
-def fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
-    """Glyphs, foreground and background: in luma the best fit of a glyph to its cell, in chroma the cell's mean."""
+def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
+    """Return character codes, foreground and background. A glyph fits its cell in luma. The mean colour is kept."""
     size = grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]
     luma = picture.convert("L").resize(size, Image.Resampling.HAMMING)  # BT.601
-    flat = means(luma, grid).resize(size, Image.Resampling.NEAREST)
+    flat = cell_means(luma, grid).resize(size, Image.Resampling.NEAREST)
     relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
-    winners, contrast, best = (Image.new("L", grid, level) for level in (SPACE, 128, LEAST_RANK))
-    for name, (stencil, ranks, contrasts) in stencils().items():
-        match = means(ImageChops.difference(relief, tiled(stencil, grid)), grid).tobytes()
-        rank, own = (Image.frombytes("L", grid, match.translate(table)) for table in (ranks, contrasts))
-        better = ImageChops.subtract(rank, best, scale=1 / 255)  # 255 where it wins, else 0
-        winners.paste(ord(name), mask=better)
-        contrast.paste(own, mask=better)
+    codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 3))  # ranks up to 3 are noise
+    for name, (stencil, *tables) in stencils().items():
+        match = cell_means(ImageChops.difference(relief, tiled(stencil, grid)), grid).tobytes()
+        rank, contrast = (Image.frombytes("L", grid, match.translate(table)) for table in tables)
+        better = ImageChops.subtract(rank, best, scale=1 / 255)  # 255 where the rank is higher, else 0
+        codes.paste(ord(name), mask=better)
+        contrasts.paste(contrast, mask=better)
         best = ImageChops.lighter(best, rank)
-    return paint(picture.resize(grid, Image.Resampling.BOX), winners, contrast, least)
+    mean = picture.resize(grid, Image.Resampling.BOX)
+    return merge_similar_runs(mean, least, *colour_cells(mean, codes, contrasts, least))
 
 
 @cache
 def tones(least: int) -> tuple[bytes, bytes]:
-    """For each luma of a cell without relief: a glyph, and its contrast as `stencils` has it.
-
-    The lighter the cell, the denser is the glyph; where white is too near for a light glyph, dark ones take over.
-    """
-    turn, half = 255 - least, least // 2 + 1
-    light = [TONES[luma * len(TONES) // turn] for luma in range(turn)]
-    dark = [TONES[(255 - luma) * len(TONES) // (least + 1)] for luma in range(turn, 256)]
+    """Return two tables by the luma of a cell without relief: the code of its glyph, and half the contrast plus 128."""
+    turn, half = 255 - least, least // 2 + 1  # from `turn` on, a lighter glyph has no room, and a darker one is used
+    light = [FILL_TONES[luma * len(FILL_TONES) // turn] for luma in range(turn)]
+    dark = [FILL_TONES[(255 - luma) * len(FILL_TONES) // (least + 1)] for luma in range(turn, 256)]
     return "".join(light + dark).encode(), bytes([128 + half] * len(light) + [128 - half] * len(dark))
 
 
-def paint(mean: Image.Image, glyphs: Image.Image, contrasts: Image.Image, least: int) -> tuple[bytes, bytes, bytes]:
-    """The glyphs, foreground and background of cells that keep these mean colours and have at least that contrast.
+def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
+    """Return codes (L), background and foreground (RGB) of cells with these mean colours.
 
-    A glyph that has no room for it gives way to one of `tones`, or else to a dot, whose colour hardly changes the mean.
+    `contrasts` (L) are half the wanted contrasts plus 128. Glyphs that have no room for `least` levels are replaced.
     """
     if not least:
-        return merged(mean, glyphs, *two_colours(mean, glyphs, contrasts), least)
+        return [codes, *solve_colours(mean, codes, contrasts)]
     half, luma = least // 2 + 1, mean.convert("L")
     contrasts = contrasts.point([max(v, 128 + half) if v > 127 else min(v, 128 - half) for v in range(256)])
-    weak = glyphs.point([255 * (code == SPACE) for code in range(256)])
+    weak = codes.point([255 * (code == ord(" ")) for code in range(256)])
     for _ in range(2):
-        for image, table in zip((glyphs, contrasts), tones(least), strict=True):
+        for image, table in zip((codes, contrasts), tones(least), strict=True):
             image.paste(luma.point(table), mask=weak)
-        ground, ink = two_colours(mean, glyphs, contrasts)
-        apart = ImageChops.difference(ground.convert("L"), ink.convert("L"))
+        background, foreground = solve_colours(mean, codes, contrasts)
+        apart = ImageChops.difference(background.convert("L"), foreground.convert("L"))
         weak = apart.point([255] * least + [0] * (256 - least))
     if weak.getbbox():
-        glyphs.paste(DOT, mask=weak)
-        ground.paste(mean, mask=weak)
+        codes.paste(ord("."), mask=weak)  # a dot of any colour hardly changes the mean
+        background.paste(mean, mask=weak)
         lighter, darker = (mean.point([level + step for level in range(256)] * 3) for step in (2 * least, -2 * least))
-        ink.paste(Image.composite(lighter, darker, luma.point([255] * 128 + [0] * 128)), mask=weak)
-    return merged(mean, glyphs, ground, ink, least)
+        foreground.paste(Image.composite(lighter, darker, luma.point([255] * 128 + [0] * 128)), mask=weak)
+    return [codes, background, foreground]
 
 
-def two_colours(mean: Image.Image, glyphs: Image.Image, contrasts: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Grounds and inks that make up the mean colours, with these contrasts or as much as there is room for."""
+def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image) -> list[Image.Image]:
+    """Return background and foreground. Each cell has its mean colour and, as far as there is room, its contrast."""
     stack = mean.width, 3 * mean.height  # the three channels, one below the other
-    covers = array("f", map([max(1e-3, density) for density in densities()].__getitem__, glyphs.tobytes()))
+    covers = array("f", map([max(1e-3, density) for density in densities()].__getitem__, codes.tobytes()))
     images = {"level": Image.frombytes("L", stack, b"".join(band.tobytes() for band in mean.split())),
               "contrast": Image.frombytes("L", stack, contrasts.tobytes() * 3),
               "cover": Image.frombytes("F", stack, covers.tobytes() * 3)}
-    for name, formula in (  # each is cut off at 0 and 255; then the next makes up for it
-        ("ink", lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"])),
-        ("ground", lambda x: (x["level"] - x["ink"] * x["cover"]) / (1.0 - x["cover"])),
-        ("ink", lambda x: (x["level"] - x["ground"] * (1.0 - x["cover"])) / x["cover"]),
-    ):
-        plane = ImageMath.lambda_eval(formula, **images)
-        images[name] = ImageMath.lambda_eval(lambda x: x["min"](x["max"](x["plane"], 0.0), 255.0), plane=plane)
-    planes = (ImageMath.lambda_eval(lambda x: x["convert"](x["plane"] + 0.5, "L"), plane=images[name]).tobytes()
-              for name in ("ground", "ink"))
-    ground, ink = (Image.merge("RGB", [Image.frombytes("L", mean.size, band) for band in chunks(plane, len(covers))])
-                   for plane in planes)
-    return ground, ink
+
+    def solve(formula: Callable[[Any], Any]) -> Any:
+        return ImageMath.lambda_eval(lambda x: x["min"](x["max"](formula(x), 0.0), 255.0), **images)
+
+    images["foreground"] = solve(lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"]))
+    # The background makes up for a foreground that was clipped, and the second foreground for such a background.
+    images["background"] = solve(lambda x: (x["level"] - x["foreground"] * x["cover"]) / (1.0 - x["cover"]))
+    images["foreground"] = solve(lambda x: (x["level"] - x["background"] * (1.0 - x["cover"])) / x["cover"])
+    rounded = (images[name].point(lambda level: level * 1 + 0.5).convert("L") for name in ("background", "foreground"))
+    return [Image.merge("RGB", [Image.frombytes("L", mean.size, band) for band in chunks(plane.tobytes(), len(covers))])
+            for plane in rounded]
 
 
-def merged(mean: Image.Image, glyphs: Image.Image, ground: Image.Image, ink: Image.Image,
-           least: int) -> tuple[bytes, bytes, bytes]:
-    """The glyphs, and their inks and grounds in longer runs of the same colours.
-
-    A cell takes over both colours of the cell before, or else its ink, where mean and contrast stay within limits.
-    """
-    foreground, background, density, tolerance = bytearray(), bytearray(), densities(), MEAN_TOLERANCE
-    lumas = zip(ground.convert("L").tobytes(), ink.convert("L").tobytes(), strict=True)
-    planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, ground, ink))
-    fr = fg = fb = br = bg = bb = luma = apart = 0  # of the cell before: ink, ground, the ink's luma, the contrast
-    for glyph, (below, above), (r, g, b), under, over in zip(glyphs.tobytes(), lumas, *planes, strict=True):
-        cover, wanted = density[glyph], above - below
-        near = CONTRAST_TOLERANCE + abs(wanted) // MASKING if cover else 512  # the contrast of a space is not seen
+def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, background: Image.Image,
+                       foreground: Image.Image) -> tuple[bytes, bytes, bytes]:
+    """Return codes, foreground and background, in which similar cells have the same colours as the previous cell."""
+    foregrounds, backgrounds, density, tolerance = bytearray(), bytearray(), densities(), 2  # levels of the mean
+    lumas = zip(background.convert("L").tobytes(), foreground.convert("L").tobytes(), strict=True)
+    planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, background, foreground))
+    fr = fg = fb = br = bg = bb = luma = apart = 0  # the previous cell's foreground, background, luma, contrast
+    for code, (below, above), (r, g, b), under, over in zip(codes.tobytes(), lumas, *planes, strict=True):
+        cover, wanted = density[code], above - below
+        near = 12 + abs(wanted) // 5 if cover else 512  # levels; a high contrast masks a change, a space hides it
         if not (-near <= apart - wanted <= near and -tolerance <= br + (fr - br) * cover - r <= tolerance
                 and -tolerance <= bg + (fg - bg) * cover - g <= tolerance
                 and -tolerance <= bb + (fb - bb) * cover - b <= tolerance):
-            most, part = 1 / (1 - cover), cover / (1 - cover)
+            most, part = 1 / (1 - cover), cover / (1 - cover)  # keep the foreground, and solve for the background
             br, bg = int(r * most - fr * part + 0.5), int(g * most - fg * part + 0.5)
             bb = int(b * most - fb * part + 0.5)
             apart = luma - (299 * br + 587 * bg + 114 * bb) // 1000
             if not (0 <= br <= 255 and 0 <= bg <= 255 and 0 <= bb <= 255
                     and -near <= apart - wanted <= near and (abs(apart) >= least or not cover)):
                 (br, bg, bb), (fr, fg, fb), luma, apart = under, over, above, wanted
-        foreground += bytes((fr, fg, fb))
-        background += bytes((br, bg, bb))
-    return glyphs.tobytes(), bytes(foreground), bytes(background)
+        foregrounds += bytes((fr, fg, fb))
+        backgrounds += bytes((br, bg, bb))
+    return codes.tobytes(), bytes(foregrounds), bytes(backgrounds)
 
 
-def ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
-    """Glyphs that are the denser, the lighter their cell is (on a light page: the darker), or show an edge's direction.
-
-    In plain text, a glyph has all of the tone. Else its colour has a part of it, which hides the gaps between glyphs.
-    """
+def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
+    """Return character codes and foreground. A glyph shows the tone of its cell, or the direction of an edge."""
     samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
-    grey, gamma = samples.convert("L"), 1 if plain else INK_GAMMA
+    grey, gamma = samples.convert("L"), 1 if plain else 0.3  # with 0.3, the colours show most of the tone
     toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
     sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=100 if plain else 30, threshold=0))
     target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
     lumas = [255 * density / densities()[ord(INK_TONES[-1])] for density in densities()]  # the densest is white
-    winners = means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level))
-                                         for level in range(256)])
-    flat = winners.point(lumas)
-    difference = ImageChops.difference(target, flat.resize(target.size, Image.Resampling.NEAREST))
-    best = means(difference, grid).point(lambda level: level - EDGE_GAIN)
-    for name in EDGES:
-        difference = means(ImageChops.difference(target, tiled(shades()[name], grid)), grid)
-        winners.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
+    codes = cell_means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level))
+                                            for level in range(256)])
+    flat = codes.point(lumas).resize(target.size, Image.Resampling.NEAREST)
+    best = cell_means(ImageChops.difference(target, flat), grid).point(lambda level: level - 3)  # edges must fit better
+    for name, shade in shades().items():
+        difference = cell_means(ImageChops.difference(target, tiled(shade, grid)), grid)
+        codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
     local = toned.filter(ImageFilter.UnsharpMask(radius=15, percent=60, threshold=0))
-    return winners.tobytes(), readable(means(samples, grid), means(local, grid), light), None
+    return codes.tobytes(), readable_colours(cell_means(samples, grid), cell_means(local, grid), light), None
 
 
-def readable(colours: Image.Image, tone: Image.Image, light: bool) -> bytes:
-    """The colours at these lumas, within the limits of what can be read on a dark page, or on a light one, in steps."""
-    made, powers = bytearray(), [((level / 255 + 0.055) / 1.055) ** 2.4 for level in range(256)]  # sRGB
-    pixels, lumas = zip(*[iter(colours.tobytes())] * 3, strict=True), tone.tobytes()
-    for (r, g, b), luma in zip(pixels, (max(luma, INK_LUMA) for luma in lumas), strict=True):
+def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> bytes:
+    """Return the colours (RGB) with these lumas (L), limited so that glyphs can be read on a dark or a light page."""
+    made, powers = bytearray(), [((level / 255 + 0.055) / 1.055) ** 2.4 for level in range(256)]  # sRGB to linear
+    for (r, g, b), luma in zip(zip(*[iter(colours.tobytes())] * 3, strict=True), lumas.tobytes(), strict=True):
+        luma = max(luma, 40)
         gain = luma / (0.299 * r + 0.587 * g + 0.114 * b or 1)
         most = max(r, g, b) * gain
         white = (most - 255) / (most - luma) if most > 255 else 0 if most else 1  # to mix in, which keeps the luma
         r, g, b = (int(level * gain * (1 - white) + luma * white) for level in (r, g, b))
-        if light:
+        if light:  # a relative luminance of 0.28 has a contrast of 3:1 to white (WCAG 2.2)
             luminance = 0.2126 * powers[r] + 0.7152 * powers[g] + 0.0722 * powers[b]
-            r, g, b = (int(level * min(1.0, (INK_LUMINANCE / luminance) ** 0.5)) for level in (r, g, b))
-        made += bytes((r // INK_STEP * INK_STEP, g // INK_STEP * INK_STEP, b // INK_STEP * INK_STEP))
+            r, g, b = (int(level * min(1.0, (0.28 / luminance) ** 0.5)) for level in (r, g, b))
+        made += bytes((r & ~7, g & ~7, b & ~7))  # so that more neighbours have the same colour
     return bytes(made)
 
 
-Run = tuple[str, bytes | None, bytes | None]  # glyphs, their foreground unless all are spaces, their background if any
-
-
 def runs(art: Art) -> Iterator[list[Run]]:
-    """Of each row: its runs of cells of the same colours; a space, which shows no foreground, joins any."""
-    inks = chunks(art.foreground, 3)
-    papers = chunks(art.background, 3) if art.background else [None] * len(inks)
-    cells = zip("".join(art.rows), inks, papers, strict=True)
+    """Yield the runs of cells of the same colours in each row. A space, which shows no foreground, joins any run."""
+    foregrounds = chunks(art.foreground, 3)
+    backgrounds = chunks(art.background, 3) if art.background else [None] * len(foregrounds)
+    cells = zip("".join(art.rows), foregrounds, backgrounds, strict=True)
     for row in art.rows:
         made: list[Run] = []
         text, foreground, background = "", None, None
-        for glyph, ink, paper in itertools.islice(cells, len(row)):
-            if text and (paper != background or (glyph != " " and foreground and ink != foreground)):
+        for glyph, colour, ground in itertools.islice(cells, len(row)):
+            if text and (ground != background or (glyph != " " and foreground and colour != foreground)):
                 made.append((text, foreground, background))
                 text, foreground = "", None
-            text, foreground, background = text + glyph, foreground if glyph == " " else ink, paper
+            text, foreground, background = text + glyph, foreground if glyph == " " else colour, ground
         yield [*made, (text, foreground, background)]
 
 
 def to_text(art: Art) -> str:
-    """The glyphs alone."""
+    """Return the glyphs without colours, in lines."""
     return "".join(f"{row}\n" for row in art.rows)
 
 
 def to_ansi(art: Art, colors: str = "true") -> str:
-    """SGR in 24 bits, or of xterm's 256 or 16 colours; only what changes is written; a line ends with a reset."""
+    """Return lines with SGR sequences where colours change: 24-bit, or of xterm's 256 or 16. Each ends with a reset."""
     codes = {} if colors == "true" else palette(colors)
     if codes:
         columns, background = len(art.rows[0]), art.background
         art = art._replace(foreground=snapped(art.foreground, columns, codes, 0),
                            background=background and snapped(background, columns, codes, CARRIED))
-    written = []
+    parts = []
     for row in runs(art):
-        ink = paper = None
+        current_foreground = current_background = None
         for text, foreground, background in row:
             sgr = []
-            if background and background != paper:
+            if background and background != current_background:
                 sgr.append(codes[background][1] if codes else "48;2;%d;%d;%d" % (*background,))
-            if foreground and foreground != ink:
+            if foreground and foreground != current_foreground:
                 sgr.append(codes[foreground][0] if codes else "38;2;%d;%d;%d" % (*foreground,))
-            written.append(f"\x1b[{';'.join(sgr)}m{text}" if sgr else text)
-            ink, paper = foreground or ink, background
-        written.append("\x1b[0m\n")
-    return "".join(written)
+            parts.append(f"\x1b[{';'.join(sgr)}m{text}" if sgr else text)
+            current_foreground, current_background = foreground or current_foreground, background
+        parts.append("\x1b[0m\n")
+    return "".join(parts)
 
 
 @cache
 def palette(colors: str) -> dict[bytes, tuple[str, str]]:
-    """Of xterm's colours (256colres.h; the first 16 depend on the theme): SGR codes as foreground and as background."""
+    """Map xterm's colours (256colres.h; of 256, not the 16 that themes change) to SGR codes for text and background."""
     if colors == "16":
         basic = bytes.fromhex("000000cd000000cd00cdcd000000eecd00cd00cdcde5e5e5"
                               "7f7f7fff000000ff00ffff005c5cffff00ff00ffffffffff")
@@ -946,55 +893,53 @@ def palette(colors: str) -> dict[bytes, tuple[str, str]]:
 
 
 def snapped(plane: bytes, columns: int, colours: Collection[bytes], carried: float) -> bytes:
-    """Each colour's nearest, where this share of the error is made up for in the cells beside and below (dithering)."""
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(b"".join(colours))
+    """Return the nearest of `colours` for each cell. Dithering makes up for a share of the error in the next cells."""
+    allowed = Image.new("P", (1, 1))
+    allowed.putpalette(b"".join(colours))
     wanted = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
-    nearest = wanted.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
-    return Image.blend(nearest, wanted, carried).quantize(palette=palette).convert("RGB").tobytes()
+    nearest = wanted.quantize(palette=allowed, dither=Image.Dither.NONE).convert("RGB")
+    return Image.blend(nearest, wanted, carried).quantize(palette=allowed).convert("RGB").tobytes()
 
 
 def to_png(art: Art, background: str) -> bytes:
-    """As a terminal would show it, in cells of 10 x 20 pixels, or 5 x 10 where that would make a huge picture."""
+    """Return a PNG of the art as a terminal shows it. A cell has 10 x 20 pixels, in large art 5 x 10."""
     grid = len(art.rows[0]), len(art.rows)
     step = 1 if grid[0] * grid[1] <= 7200 else 2
     width, height = PARTS[0] // step, PARTS[1] // step
     size = grid[0] * width, grid[1] * height
     tiles = {name: glyph.reduce(step) for name, glyph in glyphs().items()}
     mask = Image.new("L", size)
-    for y, row in enumerate(art.rows):
-        for x, name in enumerate(row):
-            mask.paste(tiles[name], (x * width, y * height))
-    grounds = art.background or bytes(BACKGROUNDS[background]) * (grid[0] * grid[1])
-    ink, ground = (Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST)
-                   for plane in (art.foreground, grounds))
-    return written(Image.composite(ink, ground, mask), "PNG", compress_level=4)
+    for i, name in enumerate("".join(art.rows)):
+        mask.paste(tiles[name], (i % grid[0] * width, i // grid[0] * height))
+    planes = art.foreground, art.background or bytes(BACKGROUNDS[background]) * (grid[0] * grid[1])
+    foreground, ground = (Image.frombytes("RGB", grid, p).resize(size, Image.Resampling.NEAREST) for p in planes)
+    return written(Image.composite(foreground, ground, mask), "PNG", compress_level=4)
 
 
 def written(picture: Image.Image, format: str, **options: int) -> bytes:
-    """The picture as a file of Pillow's name for the format."""
+    """Return the picture as a file in a format that Pillow knows by this name."""
     file = io.BytesIO()
     picture.save(file, format, **options)
     return file.getvalue()
 
 
 def to_html(art: Art) -> str:
-    """The inside of a <pre>: an element a run."""
+    """Return the content of a <pre> element, with an element for each run."""
     return "\n".join("".join(map(element, row)) for row in runs(art))
 
 
 def element(run: Run) -> str:
-    """A run in HTML; short, and valid without quotation marks."""
+    """Return the run in HTML, as short as is valid: colours such as #abc for #aabbcc, and no quotation marks."""
     text, styles = html.escape(run[0], quote=False), []
     for name, colour in zip(("color", "background"), run[1:], strict=True):
         if colour:
             digits = colour.hex()
-            styles.append(f"{name}:#{digits[::2] if digits[::2] == digits[1::2] else digits}")  # #aabbcc as #abc
+            styles.append(f"{name}:#{digits[::2] if digits[::2] == digits[1::2] else digits}")
     return f"<b style={';'.join(styles)}>{text}</b>" if styles else text
 
 
 def to_dict(art: Art) -> dict[str, Any]:
-    """The art for JSON: rows as text, and of each row the colours of its cells, six hexadecimal digits a cell."""
+    """Return the art for JSON: rows as text, and for each row the colours of its cells, each as six hex digits."""
     width = len(art.rows[0])
     foreground, background = (plane.hex(" ", 3 * width).split() if plane else None for plane in art[1:])
     return {"width": width, "height": len(art.rows), "style": "fill" if art.background else "ink", "rows": art.rows,
@@ -1002,19 +947,19 @@ def to_dict(art: Art) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# House cats: portraits drawn from a seed, so that there always is a cat
+# House cats: portraits drawn from a seed, so that there is always a cat
 # ---------------------------------------------------------------------------------------------------------------------
 
 HOUSE_CATS = 2**32
 PORTRAIT = 480, 360
-INK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
-# A point is a complex number in the cat's own measure: 0 is the middle of the face, x runs right, y runs down, and
-# the cheeks are 1 away. A shape is a polygon of such points; only an easel knows where that is on the picture.
-Shape = Sequence[complex]
-Layer = tuple[str, float, float, list[Shape]]  # a colour or the name of one of the coat's, blur, alpha, shapes
+BLACK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
+# Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
+# distance 1. An Easel turns points into pixels.
+Shape = Sequence[complex]  # the corners of a polygon
+Layer = tuple[str, float, float, list[Shape]]  # a colour or a field of Coat, blur, alpha, shapes
 Coat = NamedTuple("Coat", [("fur", str), ("belly", str), ("mark", str), ("nose", str),
                            ("patterns", str), ("eyes", str), ("room", str), ("name", str)])
-COATS = (  # a cat has all of the patterns and one of the eyes
+COATS = (  # a cat has all patterns of its coat, and one of the colours of eyes, or two ("blue/amber")
     Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "deep", "brown tabby"),
     Coat("#a7abae", "#f0eeea", "#34373d", "#b86b66", "tabby", "green amber", "deep", "silver tabby"),
     Coat("#dd8f40", "#f9e3c0", "#a04c16", "#d97f74", "tabby", "amber green copper", "deep", "ginger tabby"),
@@ -1035,30 +980,30 @@ ROOMS = {"pale": ("#9fc4c9 #f3e3c3", "#e9a98f #fbe3c2", "#8fb7d9 #f2ead8", "#b9c
 
 
 def both(*shapes: Shape) -> list[Shape]:
-    """Each shape, and its mirror image on the other side of the face."""
+    """Return each shape and, after it, its mirror image on the other side of the face."""
     return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
 
 
 def blob(*points: complex) -> Shape:
-    """A smooth closed shape through the points (Catmull-Rom)."""
+    """Return a smooth closed shape through the points (Catmull-Rom spline)."""
     quads = zip((points[-1], *points), points, (*points[1:], points[0]), (*points[2:], *points[:2]), strict=False)
     return [b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
             for a, b, c, d in quads for t in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)]
 
 
 def whole(*half: complex) -> Shape:
-    """A smooth symmetric shape, given its right half from top to bottom."""
+    """Return a smooth symmetric shape, given the points of its right half from top to bottom."""
     return blob(*half, *(-z.conjugate() for z in reversed(half)))
 
 
 def stroke(width: float, start: complex, middle: complex, end: complex) -> Shape:
-    """A dab of the brush, thin at both ends."""
+    """Return a stroke of the brush, which is thin at both ends and `width` wide in the middle."""
     side = (end - start) / abs(end - start) * 1j * width / 2
     return blob(start, middle - side, end, middle + side)
 
 
 def oval(centre: complex, rx: float, ry: float) -> Shape:
-    """An upright ellipse."""
+    """Return an ellipse with the radii `rx` and `ry`."""
     return [centre + complex(rx * z.real, ry * z.imag) for z in (cmath.rect(1, i / 32 * cmath.tau) for i in range(32))]
 
 
@@ -1071,7 +1016,7 @@ CONCH = blob(0.88-0.48j, 0.93-0.82j, 0.89-1.20j, 0.68-1.04j, 0.46-0.80j, 0.58-0.
 LIDS = blob(-0.35+0.17j, -0.205-0.145j, 0.01-0.26j, 0.21-0.20j, 0.35-0.10j, 0.225+0.17j, 0.02+0.245j, -0.18+0.215j)
 MUZZLE = [*both(oval(0.19+0.54j, 0.26, 0.17)), oval(0.70j, 0.2, 0.13), oval(0.4j, 0.16, 0.2)]
 PATTERNS: dict[str, list[Layer]] = {
-    "tabby": [("mark", 0, 0.85, both(  # the M of the forehead, the cheeks, the flanks
+    "tabby": [("mark", 0, 0.85, both(  # an M on the forehead, stripes on the cheeks and the flanks
         stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
         stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
         stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j),
@@ -1084,9 +1029,9 @@ PATTERNS: dict[str, list[Layer]] = {
 FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth and nose, whiskers
     (SHADOW, 0.05, 0.3, both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j))),
     (LIGHT, 0.07, 0.25, [oval(0.12j, 0.07, 0.2), *MUZZLE[:2]]),
-    (INK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011) for i in range(9)))),
-    (INK, 0, 1, [whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), stroke(0.035, 0.46j, 0.53j, 0.61j),
-                 *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
+    (BLACK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011) for i in range(9)))),
+    (BLACK, 0, 1, [whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), stroke(0.035, 0.46j, 0.53j, 0.61j),
+                   *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
     ("nose", 0, 1, [whole(0.04+0.335j, 0.12+0.355j, 0.09+0.42j, 0.02+0.475j)]),
     ("white", 0, 0.9, both(*(stroke(0.02, 0.32+0.51j + i * 0.055j, 0.8+0.42j + i * 0.12j, 1.35+0.47j + i * 0.2j)
                              for i in range(3)))),
@@ -1094,18 +1039,18 @@ FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth
 
 
 class Easel(NamedTuple):
-    """A picture, and how the cat sits on it: where, its turn and size, its broadness (below 0: mirrored)."""
+    """A picture and a cat on it. A point z of the cat is at origin + turn * z, after its x is multiplied by `broad`."""
 
     picture: Image.Image
     coat: Coat
     rng: random.Random
-    origin: complex
-    turn: complex
-    broad: float
+    origin: complex  # in pixels
+    turn: complex  # its length is the size in pixels
+    broad: float  # the cat is mirrored if this is negative
 
     def mask(self, shapes: Iterable[Shape], blur: float = 0) -> Image.Image:
-        """The shapes as a mask (L, 480x360), drawn large and reduced; those to be blurred, small and enlarged."""
-        scale = 0.25 if blur else 2
+        """Return the shapes as a mask (L, 480 x 360)."""
+        scale = 0.25 if blur else 2  # small is faster to blur; large and then reduced is smoother
         sheet = Image.new("L", (int(PORTRAIT[0] * scale), int(PORTRAIT[1] * scale)))
         for shape in shapes:
             spots = [scale * (self.origin + self.turn * complex(z.real * self.broad, z.imag)) for z in shape]
@@ -1115,26 +1060,26 @@ class Easel(NamedTuple):
 
     def paint(self, colour: str, blur: float, alpha: float, shapes: Iterable[Shape],
               within: Image.Image | None = None, hair: float = 0) -> Image.Image:
-        """Paint the shapes, with hairs of that length at most, where `within` (a mask) lets them; their own mask."""
+        """Paint the shapes where the mask `within` allows it, with a fringe of hairs. Return the shapes' own mask."""
         mask = self.mask([self.furry(shape, hair) for shape in shapes] if hair else shapes, blur)
-        if box := mask.getbbox():  # most shapes are small, and pasting is what takes time
+        if box := mask.getbbox():  # pasting takes most of the time, and most shapes are small
             part = ImageChops.multiply(mask.crop(box), within.crop(box)) if within else mask.crop(box)
             self.picture.paste(getattr(self.coat, colour, colour), box, part.point(lambda level: int(level * alpha)))
         return mask
 
     def furry(self, shape: Shape, length: float) -> Shape:
-        """The shape with a hair at each of its points, combed outwards and down."""
+        """Return the shape with a hair of at most this length at each corner, outwards and down."""
         return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * self.rng.random())]
 
 
 def paint_eyes(easel: Easel) -> str:
-    """Paint two big eyes: liner, iris, rays, a glow below, lid's shadow, pupil, catchlights. Returns their colour."""
+    """Paint the eyes: liner, iris, glow, rays, lid's shadow, pupil, reflections. Return a phrase with their colour."""
     rng, (first, *others) = easel.rng, easel.rng.choice(easel.coat.eyes.split()).split("/")
     look, pupil = cmath.rect(rng.uniform(0.94, 1.1), rng.uniform(-0.12, 0.06)), rng.uniform(0.07, 0.16)
     gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
     lids, eyes = (both([0.42 + z * look * size for z in LIDS]) for size in (1, 0.82))
     easel.paint("belly", 0.06, 0.45, [[z * 1.06 for z in lid] for lid in lids])
-    easel.paint(INK, 0, 1, lids)
+    easel.paint(BLACK, 0, 1, lids)
     for side, shape, name in zip((0.42, -0.42), eyes, [first, *others, first], strict=False):
         (iris, glow), centre = EYES[name].split(), side + gaze
         eye = easel.paint(iris, 0, 1, [shape])
@@ -1142,13 +1087,13 @@ def paint_eyes(easel: Easel) -> str:
         rays = [cmath.rect(0.22, i / 3.2) for i in range(20)]
         easel.paint(glow, 0, 0.45, [(centre + z * 0.4, centre + z, centre + z * (1+0.12j)) for z in rays], eye)
         easel.paint(SHADOW, 0, 0.75, [shape], ImageChops.invert(easel.mask([oval(side + 0.05j, 0.25, 0.2)], 0.035)))
-        easel.paint(INK, 0, 1, [oval(centre, pupil, 0.175)], eye)
+        easel.paint(BLACK, 0, 1, [oval(centre, pupil, 0.175)], eye)
         easel.paint("white", 0, 1, [oval(centre + 0.07-0.09j, 0.055, 0.06), oval(centre - 0.08+0.09j, 0.025, 0.025)])
     return f"one {first} and one {others[0]} eye" if others else f"{first} eyes"
 
 
 def draw_house_cat(seed: int) -> Image.Image:
-    """Draw the cat of this seed (0 <= seed < 2**32): RGB, 480x360, always the same. Its info has a description."""
+    """Return the picture of this seed's cat (0 to 2**32 - 1), RGB, 480 x 360, with a description in its `info`."""
     rng = random.Random(seed)
     coat, fluff, size = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(110, 122)
     markings = [layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]]
@@ -1156,8 +1101,8 @@ def draw_house_cat(seed: int) -> Image.Image:
     body = Easel(Image.new("RGB", PORTRAIT, far), coat, rng, complex(rng.uniform(210, 270), rng.uniform(190, 206)),
                  size, rng.uniform(0.97, 1.08) * rng.choice((-1, 1)))
     body.paint(near, 0.5, 1, [oval(complex(rng.uniform(-1, 1), rng.uniform(-0.6, 0.6)), 1.5, 1.2)])
-    spots = [complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)) for _ in range(9)]  # lights, out of focus
-    body.paint(LIGHT, 0.05, 0.2, [oval(spot, 0.22, 0.22) for spot in spots])
+    spots = [oval(complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)), 0.22, 0.22) for _ in range(9)]
+    body.paint(LIGHT, 0.05, 0.2, spots)  # lamps, out of focus
     torso = body.paint("fur", 0, 1, [BODY], hair=fluff)
     for layer in markings:
         body.paint(*layer, torso, 0.03)
@@ -1176,10 +1121,10 @@ def draw_house_cat(seed: int) -> Image.Image:
     head.paint(PINK, 0.02, 1, conches, face)
     head.paint(SHADOW, 0.06, 0.4, [[z + 0.12j for z in shape] for shape in conches], face)
     head.paint(LIGHT, 0.15, 0.3, [oval(0.25-0.5j, 0.6, 0.35)], face)
-    for colour, shift, blur in ((SHADOW, 0.07-0.10j, 0.11), (LIGHT, -0.05+0.05j, 0.03)):  # a dark side, a bright rim
+    for colour, shift, blur in ((SHADOW, 0.07-0.10j, 0.11), (LIGHT, -0.05+0.05j, 0.03)):  # a dark and a bright edge
         inner = head.mask([[z + shift for z in shape] for shape in outline], blur)
         head.paint(colour, 0, 0.5, outline, ImageChops.invert(inner))
-        ways = [cmath.rect(1, rng.uniform(0, cmath.tau)) for _ in range(600)]  # of hairs, away from the nose
+        ways = [cmath.rect(1, rng.uniform(0, cmath.tau)) for _ in range(600)]  # hairs grow away from the nose
         roots = [(0.3j + way * 2 * rng.random() ** 0.6, way) for way in ways]
         hairs = [(root, root + way * 0.012j, root + (way + 0.35j) * 0.13) for root, way in roots]
         head.paint(colour, 0, 0.2, hairs, ImageChops.lighter(face, torso))
@@ -1190,21 +1135,20 @@ def draw_house_cat(seed: int) -> Image.Image:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Cats: the sources, the store of their pictures, the refresher that fills it
+# Cats: the sources, the store of their pictures, the refresher that fills the store
 # ---------------------------------------------------------------------------------------------------------------------
 
 STORED_CATS = 24
-STORED_SIDE = 480  # pixels on the longer side: one per sample up to 96 columns, some 30 kB as JPEG
+STORED_SIDE = 480  # pixels on the longer side: enough for 96 columns; a JPEG has some 30 kB
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
-LEASE_SECONDS = 120.0  # longer than it takes to fetch a cat
-SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a whole response with all redirects
-REVIVALS_AT_ONCE, REVIVED_BYTES = 2, 4 << 20  # limits of fetching and caching cats that are not stored, for visitors
+LEASE_SECONDS = 120.0  # more than it takes to fetch a cat
+SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a response with all its redirects
+REVIVALS_AT_ONCE = 2  # how many cats that are not stored may be fetched for visitors at the same time
 VISITORS_REQUESTS_A_MINUTE = 30  # to the sources, redirects included
-HOUSE_CATS_PER_MINUTE = 24
-SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # ids go into paths and terminals as they are
+SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # ids are not escaped in paths and terminals
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
-LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at startup
+LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # to wait for a lock of another process: in a request, at the start
 
 SCHEMA = """
 CREATE TABLE visits (
@@ -1271,15 +1215,15 @@ class NoSuchCat(LookupError):
 
 
 class Unavailable(Exception):
-    """A source, or what it sent, cannot be used now. The message says why."""
+    """A source, or what the source sent, cannot be used now. The message says why."""
 
     def __init__(self, reason: str, status: int = 200, retry_after: float = 0.0) -> None:
         super().__init__(reason)
-        self.status, self.retry_after = status, retry_after  # the source's own: status code, seconds to wait
+        self.status, self.retry_after = status, retry_after  # of the source; Retry-After in seconds
 
 
 class Database:
-    """The SQLite file, through one connection in autocommit mode: each statement is committed when it returns."""
+    """The SQLite file with one connection in autocommit mode: a statement that has returned is committed."""
 
     def __init__(self, path: str) -> None:
         self._path, self._lock = os.path.abspath(path), threading.RLock()
@@ -1289,21 +1233,21 @@ class Database:
             raise SetupError(f"ANALYTICS_DB: cannot use {quoted(path)}: {error}") from error
 
     def open(self, patience: float) -> None:
-        """Open or create the file, and wait `patience` seconds for locks. Raises sqlite3.Error and OSError."""
+        """Open or create the file. Wait `patience` seconds at most for locks. Raises sqlite3.Error and OSError."""
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
         end = time.monotonic() + patience
         while True:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 break
-            except sqlite3.OperationalError as error:  # if another process does this too, SQLite fails without waiting
+            except sqlite3.OperationalError as error:  # SQLite does not wait if another process does the same
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
                 time.sleep(0.1 * random.random())
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process without an fsync per visit
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process, without an fsync a visit
         self._migrate()
         self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
-        # Our own descriptor tells which file is open. Close it last: closing any descriptor drops the POSIX locks.
+        # A second descriptor, to tell which file is open. It is closed last, because that drops SQLite's POSIX locks.
         self._wal_stat, self._file = os.stat(self._path + "-wal"), io.FileIO(self._path)
         self._stat = os.fstat(self._file.fileno())
 
@@ -1318,7 +1262,7 @@ class Database:
         self._connection.execute("COMMIT")
 
     def _in_place(self) -> bool:
-        """Return whether the path still leads to the open file. SQLite itself would go on using a deleted file."""
+        """Return whether the open file is still at the path. SQLite would not notice that it was deleted."""
         with contextlib.suppress(OSError):  # the file is gone
             return not self._file.closed and os.path.samestat(os.stat(self._path), self._stat)
         return False
@@ -1334,7 +1278,7 @@ class Database:
         """Reopen the file if it was deleted, replaced or overwritten. Raises sqlite3.Error and OSError."""
         with self._lock:
             if not self._in_place() or os.pread(self._file.fileno(), 16, 0) != b"SQLite format 3\0":
-                with contextlib.suppress(sqlite3.Error):  # if the file was moved, it still needs the data in its -wal
+                with contextlib.suppress(sqlite3.Error):  # a file that was moved still needs the data in its -wal
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self.close()
                 with contextlib.suppress(OSError):  # a stale -wal would corrupt the new file
@@ -1354,12 +1298,12 @@ class Database:
 
 
 class Store:
-    """Holds the pictures of the STORED_CATS freshest cats, and the ids of all cats that were ever stored."""
+    """Keeps the pictures of the STORED_CATS newest cats, and the ids and URLs of all cats that were ever stored."""
 
     def __init__(self, database: Database) -> None:
         self._execute = database.execute
         self._ids: list[str] = []
-        self._listed = -math.inf  # time.monotonic() when self._ids was read; other processes store cats too
+        self._listed = -math.inf  # time.monotonic() when `_ids` was read; other processes store cats too
 
     def ids(self) -> list[str]:
         """Return the ids of the stored cats, from a list that is at most a second old."""
@@ -1369,7 +1313,7 @@ class Store:
         return self._ids
 
     def get(self, cat_id: str) -> tuple[Cat, bytes | None] | None:
-        """Return the cat and its JPEG, which is None if it was evicted; None for an unknown id."""
+        """Return the cat and its JPEG, or the cat and None if the JPEG was evicted, or None for an unknown id."""
         for picture, *cat in self._execute("SELECT picture, id, source, url FROM cats WHERE id = ?", cat_id):
             return Cat(*cat), picture
         return None
@@ -1378,48 +1322,44 @@ class Store:
         return bool(self._execute("SELECT 1 FROM cats WHERE id = ? AND picture IS NOT NULL", cat_id))
 
     def put(self, cat: Cat, picture: bytes) -> None:
-        """Store the picture, as Fetcher.picture returns it, and evict the oldest."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)",
-                      *cat[:3], now, picture)
-        self._execute("""
-            UPDATE cats SET picture = NULL WHERE id IN (
-                SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)""", STORED_CATS)
+        """Store the cat with its picture, a JPEG from Fetcher.picture, and evict the oldest pictures."""
+        row = *cat[:3], datetime.now(UTC).isoformat(timespec="seconds"), picture
+        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)", *row)
+        oldest = "SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?"
+        self._execute(f"UPDATE cats SET picture = NULL WHERE id IN ({oldest})", STORED_CATS)
 
     def counts(self) -> dict[str, int]:
         return dict(self._execute("SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"))
 
     def claim_due_fetch(self) -> dict[str, tuple[int, float]] | None:
-        """If a fetch is due, claim it for LEASE_SECONDS and return the sources of `schedule_fetch`; else None."""
+        """If a fetch is due, claim it for LEASE_SECONDS, and return the sources that `schedule_fetch` saved."""
         now, ((due, sources),) = time.time(), self._execute("SELECT due, sources FROM refresher")
-        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # a later time comes from a clock that was wrong
+        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # a later time was written while the clock was wrong
             return None
         claimed = self._execute("UPDATE refresher SET due = ? WHERE due = ? RETURNING 1", now + LEASE_SECONDS, due)
         return dict(json.loads(sources)) if claimed else None
 
     def schedule_fetch(self, due: float, sources: Mapping[str, tuple[int, float]]) -> None:
-        """Save when the next fetch is due, and the failures in a row and next try of each source, in Unix time."""
+        """Save when the next fetch is due, and for each source its failures in a row and next try, in Unix time."""
         self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
 
 
-# Multicast, and all ranges of iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry. Of IPv6,
-# only 2000::/3 is public, except the ranges that embed IPv4 addresses (Teredo in 2001::/23, 6to4 in 2002::/16).
+# Special addresses for which `is_global` may be true: some in iana.org/assignments/iana-ipv4-special-registry and
+# iana-ipv6-special-registry, multicast, IPv6 outside 2000::/3, and IPv6 that embeds IPv4 (Teredo in 2001::/23, 6to4).
 SPECIAL_NETWORKS = (
-    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-    "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
-    "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4", "::/3", "4000::/2", "8000::/1",
-    "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
+    "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24", "224.0.0.0/4",
+    "::/3", "4000::/2", "8000::/1", "2001::/23", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
 
 
 def is_public(address: str) -> bool:
     """Return whether a socket's address belongs to the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    return not any(ip in ipaddress.ip_network(network) for network in SPECIAL_NETWORKS)
+    return ip.is_global and not any(ip in ipaddress.ip_network(network) for network in SPECIAL_NETWORKS)
 
 
 def connect(host: str, port: int, anywhere: bool) -> socket.socket:
-    """Connect to the host, whose addresses must all be public unless `anywhere`. Raises Unavailable and OSError."""
-    # Resolve the name only once: it could lead elsewhere after the check.
+    """Connect to a host. Unless `anywhere`, all its addresses must be public. Raises Unavailable and OSError."""
+    # Resolve the name only once, because the answer could change after the check.
     addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not anywhere and (special := [address for address in addresses if not is_public(address)]):
         raise Unavailable(f"{special[0]} is not a public address")
@@ -1537,13 +1477,13 @@ def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
 
 
 class Source:
-    """The API at `url`: CATAAS if its host is that or its path ends in /cat, else The Cat API."""
+    """The API at `url`: CATAAS if the host is cataas.com or the path ends in /cat, else The Cat API."""
 
     def __init__(self, url: str, fetcher: Fetcher, key: str | None) -> None:
         parts = urlsplit(url)
         api = parts._replace(query="", fragment="").geturl().rstrip("/")
         self.name, self._fetcher = parts.netloc.rpartition("@")[2], fetcher
-        self.listed: deque[Cat] = deque()  # found by a search, not yet stored
+        self.listed: deque[Cat] = deque()  # results of a search that are not stored yet
         self.failures, self.ready = 0, 0.0  # failures in a row; time.monotonic() of the next try
         if parts.hostname == "cataas.com" or parts.path.rstrip("/").endswith("/cat"):  # https://cataas.com/doc.html
             self._search_url, self._cat_url = f"{api}?{parts.query or 'json=true'}", api + "/{id}?json=true"
@@ -1559,7 +1499,7 @@ class Source:
         return [self._cat(entry) for entry in (answer if isinstance(answer, list) and answer else [answer])]
 
     def find(self, cat_id: str, permit: Callable[[], None]) -> Cat:
-        """Ask for the cat with that id. Raises NoSuchCat, and Unavailable if the source gives no answer."""
+        """Ask for the cat with this id. Raises NoSuchCat, and Unavailable if the source gives no useful answer."""
         if self.ready > time.monotonic():
             raise Unavailable("it failed a moment ago")
         try:
@@ -1568,7 +1508,7 @@ class Source:
             if error.status in (400, 404):  # The Cat API sends 400, CATAAS 404
                 raise NoSuchCat(cat_id) from error
             raise
-        if cat.id != cat_id:  # CATAAS takes an unknown id for a tag
+        if cat.id != cat_id:  # CATAAS searches for a tag if it does not know the id
             raise NoSuchCat(cat_id)
         return cat
 
@@ -1577,21 +1517,21 @@ class Source:
         if isinstance(entry, dict):
             cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
             if isinstance(cat_id, str) and SOURCE_CAT_ID.fullmatch(cat_id) and isinstance(url, str) and url:
-                with contextlib.suppress(ValueError):  # cannot be joined, and is_web_url refuses it too
+                with contextlib.suppress(ValueError):  # is_web_url refuses this URL below
                     url = urljoin(self._search_url, url)
                 if is_web_url(url) and (url.startswith("https:") or self._search_url.startswith("http:")):
                     return Cat(cat_id, self.name, url)
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(entry))}")
 
     def failed(self, retry_after: float = 0.0) -> None:
-        """Rest for 1, 2, 4 ... LONGEST_BACKOFF seconds, at random half as long, and at least for `retry_after`."""
+        """Do not ask again for 1, 2, 4 ... LONGEST_BACKOFF seconds, at random down to half, or for `retry_after`."""
         self.failures += 1
         rest = min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
         self.ready = time.monotonic() + max(rest, min(retry_after, LONGEST_RETRY_AFTER))
 
 
 class Refresher:
-    """Fills the store with STORED_CATS quickly, then adds a cat every REFRESH_SECONDS, whatever the traffic."""
+    """Fills the store quickly, then adds a cat every REFRESH_SECONDS, independently of the traffic."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
@@ -1605,7 +1545,7 @@ class Refresher:
         self.last_good = time.monotonic() if self._sources else None
         while self._sources and not stopping.wait(self._delay()):
             try:
-                self.fetch_one(LEASE_SECONDS)  # while this thread goes on, no other process needs to fetch
+                self.fetch_one(LEASE_SECONDS)  # no other process needs to fetch while this one does
             except Exception:
                 if stopping.is_set():  # the database is closed by now
                     return
@@ -1614,16 +1554,16 @@ class Refresher:
                 self._due = time.monotonic() + REFRESH_SECONDS
 
     def claim_due_fetch(self) -> bool:
-        """Return whether a fetch is due and this process has to call `fetch_one`. Only CGI requests ask this."""
+        """Return whether this process has to call `fetch_one`, because a fetch is due. Only for CGI requests."""
         claimed = self._store.claim_due_fetch() if self._sources else None
         for source in self._sources:
             source.failures, ready = (claimed or {}).get(source.name, (0, 0.0))
             source.ready = ready - time.time() + time.monotonic()
-        self._repeats = QUICK_REPEATS - 1  # those of other processes are unknown, so one more ends the hurry
+        self._repeats = QUICK_REPEATS - 1  # other processes' are unknown, so one more ends the hurry
         return claimed is not None
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
-        """Store a cat from the first source that works. Schedule the next fetch, `lease_seconds` later for others."""
+        """Store a cat from the first source that works. Schedule the next fetch: other processes wait longer."""
         if not any(source.ready <= time.monotonic() and self._fetch_from(source) for source in self._sources):
             self.results["failed"] += 1
         unix = time.time() - time.monotonic()
@@ -1637,7 +1577,7 @@ class Refresher:
         return max(0.0, max(self._due, min(source.ready for source in self._sources)) - time.monotonic())
 
     def _fetch_from(self, source: Source) -> bool:
-        """Store the source's next new cat, if there is one. Returns False if the source fails."""
+        """Store a new cat if the source has one. Return False if the source fails."""
         try:
             with span("get_cat_ascii_art", source=source.name):
                 self._repeats = 0 if self._store_next(source) else self._repeats + 1
@@ -1656,7 +1596,7 @@ class Refresher:
         return True
 
     def _store_next(self, source: Source) -> bool:
-        """Store the first listed cat that is new, after a search if none is listed. Returns False if none is new."""
+        """Store the first new cat of the list, after a search if the list is empty. Return False if none is new."""
         if not source.listed:
             source.listed.extend(source.search())
         while source.listed:
@@ -1668,12 +1608,11 @@ class Refresher:
 
 
 class Cache:
-    """A cache of at most `limit` bytes, which drops the least recently used values."""
+    """A cache that drops the least recently used values when they have more than `limit` bytes together."""
 
     def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
+        self._limit, self._size, self._lock = limit, 0, threading.Lock()
         self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
 
     def get(self, key: Any) -> Any:
         with self._lock:
@@ -1690,24 +1629,24 @@ class Cache:
 
 
 class Cattery:
-    """Finds the cat for a request: stored cats, house cats, and for permalinks also the sources."""
+    """Finds cats for requests: stored cats, house cats, and, for permalinks, cats that only the sources have."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
-        self._revived = Cache(REVIVED_BYTES)
+        self._revived = Cache(4 << 20)
         self._recent: deque[float] = deque(maxlen=VISITORS_REQUESTS_A_MINUTE)
         self._free, self._lock = threading.BoundedSemaphore(REVIVALS_AT_ONCE), threading.Lock()
         self._picked = ""
 
     def pick(self, seen: Sequence[str] = ()) -> str:
-        """Return the id of a random local cat, if possible neither one in `seen` nor the last one."""
+        """Return the id of a random local cat, if possible not the last one and none of `seen`."""
         order = {cat_id: position for position, cat_id in enumerate([self._picked, *seen])}
         ids = (self._sources and self._store.ids()) or house_cats()
         self._picked = min(ids, key=lambda cat_id: (order.get(cat_id, -1), random.random()))
         return self._picked
 
     def find_local(self, cat_id: str) -> tuple[Cat, Image.Image]:
-        """Return the cat and its picture without asking a source. Raises NoSuchCat."""
+        """Return the cat and its picture without a request to a source. Raises NoSuchCat."""
         if portrait := house_cat(cat_id):
             return Cat(cat_id, "house", "", portrait.info["description"]), portrait
         cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
@@ -1716,7 +1655,7 @@ class Cattery:
         return cat, decode(jpeg, STORED_SIDE)
 
     def find_or_fetch(self, cat_id: str) -> tuple[Cat, Image.Image]:
-        """Return the cat and its picture, and fetch it again if it was evicted. Raises NoSuchCat and Unavailable."""
+        """Return the cat and its picture, from a source if necessary. Raises NoSuchCat and Unavailable."""
         try:
             return self.find_local(cat_id)
         except NoSuchCat:
@@ -1733,14 +1672,14 @@ class Cattery:
         return cat, decode(jpeg, STORED_SIDE)
 
     def _permit(self) -> None:
-        """Count a request that a visitor causes to a source. Raises Unavailable if there were too many."""
+        """Count a request to a source that a visitor causes. Raises Unavailable if there were too many."""
         with self._lock:
             if len(self._recent) == VISITORS_REQUESTS_A_MINUTE and time.monotonic() - self._recent[0] < 60:
                 raise Unavailable("visitors caused too many requests in the last minute")
             self._recent.append(time.monotonic())
 
     def _ask(self, cat_id: str) -> Cat:
-        """Ask the sources for a cat that was never stored. Raises NoSuchCat if all say so, else Unavailable."""
+        """Ask the sources for a cat that was never stored. Raises NoSuchCat, and Unavailable if one fails."""
         failure: Exception = NoSuchCat(cat_id)
         for source in self._sources:
             try:
@@ -1753,15 +1692,15 @@ class Cattery:
 
 
 def house_cat(cat_id: str) -> Image.Image | None:
-    """Return the portrait of a house cat; None for the id of any other cat."""
+    """Return the portrait of the house cat with this id, or None if the id is another cat's."""
     seed = re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)
     return draw_house_cat(int(seed[1])) if seed and int(seed[1]) < HOUSE_CATS else None
 
 
-def house_cats(litter: int = HOUSE_CATS_PER_MINUTE, seconds: int = 60) -> list[str]:
-    """Return the ids of the current house cats. Every so many seconds, a new one replaces the oldest."""
+def house_cats(count: int = 24, seconds: int = 60) -> list[str]:
+    """Return the ids of the current house cats. A new cat replaces the oldest one every so many seconds."""
     now = int(time.time() // seconds)
-    return [f"house-{zlib.crc32(b'%d' % period)}" for period in range(now - litter + 1, now + 1)]
+    return [f"house-{zlib.crc32(b'%d' % period)}" for period in range(now - count + 1, now + 1)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
