@@ -778,7 +778,10 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image)
 def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, background: Image.Image,
                        foreground: Image.Image) -> tuple[bytes, bytes, bytes]:
     """Return codes, foreground and background, in which similar cells have the same colours as the previous cell."""
-    foregrounds, backgrounds, density, tolerance = bytearray(), bytearray(), densities(), 2  # levels of the mean
+    density, tolerance = densities(), 2  # levels of the mean
+    foregrounds: list[bytes] = []
+    backgrounds: list[bytes] = []
+    text = page = b""
     lumas = zip(background.convert("L").tobytes(), foreground.convert("L").tobytes(), strict=True)
     planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, background, foreground))
     fr = fg = fb = br = bg = bb = luma = apart = 0  # the previous cell's foreground, background, luma, contrast
@@ -795,9 +798,11 @@ def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, backgr
             if not (0 <= br <= 255 and 0 <= bg <= 255 and 0 <= bb <= 255
                     and -near <= apart - wanted <= near and (abs(apart) >= least or not cover)):
                 (br, bg, bb), (fr, fg, fb), luma, apart = under, over, above, wanted
-        foregrounds += bytes((fr, fg, fb))
-        backgrounds += bytes((br, bg, bb))
-    return codes.tobytes(), bytes(foregrounds), bytes(backgrounds)
+                text = bytes(over)
+            page = bytes((br, bg, bb))
+        foregrounds.append(text)
+        backgrounds.append(page)
+    return codes.tobytes(), b"".join(foregrounds), b"".join(backgrounds)
 
 
 def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
@@ -1961,7 +1966,8 @@ class Machines:
                 self.count, self.agreed = state["machines"], state["agreed"]
 
     def run(self, ended: threading.Event) -> None:
-        """Exchange visits every EXCHANGE_SECONDS, and once more after `ended`. The server runs this in a thread."""
+        """Exchange visits now, every EXCHANGE_SECONDS, and after `ended`. The server runs this in a thread."""
+        self.exchange()
         while self.on and not ended.wait(EXCHANGE_SECONDS):
             self.exchange()
         self.exchange()
@@ -1990,24 +1996,21 @@ class Machines:
     def _exchange(self) -> None:
         """Raise the numbers under the keys of this file, and save the sum of all other keys."""
         documents, state, here = self._read(), self._load(), self._here()
-        key, begun, absent = state["key"], Counter[str](state["begun"]), ("0", False, Counter[str]())
-        mine, (_, live, held) = recent(here - begun), documents.get(key, absent)
-        if held - (Counter(state["written"]) if live else mine):  # an older file is back, or a clone writes the key too
+        key, begun, absent = state["key"], Counter[str](state["begun"]), ("0", Counter[str]())
+        mine = recent(here - begun)
+        if recent(documents.get(key, absent)[1]) - mine:  # an older file is back, or a clone writes the key too
             self._save(another_key(state, self._known & here))
             return
-        first = key not in documents
         for each, visits in {**state["past"], key: mine}.items():
-            revision, live, held = documents.get(each, absent)
-            raised, own = recent(held | Counter(visits)), each == key
-            if raised != held or (live != own and (own or first)):
-                state |= {"written": raised} if own else {}
-                if not self._save(state) or not self._put(each, revision, own, raised):
+            revision, held = documents.get(each, absent)
+            if (raised := recent(held | Counter(visits))) != held:
+                if not self._put(each, revision, raised):
                     return  # another process was faster
-                documents[each] = "", own, raised
-        del documents[key]
-        elsewhere = sum((visits for _, _, visits in documents.values()), Counter[str]())
+                documents[each] = "", raised
+        others = [visits for each, (_, visits) in documents.items() if each != key]
+        elsewhere, self.count = sum(others, Counter[str]()), 1 + sum(len(recent(visits, 2)) > 0 for visits in others)
         elsewhere.subtract(recent(begun))
-        self._known, self.count, self.agreed = here, 1 + sum(live for _, live, _ in documents.values()), time.time()
+        self._known, self.agreed = here, time.time()
         if (elsewhere, self.count) != (state["elsewhere"], state["machines"]) or self.agreed - state["agreed"] > 60:
             self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
 
@@ -2030,24 +2033,22 @@ class Machines:
         rows = self._execute(VISITS_HERE, str(datetime.now(UTC).date() - timedelta(29)))
         return Counter({key: n for key, n in rows if key[-2:] in world().names})
 
-    def _read(self) -> dict[str, tuple[str, bool, Counter[str]]]:
-        """Return the documents by key: the revision, whether the key's own machine wrote it last, the visits."""
+    def _read(self) -> dict[str, tuple[str, Counter[str]]]:
+        """Return the revision and the visits of each key. The visits of an invalid document are empty."""
         documents = {}
         for entry in self._ask("kv/range", {"key": ETCD_PREFIX, "range_end": ETCD_PREFIX[:-1] + b"0"}).get("kvs", []):
-            key = base64.b64decode(entry["key"]).decode("latin-1")[len(ETCD_PREFIX):]
-            live, visits = False, Counter[str]()
+            key, visits = base64.b64decode(entry["key"]).decode("latin-1")[len(ETCD_PREFIX):], Counter[str]()
             try:
-                live, visits = read_document(base64.b64decode(entry["value"]))
+                visits = read_document(base64.b64decode(entry["value"]))
             except Exception as error:  # anything may be there
                 self._invalid.begin(f"{quoted(key)}: {quoted(str(error))}")
-            documents[key] = entry["mod_revision"], live, visits
+            documents[key] = entry["mod_revision"], visits
         self._invalid.end(quiet_seconds=10)
         return documents
 
-    def _put(self, key: str, revision: str, live: bool, visits: Counter[str]) -> bool:
+    def _put(self, key: str, revision: str, visits: Counter[str]) -> bool:
         """Write a document, unless the key was written after `revision`. Returns whether this was done."""
-        value = zlib.compress(json.dumps({"version": 1, "live": live, "visits": visits}).encode())
-        name = ETCD_PREFIX + key.encode()
+        name, value = ETCD_PREFIX + key.encode(), zlib.compress(json.dumps({"version": 1, "visits": visits}).encode())
         compare = {"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": revision}
         write = {"compare": [compare], "success": [{"request_put": {"key": name, "value": value}}]}
         return bool(self._ask("kv/txn", write).get("succeeded"))
@@ -2077,25 +2078,24 @@ class Machines:
 def another_key(state: Mapping[str, Any], begun: Counter[str]) -> dict[str, Any]:
     """Return a state with a new key, which leaves all visits until `begun` to the keys that the file had before."""
     past = {state["key"]: recent(begun - Counter(state["begun"]))} if state["key"] else {}
-    new = {"key": os.urandom(8).hex(), "begun": begun, "written": {}, "elsewhere": {}}
-    return {**state, **new, "past": state["past"] | past}
+    return {**state, "key": os.urandom(8).hex(), "begun": begun, "past": state["past"] | past, "elsewhere": {}}
 
 
-def read_document(data: bytes) -> tuple[bool, Counter[str]]:
-    """Return `live` and `visits` of a document. Raises almost any exception if no machine can have written it."""
+def read_document(data: bytes) -> Counter[str]:
+    """Return the visits in a document. Raises almost any exception if no machine can have written it."""
     document = json.loads(zlib.decompressobj().decompress(data, MAX_DOCUMENT))
     for key, n in document["visits"].items():
         if key[-2:] not in world().names or type(n) is not int or not 0 <= n <= MOST_VISITS:
             raise ValueError(f"it has {reprlib.repr(n)} visits of {reprlib.repr(key)}")
     if document["version"] != 1:
         raise ValueError("its version is unknown")
-    return document["live"] is True, recent(document["visits"])
+    return recent(document["visits"])
 
 
-def recent(visits: Mapping[str, int]) -> Counter[str]:
-    """Return the visits of all time by country, and those of the last 30 days."""
-    first = str(datetime.now(UTC).date() - timedelta(29))
-    return Counter({key: n for key, n in visits.items() if n and (len(key) == 2 or key > first)})
+def recent(visits: Mapping[str, int], days: int = 0) -> Counter[str]:
+    """Return the visits of the last `days`; if 0, those of all time by country, and those of the last 30 days."""
+    first = str(datetime.now(UTC).date() - timedelta((days or 30) - 1))
+    return Counter({key: n for key, n in visits.items() if n and (key > first if len(key) > 2 else not days)})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
