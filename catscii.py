@@ -2017,16 +2017,16 @@ class Machines:
     def _load(self) -> dict[str, Any]:
         """Return the saved state, with a key for the place where the file is now."""
         ((self._text,),), stat = self._execute("SELECT state FROM machine"), os.stat(self._path)
-        state = {"key": "", "past": {}, "begun": {}, "machines": 1, "agreed": 0.0, **json.loads(self._text)}
+        state = {"key": "", "begun": {}, "past": {}, "elsewhere": {}, "machines": 1, "agreed": 0.0}
+        state |= json.loads(self._text)
         if state.get("place") == (place := [socket.gethostname(), stat.st_dev, stat.st_ino]):
             return state
         self._save(another_key(state, self._here() if state["key"] else Counter()) | {"place": place})
         return self._load()
 
-    def _save(self, state: Mapping[str, Any]) -> bool:
-        """Save the state, unless another process has saved one since `_load`. Returns whether this was done."""
-        old, self._text = self._text, json.dumps(state)
-        return bool(self._execute("UPDATE machine SET state = ? WHERE state = ? RETURNING 1", self._text, old))
+    def _save(self, state: Mapping[str, Any]) -> None:
+        """Save the state, unless another process has saved one since `_load`."""
+        self._execute("UPDATE machine SET state = ? WHERE state = ?", json.dumps(state), self._text)
 
     def _here(self) -> Counter[str]:
         """Return the visits in the database."""
@@ -2078,7 +2078,7 @@ class Machines:
 def another_key(state: Mapping[str, Any], begun: Counter[str]) -> dict[str, Any]:
     """Return a state with a new key, which leaves all visits until `begun` to the keys that the file had before."""
     past = {state["key"]: recent(begun - Counter(state["begun"]))} if state["key"] else {}
-    return {**state, "key": os.urandom(8).hex(), "begun": begun, "past": state["past"] | past, "elsewhere": {}}
+    return {**state, "key": os.urandom(8).hex(), "begun": begun, "past": state["past"] | past}
 
 
 def read_document(data: bytes) -> Counter[str]:
