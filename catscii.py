@@ -778,10 +778,7 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image)
 def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, background: Image.Image,
                        foreground: Image.Image) -> tuple[bytes, bytes, bytes]:
     """Return codes, foreground and background, in which similar cells have the same colours as the previous cell."""
-    density, tolerance = densities(), 2  # levels of the mean
-    foregrounds: list[bytes] = []
-    backgrounds: list[bytes] = []
-    text = page = b""
+    foregrounds, backgrounds, density, tolerance = bytearray(), bytearray(), densities(), 2  # levels of the mean
     lumas = zip(background.convert("L").tobytes(), foreground.convert("L").tobytes(), strict=True)
     planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, background, foreground))
     fr = fg = fb = br = bg = bb = luma = apart = 0  # the previous cell's foreground, background, luma, contrast
@@ -798,11 +795,9 @@ def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, backgr
             if not (0 <= br <= 255 and 0 <= bg <= 255 and 0 <= bb <= 255
                     and -near <= apart - wanted <= near and (abs(apart) >= least or not cover)):
                 (br, bg, bb), (fr, fg, fb), luma, apart = under, over, above, wanted
-                text = bytes(over)
-            page = bytes((br, bg, bb))
-        foregrounds.append(text)
-        backgrounds.append(page)
-    return codes.tobytes(), b"".join(foregrounds), b"".join(backgrounds)
+        foregrounds += bytes((fr, fg, fb))
+        backgrounds += bytes((br, bg, bb))
+    return codes.tobytes(), bytes(foregrounds), bytes(backgrounds)
 
 
 def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
