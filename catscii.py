@@ -1986,7 +1986,7 @@ TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNOR
 crawls = lru_cache(256)(re.compile(  # finds crawlers and link previews, from monperrus/crawler-user-agents (MIT)
     r"(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|whatsapp|"
     r"viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b", re.IGNORECASE).search)
-ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
+GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies send less; the service reads no body
 REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
             431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
@@ -2005,7 +2005,6 @@ CONTENT_TYPES = {name: media + "; charset=utf-8" * media.startswith("text/") for
 SUFFIXES = {suffix: name for name, (_, suffix, *_) in FORMATS.items() if suffix}
 PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in ("all", page)]
                 for page in ("all", "cats", "analytics")}
-MEDIA_FORMATS = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html"}
 
 
 def parameter(default: object, values: range | Sequence[str], example: str, help: str) -> Any:
@@ -2026,8 +2025,7 @@ class View:
     contrast: int = parameter(CONTRAST, range(101), "?contrast=48",
                               f"levels that glyph and background of fill differ by, 0 to 100; {CONTRAST} if not given")
     background: str = parameter("dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light background")
-    colors: str = parameter("true", ("16", "256", "true"), "?colors=256",
-                            "for terminals without 24-bit colours; 16 for old ones")
+    colors: str = parameter("true", ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours")
     format: str = parameter("html", PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; "
                             "text is in ink by default")
 
@@ -2046,11 +2044,10 @@ class View:
         return path + "?" * bool(given) + urlencode(given)
 
 
-VALUES = {field.name: field.metadata["values"] for field in fields(View)}
+VALUES = {each.name: each.metadata["values"] for each in fields(View)}
 
-# The art's font size makes its columns and rows fit the space above or beside the footer. Letter spacing makes each
-# cell 0.6 x 1.2 em in any font (1ch is the width of a glyph). In the footer, the text that differs between cats has
-# lines of its own with a fixed height (`.about`), so that the controls never move.
+# The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
+# in any font. The text about the cat (`.about`) has a fixed height, so that the controls never move.
 STYLE = """
 :root { color-scheme: light dark; --paper: #101014; --text: #b9b9c6; --strong: #f2f2f7; --link: #ffb870; --line: #556 }
 @media print, (prefers-color-scheme: light) {
@@ -2062,6 +2059,7 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-dir
 a, .days { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
 h1, code { color: var(--strong) }
+main { flex: 1 1 0; overflow-wrap: break-word }
 footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
 footer { font-size: .875rem; display: flex; flex-wrap: wrap; place-content: center; gap: .5rem 1rem }
 footer p { margin: 0; display: flex; gap: 0 1rem }
@@ -2077,8 +2075,7 @@ input { flex: auto; width: 8rem; accent-color: var(--link) }
 output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 .about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 1.5rem }
 .about span { max-width: 100%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
-@media (max-width: 48rem), (max-height: 30rem) {
-  nav, form, .about { flex: 1 0 100%; justify-content: center }
+@media (max-width: 48rem), (max-height: 30rem) { nav, form, .about { flex: 1 0 100%; justify-content: center }
   .about { height: 3rem; flex-direction: column; align-items: center } }
 @media (max-width: 30rem), (max-height: 30rem) {
   nav { flex-wrap: wrap; gap: .4rem } nav > * { flex: auto; padding: 0 .4rem } #another { flex: 1 0 100% } }
@@ -2086,8 +2083,7 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 @media (pointer: coarse) { nav > *, form button, input { min-height: 2.75rem } .links a { line-height: 2.75rem } }
 @media print { nav, form, .links, .about span + span { display: none } }
 [aria-busy=true] figure { opacity: .6; transition: opacity .1s }
-.stage, .text figure { display: grid; place-content: center; container-type: size; overflow: hidden }
-.stage { flex: 1 1 0; min-height: 12rem }
+.stage, .text figure { min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
 figure pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
   font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
   line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
@@ -2102,13 +2098,12 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transitio
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
-.text { flex: 1; overflow-wrap: break-word }
 dd { margin: 0 0 .5rem 1rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
-.text figure { aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
+.text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
 .unseen, .stage h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 .toast { position: fixed; z-index: 1; top: 1rem; left: 50%; translate: -50%; margin: 0; padding: .5rem 1rem;
   border: 1px solid; border-radius: .5rem; background: var(--strong); color: var(--paper) }
@@ -2206,7 +2201,7 @@ HEADERS = {  # of every response; a page can load only what is inside it or come
     "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto",
 }
 
-PAGE = bottle.SimpleTemplate("""\
+PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -2215,12 +2210,8 @@ PAGE = bottle.SimpleTemplate("""\
 <title>{{title}} &middot; catscii</title>
 <link rel="icon" href="{{root}}favicon.ico">
 <style>{{!STYLE}}</style>
-% if view:
-%     label = f"{title}, drawn in {len(art.rows[0])} by {len(art.rows)} coloured characters"
-% end
 % if cat:
 %     permalink, url, original = f"{root}cat/{cat.id}", f"{base_url}cat/{cat.id}", "photo" if cat.url else "drawing"
-%     label += "; its picture shows while you hold or focus it"
 <meta property="og:title" content="{{title}}, an ASCII cat">
 <meta property="og:type" content="website">
 <meta property="og:url" content="{{view.link(url)}}">
@@ -2238,8 +2229,8 @@ PAGE = bottle.SimpleTemplate("""\
  background:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
 <pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
 % end
-% if message:
-<p>{{message}}</p>
+% if message or visits:
+<p>{{message or visits}}</p>
 % end
 % if guide:
 <dl>
@@ -2281,8 +2272,7 @@ PAGE = bottle.SimpleTemplate("""\
 %         for name, value in view.given("width", "colors", "format").items():
 <input type="hidden" name="{{name}}" value="{{value}}">
 %         end
-<noscript><button>draw</button></noscript>
-</form>
+<noscript><button>draw</button></noscript></form>
 <p class="about"><span>{{cat.description}}
 %         if cat.url:
 photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a>
@@ -2292,26 +2282,24 @@ photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a>
 %     else:
 <p class="links"><a href="{{root}}">a cat</a>
 %     end
-<a href="{{root}}analytics">visitors</a>
-<a href="{{root}}help">help</a>
+<a href="{{root}}analytics">visitors</a> <a href="{{root}}help">help</a>
 %     if dbip:
 <a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
 %     end
-</p>
-</footer>
+</p></footer>
 % end
 """)
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
 PRIVACY = """\
-A visit is somebody who sees a cat: no crawler, link preview or picture alone.
-Only the day and the country of each visit are kept: no address, no cookie."""
-PAGE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
+A page with a cat counts as a visit, except for crawlers and link previews.
+Only the day and the country of a visit are stored, no address and no cookie."""
+PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
     "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
     "to_html": to_html, "country_name": country_name, "flag": flag, "sparkline": sparkline}
 GUIDE = (  # of /help; it fits a terminal of 24 lines of 80 columns, with the prompt
     ("curl {base_url}", "a random cat, another one each time"),
     ("{root}cat/house-42", "this cat, forever"),
-    *(field.metadata["guide"] for field in fields(View)),
+    *(each.metadata["guide"] for each in fields(View)),
     ("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)"),
     ("{root}analytics", "where visitors come from; ?format=csv and ?format=json too"),
     ("in the browser", "space or n: another cat; hold the art to see its picture"),
@@ -2348,12 +2336,12 @@ class Service:
         sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
-        self.pages, self.metrics, self.started = Cache(8 << 20), Metrics(), time.time()
-        self.rendering = threading.Lock()
-        self.reading = Trouble("The database cannot be read", "The database can be read again")
+        self.pages, self.rendering = Cache(8 << 20), threading.Lock()
+        self.metrics, self.started = Metrics(), time.time()
+        self.read_trouble = Trouble("The database cannot be read", "The database can be read again")
         self.refusals = Budget(5, "Refused requests were not logged")  # lines a second
 
-    def keep(self, stopping: threading.Event) -> None:
+    def maintain(self, stopping: threading.Event) -> None:
         """Every second until `stopping` is set, check the database and the countries, whose files may be replaced."""
         while not stopping.wait(1):
             self.refusals.reset()
@@ -2361,16 +2349,16 @@ class Service:
             try:
                 self.store.counts()
                 if not self.visits.trouble:
-                    self.reading.end(quiet_seconds=3)
+                    self.read_trouble.end(quiet_seconds=3)
             except Exception as error:
-                self.reading.begin(error)
+                self.read_trouble.begin(error)
             try:
                 if self.countries.reload():
                     log.info("Countries were replaced")
             except Exception as error:
                 log.warning("Countries cannot be replaced", {"error": str(error)})
 
-    def end(self) -> None:
+    def finish_cgi(self) -> None:
         """End a CGI process after its response: count the visit if that failed, and let a child fetch a cat if due."""
         for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
             time.sleep(0.1)
@@ -2393,11 +2381,11 @@ class Service:
     def random_cat(self) -> bytes:
         try:
             seen = bottle.request.query.get("seen", "").split(",")[-10:]  # ids that the page's script sends
-            cat_id = house_cats(1, 86400)[0] if crawls(header("User-Agent")) else self.cattery.pick(seen)
+            cat_id = house_cats(1, 86400)[0] if crawls(request_header("User-Agent")) else self.cattery.pick(seen)
             page = self._page(cat_id, self.cattery.find_local)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
             if not isinstance(error, NoSuchCat):  # NoSuchCat: the store dropped the cat after `pick`
-                self.reading.begin(error)
+                self.read_trouble.begin(error)
             page = self._page(random.choice(house_cats()), self.cattery.find_local)
         return send(page)
 
@@ -2417,7 +2405,7 @@ class Service:
 
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
         """Return the cat's page from the cache, or render the picture that `find` returns. Count the visit if any."""
-        view = read_view(format, bottle.request.query_string, header("Accept"), header("User-Agent"))
+        view = read_view(format, bottle.request.query_string, request_header("Accept"), request_header("User-Agent"))
         key = cat_id, view, base_url() if view.format in ("html", "ansi") else ""  # other formats have no links
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
@@ -2425,13 +2413,11 @@ class Service:
             with span("store"):
                 cat, picture = find(cat_id)
             with self.rendering:  # one at a time: most threads that wait here wait for the same page
-                page = self.pages.get(key)
-                if page is None:
-                    page = Page(self._draw(cat, picture, view), CONTENT_TYPES[view.format])
-                    self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
-        navigation = header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
+                page = self.pages.get(key) or Page(self._draw(cat, picture, view), CONTENT_TYPES[view.format])
+                self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
+        navigation = request_header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
         visit = bottle.request.method == "GET" and (navigation or bottle.request.path == "/")
-        if visit and not crawls(header("User-Agent")):
+        if visit and not crawls(request_header("User-Agent")):
             self.visits.count(bottle.request.environ["catscii.country"])
         return page
 
@@ -2456,8 +2442,7 @@ class Service:
             text = to_ansi(art) + bars(visits, dbip)
         else:
             text = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
-        values = {"message": visits, "art": art, "label": label, "visits": visits, "dbip": dbip}
-        return send_page(format, "Visitors", visits._asdict(), text, values)
+        return send_page(format, "Visitors", visits._asdict(), text, visits=visits, art=art, label=label, dbip=dbip)
 
     def help(self) -> bytes:
         """Serve the guide, which fits one screen. As JSON, it is a list of pairs."""
@@ -2470,7 +2455,7 @@ class Service:
             text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
             lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
         text = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
-        return send_page(format, title, guide, text, {"guide": guide, "dbip": dbip})
+        return send_page(format, title, guide, text, guide=guide, dbip=dbip)
 
     def health(self) -> bytes:
         health = {"status": "ok", "version": __version__}
@@ -2478,8 +2463,8 @@ class Service:
             lasting = time.monotonic() - trouble.since >= UNCOUNTED_SECONDS
             bottle.response.status, health["status"] = (503, "failing") if lasting else (200, "degraded")
             health["reason"] = f"visits cannot be counted: {trouble.reason}"
-        elif self.reading:
-            health |= {"status": "degraded", "reason": f"the database cannot be read: {self.reading.reason}"}
+        elif self.read_trouble:
+            health |= {"status": "degraded", "reason": f"the database cannot be read: {self.read_trouble.reason}"}
         return send(Page(json.dumps(health) + "\n", CONTENT_TYPES["json"]))
 
     def prometheus(self) -> bytes:
@@ -2493,7 +2478,7 @@ class Service:
             others |= {sample("catscii_visits_total", country=country): n for country, n in visits}
             others |= {sample("catscii_stored_cats", source=source): n for source, n in self.store.counts().items()}
         except sqlite3.Error as error:
-            self.reading.begin(error)
+            self.read_trouble.begin(error)
         return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"))
 
     def panic(self) -> bytes:
@@ -2507,7 +2492,7 @@ class Service:
         except bottle.HTTPResponse:
             raise
         except sqlite3.Error as error:
-            self.reading.begin(error)
+            self.read_trouble.begin(error)
             raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
         except Exception as error:
             log.exception("Request failed", {"path": bottle.request.path})
@@ -2517,7 +2502,8 @@ class Service:
         """Note the time and the country, and decode the path. Raises HTTPError if the server refuses the request."""
         environ, name = bottle.request.environ, self.client_ip_header
         environ["catscii.started"] = time.perf_counter()
-        environ["catscii.country"] = self.countries.country(header(name) if name else environ.get("REMOTE_ADDR", ""))
+        address = request_header(name) if name else environ.get("REMOTE_ADDR", "")
+        environ["catscii.country"] = self.countries.country(address)
         environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
         if refusal := environ.get("catscii.refusal"):
             raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
@@ -2533,7 +2519,7 @@ class Service:
         self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         annotate({"http.request.method": method, "http.route": route, "http.response.status_code": status,
-                  "url.path": path, "user_agent.original": header("User-Agent"), "country": country})
+                  "url.path": path, "user_agent.original": request_header("User-Agent"), "country": country})
         if not environ.get("catscii.refusal") or self.refusals.take():
             facts = {"method": method, "path": path, "status": status, "country": country}
             log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
@@ -2559,7 +2545,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
     return app
 
 
-def header(name: str) -> str:
+def request_header(name: str) -> str:
     """Return a header of the request, decoded as Latin-1, or an empty string. bottle's get_header requires UTF-8."""
     return str(bottle.request.headers.raw(name, ""))
 
@@ -2571,7 +2557,8 @@ def root_path() -> str:
 
 def base_url() -> str:
     """Return the URL of the service as the client sees it, or only its path if the Host header is not a host."""
-    host, scheme = header("Host"), header("X-Forwarded-Proto") or bottle.request.environ["wsgi.url_scheme"]
+    host, environ = request_header("Host"), bottle.request.environ
+    scheme = request_header("X-Forwarded-Proto") or environ["wsgi.url_scheme"]
     if not re.fullmatch(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?", host):
         return root_path()
     return f"{'https' if scheme == 'https' else 'http'}://{host}{root_path()}"
@@ -2611,15 +2598,15 @@ def read_parameter(name: str, values: Any = None) -> Any:
 def negotiated_format() -> str:
     """Return the format with the largest weight in Accept (RFC 9110, 12.5.1), else ANSI for terminals, else HTML."""
     weights: dict[str, float] = {}
-    for part in header("Accept").lower().split(","):
+    for part in request_header("Accept").lower().split(","):
         media, *parameters = (piece.strip() for piece in part.split(";"))
         weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=([01]\.?|[01]?\.[0-9]+)", p)), 1.0)
         weights.setdefault(media, weight)
-    first = "ansi" if TERMINALS.match(header("User-Agent")) else "html"
+    first = "ansi" if TERMINALS.match(request_header("User-Agent")) else "html"
     default = next((name for name in (first, "text", "json") if weights.get(FORMATS[name][0], 1)), first)
-    formats = MEDIA_FORMATS | {"*/*": default}
-    best = max((media for media in weights if media in formats), key=lambda media: weights[media], default="*/*")
-    return formats[best] if weights.get(best) else default
+    known = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html", "*/*": default}
+    best = max((media for media in weights if media in known), key=lambda media: weights[media], default="*/*")
+    return known[best] if weights.get(best) else default
 
 
 def send(page: Page, max_age: int = 0) -> bytes:
@@ -2630,11 +2617,11 @@ def send(page: Page, max_age: int = 0) -> bytes:
     response.set_header("Cache-Control", f"public, max-age={max_age}" if max_age else "no-store")
     if max_age:
         response.set_header("ETag", page.etag)
-        cached = header("If-None-Match")
+        cached = request_header("If-None-Match")
         if cached.strip() == "*" or page.etag.removeprefix("W/") in re.findall(r'"[^"]*"', cached):
             response.status = 304
             return b""
-    if len(page.body) > 1400 and "image" not in page.content_type and ACCEPTS_GZIP.search(header("Accept-Encoding")):
+    if len(page.body) > 1400 and "image" not in page.content_type and GZIP.search(request_header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
     return page.body  # up to 1,400 bytes fit one packet uncompressed
@@ -2648,17 +2635,19 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             return json.dumps({**credit, **to_dict(art)}) + "\n"
         case "html":
             title = (cat.description.capitalize() or f"Cat {cat.id} from {cat.source}") if cat else "A cat"
+            label = f"{title}, drawn in {len(art.rows[0])} by {len(art.rows)} coloured characters"
+            label += "; its picture shows while you hold or focus it" if cat else ""
             urls = {"root": root_path(), "base_url": base_url()} if cat else {}
-            return str(PAGE.render(urls, title=title, art=art, cat=cat, view=view, dbip=dbip))
+            return str(PAGE_TEMPLATE.render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
-            return to_ansi(art, view.colors) + (f"\x1b[2m{footer(view, cat)}\x1b[0m\n" if cat else "")
+            return to_ansi(art, view.colors) + (f"\x1b[2m{link_line(view, cat)}\x1b[0m\n" if cat else "")
         case "png":
             return to_png(art, view.background)
         case _:
             return to_text(art)
 
 
-def footer(view: View, cat: Cat) -> str:
+def link_line(view: View, cat: Cat) -> str:
     """Return the cat's URL for a shell, as large as its window, and the guide's path if 80 columns are enough."""
     given = urlencode(view.given("width", "height", "format") | {"width": ""})
     url, guide = f'"{base_url()}cat/{cat.id}?{given}$COLUMNS', f"  {root_path()}:help"
@@ -2679,12 +2668,12 @@ def bars(visits: Visits, dbip: bool) -> str:
     return "\n".join(["", *lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", str(visits), *days]) + "\n"
 
 
-def send_page(format: str, title: str, facts: Any, text: str, values: Mapping[str, Any]) -> bytes:
+def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> bytes:
     """Send a page that is not a cat: the facts as JSON, the title and the values as HTML, or else the text."""
     if format == "json":
         text = json.dumps(facts) + "\n"
     elif format == "html":
-        text = PAGE.render(values, title=title, root=root_path())
+        text = PAGE_TEMPLATE.render(values, title=title, root=root_path())
     return send(Page(text, CONTENT_TYPES[format]))
 
 
@@ -2713,7 +2702,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
             message = f"there is nothing at {quoted(path)}; / has a cat for you"
     text = (to_ansi(art) if art and format == "ansi" else "") + f"{error.status_line}: {message}\n"
     facts = {"status": error.status_code, "error": message}
-    return send_page(format, error.status_line, facts, text, {"message": message, "art": art, "label": "A cat"})
+    return send_page(format, error.status_line, facts, text, message=message, art=art, label="A cat")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2743,7 +2732,7 @@ usage:
 
 environment (defaults in parentheses):
 {chr(10).join(VARIABLES)}
-  NO_COLOR              makes art print plain text, as TERM=dumb does; without COLORTERM=truecolor it has 256 colours
+  NO_COLOR              makes art print plain text, like TERM=dumb; COLORTERM=truecolor gives 24-bit colours, not 256
 
 examples:
   PORT=8000 catscii.py                serve on port 8000; then: curl localhost:8000
@@ -2773,15 +2762,14 @@ def serve(settings: Settings) -> int:
         "countries": settings.geolite2_country_db or "off",
         "sources": [urlsplit(url).hostname for url in settings.cat_sources],
         "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
-        "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off",
-    })
+        "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off"})
     stopping = threading.Event()
-    keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
-    keeper.start()
+    maintenance = threading.Thread(target=service.maintain, args=[stopping], name="maintenance", daemon=True)
+    maintenance.start()
     threading.Thread(target=service.refresher.run, args=[stopping], name="refresher", daemon=True).start()
     handler.buffered = True
     server.run(stopping)
-    keeper.join(1)
+    maintenance.join(1)
     service.refusals.reset()
     service.visits.close()
     service.database.close()
@@ -2823,7 +2811,7 @@ def serve_cgi() -> int:
         sys.stdout.flush()  # then read the body, because Apache loses the response if it cannot send the body
         sys.stdin.buffer.read(max(0, min(int(os.environ.get("CONTENT_LENGTH") or 0), 1 << 20)))
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    app.service.end()
+    app.service.finish_cgi()
     flush()
     return 0
 
@@ -2896,9 +2884,7 @@ class Task(WSGITask):  # type: ignore[misc]
             request.headers["CONNECTION"] = "close"
 
     def get_environment(self) -> Any:
-        environ = super().get_environment()
-        environ["catscii.refusal"] = self.request.error  # None if the request is valid
-        return environ
+        return {**super().get_environment(), "catscii.refusal": self.request.error}  # None if the request is valid
 
     def set_close_on_finish(self) -> None:
         asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
@@ -2923,6 +2909,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def del_channel(self, map: Any = None) -> None:
         if self.socket:
             self.server.poll.unregister(self.socket)
+        with self.outbuf_lock:
+            self.unsent.clear()
         super().del_channel(map)
 
     def received(self, data: bytes) -> None:
@@ -2980,11 +2968,6 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.stalled = False
             self.server.add_task(self)
 
-    def handle_close(self) -> None:
-        with self.outbuf_lock:
-            self.unsent.clear()
-        super().handle_close()
-
 
 class Lines(OrderedDict[str, deque[Channel]]):
     """The queue of channels that wait for a thread. Each client has a line, and the lines take turns."""
@@ -3014,9 +2997,8 @@ class Server:
         parser_class = type("Parser", (Parser, waitress.parser.HTTPRequestParser), {})
         classes = {"task_class": task_class, "error_task_class": task_class, "parser_class": parser_class}
         self._channel_class: Any = type("Channel", (Channel, waitress.channel.HTTPChannel), classes)
-        self.adj = waitress.adjustments.Adjustments(
-            ident="", max_request_header_size=MAX_HEADER_BYTES, max_request_body_size=MAX_BODY_BYTES,
-            log_socket_errors=False)  # clients may hang up
+        limits = {"max_request_header_size": MAX_HEADER_BYTES, "max_request_body_size": MAX_BODY_BYTES}
+        self.adj = waitress.adjustments.Adjustments(ident="", log_socket_errors=False, **limits)
         self.application, self.server_name, self.effective_port = app, "localhost", listener.getsockname()[1]
         self.active_channels: dict[int, Channel] = {}  # by file descriptor
         self.task_dispatcher = waitress.task.ThreadedTaskDispatcher()
@@ -3028,8 +3010,7 @@ class Server:
         self._before_sending = before_sending
         self._asleep = self._stopping = self.draining = False
         self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
-        self._full = Trouble("All connections are taken, and the idlest are closed", "Connections are free again",
-                             logging.WARNING)
+        self._full = Trouble("No connection is free: the idlest are closed", "Connections are free", logging.WARNING)
         self._listener, self.poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
         listener.setblocking(False)
         for file in (listener.fileno(), self._alarm):
@@ -3090,10 +3071,8 @@ class Server:
 
     def _send(self) -> None:
         """Commit visits, then send the responses that were ready before. Threads count a visit before they respond."""
-        ready = {}  # the number of parts for each channel
-        while self.answered:
-            channel = self.answered.popleft()
-            ready[channel] = len(channel.unsent)
+        channels = [self.answered.popleft() for _ in range(len(self.answered))]
+        ready = {channel: len(channel.unsent) for channel in channels}
         if ready:
             self._before_sending()
         for channel, parts in ready.items():
@@ -3202,12 +3181,10 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
 
 def read_picture(source: str) -> bytes:
     """Return the bytes of a file, a URL or, for "-", standard input. Raises OSError, SetupError, Unavailable."""
-    if source == "-":
-        return sys.stdin.buffer.read()
     if is_web_url(source):
         variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
         return Fetcher(read_settings(variables).ssl_cert_file, [source]).get(source, MAX_PICTURE_BYTES)
-    with open(source, "rb") as file:
+    with open(0 if source == "-" else source, "rb") as file:
         return file.read()
 
 
@@ -3224,14 +3201,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = lambda: USAGE  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
-    for setting in fields(Settings):
-        parser.add_argument(f"--{setting.name.replace('_', '-')}", type=partial(variable, name=setting.name.upper()))
-    art = parser.add_subparsers(dest="command", metavar="art").add_parser(
+    for each in fields(Settings):
+        parser.add_argument(f"--{each.name.replace('_', '-')}", type=partial(variable, name=each.name.upper()))
+    art_parser = parser.add_subparsers(dest="command", metavar="art").add_parser(
         "art", prog="catscii.py art", usage="see catscii.py --help", argument_default=argparse.SUPPRESS)
-    art.format_help = lambda: USAGE  # type: ignore[method-assign]
-    art.add_argument("picture", nargs="?", default=f"house-{random.randrange(HOUSE_CATS)}")
+    art_parser.format_help = lambda: USAGE  # type: ignore[method-assign]
+    art_parser.add_argument("picture", nargs="?", default=f"house-{random.randrange(HOUSE_CATS)}")
     for name, values in VALUES.items():
-        art.add_argument("--" + name, type=partial(value, choices=values))
+        art_parser.add_argument("--" + name, type=partial(value, choices=values))
     return parser.parse_args(arguments)
 
 
