@@ -805,18 +805,18 @@ def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: 
     samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
     grey, gamma = samples.convert("L"), 1 if plain else 0.3  # with 0.3, the colours show most of the tone
     toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
-    sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=100 if plain else 30, threshold=0))
+    sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=60 if plain else 30, threshold=0))
     target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
     lumas = [255 * density / densities()[ord(INK_TONES[-1])] for density in densities()]  # the densest is white
     codes = cell_means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level))
                                             for level in range(256)])
     flat = codes.point(lumas).resize(target.size, Image.Resampling.NEAREST)
-    best = cell_means(ImageChops.difference(target, flat), grid).point(lambda level: level - 3)  # edges must fit better
+    best = cell_means(ImageChops.difference(target, flat), grid).point(lambda level: level - 6)  # edges must fit better
     for name, shade in shades().items():
         difference = cell_means(ImageChops.difference(target, tiled(shade, grid)), grid)
         codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    local = toned.filter(ImageFilter.UnsharpMask(radius=15, percent=60, threshold=0))
+    local = toned.filter(ImageFilter.UnsharpMask(radius=15, percent=30, threshold=0))
     return codes.tobytes(), readable_colours(cell_means(samples, grid), cell_means(local, grid), light), None
 
 
@@ -2099,80 +2099,71 @@ def recent(visits: Mapping[str, int], days: int = 0) -> Counter[str]:
 
 WIDTHS, COLUMNS = range(20, 241), 80  # COLUMNS is the default
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
-crawls = lru_cache(256)(re.compile(  # a crawler or a link preview, by the facts of monperrus/crawler-user-agents (MIT)
+crawls = lru_cache(256)(re.compile(  # finds crawlers and link previews, from monperrus/crawler-user-agents (MIT)
     r"(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|whatsapp|"
     r"viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b", re.IGNORECASE).search)
-ACCEPTS_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
-MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # what browsers and proxies send at most; bodies are not read
-REFUSALS = {
-    413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
-    431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
-}
-LAST_SEEN = 10  # cats that the page does not show again
-LOST_CATS = 32  # house cats that stand for pages that do not exist: few, since robots ask for thousands of those
-ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match holds (RFC 9309, 2.2.2)
-UNCOUNTED_SECONDS = 60.0  # that visits may wait before /health fails: a restart or a lock is over by then
-FORMATS = {  # media type, suffix of a cat's permalink, pages that take it as `format`
+GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
+MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies send less; the service reads no body
+REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
+            431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
+ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match wins (RFC 9309, 2.2.2)
+UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
+FORMATS = {  # media type, suffix of a permalink, pages whose parameter `format` accepts the name
     "html": ("text/html", "html", "all"),
     "ansi": ("text/plain", "ansi", "all"),
-    "text": ("text/plain", "txt", "all"),  # after ansi: it is what an Accept of text/plain means
+    "text": ("text/plain", "txt", "all"),  # after ansi, because the last format of a media type answers its Accept
     "json": ("application/json", "json", "all"),
     "png": ("image/png", "png", "cats"),
-    "jpg": ("image/jpeg", "jpg", "none"),  # the picture itself
+    "jpg": ("image/jpeg", "jpg", "none"),  # the original picture
     "csv": ("text/csv", "", "analytics"),
 }
 CONTENT_TYPES = {name: media + "; charset=utf-8" * media.startswith("text/") for name, (media, *_) in FORMATS.items()}
 SUFFIXES = {suffix: name for name, (_, suffix, *_) in FORMATS.items() if suffix}
 PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in ("all", page)]
                 for page in ("all", "cats", "analytics")}
-OTHER_FORMATS = [name for name in PAGE_FORMATS["cats"] if name != "text"]  # than the guide's example
-MEDIA_FORMATS = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html"}
 
 
 def parameter(default: object, values: range | Sequence[str], example: str, help: str) -> Any:
-    """A field of View. The page /help shows `example` and `help`."""
+    """Return a field of View. The page /help shows `example` and `help`."""
     return field(default=default, metadata={"values": values, "guide": (example, help)})
 
 
 @dataclass(frozen=True)
 class View:
-    """How a visitor wants a cat to be shown. Each field is a parameter of the query and an option of `art`."""
+    """How to show a cat. Each field is a parameter of the query and an option of the command `art`."""
 
     width: int | None = parameter(None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given, "
                                   "in a browser as many as fit")
     height: int | None = parameter(None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
-                                   f"{TERMINAL_ROWS} in a terminal if neither is given; its window: "
+                                   f"{TERMINAL_ROWS} in a terminal if neither is given; to fill the window: "
                                    '"?width=$COLUMNS&height=$((LINES-2))"')
-    style: str = parameter("fill", STYLES, "?style=ink", "glyphs alone; fill, if not given: on a background")
+    style: str = parameter("fill", STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one")
     contrast: int = parameter(CONTRAST, range(101), "?contrast=48",
                               f"levels that glyph and background of fill differ by, 0 to 100; {CONTRAST} if not given")
-    background: str = parameter("dark", tuple(BACKGROUNDS), "?background=light",
-                                "ink and text for a light page or terminal")
-    colors: str = parameter("true", ("16", "256", "true"), "?colors=256",
-                            "for terminals without 24-bit colours; 16 for old ones")
-    format: str = parameter("html", PAGE_FORMATS["cats"], "?format=text", f"or {', '.join(OTHER_FORMATS)}; "
-                            "text is in ink unless you ask for fill")
+    background: str = parameter("dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light background")
+    colors: str = parameter("true", ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours")
+    format: str = parameter("html", PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; "
+                            "text is in ink by default")
 
     def draw(self, picture: Image.Image) -> Art:
         return render(picture, self.width or COLUMNS, self.height, self.style, self.contrast, self.background,
                       plain=self.format == "text")
 
     def given(self, *without: str) -> dict[str, Any]:
-        """The parameters that are no defaults, but for those `without`."""
+        """Return the parameters that differ from their defaults, except those named in `without`."""
         return {name: value for name, value in vars(self).items()
                 if value != getattr(View, name) and name not in without}
 
     def link(self, path: str, **changes: Any) -> str:
-        """The link to `path` that shows a cat in the same way in a browser, apart from the changes."""
+        """Return the link to `path` for a browser, with the parameters of this view and the changes."""
         given = replace(self, **changes).given("colors", "format")
         return path + "?" * bool(given) + urlencode(given)
 
 
-VALUES = {field.name: field.metadata["values"] for field in fields(View)}
+VALUES = {each.name: each.metadata["values"] for each in fields(View)}
 
-# Between art and window: the art's font size is what makes its columns and rows just fit the room that the footer
-# leaves. A cell is made 0.6 x 1.2 em whatever the font, by spacing the letters (ch is the font's own advance). What
-# differs between cats has its own lines of a fixed height in the footer (`.about`), so that the controls never move.
+# The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
+# in any font. The text about the cat (`.about`) has a fixed height, so that the controls never move.
 STYLE = """
 :root { color-scheme: light dark; --paper: #101014; --text: #b9b9c6; --strong: #f2f2f7; --link: #ffb870; --line: #556 }
 @media print, (prefers-color-scheme: light) {
@@ -2184,6 +2175,7 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-dir
 a, .days { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
 h1, code { color: var(--strong) }
+main { flex: 1 1 0; overflow-wrap: break-word }
 footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
 footer { font-size: .875rem; display: flex; flex-wrap: wrap; place-content: center; gap: .5rem 1rem }
 footer p { margin: 0; display: flex; gap: 0 1rem }
@@ -2199,48 +2191,44 @@ input { flex: auto; width: 8rem; accent-color: var(--link) }
 output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 .about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 1.5rem }
 .about span { max-width: 100%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
-@media (max-width: 48rem), (max-height: 30rem) {
-  nav, form, .about { flex: 1 0 100%; justify-content: center }
+@media (max-width: 48rem), (max-height: 30rem) { nav, form, .about { flex: 1 0 100%; justify-content: center }
   .about { height: 3rem; flex-direction: column; align-items: center } }
 @media (max-width: 30rem), (max-height: 30rem) {
   nav { flex-wrap: wrap; gap: .4rem } nav > * { flex: auto; padding: 0 .4rem } #another { flex: 1 0 100% } }
-@media (max-height: 30rem) and (min-width: 40rem) { body:has(nav) { flex-direction: row }
-  footer:has(nav) { width: 16rem } }
+@media (max-height: 30rem) and (min-width: 40rem) { body:has(nav) { flex-direction: row; footer { width: 16rem } } }
 @media (pointer: coarse) { nav > *, form button, input { min-height: 2.75rem } .links a { line-height: 2.75rem } }
 @media print { nav, form, .links, .about span + span { display: none } }
 [aria-busy=true] figure { opacity: .6; transition: opacity .1s }
-.stage { flex: 1 1 0; min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
-.stage pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
+.stage, .text figure { min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
+figure pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
   font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
   line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
-.stage b { display: inline-block; height: 1.25em; margin-bottom: -.05em; vertical-align: top; font-weight: normal }
-.stage, [scope=row]::after { forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
+figure b { display: inline-block; height: 1.25em; margin-bottom: -.05em; vertical-align: top; font-weight: normal }
+figure, [scope=row]::after { forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 @media (forced-colors: active) { #another { background: LinkText; color: Canvas; forced-color-adjust: none } }
-.stage > * { background: #101014 }
 .fitting pre, #news:not(:has(~ footer .links)) ~ * { visibility: hidden }
 figure { margin: 0; position: relative; user-select: none; -webkit-user-select: none; -webkit-touch-callout: none }
 figure > * { pointer-events: none }
-figure::after { content: ""; position: absolute; inset: 0; opacity: 0; pointer-events: none;
-  background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat; transition: opacity .2s }
+figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transition: opacity .2s;
+  background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat }
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
-.text { flex: 1; overflow-wrap: break-word }
 dd { margin: 0 0 .5rem 1rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
-.chart { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
-.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+.text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
+.unseen, .stage h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 .toast { position: fixed; z-index: 1; top: 1rem; left: 50%; translate: -50%; margin: 0; padding: .5rem 1rem;
   border: 1px solid; border-radius: .5rem; background: var(--strong); color: var(--paper) }
 """
 
-# Swaps the page's parts for those of another, fetched, page, so that each link works without a script as well. If the
-# address has no size, the script asks for as many cells as fit the window, and hides the art of 80 columns until then.
+# The script replaces parts of the page by those of the page that it fetches. All links also work without the script.
+# If the address has no size, the script asks for as many cells as fit the window, and hides the art until it has them.
 SCRIPT = """
-const root = document.documentElement, find = (selector, page = document) => page.querySelector(selector)
+const html = document.documentElement, find = (selector, page = document) => page.querySelector(selector)
 const hasSize = url => /[?&](width|height)=/.test(url), seen = []
 let latest = new AbortController(), pause
 
@@ -2256,11 +2244,11 @@ async function show(link, remember, parts = ["main", "footer"]) {
   if (remember === "pushState") url.searchParams.set("seen", seen.slice(-10))
   document.body.ariaBusy = "true"
   const text = await fetch(url, {signal, headers: {Accept: "text/html"}})
-    .then(answer => answer.ok && answer.text()).catch(() => false)
+    .then(response => response.ok && response.text()).catch(() => false)
   if (signal.aborted) return
   document.body.ariaBusy = "false"
-  if (!text && !root.classList.contains("fitting")) return location.assign(link)
-  root.classList.remove("fitting")
+  if (!text && !html.classList.contains("fitting")) return location.assign(link)
+  html.classList.remove("fitting")
   if (!text) return
   const page = new DOMParser().parseFromString(text, "text/html")
   for (const part of parts) find(part).replaceWith(find(part, page))
@@ -2280,7 +2268,7 @@ async function copy(text, what) {
 
 addEventListener("click", event => {
   const {id, href} = event.target, permalink = new URL(find("#permalink").href)
-  if (event.detail) event.target.closest("a, button, figure")?.blur()  // space is for another cat then
+  if (event.detail) event.target.closest("a, button, figure")?.blur()  // after a pointer's click, space shows a cat
   if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
   if (id === "another" || id === "restyle") {
     event.preventDefault()
@@ -2289,12 +2277,12 @@ addEventListener("click", event => {
     show(href, id === "another" ? "pushState" : "replaceState")
   } else if (id === "share") {
     if (!navigator.share) return copy(permalink.href, "link")
-    navigator.share({title: document.title, url: permalink.href}).catch(() => {})  // the visitor may cancel it
+    navigator.share({title: document.title, url: permalink.href}).catch(() => {})  // the visitor may cancel
   } else if (id === "copy") {
     permalink.pathname += ".txt"
     const scheme = matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"
     if (!permalink.searchParams.has("background")) permalink.searchParams.set("background", scheme)
-    copy(fetch(permalink).then(answer => answer.text()), "text")
+    copy(fetch(permalink).then(response => response.text()), "text")
   }
 })
 addEventListener("keydown", event => {
@@ -2316,12 +2304,12 @@ onArt("pointermove", (event, art) => art.style.setProperty("--pointer", `${event
 onArt("pointerdown", (event, art) => art.classList.add("held"))
 for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => find(".held")?.classList.remove("held"))
 addEventListener("popstate", () => show(location.href))
-addEventListener("DOMContentLoaded", () => root.classList.contains("fitting") && show(find("#permalink").href))
-root.classList.toggle("fitting", !hasSize(location))
-root.classList.toggle("copies", Boolean(navigator.clipboard))
+addEventListener("DOMContentLoaded", () => html.classList.contains("fitting") && show(find("#permalink").href))
+html.classList.toggle("fitting", !hasSize(location))
+html.classList.toggle("copies", Boolean(navigator.clipboard))
 """
 
-HEADERS = {  # of every answer; a page loads only what it holds itself and its own origin has
+HEADERS = {  # of every response; a page can load only what is inside it or comes from its own origin
     "Content-Security-Policy": "default-src 'none'; style-src 'sha256-%s'; script-src 'sha256-%s'; connect-src 'self'; "
     "style-src-attr 'unsafe-inline'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     % tuple(base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT)),
@@ -2329,8 +2317,7 @@ HEADERS = {  # of every answer; a page loads only what it holds itself and its o
     "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto",
 }
 
-PAGE = bottle.SimpleTemplate("""\
-% permalink, hint = (f"{root}cat/{cat.id}", "; its picture shows while you hold or focus it") if cat else ("", "")
+PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -2340,7 +2327,7 @@ PAGE = bottle.SimpleTemplate("""\
 <link rel="icon" href="{{root}}favicon.ico">
 <style>{{!STYLE}}</style>
 % if cat:
-%     url = f"{base()}cat/{cat.id}"
+%     permalink, url, original = f"{root}cat/{cat.id}", f"{base_url}cat/{cat.id}", "photo" if cat.url else "drawing"
 <meta property="og:title" content="{{title}}, an ASCII cat">
 <meta property="og:type" content="website">
 <meta property="og:url" content="{{view.link(url)}}">
@@ -2350,51 +2337,40 @@ PAGE = bottle.SimpleTemplate("""\
 <script>{{!SCRIPT}}</script>
 <p class="unseen" id="news" role="status"></p>
 % end
-% columns, rows = (len(art.rows[0]), len(art.rows)) if art else (0, 0)
-% if view:
-<main class="stage">
-<h1 class="unseen">{{title}}</h1>
-<figure id="art" role="img" tabindex="{{0 if cat else -1}}"
- aria-label="{{title}}, drawn in {{columns}} by {{rows}} coloured characters{{hint}}"
- style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
- background:rgb{{BACKGROUNDS[view.background]}}">
-<pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
-</main>
-% else:
-<main class="text">
+<main class="{{"stage" if view else "text"}}">
 <h1>{{title}}</h1>
-%     if art:
-<figure class="stage chart" style="--columns:{{columns}};--rows:{{rows}}" role="img" aria-label="{{label}}">
+% if art:
+<figure role="img" aria-label="{{label}}" {{!'id="art" tabindex="0"' if cat else ""}}
+ style="--columns:{{len(art.rows[0])}};--rows:{{len(art.rows)}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
+ background:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
 <pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
-%     end
-%     if message:
-<p>{{message}}</p>
-%     end
-%     if guide:
+% end
+% if message or visits:
+<p>{{message or visits}}</p>
+% end
+% if guide:
 <dl>
-%         for term, meaning in guide:
+%     for term, meaning in guide:
 <dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
-%         end
-</dl>
 %     end
-%     if visits:
-%         if visits.countries:
+</dl>
+% end
+% if visits:
+%     if visits.countries:
 <pre class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, visits.days.values()))}}">
 {{sparkline(visits.days.values())}}</pre>
 <table>
 <tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr>
-%             for code, count in visits.countries.items():
-%                 share, length = count / visits.visits, count / max(visits.countries.values())
-<tr><th scope="row" style="--length:{{f"{length:.1%}"}}">
+%         for code, count in visits.countries.items():
+<tr><th scope="row" style="--length:{{f"{count / max(visits.countries.values()):.1%}"}}">
 <span aria-hidden="true">{{flag(code)}}</span> {{country_name(code)}}</th>
-<td>{{f"{count:,}"}}</td><td>{{f"{share:.1%}"}}</td></tr>
-%             end
-</table>
+<td>{{f"{count:,}"}}</td><td>{{f"{count / visits.visits:.1%}"}}</td></tr>
 %         end
-<p>{{PRIVACY}}</p>
+</table>
 %     end
-</main>
+<p>{{PRIVACY}}</p>
 % end
+</main>
 % if root:
 <footer>
 %     if cat:
@@ -2408,52 +2384,47 @@ PAGE = bottle.SimpleTemplate("""\
 </nav>
 <form action="{{permalink}}">
 <label>width <input id="width" type="range" name="width" min="{{WIDTHS[0]}}" max="{{WIDTHS[-1]}}"
- value="{{columns}}"> <output>{{columns}}</output></label>
+ value="{{len(art.rows[0])}}"> <output>{{len(art.rows[0])}}</output></label>
 %         for name, value in view.given("width", "colors", "format").items():
 <input type="hidden" name="{{name}}" value="{{value}}">
 %         end
-<noscript><button>draw</button></noscript>
-</form>
+<noscript><button>draw</button></noscript></form>
+<p class="about"><span>{{cat.description}}
 %         if cat.url:
-<p class="about"><span>photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a></span>
-%         else:
-<p class="about"><span>{{cat.description}}</span>
+photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a>
 %         end
-<span>hold to see the {{"photo" if cat.url else "drawing"}}</span></p>
-%     end
-<p class="links">
-%     if cat:
-<a id="permalink" href="{{view.link(permalink)}}" rel="bookmark">permalink</a>
+</span><span>hold to see the {{original}}</span></p>
+<p class="links"><a id="permalink" href="{{view.link(permalink)}}" rel="bookmark">permalink</a>
 %     else:
-<a href="{{root}}">a cat</a>
+<p class="links"><a href="{{root}}">a cat</a>
 %     end
-<a href="{{root}}analytics">visitors</a>
-<a href="{{root}}help">help</a>
+<a href="{{root}}analytics">visitors</a> <a href="{{root}}help">help</a>
 %     if dbip:
 <a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
 %     end
-</p>
-</footer>
+</p></footer>
 % end
 """)
-
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
 PRIVACY = """\
-A visit is somebody who sees a cat: no crawler, link preview or picture alone.
-Only the day and the country of each visit are kept: no address, no cookie."""
-GUIDE = (  # what /help explains; in a terminal in 24 lines, with the prompt
-    ("curl {base}", "a random cat, another one each time"),
+A page with a cat counts as a visit, except for crawlers and link previews.
+Only the day and the country of a visit are stored, no address and no cookie."""
+PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
+    "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
+    "to_html": to_html, "country_name": country_name, "flag": flag, "sparkline": sparkline}
+GUIDE = (  # of /help; it fits a terminal of 24 lines of 80 columns, with the prompt
+    ("curl {base_url}", "a random cat, another one each time"),
     ("{root}cat/house-42", "this cat, forever"),
-    *(field.metadata["guide"] for field in fields(View)),
-    ("{root}cat/house-42.txt", f"or .{', .'.join(OTHER_FORMATS)}; .jpg is the picture itself"),
+    *(each.metadata["guide"] for each in fields(View)),
+    ("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)"),
     ("{root}analytics", "where visitors come from; ?format=csv and ?format=json too"),
     ("in the browser", "space or n: another cat; hold the art to see its picture"),
-    ("JSON", "its colours are a string a row, six hexadecimal digits a cell"),
+    ("JSON", "colours: one string per row, six hexadecimal digits per cell"),
 )
 
 
 class Page:
-    """A response's body with what is made of it once, when first asked for."""
+    """The body of a response. Its compressed form and its ETag are made once, when they are first needed."""
 
     def __init__(self, body: str | bytes, content_type: str) -> None:
         self.body, self.content_type = body.encode() if isinstance(body, str) else body, content_type
@@ -2464,12 +2435,12 @@ class Page:
 
     @cached_property
     def etag(self) -> str:
-        """Weak, since it stands for the compressed body too."""
+        """A weak ETag, because it also stands for the compressed body."""
         return f'W/"{hashlib.blake2b(self.body, digest_size=12).hexdigest()}"'
 
 
 class Service:
-    """What the routes share: the database and what is made of it, the cattery, the rendered pages."""
+    """The routes and what they share: the database, the cats, the countries and the rendered pages."""
 
     def __init__(self, settings: Settings) -> None:
         self.client_ip_header = settings.client_ip_header
@@ -2481,36 +2452,36 @@ class Service:
         sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
-        self.pages, self.metrics, self.started = Cache(8 << 20), Metrics(), time.time()
-        self.rendering = threading.Lock()
-        self.reading = Trouble("The database cannot be read", "The database can be read again")
+        self.pages, self.rendering = Cache(8 << 20), threading.Lock()
+        self.metrics, self.started = Metrics(), time.time()
+        self.read_trouble = Trouble("The database cannot be read", "The database can be read again")
         self.refusals = Budget(5, "Refused requests were not logged")  # lines a second
 
-    def keep(self, stopping: threading.Event) -> None:
-        """Every second until `stopping`: check the two files, which may fail, recover or be replaced."""
+    def maintain(self, stopping: threading.Event) -> None:
+        """Every second until `stopping` is set, check the database and the countries, whose files may be replaced."""
         while not stopping.wait(1):
             self.refusals.reset()
             self.visits.check()
             try:
                 self.store.counts()
                 if not self.visits.trouble:
-                    self.reading.end(quiet_seconds=3)
+                    self.read_trouble.end(quiet_seconds=3)
             except Exception as error:
-                self.reading.begin(error)
+                self.read_trouble.begin(error)
             try:
                 if self.countries.reload():
                     log.info("Countries were replaced")
             except Exception as error:
                 log.warning("Countries cannot be replaced", {"error": str(error)})
 
-    def end(self) -> None:
-        """After the only answer of a process: count its visit if that failed; let a child fetch a cat if one is due."""
+    def finish_cgi(self) -> None:
+        """End a CGI process after its response: count the visit if that failed, and let a child fetch a cat if due."""
         for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
             time.sleep(0.1)
             self.visits.check()
         if self.visits.trouble:
             self.visits.close()
-        patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # nobody waits any more
+        patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # the client already has the response
         try:
             self.database.execute(patience)
             self.machines.exchange_if_due()
@@ -2526,46 +2497,44 @@ class Service:
 
     def random_cat(self) -> bytes:
         try:
-            seen = bottle.request.query.get("seen", "").split(",")[-LAST_SEEN:]  # the page's script sends these ids
-            cat_id = house_cats(1, 86400)[0] if crawls(header("User-Agent")) else self.cattery.pick(seen)
+            seen = bottle.request.query.get("seen", "").split(",")[-10:]  # ids that the page's script sends
+            cat_id = house_cats(1, 86400)[0] if crawls(request_header("User-Agent")) else self.cattery.pick(seen)
             page = self._page(cat_id, self.cattery.find_local)
         except (NoSuchCat, PictureError, sqlite3.Error) as error:
-            if not isinstance(error, NoSuchCat):  # which was evicted since it was picked
-                self.reading.begin(error)
+            if not isinstance(error, NoSuchCat):  # NoSuchCat: the store dropped the cat after `pick`
+                self.read_trouble.begin(error)
             page = self._page(random.choice(house_cats()), self.cattery.find_local)
         return send(page)
 
-    def that_cat(self, cat_id: str) -> bytes:
+    def cat_by_id(self, cat_id: str) -> bytes:
         cat_id, dot, suffix = cat_id.partition(".")
         if dot and suffix not in SUFFIXES:
             raise bottle.HTTPError(404, f"{quoted(suffix)} is not one of {', '.join(SUFFIXES)}")
         try:
             page = self._page(cat_id, self.cattery.find_or_fetch, SUFFIXES.get(suffix))
         except NoSuchCat:
-            message = f"there is no cat {quoted(cat_id)}; house-0 to house-{HOUSE_CATS - 1} always are"
+            message = f"there is no cat {quoted(cat_id)}; the ids house-0 to house-{HOUSE_CATS - 1} always exist"
             raise bottle.HTTPError(404, message) from None
         except Unavailable as error:
             log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
-            raise bottle.HTTPError(503, "this cat's picture cannot be had from its source right now", error) from None
+            raise bottle.HTTPError(503, "the source of this cat's picture is unavailable right now", error) from None
         return send(page, max_age=3600)
 
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
-        """The cat's page, which may be a visit: from the cache, or rendered now from the picture that `find` finds."""
-        view = read_view(format, bottle.request.query_string, header("Accept"), header("User-Agent"))
-        key = cat_id, view, base() if view.format in ("html", "ansi") else ""  # the others have no links
+        """Return the cat's page from the cache, or render the picture that `find` returns. Count the visit if any."""
+        view = read_view(format, bottle.request.query_string, request_header("Accept"), request_header("User-Agent"))
+        key = cat_id, view, base_url() if view.format in ("html", "ansi") else ""  # other formats have no links
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
                 cat, picture = find(cat_id)
-            with self.rendering:  # one at a time: who waits here mostly waits for the same page
-                page = self.pages.get(key)
-                if page is None:
-                    page = Page(self._draw(cat, picture, view), CONTENT_TYPES[view.format])
-                    self.pages.put(key, page, 2 * len(page.body) + 2000)  # the compressed body, the key, the objects
-        navigation = header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
+            with self.rendering:  # one at a time: most threads that wait here wait for the same page
+                page = self.pages.get(key) or Page(self._draw(cat, picture, view), CONTENT_TYPES[view.format])
+                self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
+        navigation = request_header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
         visit = bottle.request.method == "GET" and (navigation or bottle.request.path == "/")
-        if visit and not crawls(header("User-Agent")):
+        if visit and not crawls(request_header("User-Agent")):
             self.visits.count(bottle.request.environ["catscii.country"])
         return page
 
@@ -2593,12 +2562,12 @@ class Service:
         else:
             text = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
         facts = {name: value for name, value in visits._asdict().items() if value != {} or name != "machines"}
-        return answer(format, "Visitors", facts, text, message=visits, art=art, label=label, visits=visits, dbip=dbip)
+        return send_page(format, "Visitors", facts, text, visits=visits, art=art, label=label, dbip=dbip)
 
     def help(self) -> bytes:
-        """The guide, in one screen; as JSON, a list of pairs."""
-        urls, format, dbip = {"base": base(), "root": root()}, read_format(), self.countries.from_dbip
-        guide = [(term.format(**urls), meaning) for term, meaning in GUIDE]
+        """Serve the guide, which fits one screen. As JSON, it is a list of pairs."""
+        format, dbip = read_format(), self.countries.from_dbip
+        guide = [(term.format(base_url=base_url(), root=root_path()), meaning) for term, meaning in GUIDE]
         bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
         title, column = "Cats as coloured ASCII art", max(len(term) for term, _ in guide if len(term) <= 24)
         lines = [title, ""]
@@ -2606,24 +2575,23 @@ class Service:
             text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
             lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
         text = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
-        return answer(format, title, guide, text, guide=guide, dbip=dbip)
+        return send_page(format, title, guide, text, guide=guide, dbip=dbip)
 
     def health(self) -> bytes:
         health = {"status": "ok", "version": __version__}
         if trouble := self.visits.trouble:
             lasting = time.monotonic() - trouble.since >= UNCOUNTED_SECONDS
-            bottle.response.status = 503 if lasting else 200
-            status, reason = "failing" if lasting else "degraded", f"visits cannot be counted: {trouble.reason}"
-            health |= {"status": status, "reason": reason}
-        elif self.reading:
-            health |= {"status": "degraded", "reason": f"the database cannot be read: {self.reading.reason}"}
+            bottle.response.status, health["status"] = (503, "failing") if lasting else (200, "degraded")
+            health["reason"] = f"visits cannot be counted: {trouble.reason}"
+        elif self.read_trouble:
+            health |= {"status": "degraded", "reason": f"the database cannot be read: {self.read_trouble.reason}"}
         if self.machines.on:
             age = f"last agreed {time.time() - self.machines.agreed:.0f} seconds ago"
             health["machines"] = age if self.machines.agreed else "never agreed"
         return send(Page(json.dumps(health) + "\n", CONTENT_TYPES["json"]))
 
     def prometheus(self) -> bytes:
-        """All figures; of the database's, those that can be read."""
+        """Serve all metrics. While the database cannot be read, those from the database are missing."""
         refresher, others = self.refresher, {"process_start_time_seconds": self.started}
         others |= {sample("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
         if refresher.last_good is not None:
@@ -2635,7 +2603,7 @@ class Service:
             others |= {sample("catscii_visits_total", country=country): n for country, n in visits}
             others |= {sample("catscii_stored_cats", source=source): n for source, n in self.store.counts().items()}
         except sqlite3.Error as error:
-            self.reading.begin(error)
+            self.read_trouble.begin(error)
         return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"))
 
     def panic(self) -> bytes:
@@ -2643,54 +2611,51 @@ class Service:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Around each route, as a bottle plugin: log what it did not expect, and answer with a plain error."""
+        """Wrap each route, as a plugin of bottle: log unexpected exceptions, and respond with a short error."""
         try:
             yield
         except bottle.HTTPResponse:
             raise
         except sqlite3.Error as error:
-            self.reading.begin(error)
+            self.read_trouble.begin(error)
             raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
         except Exception as error:
             log.exception("Request failed", {"path": bottle.request.path})
             raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
 
-    def receive(self) -> None:
-        """Before each request: note its time and country, let no route match bytes that are no UTF-8, and refuse."""
+    def before_request(self) -> None:
+        """Note the time and the country, and decode the path. Raises HTTPError if the server refuses the request."""
         environ, name = bottle.request.environ, self.client_ip_header
         environ["catscii.started"] = time.perf_counter()
-        environ["catscii.country"] = self.countries.country(header(name) if name else environ.get("REMOTE_ADDR", ""))
+        address = request_header(name) if name else environ.get("REMOTE_ADDR", "")
+        environ["catscii.country"] = self.countries.country(address)
         environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
         if refusal := environ.get("catscii.refusal"):
             raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
 
-    def account(self) -> None:
-        """After each request: its figures, its span, one line in the log, all without the address."""
+    def after_request(self) -> None:
+        """Record the request in the metrics, the trace and the log, without the address of the client."""
         environ, status = bottle.request.environ, bottle.response.status_code
         seconds = time.perf_counter() - environ["catscii.started"]
         route = environ["bottle.route"].rule if "bottle.route" in environ else "none"
         method, path, country = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["catscii.country"]
-        if "catscii.refusal" not in environ:  # CGI; Server commits the visits of many answers at once
+        if "catscii.refusal" not in environ:  # CGI; Server itself commits the visits of many responses at once
             self.visits.write()
         self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
-        if TRACE in sys.modules:
-            annotate({
-                "http.request.method": method, "http.route": route, "http.response.status_code": status,
-                "url.path": path, "user_agent.original": header("User-Agent"), "country": country,
-            })
+        annotate({"http.request.method": method, "http.route": route, "http.response.status_code": status,
+                  "url.path": path, "user_agent.original": request_header("User-Agent"), "country": country})
         if not environ.get("catscii.refusal") or self.refusals.take():
-            log.info("%(method)s %(path)s %(status)d", {
-                "method": method, "path": path, "status": status, "country": country, "ms": round(seconds * 1000, 3),
-            })
+            facts = {"method": method, "path": path, "status": status, "country": country}
+            log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
 
 
 def make_app(settings: Settings) -> bottle.Bottle:
-    """The WSGI application; `app.service` has its parts, the refresher among them not started. Raises SetupError."""
+    """Return the WSGI app, with its Service in `app.service`. Starts no threads. Raises SetupError."""
     app = bottle.Bottle()
     app.service = service = Service(settings)
     app.get("/", callback=service.random_cat)
-    app.get("/cat/<cat_id>", callback=service.that_cat)
+    app.get("/cat/<cat_id>", callback=service.cat_by_id)
     app.get("/analytics", callback=service.analytics)
     app.get(["/help", r"/\:help"], callback=service.help)
     app.get("/health", callback=service.health)
@@ -2698,53 +2663,54 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/panic", callback=service.panic)
     app.get("/favicon.ico", callback=lambda: send(icon(), max_age=86400))
     app.get("/robots.txt", callback=lambda: send(Page(ROBOTS, CONTENT_TYPES["text"]), max_age=86400))
-    app.add_hook("before_request", service.receive)
-    app.add_hook("after_request", service.account)
+    app.add_hook("before_request", service.before_request)
+    app.add_hook("after_request", service.after_request)
     app.install(service.guard())
     app.default_error_handler = show_error
     return app
 
 
-def header(name: str) -> str:
-    """A header of the request, as Latin-1; empty if it is not there. bottle's own way fails for what is not UTF-8."""
-    return str(bottle.request.environ.get("HTTP_" + name.upper().replace("-", "_"), ""))
+def request_header(name: str) -> str:
+    """Return a header of the request, decoded as Latin-1, or an empty string. bottle's get_header requires UTF-8."""
+    return str(bottle.request.headers.raw(name, ""))
 
 
-def root() -> str:
-    """The path that the service stands under, as in a URL, with a slash at both ends."""
+def root_path() -> str:
+    """Return the path of the service, encoded as in a URL, with a slash at both ends."""
     return quote(bottle.request.script_name, encoding="latin-1")
 
 
-def base() -> str:
-    """The URL that the service stands under, as the client sees it; without a host if none may be shown."""
-    host, scheme = header("Host"), header("X-Forwarded-Proto") or bottle.request.environ["wsgi.url_scheme"]
+def base_url() -> str:
+    """Return the URL of the service as the client sees it, or only its path if the Host header is not a host."""
+    host, environ = request_header("Host"), bottle.request.environ
+    scheme = request_header("X-Forwarded-Proto") or environ["wsgi.url_scheme"]
     if not re.fullmatch(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?", host):
-        return root()
-    return f"{'https' if scheme == 'https' else 'http'}://{host}{root()}"
+        return root_path()
+    return f"{'https' if scheme == 'https' else 'http'}://{host}{root_path()}"
 
 
 @lru_cache(256)  # of less than MAX_HEADER_BYTES each
 def read_view(format: str | None, query: str, accept: str, client: str) -> View:
-    """How the current request, which has this query and these headers, wants to see a cat. Raises HTTPError 400."""
+    """Return the view for the current request. The arguments must be those of the request. Raises HTTPError 400."""
     view = make_view(format or read_format("cats"), read_parameter)
-    if format or view.format != "ansi" or bottle.request.query.keys() & {"width", "height"}:
+    if format or view.format != "ansi" or not TERMINALS.match(client) or view.width or view.height:
         return view
-    below = 2 if client.startswith("HTTPie") else 0  # empty lines, which it adds
-    return replace(view, height=TERMINAL_ROWS - below) if TERMINALS.match(client) else view
+    return replace(view, height=TERMINAL_ROWS - 2 * client.startswith("HTTPie"))  # HTTPie adds two empty lines
 
 
 def make_view(format: str, read: Callable[[str], Any]) -> View:
-    """The view in that format. `read` returns the value of a parameter, or None for the default, ink in plain text."""
+    """Return a view. `read` returns the value of a parameter, or None for its default. That of style is ink in text."""
     given = {name: value for name in VALUES if name != "format" and (value := read(name)) is not None}
     return View(**{"style": "ink" if format == "text" else "fill", **given, "format": format})
 
 
 def read_format(page: str = "all") -> str:
+    """Return the format that the query names, or else the Accept header. Raises HTTPError 400."""
     return read_parameter("format", PAGE_FORMATS[page]) or negotiated_format()
 
 
 def read_parameter(name: str, values: Any = None) -> Any:
-    """The query's value, None if there is none. Raises HTTPError 400 that names the value and what would be right."""
+    """Return a parameter of the query, or None. Raises HTTPError 400, which tells the value and the valid ones."""
     given = [value.encode("latin-1").decode("utf-8", "replace") for value in bottle.request.query.getall(name)]
     try:
         if len(given) > 1:
@@ -2755,66 +2721,67 @@ def read_parameter(name: str, values: Any = None) -> Any:
 
 
 def negotiated_format() -> str:
-    """The format that Accept (RFC 9110, 12.5.1) weighs most; else ANSI for terminals, HTML for others."""
+    """Return the format with the largest weight in Accept (RFC 9110, 12.5.1), else ANSI for terminals, else HTML."""
     weights: dict[str, float] = {}
-    for part in header("Accept").lower().split(","):
+    for part in request_header("Accept").lower().split(","):
         media, *parameters = (piece.strip() for piece in part.split(";"))
         weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=([01]\.?|[01]?\.[0-9]+)", p)), 1.0)
         weights.setdefault(media, weight)
-    first = "ansi" if TERMINALS.match(header("User-Agent")) else "html"
+    first = "ansi" if TERMINALS.match(request_header("User-Agent")) else "html"
     default = next((name for name in (first, "text", "json") if weights.get(FORMATS[name][0], 1)), first)
-    formats = MEDIA_FORMATS | {"*/*": default}
-    best = max((media for media in weights if media in formats), key=lambda media: weights[media], default="*/*")
-    return formats[best] if weights.get(best) else default
+    known = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html", "*/*": default}
+    best = max((media for media in weights if media in known), key=lambda media: weights[media], default="*/*")
+    return known[best] if weights.get(best) else default
 
 
 def send(page: Page, max_age: int = 0) -> bytes:
-    """The page as the current response's body, compressed or left out (304) where the client's headers allow it.
-    Caches may keep it for `max_age` seconds; 0: not at all."""
+    """Set the headers of the response, and return its body, empty if the client has it. `max_age` is in seconds."""
     response = bottle.response
     response.content_type = page.content_type
     response.headers.update(HEADERS)
     response.set_header("Cache-Control", f"public, max-age={max_age}" if max_age else "no-store")
     if max_age:
         response.set_header("ETag", page.etag)
-        held = header("If-None-Match")
-        if held.strip() == "*" or page.etag.removeprefix("W/") in re.findall(r'"[^"]*"', held):
+        cached = request_header("If-None-Match")
+        if cached.strip() == "*" or page.etag.removeprefix("W/") in re.findall(r'"[^"]*"', cached):
             response.status = 304
             return b""
-    compressible = len(page.body) > 1400 and not page.content_type.startswith("image/")  # less fits one packet as it is
-    if compressible and ACCEPTS_GZIP.search(header("Accept-Encoding")):
+    if len(page.body) > 1400 and "image" not in page.content_type and GZIP.search(request_header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
-    return page.body
+    return page.body  # up to 1,400 bytes fit one packet uncompressed
 
 
 def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> str | bytes:
-    """The art in the view's format; with a cat, its name, its credit and links as far as there is a place for them."""
+    """Return the art in the format of the view. With a cat, HTML and ANSI have links, JSON and HTML have its credit."""
     match view.format:
         case "json":
             credit = dict(zip(("id", "source", "credit", "description"), cat or (), strict=False))
             return json.dumps({**credit, **to_dict(art)}) + "\n"
         case "html":
-            title = cat and (cat.description.capitalize() or f"Cat {cat.id} from {cat.source}")
-            return html_page(title or "A cat", root() if cat else "", art=art, cat=cat, view=view, dbip=dbip)
+            title = (cat.description.capitalize() or f"Cat {cat.id} from {cat.source}") if cat else "A cat"
+            label = f"{title}, drawn in {len(art.rows[0])} by {len(art.rows)} coloured characters"
+            label += "; its picture shows while you hold or focus it" if cat else ""
+            urls = {"root": root_path(), "base_url": base_url()} if cat else {}
+            return str(PAGE_TEMPLATE.render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
-            return to_ansi(art, view.colors) + (f"\x1b[2m{footer(view, cat)}\x1b[0m\n" if cat else "")
+            return to_ansi(art, view.colors) + (f"\x1b[2m{link_line(view, cat)}\x1b[0m\n" if cat else "")
         case "png":
             return to_png(art, view.background)
         case _:
             return to_text(art)
 
 
-def footer(view: View, cat: Cat) -> str:
-    """The cat's URL for a shell, as large as its window, and the guide's; less if that takes more than 80 columns."""
+def link_line(view: View, cat: Cat) -> str:
+    """Return the cat's URL for a shell, as large as its window, and the guide's path if 80 columns are enough."""
     given = urlencode(view.given("width", "height", "format") | {"width": ""})
-    url, guide = f'"{base()}cat/{cat.id}?{given}$COLUMNS', f"  {root()}:help"
-    whole, less = f'{url}&height=$((LINES-2))"', f'{url}"'
-    return next((line for line in (whole + guide, whole, less + guide) if len(line) <= 80), less)
+    url, guide = f'"{base_url()}cat/{cat.id}?{given}$COLUMNS', f"  {root_path()}:help"
+    whole, short = f'{url}&height=$((LINES-2))"', f'{url}"'
+    return next((line for line in (whole + guide, whole, short + guide) if len(line) <= 80), short)
 
 
 def bars(visits: Visits, dbip: bool) -> str:
-    """What stands below the map in a terminal of 80 columns: a bar a country, the days, the totals."""
+    """Return what a terminal of 80 columns shows below the map: a bar for each country, the totals, the days."""
     lines, days, glowing = [], [], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
     if visits.countries:
         most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
@@ -2826,26 +2793,21 @@ def bars(visits: Visits, dbip: bool) -> str:
     return "\n".join(["", *lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", str(visits), *days]) + "\n"
 
 
-def answer(format: str, title: str, facts: Any, text: str, **values: Any) -> bytes:
-    """Send what is no cat: the facts as JSON, a page of the title and the values, or the text."""
+def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> bytes:
+    """Send a page that is not a cat: the facts as JSON, the title and the values as HTML, or else the text."""
     if format == "json":
         text = json.dumps(facts) + "\n"
     elif format == "html":
-        text = html_page(title, root(), **values)
+        text = PAGE_TEMPLATE.render(values, title=title, root=root_path())
     return send(Page(text, CONTENT_TYPES[format]))
 
 
-def html_page(title: str, root: str = "", **values: Any) -> str:
-    values = dict.fromkeys(("art", "cat", "view", "guide", "visits", "message", "dbip")) | values
-    return str(PAGE.render(globals() | values, title=title, root=root))  # templates use names of this module
-
-
 icon = cache(lambda: Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png"))
-lost_cat = lru_cache(LOST_CATS)(lambda seed: render(draw_house_cat(seed), 60))  # for a page that does not exist
+lost_cat = cache(lambda seed: render(draw_house_cat(seed), 60))
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
-    """An error in the format that was asked for, as far as that can be told."""
+    """Send the error in the format that the client wants, or in the negotiated one if the wanted one is wrong."""
     path = bottle.request.path
     annotate(error=error.exception)
     try:
@@ -2853,18 +2815,19 @@ def show_error(error: bottle.HTTPError) -> bytes:
         format = suffix if suffix in PAGE_FORMATS["all"] else read_format()
     except bottle.HTTPError:
         format = negotiated_format()
-    message = str(error.body)
+    message, art = str(error.body), None
     if error.status_code == 405:
         bottle.response.set_header("Allow", "GET, HEAD")
         message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
     elif error.status_code == 503:
         bottle.response.set_header("Retry-After", "60")
-    elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
-        message = f"there is nothing at {quoted(path)}; / has a cat for you"
-    art = lost_cat(zlib.crc32(path.encode()) % LOST_CATS) if error.status_code == 404 else None
+    elif error.status_code == 404:
+        art = lost_cat(zlib.crc32(path.encode()) % 32)  # robots ask for thousands of pages: 32 cats stay in memory
+        if "bottle.route" not in bottle.request.environ:
+            message = f"there is nothing at {quoted(path)}; / has a cat for you"
     text = (to_ansi(art) if art and format == "ansi" else "") + f"{error.status_line}: {message}\n"
     facts = {"status": error.status_code, "error": message}
-    return answer(format, error.status_line, facts, text, message=message, art=art, label="A cat")
+    return send_page(format, error.status_line, facts, text, message=message, art=art, label="A cat")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2872,18 +2835,17 @@ def show_error(error: bottle.HTTPError) -> bytes:
 # ---------------------------------------------------------------------------------------------------------------------
 
 THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of the threads may wait for an upstream
-GRACE_SECONDS = 6.0  # for requests at the end, so that the service ends within ten seconds in all
+GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within ten seconds
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
-MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # reserved for the database, sources and modules
-SILENT_CONNECTION_SECONDS = 30.0  # browsers reconnect at no cost, and clients may vanish without a word
+MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # these files are for the database, sources and modules
+SILENT_CONNECTION_SECONDS = 30.0  # browsers reconnect at no cost, and clients may vanish without notice
 REQUEST_SECONDS = 30.0  # from the first byte of a request to its last
-MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes that clients have not read: of one, of all
-TIDY_SECONDS = 0.2  # between two looks for connections to close
-ENDING_SILENT_SECONDS = 0.2  # how long kept-alive connections may be silent at the end
+MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes that one client, and all clients, have not read
+TIDY_SECONDS = 0.2  # between two searches for connections to close
+ENDING_SILENT_SECONDS = 0.2  # for which a kept-alive connection may be silent while the service ends
 
 OPTIONS = (f"[--{name} {'N' if isinstance(values, range) else '|'.join(values)}]" for name, values in VALUES.items())
-ENVIRONMENT_HELP = "\n".join(
-    f"  {each.name.upper():21} {each.metadata['help']}" for each in fields(Settings) if each.metadata)
+VARIABLES = (f"  {each.name.upper():21} {each.metadata['help']}" for each in fields(Settings) if each.metadata)
 USAGE = f"""\
 catscii {__version__}: cats as coloured ASCII art
 
@@ -2894,8 +2856,8 @@ usage:
   catscii.py --help | --version
 
 environment (defaults in parentheses):
-{ENVIRONMENT_HELP}
-  NO_COLOR              makes art print plain text, as TERM=dumb does; without COLORTERM=truecolor it has 256 colours
+{chr(10).join(VARIABLES)}
+  NO_COLOR              makes art print plain text, like TERM=dumb; COLORTERM=truecolor gives 24-bit colours, not 256
 
 examples:
   PORT=8000 catscii.py                serve on port 8000; then: curl localhost:8000
@@ -2905,7 +2867,7 @@ examples:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, and answer what was accepted. Returns the exit status. Raises SetupError."""
+    """Serve until SIGTERM or SIGINT, answer the requests that have arrived, and return 0. Raises SetupError."""
     handler, flush = start_logging(settings.log_level), start_reporting(settings)
     app = make_app(settings)
     service, listener = app.service, listen(settings.host, settings.port)
@@ -2926,17 +2888,16 @@ def serve(settings: Settings) -> int:
         "sources": [urlsplit(url).hostname for url in settings.cat_sources],
         "etcd": [urlsplit(url).hostname for url in settings.etcd_endpoints],
         "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
-        "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off",
-    })
+        "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off"})
     stopping, ended = threading.Event(), threading.Event()
     exchanger = threading.Thread(target=service.machines.run, args=[ended], name="exchanger", daemon=True)
     exchanger.start()
-    keeper = threading.Thread(target=service.keep, args=[stopping], name="keeper", daemon=True)
-    keeper.start()
+    maintenance = threading.Thread(target=service.maintain, args=[stopping], name="maintenance", daemon=True)
+    maintenance.start()
     threading.Thread(target=service.refresher.run, args=[stopping], name="refresher", daemon=True).start()
     handler.buffered = True
     server.run(stopping)
-    keeper.join(1)
+    maintenance.join(1)
     service.refusals.reset()
     service.visits.close()
     ended.set()
@@ -2947,20 +2908,20 @@ def serve(settings: Settings) -> int:
 
 
 def start_reporting(settings: Settings) -> Callable[[], None]:
-    """Start Sentry and traces if they are set. Returns a function that sends what is left. Raises SetupError."""
+    """Start Sentry and traces if they are set. Return a function that sends the remaining data. Raises SetupError."""
     wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
     senders = [threading.Thread(target=start(settings), daemon=True) for start, url in wanted.items() if url]
 
     def flush() -> None:
         for sender in senders:
             sender.start()
-            sender.join(FLUSH_SECONDS)  # OpenTelemetry has no limit of its own
+            sender.join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
 
     return flush
 
 
 def serve_cgi() -> int:
-    """Answer the CGI request (RFC 3875) in the environment, and return the exit status."""
+    """Answer the CGI request (RFC 3875) in the environment, and return the exit status, 2 for wrong settings."""
     from wsgiref.handlers import CGIHandler
 
     start_logging(logging.INFO)
@@ -2973,22 +2934,21 @@ def serve_cgi() -> int:
             log.critical("Not set up", {"problem": problem})
         print("Status: 500 Internal Server Error\r\nContent-Type: text/plain\r\n\r\nnot set up; the log tells why")
         return 2
-    os.environ.setdefault("PATH_INFO", "")  # servers may omit an empty one
+    os.environ.setdefault("PATH_INFO", "")  # servers may omit an empty path
     CGIHandler().run(traced(app) if settings.otlp_endpoint else app)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends it when it has the whole response
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends SIGTERM when it has the whole response
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()  # then read the body: Apache would lose the response if it were unread
+        sys.stdout.flush()  # then read the body, because Apache loses the response if it cannot send the body
         sys.stdin.buffer.read(max(0, min(int(os.environ.get("CONTENT_LENGTH") or 0), 1 << 20)))
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    app.service.end()
+    app.service.finish_cgi()
     flush()
     return 0
 
 
-# waitress parses requests, runs the app in its threads and writes the heads of responses. Server has its own loop,
-# because waitress's looks at every connection each time, and polls for urgent data without reading it. The code below
-# relies on these internals of waitress, and a test looks for them in the installed version:
-#
+# waitress parses requests, runs the app in its threads and writes the heads of responses. Server has a loop of its own,
+# because the loop of waitress visits all connections each time, and polls for urgent data without reading that data.
+# The code below relies on these internals of waitress, which a test looks for in the installed version:
 #   adjustments.Adjustments      the settings that channels, parsers and tasks read
 #   channel.HTTPChannel          a connection: received, service, handle_close, readable, del_channel; connected,
 #                                requests (waiting), request (incomplete), outbuf_lock, total_outbufs_len (unsent),
@@ -2997,70 +2957,64 @@ def serve_cgi() -> int:
 #   task.WSGITask                a response: get_environment, set_close_on_finish, has_body, version
 #   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which Lines replaces
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
-#
-# The classes that extend waitress's are mixins, because importing waitress takes 25 ms, which CGI and `art` do without.
+# The classes that extend waitress are mixins, because its import takes 25 ms, and CGI and `art` do not need it.
 
 REQUEST_HEAD = re.compile(  # RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
     rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/[0-9]\.[0-9]\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
-INDENTED = re.compile(rb"(?:\r\n)*+\s")
-CLOSE = re.compile(r"(^|,)\s*close\s*(,|$)", re.IGNORECASE)
-TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 
 
-def problem_of(head: bytes) -> str:
-    """Return what is wrong with the head of a request, or an empty string."""
+def check_head(head: bytes) -> None:
+    """Raise ValueError, with the reason, if the service refuses the head of a request."""
     if head.count(b"\r\n") > MAX_HEADERS + 2:
-        return f"a request has at most {MAX_HEADERS} headers here"
+        raise ValueError(f"a request has at most {MAX_HEADERS} headers here")
     if not REQUEST_HEAD.fullmatch(head):
         first, *headers = head.split(b"\r\n")
         tried = {first: first, **{line: b"GET / HTTP/1.1\r\n" + line for line in headers}}
         wrong = next((line for line, text in tried.items() if not REQUEST_HEAD.fullmatch(text + b"\r\n")), first)
-        return f"{quoted(wrong.decode('latin-1'))} is not HTTP"
-    if TRANSFER_ENCODING.search(head):  # waitress accepts chunks that a proxy may read differently
-        return "Transfer-Encoding is not supported: no request needs a body here"
-    return ""
+        raise ValueError(f"{quoted(wrong.decode('latin-1'))} is not HTTP")
+    if b"\r\ntransfer-encoding:" in head.lower():  # waitress accepts chunks that a proxy may read differently
+        raise ValueError("Transfer-Encoding is not supported: no request needs a body here")
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]
-    """A request, whose body is ignored. Refuses requests that a proxy in front may have read differently."""
+    """A request, whose body is ignored. Refuses requests that a proxy may have read differently."""
 
     command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # for requests that cannot be parsed
     expect_continue: bool
 
     def received(self, data: bytes) -> int:
-        self.indented = INDENTED.match(self.header_plus + data)  # waitress strips what it matches
+        self.indented = re.match(rb"(?:\r\n)*+\s", self.header_plus + data)  # waitress strips such bytes
         consumed = int(super().received(data))
         if self.expect_continue:  # send the final response instead of "100 Continue"
             self.expect_continue, self.completed, self.headers["CONNECTION"] = False, True, "close"
         return consumed
 
     def parse_header(self, head: bytes) -> None:
-        problem = "the request begins with white space" if self.indented else problem_of(head)
         try:
-            if not problem:
-                super().parse_header(head)
-        except ValueError as error:  # invalid URI or length
-            problem = str(error)
-        if problem or "," in self.headers.get("HOST", ""):
-            raise waitress.parser.ParsingError(problem or "more than one Host")
+            if self.indented:
+                raise ValueError("the request begins with white space")
+            check_head(head)
+            super().parse_header(head)  # raises ValueError for an invalid URI or length
+            if "," in self.headers.get("HOST", ""):
+                raise ValueError("more than one Host")
+        except ValueError as error:
+            raise waitress.parser.ParsingError(str(error)) from None
 
 
 class Task(WSGITask):  # type: ignore[misc]
-    """The app's response to a request, also to a refused one."""
+    """The app's response to a request. The app also responds to refused requests."""
 
     def __init__(self, channel: Channel, request: Any) -> None:
         super().__init__(channel, request)
         if request.error and not request.headers:  # not parsed
             request.headers["ACCEPT"] = "text/plain"
-        asked = CLOSE.search(request.headers.get("CONNECTION", ""))
+        asked = re.search(r"(?i)(^|,)\s*close\s*(,|$)", request.headers.get("CONNECTION", ""))
         if asked or request.error or (channel.server.draining and len(channel.requests) == 1):
             request.headers["CONNECTION"] = "close"
 
     def get_environment(self) -> Any:
-        environ = super().get_environment()
-        environ["catscii.refusal"] = self.request.error  # None if the request is valid
-        return environ
+        return {**super().get_environment(), "catscii.refusal": self.request.error}  # None if the request is valid
 
     def set_close_on_finish(self) -> None:
         asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
@@ -3069,7 +3023,7 @@ class Task(WSGITask):  # type: ignore[misc]
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection. The loop sends its responses, which share their bytes with the cache of pages."""
+    """A connection. The loop sends its responses. They are not copied from the cache of pages."""
 
     def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
         self.unsent: deque[bytes] = deque()
@@ -3080,11 +3034,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         server.watch(self)
 
     def __repr__(self) -> str:
-        return "a connection"  # waitress logs this; its own text has the address
+        return "a connection"  # for the log; the text of waitress has the client's address
 
     def del_channel(self, map: Any = None) -> None:
         if self.socket:
             self.server.poll.unregister(self.socket)
+        with self.outbuf_lock:
+            self.unsent.clear()
         super().del_channel(map)
 
     def received(self, data: bytes) -> None:
@@ -3094,7 +3050,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.begun = self.touched
 
     def service(self) -> None:
-        """Answer the first request, in a thread. If too much is unread, `send` calls for this again later."""
+        """Answer the first request, in a thread. If the client must read more first, `send` adds this task later."""
         stalled = self.stalled = self.total_outbufs_len > MAX_UNSENT
         try:
             if not stalled:
@@ -3122,7 +3078,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.server.answered.append(self)
 
     def send(self, parts: int) -> None:
-        """Send the first `parts` of `unsent`, as far as the socket takes them now. Raises OSError."""
+        """Send as much of the first `parts` items of `unsent` as the socket takes now. Raises OSError."""
         while parts:
             first, *others = [self.unsent[i] for i in range(min(parts, 16))]
             try:
@@ -3142,39 +3098,28 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.stalled = False
             self.server.add_task(self)
 
-    def handle_close(self) -> None:
-        with self.outbuf_lock:
-            self.unsent.clear()
-        super().handle_close()
 
-
-class Lines:
+class Lines(OrderedDict[str, deque[Channel]]):
     """The queue of channels that wait for a thread. Each client has a line, and the lines take turns."""
 
     def __init__(self, client_header: str | None) -> None:
+        super().__init__()
         self._header = client_header and client_header.upper().replace("-", "_")
-        self._lines: OrderedDict[str, deque[Channel]] = OrderedDict()  # by client, without empty lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
 
     def append(self, channel: Channel) -> None:
         client = str(channel.requests[0].headers.get(self._header) or channel.addr[0])
-        self._lines.setdefault(client.rpartition(",")[2].strip(), deque()).append(channel)
+        self.setdefault(client.rpartition(",")[2].strip(), deque()).append(channel)
 
     def popleft(self) -> Channel:
-        client, line = self._lines.popitem(last=False)
+        client, line = self.popitem(last=False)
         channel = line.popleft()
         if line:
-            self._lines[client] = line
+            self[client] = line
         return channel
 
 
 class Server:
-    """Serves an app on a listening socket, with one loop for all connections and THREADS threads for the app.
-
-    The main thread calls `run`, a signal handler `stop`, and the threads `wake`.
-    """
+    """Serves an app on a listening socket. The main thread calls `run`, a signal handler `stop`, the threads `wake`."""
 
     def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
                  before_sending: Callable[[], None]) -> None:
@@ -3182,29 +3127,27 @@ class Server:
         parser_class = type("Parser", (Parser, waitress.parser.HTTPRequestParser), {})
         classes = {"task_class": task_class, "error_task_class": task_class, "parser_class": parser_class}
         self._channel_class: Any = type("Channel", (Channel, waitress.channel.HTTPChannel), classes)
-        self.adj = waitress.adjustments.Adjustments(
-            ident="", max_request_header_size=MAX_HEADER_BYTES, max_request_body_size=MAX_BODY_BYTES,
-            log_socket_errors=False)  # clients that hang up are no errors
+        limits = {"max_request_header_size": MAX_HEADER_BYTES, "max_request_body_size": MAX_BODY_BYTES}
+        self.adj = waitress.adjustments.Adjustments(ident="", log_socket_errors=False, **limits)
         self.application, self.server_name, self.effective_port = app, "localhost", listener.getsockname()[1]
         self.active_channels: dict[int, Channel] = {}  # by file descriptor
         self.task_dispatcher = waitress.task.ThreadedTaskDispatcher()
         self.task_dispatcher.queue = Lines(client_header)
-        self._tasks: deque[Channel] = deque()  # channels with a request that gets a thread at the end of a turn
+        self._tasks: deque[Channel] = deque()  # channels whose next request gets a thread at the end of the turn
         self.add_task = self._tasks.append
-        self.pull_trigger = lambda: None  # Channel.service wakes the loop itself, with a whole response
+        self.pull_trigger = lambda: None  # waitress calls this for parts of a response; Channel.service calls `wake`
         self.answered: deque[Channel] = deque()  # channels that have something to send
         self._before_sending = before_sending
         self._asleep = self._stopping = self.draining = False
         self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
-        self._full = Trouble("All connections are taken, and the idlest are closed", "Connections are free again",
-                             logging.WARNING)
+        self._full = Trouble("No connection is free: the idlest are closed", "Connections are free", logging.WARNING)
         self._listener, self.poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
         listener.setblocking(False)
         for file in (listener.fileno(), self._alarm):
             self.poll.register(file, select.POLLIN)
 
     def run(self, stopping: threading.Event) -> None:
-        """Serve until `stop`. Then set `stopping`, and answer for GRACE_SECONDS all requests that arrived before."""
+        """Serve until `stop` is called. Then set `stopping`, and answer for GRACE_SECONDS the requests that arrived."""
         self.task_dispatcher.set_thread_count(THREADS)
         while not self._stopping:
             self._turn(TIDY_SECONDS)
@@ -3225,17 +3168,17 @@ class Server:
         os.write(self._bell, b"!")
 
     def wake(self, channel: Channel) -> None:
-        """Make the loop send the channel's response. The loop sets _asleep first and looks at `answered` then."""
+        """Make the loop send the channel's response. The loop sets `_asleep` before it looks at `answered`."""
         self.answered.append(channel)
         if self._asleep:
             self._asleep = False
             os.write(self._bell, b"!")
 
     def watch(self, channel: Channel) -> None:
-        """Poll for what the channel waits for, if it is open. poll() always reports errors too."""
+        """Poll an open channel for the events that it waits for. poll() always reports errors too."""
         if channel.socket:
-            self.poll.register(
-                channel.socket, select.POLLIN * channel.readable() | select.POLLOUT * channel.writable())
+            events = select.POLLIN * channel.readable() | select.POLLOUT * channel.writable()
+            self.poll.register(channel.socket, events)
 
     def _turn(self, seconds: float) -> None:
         self._asleep = True
@@ -3251,17 +3194,15 @@ class Server:
         self._send()
         while self._tasks:  # after _send: busy threads compete with the loop for Python's lock
             self.task_dispatcher.add_task(self._tasks.popleft())
-        if arrivals:  # last: a new connection may get the file descriptor of one that this turn has closed
+        if arrivals:  # last, because a new connection may get the file descriptor of one closed in this turn
             self._accept()
         if time.monotonic() - self._tidied > TIDY_SECONDS:
             self._tidy()
 
     def _send(self) -> None:
-        """Commit visits, then send the responses that were ready before: threads count a visit before they respond."""
-        ready = {}  # how many parts of each channel
-        while self.answered:
-            channel = self.answered.popleft()
-            ready[channel] = len(channel.unsent)
+        """Commit visits, then send the responses that were ready before. Threads count a visit before they respond."""
+        channels = [self.answered.popleft() for _ in range(len(self.answered))]
+        ready = {channel: len(channel.unsent) for channel in channels}
         if ready:
             self._before_sending()
         for channel, parts in ready.items():
@@ -3273,7 +3214,7 @@ class Server:
                 self.watch(channel)
 
     def _accept(self) -> None:
-        """Accept the connections that wait. If there is no room, each replaces the idlest one."""
+        """Accept the waiting connections. If the limit is reached, each of them replaces the idlest connection."""
         for _ in range(MAX_CONNECTIONS):
             try:
                 client, address = self._listener.accept()
@@ -3289,20 +3230,20 @@ class Server:
             self._channel_class(self, client, address)
 
     def _close_idlest(self) -> None:
-        """Close the connection that was silent for longest, preferably one without a request to answer."""
+        """Close the connection that was silent for longest, if possible one without a request to answer."""
         self._full.begin(f"{len(self.active_channels)} are open")
         channels = self.active_channels.values()
         if idlest := min(channels, key=lambda channel: (bool(channel.requests), channel.touched), default=None):
             idlest.handle_close()
         else:
-            time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # do not spin while other processes have all the files
+            time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # other processes have all the files: do not spin
 
     def _tidy(self) -> None:
-        """Close connections that are silent or slow, and those with the most unread if all have too much together."""
+        """Close silent and slow connections, and those with the most unread bytes while all together have too many."""
         now = self._tidied = time.monotonic()
-        self._before_sending()  # there may be log lines without a response
+        self._before_sending()  # write log lines that belong to no response
         for channel in [*self.active_channels.values()]:
-            if not channel.readable():  # its next request may have arrived in full, but is not read yet
+            if not channel.readable():  # the loop does not read the next request yet, which may have arrived in full
                 channel.begun = now
             if channel.requests and not channel.stalled:
                 continue
@@ -3316,13 +3257,13 @@ class Server:
         self._full.end(quiet_seconds=10)
 
     def _bytes_held(self) -> int:
-        """Return the bytes of all unread responses. Clients of the same page share its bytes."""
+        """Return how many bytes the unread responses take. Clients that read the same page share its bytes."""
         unsent = itertools.chain.from_iterable(list(channel.unsent) for channel in self.active_channels.values())
         return sum({id(data): len(data) for data in unsent}.values())
 
 
 def connection_limit() -> int:
-    """Return how many connections may be open: MAX_CONNECTIONS, or fewer if the limit of open files is lower."""
+    """Return how many connections may be open: MAX_CONNECTIONS, or fewer if the system allows too few open files."""
     wanted, (soft, hard) = MAX_CONNECTIONS + RESERVED_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -3332,24 +3273,24 @@ def connection_limit() -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. "::" also accepts IPv4 if the system can. Raises SetupError."""
+    """Return a listening socket. The host "::" also accepts IPv4 where the system can. Raises SetupError."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
-    except (OSError, UnicodeError) as error:  # UnicodeError: impossible host name
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
         raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
 
 
 def show_picture(source: str, options: Mapping[str, Any]) -> int:
-    """Print a picture, from wherever it is, or a house cat as art; the terminal decides what the options leave open."""
+    """Print a picture as art. The terminal provides missing options. Return 0, or 1 if the picture cannot be shown."""
     terminal, (columns, lines), environ = sys.stdout.isatty(), shutil.get_terminal_size(), os.environ
     plain = not terminal or environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
     format = options.get("format") or ("text" if plain and "colors" not in options else "ansi")
     if terminal and format == "png":
         raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
     colors = "true" if environ.get("COLORTERM") in ("truecolor", "24bit") else "256"
-    window = {"height": max(1, lines - 1), "colors": colors} if terminal else {}  # the last line is for the prompt
+    window = {"height": max(1, lines - 1), "colors": colors} if terminal else {}  # one line is for the prompt
     view = make_view(format, {"width": min(columns, WIDTHS[-1]), **window, **options}.get)
     try:
         longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
@@ -3369,12 +3310,11 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
 
 
 def read_picture(source: str) -> bytes:
-    if source == "-":
-        return sys.stdin.buffer.read()
+    """Return the bytes of a file, a URL or, for "-", standard input. Raises OSError, SetupError, Unavailable."""
     if is_web_url(source):
         variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
         return Fetcher(read_settings(variables).ssl_cert_file, [source]).get(source, MAX_PICTURE_BYTES)
-    with open(source, "rb") as file:
+    with open(0 if source == "-" else source, "rb") as file:
         return file.read()
 
 
@@ -3391,23 +3331,23 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = lambda: USAGE  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
-    for setting in fields(Settings):
-        parser.add_argument(f"--{setting.name.replace('_', '-')}", type=partial(variable, name=setting.name.upper()))
-    art = parser.add_subparsers(dest="command", metavar="art").add_parser(
+    for each in fields(Settings):
+        parser.add_argument(f"--{each.name.replace('_', '-')}", type=partial(variable, name=each.name.upper()))
+    art_parser = parser.add_subparsers(dest="command", metavar="art").add_parser(
         "art", prog="catscii.py art", usage="see catscii.py --help", argument_default=argparse.SUPPRESS)
-    art.format_help = lambda: USAGE  # type: ignore[method-assign]
-    art.add_argument("picture", nargs="?", default=f"house-{random.randrange(HOUSE_CATS)}")
+    art_parser.format_help = lambda: USAGE  # type: ignore[method-assign]
+    art_parser.add_argument("picture", nargs="?", default=f"house-{random.randrange(HOUSE_CATS)}")
     for name, values in VALUES.items():
-        art.add_argument("--" + name, type=partial(value, choices=values))
+        art_parser.add_argument("--" + name, type=partial(value, choices=values))
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Return the exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
     while (spare := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        pass  # the next file would otherwise become a closed standard stream
+        pass  # the next file that is opened must not become a standard stream that was closed
     os.close(spare)
-    if "GATEWAY_INTERFACE" in os.environ:  # the arguments may come from the query
+    if "GATEWAY_INTERFACE" in os.environ:  # ignore the arguments, which may come from the query
         return serve_cgi()
     options = parse_arguments(arguments)
     try:
