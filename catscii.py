@@ -14,14 +14,7 @@
 # ///
 """catscii: cats as coloured ASCII art, over HTTP and in the terminal.
 
-    Settings     the environment, read once
-    Telemetry    logs, metrics for Prometheus, errors for Sentry, traces for an OTLP collector
-    Art          picture -> grid of cells -> HTML, ANSI, plain text, JSON, PNG
-    House cats   portraits drawn from a seed, so that there is always a cat
-    Cats         The Cat API and CATAAS, the store of their pictures, the refresher that fills the store
-    Visitors     address -> country -> one upsert; the map of the world
-    Web          the routes
-    Running      the server and its graceful shutdown; one CGI request; the command `art`
+The sections stand in the order of the data: Settings, Telemetry, Art, House cats, Cats, Visitors, Web, Running.
 """
 
 from __future__ import annotations
@@ -50,7 +43,6 @@ import shutil
 import signal
 import socket
 import sqlite3
-import string
 import subprocess
 import sys
 import textwrap
@@ -287,8 +279,7 @@ class LogHandler(logging.Handler):
         return json.dumps({
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
             "level": {"WARNING": "WARN", "CRITICAL": "ERROR"}.get(record.levelname, record.levelname),
-            "fields": fields, "target": record.name,
-        })
+            "fields": fields, "target": record.name})
 
     def emit(self, record: logging.LogRecord) -> None:
         line = b""
@@ -357,21 +348,6 @@ class Trouble:
         if self and time.monotonic() - self._last >= quiet_seconds:
             self.since = math.inf
             log.info(self._ends)
-
-
-class Budget:
-    """Limits log lines of one kind to `lines` between two calls of `reset`, which logs how many were omitted."""
-
-    def __init__(self, lines: int, message: str) -> None:
-        self._limit, self._message, self._taken = lines, message, itertools.count(1)  # next() is atomic
-
-    def take(self) -> bool:
-        return next(self._taken) <= self._limit
-
-    def reset(self) -> None:
-        taken, self._taken = self._taken, itertools.count(1)
-        if (omitted := next(taken) - 1 - self._limit) > 0:
-            log.warning(self._message, {"lines": omitted})
 
 
 class Metrics:
@@ -1167,10 +1143,7 @@ CREATE TABLE cats (             -- the higher the rowid, the fresher the picture
 CREATE INDEX stored_cats ON cats (id) WHERE picture IS NOT NULL;
 """, """
 ALTER TABLE cats ADD COLUMN art BLOB;
-CREATE TABLE refresher (        -- one row
-    due REAL NOT NULL,          -- Unix time from which on a process that answers one request may fetch a cat
-    sources TEXT NOT NULL       -- JSON: failures in a row and Unix time of the next try, by host
-);
+CREATE TABLE refresher (due REAL NOT NULL, sources TEXT NOT NULL);  -- one row, see Store.schedule_fetch
 INSERT INTO refresher VALUES (0, '{}');
 """, """
 CREATE TABLE totals (           -- sums of visits by country; the triggers see INSERT, UPDATE and DELETE, not REPLACE
@@ -1193,8 +1166,8 @@ END;
 """, """
 ALTER TABLE cats DROP COLUMN art;  -- whoever asks wants another size
 """, """
-CREATE TABLE machine (due REAL NOT NULL, failing INTEGER NOT NULL, state TEXT NOT NULL);  -- one row, see Machines
-INSERT INTO machine VALUES (0, 0, '{}');
+CREATE TABLE machine (due REAL NOT NULL, state TEXT NOT NULL);  -- one row, see Machines
+INSERT INTO machine VALUES (0, '{}');
 CREATE VIEW here AS SELECT * FROM visits UNION ALL SELECT '', country, count FROM totals;  -- no day: of all time
 CREATE VIEW everywhere AS SELECT * FROM here UNION ALL
     SELECT substr(key, 1, length(key) - 2), substr(key, -2), value FROM machine, json_each(state, '$.elsewhere');
@@ -1719,7 +1692,7 @@ VISITS_ONE_BY_ONE = """
 SELECT day, country, sum(count) AS visits FROM {view} WHERE day BETWEEN ? AND ?
 GROUP BY 1, 2 HAVING visits > 0 ORDER BY 1, 3 DESC, 2"""
 VISITS_HERE = "SELECT day || country, count FROM here WHERE day = '' OR day >= ?"
-CLAIM_EXCHANGE = "UPDATE machine SET due = ? WHERE due NOT BETWEEN ? AND ? RETURNING failing"
+CLAIM_EXCHANGE = "UPDATE machine SET due = ? WHERE due NOT BETWEEN ? AND ? RETURNING 1"
 ETCD_PREFIX, EXCHANGE_SECONDS, ENDPOINT_SECONDS, SAVE_SECONDS = b"catscii/visits/", 2.0, 2.0, 60.0
 MAX_ANSWER, MAX_DOCUMENT, MOST_VISITS = 8 << 20, 256 << 10, 10**15  # what etcd holds is not trusted
 CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # takes the write lock, like a visit
@@ -1856,7 +1829,7 @@ class World(NamedTuple):
 @cache
 def world() -> World:
     text, _, data = zlib.decompress(base64.b85decode("".join(WORLD.split()))).decode("latin-1").partition("\0")
-    lines = zip(string.ascii_uppercase, text.split("\n"), strict=True)
+    lines = zip(map(chr, range(ord("A"), ord("Z") + 1)), text.split("\n"), strict=True)
     names = {initial + entry[0]: entry[1:] for initial, line in lines for entry in line.split(",")}
     codes, cells = list(names), data[:WORLD_COLUMNS * WORLD_ROWS]
     homes = re.findall("[^\xff](?:\xff.)*", data[len(cells):], re.DOTALL)  # the owner, and others after \xff
@@ -1969,11 +1942,11 @@ class Machines:
 
     def exchange_if_due(self) -> None:
         """Exchange visits after a CGI request, unless another process did so a moment ago."""
-        now, later = time.time(), time.time() + EXCHANGE_SECONDS
-        for failing, in self._execute(CLAIM_EXCHANGE, later, now, later) if self.on else ():
-            self._failing.since = now if failing else math.inf  # another process has logged it
+        now = time.time()
+        if self.on and self._execute(CLAIM_EXCHANGE, now + EXCHANGE_SECONDS, now, now + 60):
             self.exchange()
-            self._execute("UPDATE machine SET failing = ?", bool(self._failing))
+            if self._failing:
+                self._execute("UPDATE machine SET due = ?", now + 60)  # one log line a minute
 
     def exchange(self) -> None:
         try:
@@ -2455,12 +2428,11 @@ class Service:
         self.pages, self.rendering = Cache(8 << 20), threading.Lock()
         self.metrics, self.started = Metrics(), time.time()
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again")
-        self.refusals = Budget(5, "Refused requests were not logged")  # lines a second
+        self.refusal_logged = 0.0  # time.monotonic()
 
     def maintain(self, stopping: threading.Event) -> None:
         """Every second until `stopping` is set, check the database and the countries, whose files may be replaced."""
         while not stopping.wait(1):
-            self.refusals.reset()
             self.visits.check()
             try:
                 self.store.counts()
@@ -2645,7 +2617,9 @@ class Service:
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         annotate({"http.request.method": method, "http.route": route, "http.response.status_code": status,
                   "url.path": path, "user_agent.original": request_header("User-Agent"), "country": country})
-        if not environ.get("catscii.refusal") or self.refusals.take():
+        if not environ.get("catscii.refusal") or time.monotonic() - self.refusal_logged > 0.2:  # /metrics has them all
+            if environ.get("catscii.refusal"):
+                self.refusal_logged = time.monotonic()
             facts = {"method": method, "path": path, "status": status, "country": country}
             log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
 
@@ -2838,11 +2812,9 @@ THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of the thr
 GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within ten seconds
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
 MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # these files are for the database, sources and modules
-SILENT_CONNECTION_SECONDS = 30.0  # browsers reconnect at no cost, and clients may vanish without notice
-REQUEST_SECONDS = 30.0  # from the first byte of a request to its last
+SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from a request's first byte to its last
 MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes that one client, and all clients, have not read
-TIDY_SECONDS = 0.2  # between two searches for connections to close
-ENDING_SILENT_SECONDS = 0.2  # for which a kept-alive connection may be silent while the service ends
+TIDY_SECONDS = 0.2  # between two searches for connections to close, which may be silent as long while the service ends
 
 OPTIONS = (f"[--{name} {'N' if isinstance(values, range) else '|'.join(values)}]" for name, values in VALUES.items())
 VARIABLES = (f"  {each.name.upper():21} {each.metadata['help']}" for each in fields(Settings) if each.metadata)
@@ -2858,11 +2830,6 @@ usage:
 environment (defaults in parentheses):
 {chr(10).join(VARIABLES)}
   NO_COLOR              makes art print plain text, like TERM=dumb; COLORTERM=truecolor gives 24-bit colours, not 256
-
-examples:
-  PORT=8000 catscii.py                serve on port 8000; then: curl localhost:8000
-  CAT_SOURCES= catscii.py             serve house cats only, without any network
-  catscii.py art cat.jpg --width 120  a photograph, in 120 columns
 """
 
 
@@ -2890,15 +2857,14 @@ def serve(settings: Settings) -> int:
         "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
         "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off"})
     stopping, ended = threading.Event(), threading.Event()
-    exchanger = threading.Thread(target=service.machines.run, args=[ended], name="exchanger", daemon=True)
-    exchanger.start()
-    maintenance = threading.Thread(target=service.maintain, args=[stopping], name="maintenance", daemon=True)
-    maintenance.start()
-    threading.Thread(target=service.refresher.run, args=[stopping], name="refresher", daemon=True).start()
+    events = {service.maintain: stopping, service.refresher.run: stopping, service.machines.run: ended}
+    maintenance, _, exchanger = threads = [
+        threading.Thread(target=run, args=[event], daemon=True) for run, event in events.items()]
+    for thread in threads:
+        thread.start()
     handler.buffered = True
     server.run(stopping)
     maintenance.join(1)
-    service.refusals.reset()
     service.visits.close()
     ended.set()
     exchanger.join(1)
@@ -3158,7 +3124,7 @@ class Server:
         self._listener.close()
         self.draining, self._ending_since = True, time.monotonic()
         while self.active_channels and time.monotonic() < self._ending_since + GRACE_SECONDS:
-            self._turn(ENDING_SILENT_SECONDS / 4)
+            self._turn(TIDY_SECONDS / 4)
         for channel in [*self.active_channels.values()]:
             channel.handle_close()
         self.task_dispatcher.shutdown(timeout=0.1)
@@ -3249,7 +3215,7 @@ class Server:
                 continue
             silent, busy = now - max(channel.touched, self._ending_since), channel.request or channel.total_outbufs_len
             overdue = channel.request and now - channel.begun > REQUEST_SECONDS
-            ended = self.draining and not busy and silent > ENDING_SILENT_SECONDS
+            ended = self.draining and not busy and silent > TIDY_SECONDS
             if overdue or ended or silent > SILENT_CONNECTION_SECONDS:
                 channel.handle_close()
         while self._bytes_held() > MAX_UNSENT_IN_ALL:
