@@ -110,30 +110,30 @@ CHROME = {
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
 }
 CURL = {"User-Agent": "curl/8.16.0", "Accept": "*/*"}
-SOON = 8.0  # seconds: more than a busy machine takes, less than what waits for a timeout would take
+SOON = 8.0  # seconds: longer than a busy machine takes, shorter than any timeout in the program
 http = urllib3.PoolManager(retries=False, timeout=60)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the tests stand on: a service as a process, upstreams on real sockets, pictures, a MaxMind DB
+# Helpers: a service as a process, upstreams on real sockets, pictures, a MaxMind DB
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def rounds(thorough: int) -> int:
-    """Return how often to repeat a test: so many times with --thorough, a fifth of that without."""
+    """Return how often to repeat a test: `thorough` times with --thorough, otherwise a fifth of that."""
     return thorough if "THOROUGH" in os.environ else thorough // 5
 
 
 class Running:
-    """`python catscii.py` on a free port, and what it logged."""
+    """A running `python catscii.py` on a free port, and its log."""
 
     def __init__(self, folder: Path, command: list[str] | None = None, **variables: str) -> None:
         self.database = Path(variables.setdefault("ANALYTICS_DB", str(folder / "catscii.db")))
         environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "0", "CAT_SOURCES": "", **variables}
         command = command or [sys.executable, str(SCRIPT)]
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        self.log: list[dict[str, Any]] = []
-        self.lines: list[str] = []  # as they came
+        self.log: list[dict[str, Any]] = []  # the parsed lines
+        self.lines: list[str] = []
         self.listening = threading.Event()  # while it is not set, nobody reads the log
         self.listening.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -146,37 +146,33 @@ class Running:
         for line in self.process.stderr:  # type: ignore[union-attr]
             self.listening.wait()
             self.lines.append(line)
-            if line.startswith("{"):  # `nix run` has its own word first
+            if line.startswith("{"):  # `nix run` and `python -X importtime` write other lines too
                 self.log.append(json.loads(line))
 
     def wait_for(self, start: str) -> str:
-        """The first logged message that starts so."""
+        """Wait for a logged message that starts with `start`, and return the first one."""
         return eventually(lambda: next((m for m in self.messages() if m.startswith(start)), None))
 
     @property
     def started(self) -> dict[str, Any]:
-        """What the start said."""
+        """The fields of the line that the service logs when it listens."""
         return next(line["fields"] for line in self.log if line["fields"]["message"].startswith("Listening on "))
 
     def messages(self) -> list[str]:
         return [line["fields"]["message"] for line in self.log]
 
-    def get(
-        self, path: str, headers: dict[str, str] = CURL, method: str = "GET", **kwargs: Any
-    ) -> urllib3.BaseHTTPResponse:
+    def get(self, path: str, headers: dict[str, str] = CURL, method: str = "GET",
+            **kwargs: Any) -> urllib3.BaseHTTPResponse:
         return http.request(method, self.url + path, headers=headers, redirect=False, decode_content=False, **kwargs)
 
     def json(self, path: str) -> Any:
         return json.loads(self.get(path, {"Accept": "application/json"}).data)
 
-    def json_of(self, path: str, headers: dict[str, str]) -> Any:
-        return json.loads(self.get(path, headers).data)
-
     def visits(self) -> bytes:
         return self.get("/analytics?format=text").data
 
     def stored(self) -> int:
-        """How many pictures the store holds, read from the file."""
+        """Return the number of pictures in the store, read from its file."""
         return int(sql(self.database, "SELECT count(*) FROM cats WHERE picture IS NOT NULL")[0][0])
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
@@ -185,10 +181,14 @@ class Running:
         self._reader.join(5)
         return status
 
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Starts services in the test's folder; those still running at its end are killed."""
+    """Yield a function that starts services in the test's folder. Kill those that still run at the end."""
     running: list[Running] = []
 
     def starter(**variables: str) -> Running:
@@ -197,23 +197,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
     yield starter
     for service in running:
-        service.process.kill()
-        service.process.wait()
+        service.kill()
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One service of house cats for the tests that only read from it."""
+    """Yield one service of house cats, which tests only read from."""
     service = Running(tmp_path_factory.mktemp("service"))
     yield service
-    service.process.kill()
-    service.process.wait()
+    service.kill()
 
 
-def connected(
-    service: Running, patience: float = 60, receive_buffer: int = 0, source: tuple[str, int] | None = None
-) -> socket.socket:
-    """A connection to the service."""
+def connected(service: Running, patience: float = 60, receive_buffer: int = 0,
+              source: tuple[str, int] | None = None) -> socket.socket:
+    """Return a new connection to the service."""
     connection = socket.socket()
     connection.settimeout(patience)
     if receive_buffer:
@@ -226,7 +223,7 @@ def connected(
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Return what comes until the service closes the connection, resets it, or is silent for too long."""
+    """Return what arrives until the service closes or resets the connection, or is silent for too long."""
     data = bytearray()
     with contextlib.suppress(TimeoutError, ConnectionError):
         while part := connection.recv(65536):
@@ -235,7 +232,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `condition` gives once it is true."""
+    """Wait until `condition()` is true, and return its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"not true within {seconds} seconds"
@@ -244,7 +241,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def patched(code: str) -> list[str]:
-    """The command of a service with other constants, so that its patience ends while a test waits."""
+    """Return the command of a service that runs `code` first, which gives catscii other constants, such as timeouts."""
     code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import catscii\n{code}\n"
     return [sys.executable, "-c", code + "sys.exit(catscii.main([]))"]
 
@@ -254,12 +251,12 @@ QUICKLY_FILLED = patched(f"catscii.STORED_CATS = {FEW_CATS}")
 
 
 class Upstream:
-    """A local server in the documented shapes of The Cat API (/v1/images/...) and of CATAAS (/cat...)."""
+    """A local server that answers like The Cat API (/v1/images/...) and CATAAS (/cat...)."""
 
     def __init__(self, certificate: trustme.LeafCert | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.posts: list[tuple[str, dict[str, str], bytes]] = []
-        self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}  # by path, before the documented ones
+        self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}  # by path; these replace the usual ones
         self.known: set[str] = set()
         upstream = self
 
@@ -277,7 +274,7 @@ class Upstream:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 upstream.posts.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-                upstream.answers.get("POST", lambda handler: reply(handler, b""))(self)
+                upstream.answers.get("POST", sends(b""))(self)
 
             def do_CONNECT(self) -> None:
                 upstream.answers["CONNECT"](self)
@@ -293,6 +290,7 @@ class Upstream:
             self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         self.url = f"{'https' if certificate else 'http'}://localhost:{self.server.server_address[1]}"
         self.the_cat_api, self.cataas = self.url + "/v1/images/search", self.url + "/cat"
+        self.dsn = self.url.replace("//", "//abc@") + "/42"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
@@ -329,6 +327,7 @@ class Upstream:
 
 
 def reply(handler: BaseHTTPRequestHandler, body: Any, status: int = 200, **headers: str) -> None:
+    """Send a response whose body is these bytes, or anything else as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     handler.send_response(status)
     for name, value in {"Content-Length": str(len(data)), **headers}.items():
@@ -338,15 +337,19 @@ def reply(handler: BaseHTTPRequestHandler, body: Any, status: int = 200, **heade
     handler.close_connection |= headers.get("Connection") == "close"
 
 
+def sends(body: Any, status: int = 200, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return a value for Upstream.answers: a function that sends this response."""
+    return partial(reply, body=body, status=status, **headers)
+
+
 def redirect(location: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    return lambda handler: reply(handler, b"", 302, Location=location)
+    return sends(b"", 302, Location=location)
 
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    upstream = Upstream()
-    yield upstream
-    upstream.close()
+    with contextlib.closing(Upstream()) as upstream:
+        yield upstream
 
 
 @pytest.fixture(scope="session")
@@ -356,9 +359,8 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def secure_upstream(authority: trustme.CA) -> Iterator[Upstream]:
-    upstream = Upstream(authority.issue_cert("localhost"))
-    yield upstream
-    upstream.close()
+    with contextlib.closing(Upstream(authority.issue_cert("localhost"))) as upstream:
+        yield upstream
 
 
 @pytest.fixture
@@ -367,36 +369,39 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
     return str(tmp_path / "ca.pem")
 
 
+def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
 def photograph(seed: object = 0, size: tuple[int, int] = (640, 480), format: str = "JPEG", mode: str = "RGB") -> bytes:
-    """An encoded picture with shapes and shades, another one for each seed."""
+    """Return an encoded picture with shapes and shades, different for each seed."""
     rng = random.Random(str(seed))
     picture = Image.radial_gradient("L").resize(size).convert("RGB")
     pen = ImageDraw.Draw(picture)
     for _ in range(6):
         x, y = rng.randrange(size[0]), rng.randrange(size[1])
         pen.ellipse((x - 90, y - 60, x + 90, y + 60), fill=tuple(rng.randbytes(3)))
-    data = io.BytesIO()
-    picture.convert(mode).save(data, format)
-    return data.getvalue()
+    return encoded(picture.convert(mode), format)
 
 
 @pytest.fixture(scope="session")
 def country_db(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A MaxMind DB with every shape of record that is understood, for IPv4 and IPv6."""
+    """Return the path of a MaxMind DB that has every supported shape of record, for IPv4 and IPv6."""
     path = tmp_path_factory.mktemp("geo") / "country.mmdb"
-    records = {
+    write_mmdb(path, "Test-Country", {
         "81.2.69.0/24": {"country": {"iso_code": "GB"}, "registered_country": {"iso_code": "US"}},
         "2001:db8:1::/48": {"country": {"iso_code": "FR"}},
         "198.51.100.0/24": {"registered_country": {"iso_code": "DE"}},
         "2001:db8:2::/48": {"country_code": "JP"},
         "203.0.113.0/24": {"continent": {"code": "AN"}},
-    }
-    write_mmdb(path, "Test-Country", records)
+    })
     return str(path)
 
 
 def sql(database: Path, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-    """Run one statement in a database and return the rows of its result."""
+    """Execute one statement in a database, and return the rows of its result."""
     with contextlib.closing(sqlite3.connect(database, 60)) as connection, connection:
         return connection.execute(statement, parameters).fetchall()
 
@@ -414,15 +419,22 @@ def write_mmdb(path: Path, type_: str, records: dict[str, dict[str, Any]]) -> No
 
 
 def run(*arguments: str, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """`python catscii.py ARGUMENTS` to its end."""
-    environment = {"PATH": os.environ["PATH"], **variables}
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], input=stdin, capture_output=True, env=environment, timeout=60
-    )
+    """Run `python catscii.py ARGUMENTS` until it exits."""
+    return subprocess.run([sys.executable, SCRIPT, *arguments], input=stdin, capture_output=True,
+                          env={"PATH": os.environ["PATH"], **variables}, timeout=60)
+
+
+def error_at_start(tmp_path: Path, **variables: str) -> str:
+    """Return the only line that a service writes which cannot start with these variables."""
+    usual = {"ANALYTICS_DB": str(tmp_path / "new.db"), "PORT": "0", "CAT_SOURCES": "", "LOG_LEVEL": "error"}
+    result = run(**usual | variables)
+    (line,) = result.stderr.decode().splitlines()
+    assert (result.returncode, result.stdout) == (2, b"")
+    return line
 
 
 def script_metadata(path: Path) -> dict[str, Any]:
-    """A script's PEP 723 block."""
+    """Return the PEP 723 block of a script."""
     match = re.search(r"(?m)^# /// script$\n((?:#.*\n)+?)# ///$", path.read_text())
     assert match
     return tomllib.loads("".join(line[2:] for line in match[1].splitlines(keepends=True)))
@@ -450,25 +462,20 @@ def test_requirements_txt_is_what_the_script_needs_pinned_and_hashed():
 def test_help_names_commands_variables_and_defaults():
     result = run("--help")
     text = result.stdout.decode()
-    assert result.returncode == 0
     words = """
         HOST 0.0.0.0 PORT 8080 ANALYTICS_DB catscii.db GEOLITE2_COUNTRY_DB CLIENT_IP_HEADER NO_COLOR
         Fly-Client-IP CAT_SOURCES api.thecatapi.com CAT_API_KEY SSL_CERT_FILE LOG_LEVEL SENTRY_DSN HONEYCOMB_API_KEY
-        OTEL_EXPORTER_OTLP_ENDPOINT examples:
-    """
+        OTEL_EXPORTER_OTLP_ENDPOINT examples:"""
+    assert result.returncode == 0 and all(word in text for word in words.split())
     assert "art [PICTURE|URL|house-N|-]" in text and "--format html|ansi|text|json|png" in text
-    assert all(word in text for word in words.split())
     assert run("--version").stdout.decode() == f"catscii {catscii.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--port", "9000"], "argument --port: the environment sets it, as in PORT='9000' catscii.py"),
-        (["--host=::1"], "argument --host: the environment sets it, as in HOST='::1' catscii.py"),
-        (["--analytics-db", "x"], "ANALYTICS_DB='x' catscii.py"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--port", "9000"], "argument --port: the environment sets it, as in PORT='9000' catscii.py"),
+    (["--host=::1"], "argument --host: the environment sets it, as in HOST='::1' catscii.py"),
+    (["--analytics-db", "x"], "ANALYTICS_DB='x' catscii.py"),
+])
 def test_an_option_that_is_a_setting_names_its_variable(arguments, words):
     result = run(*arguments)
     assert (result.returncode, result.stdout) == (2, b"") and words in result.stderr.decode().splitlines()[-1]
@@ -484,24 +491,32 @@ def test_all_wrong_settings_are_reported_in_one_go():
         assert sum(f"{value!r}" in line for line in lines) == 1
 
 
-@pytest.mark.parametrize(
-    ("variables", "field", "value"),
-    [
-        ({}, "cat_sources", ("https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat")),
-        ({"CAT_SOURCES": ""}, "cat_sources", ()),
-        ({"CAT_SOURCES": "HTTPS://a/cat,Http://b/cat"}, "cat_sources", ("HTTPS://a/cat", "Http://b/cat")),
-        ({"CAT_SOURCES": "http://a/s?m=jpg,png, http://b/c,"}, "cat_sources", ("http://a/s?m=jpg,png", "http://b/c")),
-        ({}, "client_ip_header", None),
-        ({"FLY_APP_NAME": "cats"}, "client_ip_header", "Fly-Client-IP"),
-        ({"FLY_APP_NAME": "cats", "CLIENT_IP_HEADER": "X-Real-IP"}, "client_ip_header", "X-Real-IP"),
-        ({"PORT": ""}, "port", 8080),
-        ({"NIX_SSL_CERT_FILE": certifi.where()}, "ssl_cert_file", certifi.where()),
-        ({"NIX_SSL_CERT_FILE": "/dev/null", "SSL_CERT_FILE": certifi.where()}, "ssl_cert_file", certifi.where()),
-        ({"LOG_LEVEL": "WARNING"}, "log_level", 30),
-    ],
-)
+SENTRY_DSNS = "https://0a1b:2c3d@o1.ingest.de.sentry.io/4501", "http://abc@sentry.local:9000/path/7"
+
+
+@pytest.mark.parametrize(("variables", "field", "value"), [
+    ({}, "cat_sources", ("https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat")),
+    ({"CAT_SOURCES": ""}, "cat_sources", ()),
+    ({"CAT_SOURCES": "HTTPS://a/cat,Http://b/cat"}, "cat_sources", ("HTTPS://a/cat", "Http://b/cat")),
+    ({"CAT_SOURCES": "http://a/s?m=jpg,png, http://b/c,"}, "cat_sources", ("http://a/s?m=jpg,png", "http://b/c")),
+    ({}, "client_ip_header", None),
+    ({"FLY_APP_NAME": "cats"}, "client_ip_header", "Fly-Client-IP"),
+    ({"FLY_APP_NAME": "cats", "CLIENT_IP_HEADER": "X-Real-IP"}, "client_ip_header", "X-Real-IP"),
+    ({"PORT": ""}, "port", 8080),
+    ({"NIX_SSL_CERT_FILE": certifi.where()}, "ssl_cert_file", certifi.where()),
+    ({"NIX_SSL_CERT_FILE": "/dev/null", "SSL_CERT_FILE": certifi.where()}, "ssl_cert_file", certifi.where()),
+    ({"LOG_LEVEL": "WARNING"}, "log_level", 30),
+    ({"SENTRY_DSN": SENTRY_DSNS[0]}, "sentry_dsn", SENTRY_DSNS[0]),
+    ({"SENTRY_DSN": SENTRY_DSNS[1]}, "sentry_dsn", SENTRY_DSNS[1]),
+    ({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Basic YTpi==, x-b=c%20d,"}, "otlp_endpoint", None),
+])
 def test_settings(variables: dict[str, str], field: str, value: object):
     assert getattr(catscii.read_settings(variables), field) == value
+
+
+def test_a_list_of_sources_of_which_one_has_no_scheme_is_refused():
+    with pytest.raises(catscii.SetupError, match="'http://a/cat,b/cat' is not a URL"):
+        catscii.read_settings({"CAT_SOURCES": "http://a/cat,b/cat"})
 
 
 @pytest.mark.parametrize("how", ["garbage", "folder", "future"])
@@ -513,12 +528,10 @@ def test_an_unusable_database_is_a_clear_error_at_the_start(tmp_path: Path, how:
         path.mkdir()
     else:
         sql(path, "PRAGMA user_version = 99")
-    result = run(ANALYTICS_DB=str(path), PORT="0")
-    assert result.returncode == 2
-    assert re.fullmatch(rf"catscii: ANALYTICS_DB: .*{path}.*", result.stderr.decode().splitlines()[-1])
+    assert re.match(f"catscii: ANALYTICS_DB: .*{path}", error_at_start(tmp_path, ANALYTICS_DB=str(path)))
 
 
-METADATA = {  # what to replace in a country database by what
+METADATA = {  # a part of a country database, and what replaces it
     "without a type": (b"database_type", b"database_typo"),
     "without a node count": (b"node_count", b"mode_count"),
     "a number as its type": (b"database_type\x4cTest-Country", b"database_type\xa1\7"),
@@ -528,34 +541,22 @@ METADATA = {  # what to replace in a country database by what
 @pytest.mark.parametrize("how", ["garbage", "empty", "truncated", "asn", *METADATA])
 def test_an_unusable_country_database_is_a_clear_error_at_the_start(tmp_path: Path, country_db: str, how: str):
     path, good = tmp_path / "x.mmdb", Path(country_db).read_bytes()
-    asn = {"1.0.0.0/24": {"autonomous_system_number": 13335, "autonomous_system_organization": "CLOUDFLARENET"}}
     if how == "asn":
-        write_mmdb(path, "GeoLite2-ASN", asn)
+        number = {"autonomous_system_number": 13335, "autonomous_system_organization": "CLOUDFLARENET"}
+        write_mmdb(path, "GeoLite2-ASN", {"1.0.0.0/24": number})
     elif how in METADATA:
         path.write_bytes(good.replace(*METADATA[how]))
     else:
         path.write_bytes({"garbage": b"no database" * 99, "empty": b"", "truncated": good[: len(good) // 2]}[how])
-    result = run(GEOLITE2_COUNTRY_DB=str(path), ANALYTICS_DB=str(tmp_path / "x.db"), PORT="0")
-    assert result.returncode == 2
-    assert f"catscii: GEOLITE2_COUNTRY_DB: cannot read '{path}'" in result.stderr.decode().splitlines()[-1]
+    error = error_at_start(tmp_path, GEOLITE2_COUNTRY_DB=str(path))
+    assert error.startswith(f"catscii: GEOLITE2_COUNTRY_DB: cannot read '{path}'")
 
 
-def test_a_list_of_sources_of_which_one_has_no_scheme_is_refused():
-    with pytest.raises(catscii.SetupError, match="'http://a/cat,b/cat' is not a URL"):
-        catscii.read_settings({"CAT_SOURCES": "http://a/cat,b/cat"})
-
-
-def test_a_host_that_cannot_be_is_a_clear_error(tmp_path: Path):
-    result = run(HOST="a..b", ANALYTICS_DB=str(tmp_path / "x.db"), CAT_SOURCES="")
-    assert result.returncode == 2 and "cannot listen on 'a..b', port 8080: " in result.stderr.decode().splitlines()[-1]
-
-
-def test_a_port_in_use_is_a_clear_error(tmp_path: Path):
+def test_an_address_that_cannot_be_listened_on_is_a_clear_error(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        result = run(HOST="127.0.0.1", PORT=port, ANALYTICS_DB=str(tmp_path / "x.db"), CAT_SOURCES="")
-    assert result.returncode == 2
-    assert f"cannot listen on '127.0.0.1', port {port}: " in result.stderr.decode()
+        for host, port in (("a..b", 8080), taken.getsockname()):
+            error = error_at_start(tmp_path, HOST=host, PORT=str(port))
+            assert f"cannot listen on {host!r}, port {port}: " in error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2196,7 +2197,7 @@ def test_a_slider_and_a_link_preview_are_no_visits(start):
 
 def test_a_crawler_gets_one_cat_a_day(start):
     def cat(client: str) -> str:
-        return str(service.json_of("/?format=json", {"User-Agent": client})["id"])
+        return str(json.loads(service.get("/?format=json", {"User-Agent": client}).data)["id"])
 
     service, day = start(), int(time.time() // 86400)
     crawlers = {cat(client) for client in ("Googlebot/2.1", "Twitterbot/1.0", "WhatsApp/2.23") for _ in range(3)}
