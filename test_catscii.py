@@ -1259,22 +1259,12 @@ def test_an_upstream_with_few_cats_is_not_asked_without_end(tmp_path, upstream):
     assert store.counts() and refresher._delay() > 59 and upstream.asked("/cat/only") == 1
 
 
-def test_the_second_source_serves_while_the_first_fails_and_rests(tmp_path, upstream, caplog):
-    upstream.answers["/v1/images/search"] = sends(b"no", 500, **{"Retry-After": "60"})
-    store, refresher = make_refresher(tmp_path, upstream.the_cat_api, upstream.cataas)
-    for _ in range(3):
-        refresher.fetch_one()
-    first, second = refresher._sources
-    assert sum(store.counts().values()) == 3 and upstream.asked("/v1") == first.failures == 1 and second.failures == 0
-    for failures, longest in ((4, 8), (12, 600), (5000, 600)):
-        first.failures = failures - 1
-        first.failed()
-        assert longest / 2 <= first.ready - time.monotonic() <= longest
-    del upstream.answers["/v1/images/search"]
-    first.ready = 0
-    refresher.fetch_one()
-    assert first.failures == 0
-    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == ["Source fails"]
+def test_a_source_that_fails_rests_for_1_2_4_and_at_most_600_seconds_or_half_as_long():
+    source = catscii.Source("http://localhost/cat", catscii.Fetcher(None, []), None)
+    for failures, longest in ((1, 1), (2, 2), (3, 4), (12, 600), (5000, 600)):
+        source.failures = failures - 1
+        source.failed()
+        assert longest / 2 <= source.ready - time.monotonic() <= longest
 
 
 def test_while_every_source_fails_house_cats_serve_and_no_source_is_asked_before_its_retry_after(start, upstream):
@@ -1573,6 +1563,7 @@ def test_a_credit_is_harmless_wherever_it_is_shown(start, upstream):
 # ---------------------------------------------------------------------------------------------------------------------
 # Visitors
 # ---------------------------------------------------------------------------------------------------------------------
+
 
 def test_the_country_of_an_address(tmp_path, country_db):
     damaged = tmp_path / "damaged.mmdb"
