@@ -849,7 +849,7 @@ def test_art_has_the_shape_that_fits_and_is_the_same_cell_by_cell_in_every_encod
 
 @pytest.mark.parametrize(("size", "width", "height", "grid"), [
     ((400, 400), 80, None, (80, 40)), ((400, 300), 80, None, (80, 30)), ((300, 400), 80, None, (80, 53)),
-    ((400, 400), 80, 20, (40, 20)), ((400, 300), 240, 240, (240, 90)),
+    ((400, 305), 80, None, (80, 31)), ((400, 400), 80, 20, (40, 20)), ((400, 300), 240, 240, (240, 90)),
     ((1, 20000), 80, None, (1, 240)), ((20000, 1), 80, None, (80, 1)),
 ])
 def test_a_cell_is_twice_as_tall_as_wide(size, width, height, grid):
