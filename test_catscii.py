@@ -2629,15 +2629,14 @@ def test_counting_survives_countries_that_cannot_be_read(start, tmp_path, countr
 
 def kind(response: urllib3.BaseHTTPResponse) -> str:
     """Return the format of a response."""
-    body, content_type = response.data.decode(), response.headers["Content-Type"]
-    if content_type.startswith("text/html"):
-        assert body.startswith("<!DOCTYPE html>")
-        return "html"
-    if content_type == "application/json":
+    body, content_type = response.data, response.headers["Content-Type"]
+    if content_type == "text/html; charset=utf-8":
+        assert body.decode().startswith("<!DOCTYPE html>")
+    elif content_type == "application/json":
         assert json.loads(body)
-        return "json"
-    assert content_type == "text/plain; charset=utf-8"
-    return "ansi" if "\x1b[" in body else "text"
+    elif content_type == "text/plain; charset=utf-8":
+        return "ansi" if "\x1b[" in body.decode() else "text"
+    return content_type.partition(";")[0].rpartition("/")[2]
 
 
 TERMINALS = ["curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "fetch libfetch/2.0",
@@ -2645,7 +2644,6 @@ TERMINALS = ["curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "fetch l
 
 
 @pytest.mark.parametrize(("headers", "expected"), [
-    *(({"User-Agent": agent}, "ansi") for agent in TERMINALS),
     *((CHROME, "html"), (CURL, "ansi"), ({}, "html"), ({"Accept": "*/*"}, "html"), ({"Accept": "image/png"}, "html")),
     ({"User-Agent": "HTTPie/3.2.4", "Accept": "application/json, */*;q=0.5"}, "json"),
     *((CURL | {"Accept": "text/html"}, "html"), (CURL | {"Accept": "text/plain"}, "text")),
@@ -2660,7 +2658,7 @@ def test_the_format_is_what_accept_or_the_client_asks_for(service, headers, expe
     assert kind(service.get("/cat/house-1", headers)) == expected
 
 
-@pytest.mark.parametrize("format", ["html", "ansi", "text", "json"])
+@pytest.mark.parametrize("format", ["html", "ansi", "text", "json", "png"])
 @pytest.mark.parametrize("options", [
     {"width": 60, "height": 12, "style": "ink"}, {"width": 40, "contrast": 0}, {"style": "ink", "background": "light"},
 ], ids=str)
@@ -2668,25 +2666,22 @@ def test_each_format_shows_the_art_that_the_parameters_ask_for(service, format, 
     query = "&".join(f"{name}={value}" for name, value in options.items())
     response = service.get(f"/cat/house-2?format={format}&{query}", CHROME)
     assert (response.status, kind(response)) == (200, format)
-    options = {"width": 80, "style": "ink" if format == "text" else "fill"} | options
-    art, body = catscii.render(catscii.draw_house_cat(2), **options, plain=format == "text"), response.data.decode()
+    options = {"width": 80, "style": "ink" if format == "text" else "fill", "background": "dark"} | options
+    art = catscii.render(catscii.draw_house_cat(2), **options, plain=format == "text")
+    if format == "png":
+        assert response.data == catscii.to_png(art, options["background"])
+        return
+    body = response.data.decode()
     if format == "json":
         cat = {"id": "house-2", "source": "house", "credit": "", "description": "a brown tabby with amber eyes"}
         assert json.loads(body) == cat | json.loads(json.dumps(catscii.to_dict(art)))
     elif format == "html":
         assert f">{catscii.to_html(art)}</pre>" in body
+        assert f"background:rgb{catscii.BACKGROUNDS[options['background']]}" in body
     elif format == "ansi":
         assert body.startswith(catscii.to_ansi(art)) and body.count("\n") == len(art.rows) + 1
     else:
         assert body == catscii.to_text(art)
-
-
-def test_ink_is_on_the_background_that_it_is_drawn_for(service):
-    for background, page, ground in (("dark", "16, 16, 20", (16, 16, 20)), ("light", "255, 255, 255", (255,) * 3)):
-        query = f"style=ink&width=40&background={background}"
-        assert f"background:rgb({page})" in service.get(f"/cat/house-2?{query}", CHROME).data.decode()
-        png = Image.open(io.BytesIO(service.get(f"/cat/house-2.png?{query}").data))
-        assert png.getpixel((0, png.height - 1)) == ground
 
 
 @pytest.mark.parametrize("client", TERMINALS)
@@ -2709,30 +2704,23 @@ def test_all_other_art_is_as_large_as_asked(service, path, headers, lines):
     assert len(service.get(f"/cat/house-2{path}", headers).data.decode().splitlines()) == lines
 
 
-def footer_of(service: Running, path: str, **headers: str) -> str:
-    """Return the line below the art in a terminal."""
-    return re.sub("\x1b[^m]*m", "", service.get(path, CURL | headers).data.decode().splitlines()[-1])
-
-
-def test_the_line_below_the_art_fills_the_window_when_pasted_into_a_shell(service):
-    line = footer_of(service, "/cat/house-2?style=ink&colors=16&width=50", Host="a.example")
-    assert line == '"http://a.example/cat/house-2?style=ink&colors=16&width=$COLUMNS"  /:help'
-    line = footer_of(service, "/cat/house-2")
+def test_the_line_below_the_art_fits_80_columns_and_fills_the_window_when_pasted_into_a_shell(service):
+    long, query = "house-1234567890", "?style=ink&colors=16&width=50"
+    for path, host, expected in (
+        (f"house-2{query}", "a.example", 'house-2?style=ink&colors=16&width=$COLUMNS"  /:help'),
+        ("house-7", "localhost:8080", 'house-7?width=$COLUMNS&height=$((LINES-2))"  /:help'),
+        (long, "localhost:8080", f'{long}?width=$COLUMNS&height=$((LINES-2))"'),
+        (long, "cats-of-somebody.fly.dev", f'{long}?width=$COLUMNS"  /:help'),
+        (long, "c" * 60 + ".example", f'{long}?width=$COLUMNS"'),
+        ("house-2", urlsplit(service.url).netloc, 'house-2?width=$COLUMNS&height=$((LINES-2))"  /:help'),
+    ):
+        art = service.get(f"/cat/{path}", CURL | {"Host": host}).data.decode()
+        line = re.sub("\x1b[^m]*m", "", art.splitlines()[-1])
+        assert line == f'"http://{host}/cat/{expected}' and len(line) <= max(80, len(host) + 46)
     for columns, lines, size in ((120, 40, (101, 38)), (40, 20, (40, 15))):
         script = f"COLUMNS={columns} LINES={lines}; curl --silent {line.split()[0]}"
         *rows, _ = subprocess.check_output(["bash", "-c", script], text=True).splitlines()
         assert (len(cells_of_ansi(rows[0] + "\n")[0]), len(rows)) == size
-
-
-@pytest.mark.parametrize(("host", "cat", "ends"), [
-    ("localhost:8080", "house-7", '?width=$COLUMNS&height=$((LINES-2))"  /:help'),
-    ("localhost:8080", "house-1234567890", '?width=$COLUMNS&height=$((LINES-2))"'),
-    ("cats-of-somebody.fly.dev", "house-1234567890", '?width=$COLUMNS"  /:help'),
-    ("c" * 60 + ".example", "house-1234567890", '?width=$COLUMNS"'),
-])
-def test_the_line_below_the_art_fits_80_columns_where_the_host_does(service, host, cat, ends):
-    line = footer_of(service, f"/cat/{cat}", Host=host)
-    assert line == f'"http://{host}/cat/{cat}{ends}' and len(line) <= max(80, len(host) + 46)
 
 
 def test_a_suffix_is_short_for_a_format_also_in_errors(service):
@@ -2748,12 +2736,12 @@ def test_a_suffix_is_short_for_a_format_also_in_errors(service):
 
 
 @pytest.mark.parametrize(("query", "size", "likeness"), [
-    ("", (800, 600), 0.98), ("width=20&style=ink", (200, 160), 0.6), ("width=240", (1200, 900), 0.98)])
+    ("", (800, 600), 0.98), ("width=20&style=ink&background=light", (200, 160), 0.45), ("width=240", (1200, 900), 0.98)])
 def test_a_png_shows_the_art(service, query, size, likeness):
     response = service.get(f"/cat/house-2.png?{query}")
-    assert response.headers["Content-Type"] == "image/png"
     picture = Image.open(io.BytesIO(response.data))
-    assert picture.size == size
+    assert (response.headers["Content-Type"], picture.format, picture.size) == ("image/png", "PNG", size)
+    assert "light" not in query or picture.getpixel((0, picture.height - 1)) == (255, 255, 255)
     shown, drawn = (image.convert("L").resize((40, 30)).tobytes() for image in (picture, catscii.draw_house_cat(2)))
     assert statistics.correlation([*shown], [*drawn]) > likeness
 
@@ -2786,34 +2774,19 @@ def test_fewer_colours_are_the_nearest(colors, size):
         assert distances[other] <= min(distances.values()) + 12  # Pillow looks up the nearest colour in steps
 
 
-def hue(colour: bytes) -> complex:
-    """Return a and b of a colour in Oklab, see https://bottosson.github.io/posts/oklab."""
-    r, g, b = (c / 12.92 if (c := level / 255) <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for level in colour)
-    long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
-    medium = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)
-    short = (0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b) ** (1 / 3)
-    return complex(1.9779984951 * long - 2.4285922050 * medium + 0.4505937099 * short,
-                   0.0259040371 * long + 0.7827717662 * medium - 0.8086757660 * short)
-
-
 @pytest.mark.parametrize("colors", ["256", "16"])
-def test_smooth_backgrounds_keep_their_hue_in_fewer_colours(colors):
-    """The nearest colours alone make patches of teal and grey."""
+def test_smooth_backgrounds_keep_their_colours_from_a_step_back(colors):
+    """The nearest colours alone make patches, of teal and grey for example."""
 
-    def hues(plane: bytes) -> list[complex]:
-        blurred = Image.frombytes("RGB", (80, 30), plane).filter(ImageFilter.GaussianBlur(1.5))
-        return list(map(hue, catscii.chunks(blurred.tobytes(), 3)))
+    def error(carried: float) -> float:
+        few = catscii.snapped(art.background, 80, catscii.palette(colors), carried)
+        seen = [Image.frombytes("RGB", (80, 30), plane).filter(ImageFilter.GaussianBlur(2))
+                for plane in (art.background, few)]
+        return statistics.fmean(ImageChops.difference(*seen).tobytes())
 
-    def share_off(carried: float) -> float:
-        """Return the share of cells whose hue is more than 45 degrees off, except those that are almost grey."""
-        pairs = [pair for ground in grounds for pair in zip(
-            hues(ground), hues(catscii.snapped(ground, 80, catscii.palette(colors), carried)), strict=True)]
-        return statistics.fmean(
-            (x * y.conjugate()).real <= math.cos(math.pi / 4) * abs(x * y) and max(abs(x), abs(y)) > 0.04
-            for x, y in pairs)
-
-    grounds = [catscii.render(catscii.draw_house_cat(seed)).background for seed in (1, 2, 3, 42)]
-    assert share_off(catscii.CARRIED) < share_off(0) / 3
+    for seed in (1, 2, 3, 42):
+        art = catscii.render(catscii.draw_house_cat(seed))
+        assert error(catscii.CARRIED) < 0.65 * error(0)
 
 
 def assert_fits_24_lines(text: str) -> None:
@@ -2837,16 +2810,11 @@ def test_help_is_one_screen_of_commands_that_work(service, path, headers):
         assert service.get(path).status == 200
 
 
-def test_every_parameter_is_in_the_guide_and_in_the_usage(service):
-    guide = " ".join(term for term, _ in json.loads(service.get("/help?format=json").data))
+def test_the_guide_has_every_parameter_and_format_as_the_usage_and_the_errors_have(service):
+    guide, suffixes = (service.get(path).data.decode() for path in ("/help?format=text", "/cat/house-1.gif"))
     usage = run("--help").stdout.decode()
     for field in dataclasses.fields(catscii.View):
         assert f"{field.name}=" in guide and f"[--{field.name} " in usage
-
-
-def test_every_format_is_in_the_guide_and_in_the_errors(service):
-    guide = service.get("/help?format=text").data.decode()
-    suffixes = service.get("/cat/house-1.gif").data.decode()
     cats, analytics = ["/", "/cat/house-1"], ["/analytics"]
     named = {"all": [*cats, *analytics, "/help"], "cats": cats, "analytics": analytics, "none": []}
     for name, (_, suffix, pages) in catscii.FORMATS.items():
@@ -2857,11 +2825,14 @@ def test_every_format_is_in_the_guide_and_in_the_errors(service):
             assert bool(re.search(rf"\b{name}\b", message)) == (path in named[pages]), (name, path)
 
 
-@pytest.mark.parametrize("host", ["evil.example/<b>", "a b", "x[31m", '"', ""])
-def test_a_host_that_cannot_be_shown_is_left_out(service, host):
-    for format in ("ansi", "html"):
-        response = exchange(service, f"GET /cat/house-9?format={format} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
-        assert b"evil" not in response and b"[31m" not in response and b"/cat/house-9" in response
+def test_links_have_the_host_and_scheme_that_the_client_sees_unless_they_cannot_be_shown(service):
+    headers = CHROME | {"Host": "cats.example", "X-Forwarded-Proto": "https"}
+    body = service.get("/cat/house-9", headers).data.decode()
+    assert '<meta property="og:image" content="https://cats.example/cat/house-9.png">' in body
+    assert b"https://cats.example/cat/house-9" in service.get("/cat/house-9", headers | CURL).data
+    for host, format in itertools.product(("evil.example/<b>", "a b", "x[31m", '"', ""), ("ansi", "html")):
+        answer = exchange(service, f"GET /cat/house-9?format={format} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        assert b"evil" not in answer and b"[31m" not in answer and b"/cat/house-9" in answer
 
 
 def test_hosts_take_no_memory_and_a_page_without_links_is_the_same_for_all(start):
@@ -2877,13 +2848,6 @@ def test_hosts_take_no_memory_and_a_page_without_links_is_the_same_for_all(start
             connection.sendall(b"".join(request % host for host in range(i, i + 20)))
             read_answers(connection, 20)
     assert resident_megabytes(service.process.pid) - before < 10
-
-
-def test_links_are_those_that_the_client_sees(service):
-    headers = CHROME | {"Host": "cats.example", "X-Forwarded-Proto": "https"}
-    body = service.get("/cat/house-9", headers).data.decode()
-    assert '<meta property="og:image" content="https://cats.example/cat/house-9.png">' in body
-    assert b"https://cats.example/cat/house-9" in service.get("/cat/house-9", headers | CURL).data
 
 
 def test_links_and_the_form_keep_what_is_not_a_default(service):
@@ -2962,13 +2926,15 @@ def another_cat(tab: Page) -> Iterator[None]:
 @pytest.mark.browser
 @pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink&width=200", "/analytics", "/help", "/none"])
 @pytest.mark.parametrize("size", [(320, 640), (390, 844), (768, 1024), (1280, 720), (2560, 1440), (3840, 2160)])
-def test_pages_fit_every_window(new_tab, path, size):
+def test_pages_fit_every_window_and_art_does_not_shift_while_it_comes_in_slowly(new_tab, path, size):
     tab = new_tab(*size)
+    line = {"offline": False, "latency": 20, "downloadThroughput": 60_000, "uploadThroughput": 60_000}
+    tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", line)
     show(tab, path)
     width, height = tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
     assert width == size[0]
     if "/cat/" in path:
-        assert height == size[1]
+        assert height == size[1] and tab.evaluate("shifts") <= 0.02
         stage, art = tab.locator("main").bounding_box(), tab.locator("pre").bounding_box()
         assert max(art["width"] / stage["width"], art["height"] / stage["height"]) > 0.97, "it fills its room"
         assert abs(art["width"] / art["height"] - 4 / 3) < 0.05
@@ -3024,25 +2990,6 @@ def test_the_art_fits_the_window_with_one_more_request_and_no_shift(service, new
 
 
 @pytest.mark.browser
-def test_a_page_that_fits_its_window_and_is_made_wider_is_one_visit(start, new_tab):
-    service, tab = start(), new_tab(1280, 800)
-    show(tab, f"{service.url}/")
-    with tab.expect_response("**/cat/*width=201*"):
-        tab.locator("#width").fill("201")
-    assert service.visits() == b"ZZ: 1\n"
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("query", ["", "?width=200"])
-def test_the_layout_does_not_shift_while_the_page_comes_in_slowly(new_tab, query):
-    tab = new_tab(1280, 800)
-    line = {"offline": False, "latency": 20, "downloadThroughput": 60_000, "uploadThroughput": 60_000}
-    tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", line)
-    show(tab, f"/cat/house-1{query}")
-    assert tab.evaluate("shifts") <= 0.02
-
-
-@pytest.mark.browser
 def test_if_the_art_cannot_be_fitted_that_of_80_columns_is_shown(new_tab):
     tab = new_tab(1280, 800)
     tab.route("**/*width=*", lambda route: route.abort())
@@ -3090,15 +3037,12 @@ def test_space_and_n_are_for_another_cat_after_a_click_and_space_presses_a_butto
 @pytest.mark.browser
 def test_pressing_the_art_selects_nothing(tab):
     tab.goto("/cat/house-5?width=60")
-    box = tab.locator("figure").bounding_box()
-    tab.mouse.move(box["x"] + 50, box["y"] + 50)
-    tab.mouse.down()
-    tab.mouse.move(box["x"] + 300, box["y"] + 200, steps=5)
-    tab.mouse.up()
+    art = tab.locator("#art")
+    art.drag_to(art, source_position={"x": 50, "y": 50}, target_position={"x": 300, "y": 200})
     assert tab.evaluate("getSelection().toString()") == ""
-    tab.keyboard.press("n")
-    tab.wait_for_url(lambda url: "house-5?" not in url)
-    assert not tab.evaluate("document.querySelector('figure').matches(':focus-visible')"), "which shows the picture"
+    with another_cat(tab):
+        tab.keyboard.press("n")
+    assert not tab.evaluate("document.querySelector('#art').matches(':focus-visible')"), "which shows the picture"
 
 
 PHOTOGRAPH_IS = "opacity => getComputedStyle(document.querySelector('figure'), '::after').opacity === opacity"
@@ -3194,10 +3138,10 @@ def test_copy_puts_plain_text_for_the_background_of_the_page_on_the_clipboard(ta
 
 
 @pytest.mark.browser
-def test_the_slider_answers_at_once_and_cancels_what_was_asked_before(new_tab):
-    tab, cancelled = new_tab(1280, 800), []
-    tab.goto("/cat/house-5?width=60")
-    tab.on("requestfailed", lambda request: cancelled.append(urlsplit(request.url).query))
+def test_the_slider_answers_at_once_cancels_what_was_asked_before_and_is_no_visit(start, new_tab):
+    service, tab, cancelled = start(), new_tab(1280, 800), []
+    show(tab, f"{service.url}/")
+    tab.on("requestfailed", lambda request: cancelled.append(request.url))
     tab.route("**/*width=100", lambda route: None)  # an answer that does not come
     drag = """width => {
         window.slider ??= document.querySelector("#width")
@@ -3208,10 +3152,11 @@ def test_the_slider_answers_at_once_and_cancels_what_was_asked_before(new_tab):
         tab.evaluate(drag, "100")
         assert tab.evaluate("[document.body.ariaBusy, document.querySelector('output').textContent]") == ["true", "100"]
     tab.evaluate(drag, "90")
-    tab.wait_for_url("**/cat/house-5?width=90")
+    tab.wait_for_url("**/cat/*?width=90")
     assert columns(tab) == 90 and tab.evaluate("document.body.ariaBusy") == "false"
-    assert cancelled == ["width=100"]
+    assert len(cancelled) == 1 and cancelled[0].endswith("?width=100")
     assert tab.evaluate("slider === document.querySelector('#width')"), "it is not replaced under the finger"
+    assert service.visits() == b"ZZ: 1\n"
 
 
 @pytest.mark.browser
@@ -3254,12 +3199,10 @@ def test_everything_is_reached_by_keyboard_with_a_visible_focus(tab):
 def test_without_javascript_there_are_plain_links(new_tab):
     tab = new_tab(java_script_enabled=False)
     tab.goto("/cat/house-5")
-    assert not tab.locator("#copy").is_visible() and not tab.locator("#share").is_visible()
-    assert tab.locator("pre").is_visible() and columns(tab) == 80
-    tab.click("#restyle")
-    assert tab.url.endswith("/cat/house-5?style=ink")
-    tab.click("button:text('draw')")
-    assert tab.url.endswith("/cat/house-5?width=80&style=ink")
+    assert [tab.is_visible(part) for part in ("pre", "#copy", "#share")] == [True, False, False] and columns(tab) == 80
+    for control, link in (("#restyle", "?style=ink"), ("button:text('draw')", "?width=80&style=ink")):
+        tab.click(control)
+        assert tab.url.endswith(f"/cat/house-5{link}")
     tab.click("#another")
     assert urlsplit(tab.url).path == "/" and tab.locator("pre").count() == 1
 
@@ -3315,14 +3258,6 @@ def test_a_bad_parameter_is_a_400_that_names_it_and_what_would_be_right(service,
     assert service.get(f"{path}?{name}x=%ff&{name.upper()}=%00").status == 200, "other names mean nothing"
 
 
-@pytest.mark.parametrize("name", ["User-Agent", "Accept", "Accept-Encoding", "If-None-Match", "X-Real-IP"])
-def test_a_header_that_is_not_utf8_harms_nothing(start, name):
-    service = start(CLIENT_IP_HEADER="X-Real-IP")
-    assert service.get("/cat/house-1", {name: b"caf\xe9"}).status == 200
-    assert service.get("/nothing", {name: b"caf\xe9"}).status == 404
-    assert not any("Traceback" in json.dumps(line) for line in service.log)
-
-
 UNKNOWN_PATHS = """
     /nothing /cat/house-4294967296 /cat/house-01 /cat/ /cat/%3Cscript%3Ealert(1)%3C/script%3E /cat/%1b%5b31m /cat/%00
     /cat/%ff%fe /%ff /%ffhealth /%00 /analytics%00 /health%0a /cat/house-1%0a /cat/%2e%2e /%2e%2e/etc/passwd
@@ -3359,32 +3294,31 @@ def exchange(service: Running, request: bytes, patience: float = 60) -> bytes:
 
 # A proxy in front of the service may read these differently, and see the next request begin elsewhere.
 DOUBTFUL_LINES = [
-    *(b"GET /\thealth HTTP/1.1", b"GET /\x0bhealth HTTP/1.1", b"GET /\x0c HTTP/1.1", b"GET /\0 HTTP/1.1"),
-    *(b"GET /\rX HTTP/1.1", b"GET /\r HTTP/1.1", b"GET\t/ HTTP/1.1", b"GET /\x0bHTTP/1.1", b"GET / HTTP/1.1\r"),
-    *(b" GET / HTTP/1.1", b"\tGET / HTTP/1.1", b"GET /  HTTP/1.1", b"GET  / HTTP/1.1", b"GET / HTTP/1.1 "),
-    *(b"GET / HTTP/1.1\t", b"GET / HTTP/1.1\0", b"GET / x HTTP/1.1", b"GET / HTTP/1.1 HTTP/1.1", b"GET / HTTP/1.1;a"),
-    *(b"GET / http/1.1", b"GET / HTTP/1", b"GET / HTTP/1.", b"GET / HTTP/.1", b"GET / HTTP/11", b"GET / HTTP/1.1.1"),
-    *(b"GET / HTTP/01.1", b"GET / HTTP/1.10", b"GET / HTTP/1,1", b"GET / HTTP/+1.1", b"GET / HTTPS/1.1", b"GET / 1.1"),
-    *(b"GET /", b"GET", b"get / HTTP/1.1", b"Get / HTTP/1.1", b"G\0ET / HTTP/1.1", b"G(T / HTTP/1.1"),
-    *(b"GET: / HTTP/1.1", b"G\xc9T / HTTP/1.1", b"\nGET / HTTP/1.1", b"\rGET / HTTP/1.1", b"\n\n\r\rGET / HTTP/1.1"),
-    *(b"\r\n GET / HTTP/1.1", b"GET health HTTP/1.1", b"GET /health#x HTTP/1.1", b"GET \\health HTTP/1.1"),
-    *(b"GET ?/ HTTP/1.1", b"GET http://[::1/ HTTP/1.1", b"\x16\x03\x01\x02\x00\x01"),
+    *(b"%s / HTTP/1.1" % method for method in (
+        b"get", b"Get", b"G\0ET", b"G(T", b"GET:", b"G\xc9T", b"GET ", b" GET", b"\tGET", b"\nGET", b"\rGET",
+        b"\n\n\r\rGET", b"\r\n GET")),
+    *(b"GET %s HTTP/1.1" % target for target in (
+        b"/\thealth", b"/\x0bhealth", b"/\x0c", b"/\0", b"/\rX", b"/\r", b"/ ", b"/ x", b"/ HTTP/1.1", b"health",
+        b"/health#x", b"\\health", b"?/", b"http://[::1/")),
+    *(b"GET / %s" % version for version in (
+        b"HTTP/1.1 ", b"HTTP/1.1\t", b"HTTP/1.1\0", b"HTTP/1.1\r", b"HTTP/1.1;a", b"HTTP/1.1.1", b"HTTP/01.1",
+        b"HTTP/1.10", b"HTTP/1,1", b"HTTP/+1.1", b"HTTP/11", b"HTTP/1", b"HTTP/1.", b"HTTP/.1", b"http/1.1",
+        b"HTTPS/1.1", b"1.1")),
+    *(b"GET\t/ HTTP/1.1", b"GET /\x0bHTTP/1.1", b"GET /", b"GET", b"\x16\x03\x01\x02\x00\x01"),
 ]
 DOUBTFUL_HEADERS = [
     *(b" X: a", b"\tX: a", b"\x0bX: a", b"\x0cX: a", b" ", b"\t", b"X: a\r\n b", b"X: a\r\n\tb", b"X:\r\n a"),
     *(b"X: a\r\n ", b"X : a", b"X\t: a", b"X\x0b: a", b"X", b"X a", b": a", b":", b"X y: a", b"X\xe9: a", b"X(): a"),
     *(b"X: a\rb", b"X: a\r", b"\rX: a", b"X\r: a", b"X: a\r\rY: b", b"X: a\nb: c", b"X: a\0b", b"X\0Y: a", b"\0X: a"),
     *(b'"X": a', b"X;: a", b"X/Y: a", b"X\0: a", b"X: \x1b[31m\nY: b", b"Host: b"),
-    *(b"Content-Length: 1_0", b"Content-Length: \x0b5", b"Content-Length: 5\x0c", b"Content-Length: 0x5"),
-    *(b"Content-Length: +4", b"Content-Length: -4", b"Content-Length:", b"Content-Length: 5 5", b"Content-Length: 5,"),
-    *(b"Content-Length: 5, 6", b"Content-Length: 5.0", b"Content-Length: 5e0", b"Content-Length: \xb2"),
-    *(b'Content-Length: "5"', b"Content-Length : 5", b"Content-Length\0: 5", b"Content-Length: 4\r\nContent-Length: 5"),
-    *(b"Content-Length: 5\r\nContent-Length: 05, 6", b"Transfer-Encoding : chunked", b"Transfer-Encoding\r\n: chunked"),
+    *(b"Content-Length: %s" % length for length in (
+        b"", b"1_0", b"\x0b5", b"5\x0c", b"0x5", b"+4", b"-4", b"5 5", b"5,", b"5, 6", b"5.0", b"5e0", b"\xb2", b'"5"',
+        b"4\r\nContent-Length: 5", b"5\r\nContent-Length: 05, 6", b"0\r\nTransfer-Encoding: chunked")),
     *(b"Transfer-Encoding: %s" % coding for coding in (
         b"", b"chunked", b"\r\n chunked", b"chunked, chunked", b"xchunked", b"gzip", b"chunked, gzip", b"gzip, chunked",
         b"chunked;q=1", b'"chunked"', b"identity", b"\x0bchunked", b"chunked\x0c", b"chunked chunked", b"\t Chunked ",
         b"chunked\r\nTransfer-Encoding: chunked", b"chunked\r\nContent-Length: 5")),
-    b"Content-Length: 0\r\nTransfer-Encoding: chunked",
+    *(b"Content-Length : 5", b"Content-Length\0: 5", b"Transfer-Encoding : chunked", b"Transfer-Encoding\r\n: chunked"),
 ]
 
 
@@ -3412,26 +3346,33 @@ def test_requests_of_doubtful_shape_get_one_refusal_and_the_connection_is_closed
 BODY = b"GET /nothing HTTP/1.1\r\n\r\n"  # 25 bytes, which are no request
 
 
-@pytest.mark.parametrize(("request_", "status", "kept"), [
-    (b"\r\nGET /health HTTP/1.1\r\n\r\n", 200, True),
-    (b"GET http://x.example/health HTTP/1.1\r\nHost: y\r\n\r\n", 200, True),
-    (b"GET HTTP://x.example:80/health?a HTTP/1.1\r\nHost:\r\n\r\n", 200, True),
-    (b"M-SEARCH!#$%&'*+.^_`|~ / HTTP/1.1\r\n\r\n", 405, True),
-    (b"GET /health HTTP/1.1\r\nX:a\r\nX: \t a \t \r\n!#$%&'*+.^_`|~:\r\nX: \xff\r\n\r\n", 200, True),
-    (b"GET /health HTTP/1.1\r\nContent_Length: 26\r\nTransfer_Encoding: chunked\r\n\r\n", 200, True),
-    (b"GET /health HTTP/1.1\r\ncontent-length:25\r\n\r\n" + BODY, 200, False),
-    (b"GET /health HTTP/1.1\r\nContent-Length: 00025\r\n\r\n" + BODY, 200, False),
+@pytest.mark.parametrize(("request_", "statuses"), [
+    (b"\r\nGET /health HTTP/1.1\r\n\r\n", [200, 200]),
+    (b"GET http://x.example/health HTTP/1.1\r\nHost: y\r\n\r\n", [200, 200]),
+    (b"GET HTTP://x.example:80/health?a HTTP/1.1\r\nHost:\r\n\r\n", [200, 200]),
+    (b"M-SEARCH!#$%&'*+.^_`|~ / HTTP/1.1\r\n\r\n", [405, 200]),
+    (b"GET /health HTTP/1.1\r\nX:a\r\nX: \t a \t \r\n!#$%&'*+.^_`|~:\r\nX: \xff\r\n\r\n", [200, 200]),
+    (b"GET /health HTTP/1.1\r\nContent_Length: 26\r\nTransfer_Encoding: chunked\r\n\r\n", [200, 200]),
+    (b"GET /health HTTP/1.1\r\n" + b"X: a\r\n" * 100 + b"\r\n", [200, 200]),
+    (b"GET /health HTTP/1.1\r\n" + b"X: a\r\n" * 101 + b"\r\n", [400]),
+    (b"GET /health HTTP/1.1\r\ncontent-length:25\r\n\r\n" + BODY, [200, 200]),
+    (b"GET /health HTTP/1.1\r\nContent-Length: 00025\r\n\r\n" + BODY, [200, 200]),
+    # Who asks whether to send a body has the answer at once.
+    (b"GET /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n", [200]),
+    (b"POST /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", [405]),
+    *((b"GET /health HTTP/1.1\r\nConnection: %s\r\n\r\n" % value, [200])
+      for value in (b"close", b"Close", b"TE, close", b"keep-alive,Close")),
     # RFC 9110, 8.6, and RFC 9112, 2.2 and 6.3, allow to refuse these.
-    (b"OPTIONS * HTTP/1.1\r\n\r\n", None, False),
-    (b"GET //health HTTP/1.1\r\nConnection: close\r\n\r\n", None, False),
-    (b"GET /health HTTP/1.1\r\nContent-Length: 25, 25\r\n\r\n" + BODY, None, False),
-    (b"GET /health HTTP/1.1\r\n" + b"Content-Length: 25\r\n" * 2 + b"\r\n" + BODY, None, False),
-    (b"GET /health HTTP/1.1\nHost: x\n\n", None, False),
-    (b"GET /health HTTP/2.0\r\n\r\n", None, False),
+    (b"OPTIONS * HTTP/1.1\r\n\r\n", [400]),
+    (b"GET //health HTTP/1.1\r\nConnection: close\r\n\r\n", [200]),
+    (b"GET /health HTTP/1.1\r\nContent-Length: 25, 25\r\n\r\n" + BODY, [400]),
+    (b"GET /health HTTP/1.1\r\n" + b"Content-Length: 25\r\n" * 2 + b"\r\n" + BODY, [400]),
+    (b"GET /health HTTP/1.1\nHost: x\n\n", [400]),
+    (b"GET /health HTTP/2.0\r\n\r\n", [200]),
 ])
-def test_requests_that_are_unusual_and_right_are_read_as_they_are_meant(service, request_, status, kept):
-    """If `status` is None, the request may be refused. If it is `kept`, the connection stays open."""
-    for size in (len(request_), 1):  # whole, and byte by byte
+def test_unusual_requests_are_answered_as_they_are_meant_whole_and_byte_by_byte(service, request_, statuses):
+    """Two statuses mean that the connection stays open for another request."""
+    for size in (len(request_), 1):
         with connected(service) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with contextlib.suppress(ConnectionError):
@@ -3439,23 +3380,8 @@ def test_requests_that_are_unusual_and_right_are_read_as_they_are_meant(service,
                     connection.sendall(request_[start : start + size])
                 connection.sendall(b"GET /help HTTP/1.1\r\nConnection: close\r\n\r\n")
             answer = read_all(connection)
-        statuses = list(map(int, re.findall(rb"HTTP/1\.[01] (\d+) ", answer)))
-        assert len(statuses) == 2 if kept else len(statuses) in (1, 2)
-        assert statuses[1:] in ([], [200]) and (statuses[0] == status or not status)
-        assert len(statuses) == 2 or answer.count(b"Connection: close") == 1
-
-
-def test_a_request_has_a_hundred_headers_at_most(service):
-    for count, status in ((100, b"200"), (101, b"400")):
-        headers = b"X: a\r\n" * (count - 1) + b"Connection: close\r\n\r\n"
-        assert exchange(service, b"GET /health HTTP/1.1\r\n" + headers).split()[1] == status
-
-
-def test_a_client_that_asks_whether_to_send_a_body_has_the_answer_at_once(service):
-    request = b"%s /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
-    for method, length, status in ((b"GET", 0, b"200"), (b"POST", 1, b"405")):
-        answer = exchange(service, request % (method, length))
-        assert re.findall(rb"HTTP/1.1 (\d+)|Connection: (close)", answer) == [(status, b""), (b"", b"close")]
+        assert list(map(int, re.findall(rb"HTTP/1\.[01] (\d+) ", answer))) == statuses
+        assert answer.count(b"Connection: close") == 1
 
 
 def test_a_refusal_is_in_the_format_asked_for_and_logged_once(start):
@@ -3484,12 +3410,6 @@ def test_a_connection_is_kept_for_any_answer_whose_length_is_known(service):
     assert told == [b"304", b"200", b"404", b"304", b"close"]
 
 
-@pytest.mark.parametrize("value", [b"close", b"Close", b"TE, close", b"keep-alive,Close"])
-def test_a_connection_is_closed_if_the_client_says_so(service, value):
-    request = b"GET /health HTTP/1.1\r\nConnection: %s\r\n\r\n" % value
-    assert whole_answers(exchange(service, request * 2)) == 1
-
-
 def test_every_answer_has_the_security_headers_and_none_names_the_software(service):
     for path in ("/", "/cat/house-1", "/analytics", "/health", "/metrics", "/favicon.ico", "/nothing", "/panic"):
         for method in ("GET", "POST"):
@@ -3514,6 +3434,11 @@ PIECES = re.findall(r"\S+", "/ cat house-1 analytics .. %2e %2f %00 %ff ? & = wi
 HEADERS = ["Accept", "User-Agent", "Accept-Encoding", "If-None-Match", "X-Real-IP", "Host", "Range", "Cookie"]
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=9), max_size=8).map("".join)
 values = st.binary(max_size=60) | st.sampled_from([b"*/*", b"text/html;q=0", b"gzip;q=", b'"', b"::1%x", b"keep-alive"])
+
+
+def test_a_header_that_is_not_utf8_harms_nothing(fuzzed):
+    for name, (path, status) in itertools.product(HEADERS, (("/cat/house-1", 200), ("/nothing", 404))):
+        assert fuzzed.get(path, {name: b"caf\xe9"}).status == status
 
 
 @settings(max_examples=rounds(300), deadline=None)
