@@ -2629,14 +2629,12 @@ def test_counting_survives_countries_that_cannot_be_read(start, tmp_path, countr
 
 def kind(response: urllib3.BaseHTTPResponse) -> str:
     """Return the format of a response."""
-    body, content_type = response.data, response.headers["Content-Type"]
-    if content_type == "text/html; charset=utf-8":
-        assert body.decode().startswith("<!DOCTYPE html>")
-    elif content_type == "application/json":
-        assert json.loads(body)
-    elif content_type == "text/plain; charset=utf-8":
-        return "ansi" if "\x1b[" in body.decode() else "text"
-    return content_type.partition(";")[0].rpartition("/")[2]
+    if response.headers["Content-Type"] == "text/plain; charset=utf-8":
+        return "ansi" if b"\x1b[" in response.data else "text"
+    format, begins = {"text/html; charset=utf-8": ("html", b"<!DOCTYPE html>"), "image/png": ("png", b"\x89PNG"),
+                      "application/json": ("json", b"{")}[response.headers["Content-Type"]]
+    assert response.data.startswith(begins)
+    return format
 
 
 TERMINALS = ["curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "fetch libfetch/2.0",
@@ -3035,17 +3033,6 @@ def test_space_and_n_are_for_another_cat_after_a_click_and_space_presses_a_butto
     assert tab.evaluate(LINK) == before
 
 
-@pytest.mark.browser
-def test_pressing_the_art_selects_nothing(tab):
-    tab.goto("/cat/house-5?width=60")
-    art = tab.locator("#art")
-    art.drag_to(art, source_position={"x": 50, "y": 50}, target_position={"x": 300, "y": 200})
-    assert tab.evaluate("getSelection().toString()") == ""
-    with another_cat(tab):
-        tab.keyboard.press("n")
-    assert not tab.evaluate("document.querySelector('#art').matches(':focus-visible')"), "which shows the picture"
-
-
 PHOTOGRAPH_IS = "opacity => getComputedStyle(document.querySelector('figure'), '::after').opacity === opacity"
 
 
@@ -3067,17 +3054,21 @@ def test_a_long_touch_shows_the_photograph_and_no_menu(new_tab):
 
 
 @pytest.mark.browser
-def test_the_photograph_shows_under_the_pointer_and_to_the_keyboard(tab):
-    photographs = []
+def test_the_photograph_shows_under_the_pointer_which_selects_nothing_and_to_the_keyboard(tab):
+    photographs, art = [], tab.locator("#art")
     tab.on("request", lambda request: request.url.endswith(".jpg") and photographs.append(request.url))
     tab.goto("/cat/house-5")
     assert tab.evaluate(PHOTOGRAPH_IS, "0") and photographs == []
     plain = tab.screenshot()
-    tab.hover("figure")
+    art.drag_to(art, source_position={"x": 50, "y": 50}, target_position={"x": 300, "y": 200})
+    assert tab.evaluate("getSelection().toString()") == ""
     tab.wait_for_function(PHOTOGRAPH_IS, arg="1")
     eventually(lambda: photographs and tab.screenshot() != plain)
     tab.mouse.move(0, 0)
     tab.wait_for_function(PHOTOGRAPH_IS, arg="0")
+    with another_cat(tab):
+        tab.keyboard.press("n")
+    assert tab.evaluate(PHOTOGRAPH_IS, "0"), "the pointer has not moved the focus"
     tab.keyboard.press("Tab")
     tab.wait_for_function(PHOTOGRAPH_IS, arg="1")
 
@@ -3312,27 +3303,6 @@ DOUBTFUL_HEADERS = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "status"), [
-    (b"GET / HTTP/1.1\r\n" + b"X-Fill: %s\r\n" % (b"x" * 1000) * 64 + b"\r\n", 431),
-    (b"GET /%s HTTP/1.1\r\n\r\n" % (b"x" * 65536), 431),
-    (b"POST / HTTP/1.1\r\nContent-Length: 999999\r\n\r\n", 413),
-    (b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 999999\r\n\r\n", 413),
-    (b"GET / HTTP/1.1\r\nExpect: 100-continue\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-    (b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-    (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;\n\r\na\r\n0\r\n\r\n", 400),
-    *((b"%s\r\nHost: a\r\n\r\n" % line, 400) for line in DOUBTFUL_LINES),
-    *((b"GET / HTTP/1.1\r\n%s\r\nHost: a\r\n\r\nabcde" % header, 400) for header in DOUBTFUL_HEADERS),
-    *((b"GET / HTTP/1.1\r\nHost: a\r\n%s\r\n\r\nabcde" % header, 400) for header in DOUBTFUL_HEADERS),
-])
-def test_requests_of_doubtful_shape_get_one_refusal_and_the_connection_is_closed(service, request_, status):
-    answer = exchange(service, request_ + b"GET /cat/house-1 HTTP/1.1\r\n\r\n" * (status == 400))
-    assert answer.startswith((b"HTTP/1.1 %d " % status, b"HTTP/1.0 %d " % status))
-    assert len(re.findall(rb"(?m)^HTTP/1\.", answer)) == 1
-    assert re.findall(rb"Connection: (.*)\r\n", answer) == [b"close"]
-    assert b"Traceback" not in answer and b"\x1b" not in answer
-    assert b"\r\nContent-Security-Policy: default-src 'none'" in answer and answer.count(b"%d " % status) > 1
-
-
 BODY = b"GET /nothing HTTP/1.1\r\n\r\n"  # 25 bytes, which are no request
 
 
@@ -3347,31 +3317,47 @@ BODY = b"GET /nothing HTTP/1.1\r\n\r\n"  # 25 bytes, which are no request
     (b"GET /health HTTP/1.1\r\n" + b"X: a\r\n" * 101 + b"\r\n", [400]),
     (b"GET /health HTTP/1.1\r\ncontent-length:25\r\n\r\n" + BODY, [200, 200]),
     (b"GET /health HTTP/1.1\r\nContent-Length: 00025\r\n\r\n" + BODY, [200, 200]),
-    # Who asks whether to send a body has the answer at once.
-    (b"GET /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n", [200]),
-    (b"POST /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", [405]),
     *((b"GET /health HTTP/1.1\r\nConnection: %s\r\n\r\n" % value, [200])
       for value in (b"close", b"Close", b"TE, close", b"keep-alive,Close")),
-    # RFC 9110, 8.6, and RFC 9112, 2.2 and 6.3, allow to refuse these.
+    # A client that asks whether to send a body has the answer at once.
+    (b"GET /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n", [200]),
+    (b"POST /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", [405]),
+    (b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 999999\r\n\r\n", [413]),
+    (b"GET / HTTP/1.1\r\nExpect: 100-continue\r\nHost: a\r\nHost: b\r\n\r\n", [400]),
+    # RFC 9110, 8.6, and RFC 9112, 2.2 and 6.3, allow other answers to these.
     (b"OPTIONS * HTTP/1.1\r\n\r\n", [400]),
     (b"GET //health HTTP/1.1\r\nConnection: close\r\n\r\n", [200]),
     (b"GET /health HTTP/1.1\r\nContent-Length: 25, 25\r\n\r\n" + BODY, [400]),
     (b"GET /health HTTP/1.1\r\n" + b"Content-Length: 25\r\n" * 2 + b"\r\n" + BODY, [400]),
     (b"GET /health HTTP/1.1\nHost: x\n\n", [400]),
     (b"GET /health HTTP/2.0\r\n\r\n", [200]),
+    # Too large, and doubtful.
+    (b"GET / HTTP/1.1\r\n" + b"X-Fill: %s\r\n" % (b"x" * 1000) * 64 + b"\r\n", [431]),
+    (b"GET /%s HTTP/1.1\r\n\r\n" % (b"x" * 65536), [431]),
+    (b"POST / HTTP/1.1\r\nContent-Length: 999999\r\n\r\n", [413]),
+    (b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", [400]),
+    (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;\n\r\na\r\n0\r\n\r\n", [400]),
+    *((b"%s\r\nHost: a\r\n\r\n" % line, [400]) for line in DOUBTFUL_LINES),
+    *((b"GET / HTTP/1.1\r\n%s\r\nHost: a\r\n\r\nabcde" % header, [400]) for header in DOUBTFUL_HEADERS),
+    *((b"GET / HTTP/1.1\r\nHost: a\r\n%s\r\n\r\nabcde" % header, [400]) for header in DOUBTFUL_HEADERS),
 ])
-def test_unusual_requests_are_answered_as_they_are_meant_whole_and_byte_by_byte(service, request_, statuses):
+def test_requests_are_answered_as_they_are_meant_or_refused_once_and_the_connection_is_closed(
+        service, request_, statuses):
     """Two statuses mean that the connection stays open for another request."""
-    for size in (len(request_), 1):
+    another = b"GET /help HTTP/1.1\r\nConnection: close\r\n\r\n" * (statuses[0] not in (413, 431))
+    for size in {len(request_), 1 if len(request_) < 1000 else len(request_)}:  # whole, and byte by byte
         with connected(service) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with contextlib.suppress(ConnectionError):
                 for start in range(0, len(request_), size):
                     connection.sendall(request_[start : start + size])
-                connection.sendall(b"GET /help HTTP/1.1\r\nConnection: close\r\n\r\n")
+                connection.sendall(another)
             answer = read_all(connection)
-        assert list(map(int, re.findall(rb"HTTP/1\.[01] (\d+) ", answer))) == statuses
-        assert answer.count(b"Connection: close") == 1
+        assert list(map(int, re.findall(rb"(?m)^HTTP/1\.[01] (\d+) ", answer))) == statuses
+        assert re.findall(rb"Connection: (.*)\r\n", answer) == [b"close"]
+        if statuses[0] >= 400 and statuses[0] != 405:
+            assert b"\r\nContent-Security-Policy: default-src 'none'" in answer
+            assert answer.count(b"%d " % statuses[0]) > 1 and b"Traceback" not in answer and b"\x1b" not in answer
 
 
 def test_a_refusal_is_in_the_format_asked_for_and_logged_once(start):
@@ -4294,7 +4280,7 @@ def test_of_those_that_claim_at_once_one_is_told_so(tmp_path):
         return catscii.Store(database).claim_due_fetch()
 
     with ThreadPoolExecutor(len(databases)) as pool:
-        for _ in range(rounds(100)):
+        for _ in range(rounds(500)):
             set_due(tmp_path, -1)
             claims = list(pool.map(claim, databases))
             assert len(claims) - claims.count(None) == 1
@@ -4508,27 +4494,25 @@ def in_terminal(columns: int, lines: int, *command: Any, **environment: str) -> 
     return process.wait(10), output.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize(("window", "options", "size"), [
-    *(((80, 24), "", (61, 23)), ((120, 40), "", (104, 39)), ((40, 20), "", (40, 15)), ((12, 20), "", (12, 5))),
-    *(((300, 100), "", (240, 90)), ((80, 1), "", (3, 1)), ((80, 24), "--width 40", (40, 15))),
-    *(((80, 24), "--height 100", (80, 30)), ((80, 24), "--height 10", (27, 10))),
+@pytest.mark.parametrize(("window", "options", "environment", "size", "code"), [
+    *((window, options, {}, size, "8;5;") for window, options, size in (
+        ((80, 24), "", (61, 23)), ((120, 40), "", (104, 39)), ((40, 20), "", (40, 15)), ((12, 20), "", (12, 5)),
+        ((300, 100), "", (240, 90)), ((80, 1), "", (3, 1)), ((80, 24), "--width 40", (40, 15)),
+        ((80, 24), "--height 100", (80, 30)), ((80, 24), "--height 10", (27, 10)))),
+    *(((40, 20), options, environment, (40, 15), code) for options, environment, code in (
+        ("", {"COLORTERM": "truecolor"}, "8;2;"), ("", {"COLORTERM": "24bit"}, "8;2;"),
+        ("", {"COLORTERM": "yes"}, "8;5;"), ("", {"NO_COLOR": "1", "COLORTERM": "truecolor"}, ""),
+        ("", {"NO_COLOR": ""}, "8;5;"), ("", {"TERM": "dumb"}, ""), ("--colors true", {}, "8;2;"),
+        ("--colors 16", {"COLORTERM": "truecolor"}, "[10"), ("--colors 256", {"NO_COLOR": "1"}, "8;5;"),
+        ("--format ansi", {"TERM": "dumb"}, "8;5;"))),
 ])
-def test_art_fits_the_terminal_with_a_line_for_the_prompt(window, options, size):
-    status, output = in_terminal(*window, sys.executable, SCRIPT, "art", "house-2", *options.split())
+def test_art_in_a_terminal_leaves_a_line_for_the_prompt_and_heeds_its_colours(
+        window, options, environment, size, code):
+    command = [sys.executable, SCRIPT, "art", "house-2", *options.split()]
+    status, output = in_terminal(*window, *command, **environment)
     rows = cells_of_ansi(output)
     assert (status, len(rows[0]), len(rows)) == (0, *size)
-
-
-@pytest.mark.parametrize(("options", "environment", "code"), [
-    *(("", {}, "8;5;"), ("", {"COLORTERM": "truecolor"}, "8;2;"), ("", {"COLORTERM": "24bit"}, "8;2;")),
-    *(("", {"COLORTERM": "yes"}, "8;5;"), ("", {"NO_COLOR": "1", "COLORTERM": "truecolor"}, "")),
-    *(("", {"NO_COLOR": ""}, "8;5;"), ("", {"TERM": "dumb"}, ""), ("--colors true", {}, "8;2;")),
-    *(("--colors 16", {"COLORTERM": "truecolor"}, "[10"), ("--colors 256", {"NO_COLOR": "1"}, "8;5;")),
-    ("--format ansi", {"TERM": "dumb"}, "8;5;"),
-])
-def test_art_heeds_what_the_terminal_can_show(options, environment, code):
-    status, output = in_terminal(40, 20, sys.executable, SCRIPT, "art", "house-2", *options.split(), **environment)
-    assert status == 0 and code in output and ("\x1b" in output) == bool(code) and output.count("\n") == 15
+    assert code in output and ("\x1b" in output) == bool(code)
     assert not any(other in output for other in {"8;5;", "8;2;"} - {code})
 
 
