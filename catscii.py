@@ -1365,7 +1365,7 @@ class Fetcher:
         return connection
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
-            permit: Callable[[], None] = lambda: None, post: str = "", seconds: float = TOTAL_SECONDS) -> bytes:
+            permit: Callable[[], None] = lambda: None, post: str = "", seconds: float | None = None) -> bytes:
         """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above `limit` bytes."""
         # urllib3 limits only the time between bytes. To limit all of the time, read in a thread.
         body: Future[bytes] = Future()
@@ -1376,6 +1376,7 @@ class Fetcher:
             except Exception as error:
                 body.set_exception(error)
 
+        seconds = seconds or TOTAL_SECONDS
         in_this_span = contextvars.copy_context().run
         reader: Any = threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True)
         reader.socket, reader.given_up = None, False
@@ -2420,7 +2421,7 @@ class Service:
         self.pages, self.rendering = Cache(8 << 20), threading.Lock()
         self.metrics, self.started = Metrics(), time.time()
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again")
-        self.refusal_logged = 0.0  # time.monotonic()
+        self.refusals = deque([-math.inf] * 5, maxlen=5)  # time.monotonic() of the last ones that were logged
 
     def maintain(self, stopping: threading.Event) -> None:
         """Every second until `stopping` is set, check the database and the countries, whose files may be replaced."""
@@ -2609,9 +2610,10 @@ class Service:
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         annotate({"http.request.method": method, "http.route": route, "http.response.status_code": status,
                   "url.path": path, "user_agent.original": request_header("User-Agent"), "country": country})
-        if not environ.get("catscii.refusal") or time.monotonic() - self.refusal_logged > 0.2:  # /metrics has them all
+        now = time.monotonic()
+        if not environ.get("catscii.refusal") or now - self.refusals[0] > 1:  # /metrics counts all of them
             if environ.get("catscii.refusal"):
-                self.refusal_logged = time.monotonic()
+                self.refusals.append(now)
             facts = {"method": method, "path": path, "status": status, "country": country}
             log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
 

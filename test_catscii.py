@@ -427,7 +427,7 @@ def test_help_names_commands_variables_and_defaults():
     words = """
         HOST 0.0.0.0 PORT 8080 ANALYTICS_DB catscii.db GEOLITE2_COUNTRY_DB CLIENT_IP_HEADER NO_COLOR
         Fly-Client-IP CAT_SOURCES api.thecatapi.com CAT_API_KEY SSL_CERT_FILE LOG_LEVEL SENTRY_DSN HONEYCOMB_API_KEY
-        OTEL_EXPORTER_OTLP_ENDPOINT examples:"""
+        OTEL_EXPORTER_OTLP_ENDPOINT ETCD_ENDPOINTS"""
     assert result.returncode == 0 and all(word in text for word in words.split())
     assert "art [PICTURE|URL|house-N|-]" in text and "--format html|ansi|text|json|png" in text
     assert run("--version").stdout.decode() == f"catscii {catscii.__version__}\n"
@@ -1803,9 +1803,11 @@ def locked(service: Running) -> Iterator[None]:
 
 @contextlib.contextmanager
 def another_schema(service: Running, table: str = "visits") -> Iterator[None]:
-    sql(service.database, f"ALTER TABLE {table} RENAME TO gone")
-    yield
-    sql(service.database, f"ALTER TABLE gone RENAME TO {table}")
+    with contextlib.closing(sqlite3.connect(service.database, 60)) as connection:
+        connection.execute("PRAGMA legacy_alter_table = ON")  # views and triggers keep the old name
+        connection.execute(f"ALTER TABLE {table} RENAME TO gone")
+        yield
+        connection.execute(f"ALTER TABLE gone RENAME TO {table}")
 
 
 @contextlib.contextmanager
@@ -2487,7 +2489,7 @@ def test_processes_that_share_a_database_are_one_machine(machine, cluster):
     agree({"FR": 15}, *services, other)
     visit_from(services[0], "GB")
     agree({"FR": 15, "GB": 1}, *services, other)
-    assert len(etcd.documents()) == 2
+    assert len(etcd.documents()) == 1  # the other one has none to write
 
 
 def test_cgi_exchanges_visits_after_the_answer_and_only_when_that_is_due(machine, tmp_path, cluster):
@@ -2507,8 +2509,6 @@ def test_cgi_exchanges_visits_after_the_answer_and_only_when_that_is_due(machine
         time.sleep(catscii.EXCHANGE_SECONDS)
         logged += json.dumps(cgi(tmp_path, ETCD_ENDPOINTS=dead).log)
     assert logged.count("cannot be exchanged") == 1
-    time.sleep(catscii.EXCHANGE_SECONDS)
-    assert "exchanged again" in json.dumps(cgi(tmp_path, ETCD_ENDPOINTS=etcd.endpoints).log)
     code = "import sys, catscii; catscii.main([]); print(*sys.modules, file=sys.stderr)"
     variables = cgi_variables(tmp_path, PYTHONPATH=str(SCRIPT.parent))
     result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
@@ -3850,7 +3850,8 @@ def test_a_flood_of_what_is_refused_or_given_up_does_not_flood_the_log(start, re
     assert resident_megabytes(service.process.pid) < 150
     others = [line for line in service.log if line["fields"].get("status", 400) >= 400]
     assert len(others) < 15 * (time.monotonic() - begun) + 10
-    assert aborted or eventually(lambda: any(line["fields"].get("lines", 0) > 0 for line in service.log))
+    refused = sum(n for (_, status), n in samples(service)["catscii_requests_total"].items() if int(status) >= 400)
+    assert aborted or refused > len(others)
     assert service.stop() == 0
 
 
