@@ -116,7 +116,7 @@ def print_literal(name: str, data: bytes) -> None:
     from zopfli.zopfli import compress
 
     literal = base64.b85encode(compress(data, numiterations=200)).decode()
-    print(f'{name} = """', *(literal[i : i + 120] for i in range(0, len(literal), 120)), '"""', sep="\n")
+    print(f'{name} = """', *(literal[i : i + 200] for i in range(0, len(literal), 200)), '"""', sep="\n")
 
 
 WORLD_ATLAS = "world-atlas@2.0.2"  # on npm: Natural Earth, public domain, as TopoJSON

@@ -249,7 +249,6 @@ METRICS = {
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
-STDERR = 2
 log = logging.getLogger("catscii")
 
 
@@ -258,9 +257,9 @@ class LogHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._file = STDERR
+        self._file = 2  # standard error
         with contextlib.suppress(OSError):  # a terminal may take fewer bytes, so open it again in non-blocking mode
-            self._file = os.open(os.ttyname(STDERR), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+            self._file = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
         self._unwritten, self._dropped = bytearray(), 0
@@ -494,13 +493,10 @@ GLYPHS = sorted({*FILL_GLYPHS, *FILL_TONES, *INK_TONES, *EDGES})
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
 CARRIED = 0.5  # the share of a background's error that dithering corrects: 0 makes patches, 1 makes noise
 COVERAGE = """
-c-rNd0jk3|3`FOW?~-%LSy)>jQuFJDI4#`)+7~IZoj9_U=zpX54l>()91>g!Cq@zh@V``E!X!Cy51EMKB3r@$p|^bP_XdSM`g++D$cstg)wxMzaj)!!+rD!;
-?4@xvK(@&1`?50KAafxsg9pY|r}D02&+B9!k*UAV`w1m4M3!m!S&=0Ac@cLyCBh_o%an@zk0x?zThGv<Z%^O`XE%NSvvDH!`Rn-p^$Pb=P`HZ7@jpmI<t^?G
-eM*=@C!PCH-Ke}h0;5OeO86LI*E}mC5{Uzrf*j2758_H5-X5W91=%XuXf=V`y2LsNQ;UjN7kX*5QB2ZXuHFu9#EG|y*oxrl-KA6N+lOu>YTQcAY`qR15aCf8
-I`LS|UlJrIBDNGqgor^3_8>b9BGDklMbdk^TRrh&DXxA9mC22~NwikF1Gm{A+_eEZQ}hMsJRM38N1EjIJ*5u&^w<?fL@LScNe<Utl;rev)ad(|ojQeJ_fdV-
-d?^0=E6u)f{n+mrZxBg}`3RBZo(n0kJpfg4bg-KKeWhf*5mCwR_?x;^!-Dl!gH99{RqWAv_e~a(nA${0YSNrq>sV8r*J4|H2Nd2BVbB1D35sJ4ibF*>MT)Pj
-9ICJU$g-<YM3N7t2eH_%B5CJUY-{gX_5H)HW5)RE(0^50@kV`hUUB`q2%<LJSk5qKUayJ5AiKTZv?+U9_UauXIIs8F72}{*WA?f;K3OXAwX`o17qi`mi`<OK
->WlS8dxSQY=jFr*3+j95IsF4x549i
+c-rNd0jk3|3`FOW?~-%LSy)>jQuFJDI4#`)+7~IZoj9_U=zpX54l>()91>g!Cq@zh@V``E!X!Cy51EMKB3r@$p|^bP_XdSM`g++D$cstg)wxMzaj)!!+rD!;?4@xvK(@&1`?50KAafxsg9pY|r}D02&+B9!k*UAV`w1m4M3!m!S&=0Ac@cLyCBh_o%an@zk0x?zThGv<
+Z%^O`XE%NSvvDH!`Rn-p^$Pb=P`HZ7@jpmI<t^?GeM*=@C!PCH-Ke}h0;5OeO86LI*E}mC5{Uzrf*j2758_H5-X5W91=%XuXf=V`y2LsNQ;UjN7kX*5QB2ZXuHFu9#EG|y*oxrl-KA6N+lOu>YTQcAY`qR15aCf8I`LS|UlJrIBDNGqgor^3_8>b9BGDklMbdk^TRrh&
+DXxA9mC22~NwikF1Gm{A+_eEZQ}hMsJRM38N1EjIJ*5u&^w<?fL@LScNe<Utl;rev)ad(|ojQeJ_fdV-d?^0=E6u)f{n+mrZxBg}`3RBZo(n0kJpfg4bg-KKeWhf*5mCwR_?x;^!-Dl!gH99{RqWAv_e~a(nA${0YSNrq>sV8r*J4|H2Nd2BVbB1D35sJ4ibF*>MT)Pj
+9ICJU$g-<YM3N7t2eH_%B5CJUY-{gX_5H)HW5)RE(0^50@kV`hUUB`q2%<LJSk5qKUayJ5AiKTZv?+U9_UauXIIs8F72}{*WA?f;K3OXAwX`o17qi`mi`<OK>WlS8dxSQY=jFr*3+j95IsF4x549i
 """  # of GLYPHS in DejaVu Sans Mono: 0, 85, 170 or 255 for each of the PARTS, row by row (made by bench_catscii.py)
 Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, None if it is all spaces; its background, if any
 
@@ -1111,14 +1107,11 @@ def draw_house_cat(seed: int) -> Image.Image:
 # Cats: the sources, the store of their pictures, the refresher that fills the store
 # ---------------------------------------------------------------------------------------------------------------------
 
-STORED_CATS = 24
-STORED_SIDE = 480  # pixels on the longer side: enough for 96 columns; a JPEG has some 30 kB
+STORED_CATS, STORED_SIDE = 24, 480  # pixels on the longer side: enough for 96 columns; a JPEG has some 30 kB
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
-LONGEST_BACKOFF, LONGEST_RETRY_AFTER = 600.0, 86400.0
-LEASE_SECONDS = 120.0  # more than it takes to fetch a cat
+LONGEST_BACKOFF, LONGEST_RETRY_AFTER, LEASE_SECONDS = 600.0, 86400.0, 120.0  # a lease is longer than a fetch
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a response with all its redirects
-REVIVALS_AT_ONCE = 2  # how many cats that are not stored may be fetched for visitors at the same time
-VISITORS_REQUESTS_A_MINUTE = 30  # to the sources, redirects included
+REVIVALS_AT_ONCE, VISITORS_REQUESTS_A_MINUTE = 2, 30  # cats and requests, with redirects, from sources for visitors
 SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # ids are not escaped in paths and terminals
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
 LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # to wait for a lock of another process: in a request, at the start
@@ -1275,9 +1268,9 @@ class Store:
         self._ids: list[str] = []
         self._listed = -math.inf  # time.monotonic() when `_ids` was read; other processes store cats too
 
-    def ids(self) -> list[str]:
-        """Return the ids of the stored cats, from a list that is at most a second old."""
-        if time.monotonic() - self._listed > 1:
+    def ids(self, max_age: float = 1.0) -> list[str]:
+        """Return the ids of the stored cats, from a list that is at most `max_age` seconds old."""
+        if time.monotonic() - self._listed > max_age:
             self._ids = [cat_id for cat_id, in self._execute("SELECT id FROM cats WHERE picture IS NOT NULL")]
             self._listed = time.monotonic()
         return self._ids
@@ -1287,9 +1280,6 @@ class Store:
         for picture, *cat in self._execute("SELECT picture, id, source, url FROM cats WHERE id = ?", cat_id):
             return Cat(*cat), picture
         return None
-
-    def holds(self, cat_id: str) -> bool:
-        return bool(self._execute("SELECT 1 FROM cats WHERE id = ? AND picture IS NOT NULL", cat_id))
 
     def put(self, cat: Cat, picture: bytes) -> None:
         """Store the cat with its picture, a JPEG from Fetcher.picture, and evict the oldest pictures."""
@@ -1572,7 +1562,7 @@ class Refresher:
             source.listed.extend(source.search())
         while source.listed:
             cat = source.listed.popleft()
-            if not self._store.holds(cat.id):
+            if cat.id not in self._store.ids(max_age=0):
                 self._store.put(cat, self._fetcher.picture(cat))
                 return True
         return False
@@ -1700,35 +1690,24 @@ WORLD_COLUMNS, WORLD_ROWS = 80, 22
 INLAND = ":o#@"  # glyphs of cells without sea, from no visits to many; WORLD has the last one
 SEA, LAND, EMBER, FLAME, HALO = (8, 12, 24), (132, 144, 172), (250, 112, 44), (255, 240, 180), (84, 28, 8)
 WORLD = """
-c-mZ6*@D_S5`E_@{4%?ef565p4W<b;knXp_uGkf1iIgR{=KtnLW?$dtZPpU*klg82`>AtIsl;S#D$5Ki-5GLNMPr6zl(xj+uv63Vr@8?{odct0W8<jy5dAcY
-fseidwHTY)lh&YCV||o`pt3Qy7#hzqXJzJtYy&PGm7um`u2D`gpz?8xEMq3hp|zljvF{wqzTLe6TAGJ3`y;52zt&)?Xwij#oq8SLkdHv0!HmYS?F@yG=Eyg!
-?IoNYhxnkfotng8Y7G^3jY?zGHThOeW6vj97fqqFY8HE4LqML#&@hlu3t8YzMd~R=BmGtG-UrUE`Lo8hS6PhQ2L9_<)*-3q*lN0vkWGN;ctoMKM%N$@A#Y=b
-8)=mb0<_SnB5r)pbRS!PLHEW@9b)UcD+q-b2^QE3TWQb@N8?0>1u{u&X}jp>OO$a_|KcIbB(WlR^e$SG=^E%jO%pUh$!Pp(P<o4Jf7Dc}+1Irpt{Ys$LR9no
-O71p<tQN^X97fg878gs5YMEGjdO)p`hGavQfOu%FQEM46VtHb<ZI2{IC$@7CZG-8%B$&8Q;Ed58xk7bFJi{Nss*g#-)HzY)s{$`cf4<XBZdf)1qjV-(gXz`N
-<TD+ucchjRG%fH+WfR+y2^h~q>wA)tC%Q(KBa*cAAZf1Bv~xD(<}9uIvs3c}b`CkDU;`{sr%a9!RGyzh9u%o-$e!hh#gxoFzNaaDmI$VxPd`e^ETfXG!7gO}
-6xiZpYCB~xr8qc)qi7WmH!avySGHA?8ROkqVQRT1@og$2WfRRjfstTmUSjO9SMymD1{O0qGH3^^R<ap~$g&ySrC-Z7gP=AuA&uJlGpY~i7Z1)dfsWp$w_#_A
-LRB;stN~jt($LT4$Sal2gGC|7Ic!0Tq0(&CVL0erOkD?Fz07<M21d)dq*k<)KPsCea3x1(<-{7$-_%;mqRKOfI0;*D1ge+=iMPACH#KlSnk-E9rf0ffyi;5)
-ItJ7#lXEb#pP~#T_hexZJ!aY8Nx-3NqURFjZ-FesmV5PK!SF?G<*!lsq8tt^77lbjN}rH}zS$GBa8IWv%attLJi!^vC|#oI#fW9kb$`1T!+9cV+W@>+64OyQ
-$bGP_Wh?YTy;zcSoseJSg*vraTXv1;!a;k{_|Z8m{Z*(-=0o3t`BvtZaD!75&_?4G$g%MXk6^4(NjQJy%YeQjxhD=y=a7tA=1kEF%t=62bVQaV`3gJh8mo#G
-xyFMDMRw(XKq26{R{IsWP`h4aLl2{ICLGGrswA@p<o_hIy0RDXK?Vc~Yqn|{LdbxffX*_gpoXplR&yEa8qoT|V>vL-pv1}s>{SL@#L9XIw>bKF?74+ssC8z;
-gAuHhwP4>QLpA}2z`*0k4+AiL@u;>Lc(M4-Dh~m6$P7*ug5reeFipNwdl{+df}J`@3$CO-X7~dM!<W$SL#n-I_9n)LlSkt<v=nYsvc_wafPRZVT~m#$rV`#K
-tG`x7HM<W7OV%VxK<$O<_m9A{Y`8)%yzmTKZPyZ+SGzR{i`M}0iV#+gvgbB<z5xTRz-^HIqb6*u?uT13+rZgF6gIwH>G`H1P3N<8MD`7whIf0lu|t6fmTd@`
-G2F?(QHR>SAy)#i`Btzt9@*JYy{*bOLc9xVe|Mco0E&&+<7;7ZkR_o4YzEf-X#4>j@F?B>*&7mw=dEoAgL34c=x*z~z~QjH3Zmp(4!)vj%n)YdJUk=zTR=&U
-ec7Pa0z1ilxS45w#R?_&axyiXEu)$Tesk0qN@T9>1q0+$egS<P>d+H}T<T@pGR(s%WMdu_foO%+plAd`x*03C7!3w~&$)!JDcoBxGtfS&<`7Gf|JFu@ZT~C~
-8~(c~>5OWh>L>?&xj#G~B}ymf0y_bJ$$JjDmUdSN!j6){^C{Gd1Vr-gyC=PY>S6sI68Xn2%nDmuH7^>V;e9ILGrbwVEbIw`GpmAH%kNg=qfiWBEt+A?y71Bp
-m#(m;7K+8c_(VObq7bT7LC~$RM-Y^K;YCZY4h4|-rd|s$H!vjr?M@72P|bFAFjQr`_xbzi**o2fKMz9r+uN5ra1#8>j(tcN^}4$qafo^}-h;b8<O#WcD0O=>
-B^oD@3~%K<!P7k&ym=w0W^c7$7IIDB@@5gD`2WH6p3sSjYPSdD!THhj09sSff9jn#Ax)vR@{}!YXD@b?zM$w8DoSsilfp2VKYXfE+3WD`9$u+E!tsj2#+;13
-{*O;O@Q@pb;yB(v<ttp5noe=0>Pnw<1t&R^I<U^Xhw_T5J5-_l-`m6(J9d+g4Kn-kd-Epw`3hR9zuf)V7xJHnSpNY~Lag`uf~wv<oxV=V-uDkujI6rUQD`W6
-qS_`mci&#z_0!A2-4(c%Rc{n1i;%&Cx~!IB)#ain>ryWtY?1&=Sjtu^*MR5W>h9vbT<5MVb+bs7&B7@ebo~I(84+C4jqEv2(x*2Ve8@moBVAQRM5%Bkp9YmJ
-2?#>NCOOkjX{5@@W!Dcl(1NC8!l+b^(>#gfZjxcX9M$f);#Ml7F%7D*d;Gk9L@JFhc|>V6BlizeZxE?i6I|WZMUK*XjTu#>k!JydHp?#6_#on^oR^t<Sxist
-vGn~#W9(v#wWFNTSyBe(V_wD?jZmt#*%;hiq3GnCmm1dYz#k%!^1Gg0hJ(V4T;h^ZpSk&qOF-)+Tbj)jlPm_#calf#Iu6}O4{zg6<Uxvo+F4~4m1>>SRGmA(
-A`oLFZccoJ_7n&1hqhY14iZad5ijy+%<XqxSBw3ZTu#1`%1YxtWy_Puz@FQSw0#y>ytB>iu`6;-$Ck&DL-SmuwS83o8Y>6ruA%^pXTI!advBSuk+rPZTdw7r
-ZQEYfY-QWc=F!)E_5REFJ>L7_+<SCISk`<aAt9H66*wY?@^T`x)Ygjp&czshLoEaA{WWG`kx*Q${%h+0dzcRGgoI*sjQyXU-<9aWSZ{H0@fk%p{3R*!3x;~I
-!pcbt5s$MA7o0<d(1#DiXrF7(z{$~c|N7ZIFb~eF>gZsABu>ED5~ERthMgFXvK;J&CtT5a15;c`8<sO|3^eV-K+{a2ZS8lcVl^(S%F72?>SL(>>(`in?=^;v
-Gk@`-{wa+;bUz0V+17?}QZt>L<mF#FIy#aQ9Y#2YOZjHzIBae{Xi&C^35`Tf%GUN%SXfx?Z16o$4v;5&$tdOL=MTg+OieY<HX%#|zlk?v$2R!BBY{mjAdEXl
-tamNN#TFdE5CozbZn%pX>*0?jIF7+{ssp^dyrQEYJ}fFKQpxX1O(jj<-cN9}mCo{uOT#QVxhC*nF2*!%#T!h(GBmEk7OXvmN~y_sJUuq{p?J|PH8nLXsxdja
-w>9g^W-X6>awNvP0ylZ3R>k7BEH+4piG8%QtEmYw2uF#50k{kdk`&T;S#-t3#NJ~X^4`BMG&Nw!%*-r!o1V_i{nb-CeE9I*-q46{>~|NPXF%aOMNtK9?a$DG
-QOVL7+}u|gTV$l5U|)p0`*j3UEKwS-E{q&Gl4w0WJvfc~5fq0QGGE6_rYR0GWQL+rQe;LxN|BM#+$ga9Gr22C>H
+c-mZ6*@D_S5`E_@{4%?ef565p4W<b;knXp_uGkf1iIgR{=KtnLW?$dtZPpU*klg82`>AtIsl;S#D$5Ki-5GLNMPr6zl(xj+uv63Vr@8?{odct0W8<jy5dAcYfseidwHTY)lh&YCV||o`pt3Qy7#hzqXJzJtYy&PGm7um`u2D`gpz?8xEMq3hp|zljvF{wqzTLe6TAGJ3
+`y;52zt&)?Xwij#oq8SLkdHv0!HmYS?F@yG=Eyg!?IoNYhxnkfotng8Y7G^3jY?zGHThOeW6vj97fqqFY8HE4LqML#&@hlu3t8YzMd~R=BmGtG-UrUE`Lo8hS6PhQ2L9_<)*-3q*lN0vkWGN;ctoMKM%N$@A#Y=b8)=mb0<_SnB5r)pbRS!PLHEW@9b)UcD+q-b2^QE3
+TWQb@N8?0>1u{u&X}jp>OO$a_|KcIbB(WlR^e$SG=^E%jO%pUh$!Pp(P<o4Jf7Dc}+1Irpt{Ys$LR9noO71p<tQN^X97fg878gs5YMEGjdO)p`hGavQfOu%FQEM46VtHb<ZI2{IC$@7CZG-8%B$&8Q;Ed58xk7bFJi{Nss*g#-)HzY)s{$`cf4<XBZdf)1qjV-(gXz`N
+<TD+ucchjRG%fH+WfR+y2^h~q>wA)tC%Q(KBa*cAAZf1Bv~xD(<}9uIvs3c}b`CkDU;`{sr%a9!RGyzh9u%o-$e!hh#gxoFzNaaDmI$VxPd`e^ETfXG!7gO}6xiZpYCB~xr8qc)qi7WmH!avySGHA?8ROkqVQRT1@og$2WfRRjfstTmUSjO9SMymD1{O0qGH3^^R<ap~
+$g&ySrC-Z7gP=AuA&uJlGpY~i7Z1)dfsWp$w_#_ALRB;stN~jt($LT4$Sal2gGC|7Ic!0Tq0(&CVL0erOkD?Fz07<M21d)dq*k<)KPsCea3x1(<-{7$-_%;mqRKOfI0;*D1ge+=iMPACH#KlSnk-E9rf0ffyi;5)ItJ7#lXEb#pP~#T_hexZJ!aY8Nx-3NqURFjZ-Fes
+mV5PK!SF?G<*!lsq8tt^77lbjN}rH}zS$GBa8IWv%attLJi!^vC|#oI#fW9kb$`1T!+9cV+W@>+64OyQ$bGP_Wh?YTy;zcSoseJSg*vraTXv1;!a;k{_|Z8m{Z*(-=0o3t`BvtZaD!75&_?4G$g%MXk6^4(NjQJy%YeQjxhD=y=a7tA=1kEF%t=62bVQaV`3gJh8mo#G
+xyFMDMRw(XKq26{R{IsWP`h4aLl2{ICLGGrswA@p<o_hIy0RDXK?Vc~Yqn|{LdbxffX*_gpoXplR&yEa8qoT|V>vL-pv1}s>{SL@#L9XIw>bKF?74+ssC8z;gAuHhwP4>QLpA}2z`*0k4+AiL@u;>Lc(M4-Dh~m6$P7*ug5reeFipNwdl{+df}J`@3$CO-X7~dM!<W$S
+L#n-I_9n)LlSkt<v=nYsvc_wafPRZVT~m#$rV`#KtG`x7HM<W7OV%VxK<$O<_m9A{Y`8)%yzmTKZPyZ+SGzR{i`M}0iV#+gvgbB<z5xTRz-^HIqb6*u?uT13+rZgF6gIwH>G`H1P3N<8MD`7whIf0lu|t6fmTd@`G2F?(QHR>SAy)#i`Btzt9@*JYy{*bOLc9xVe|Mco
+0E&&+<7;7ZkR_o4YzEf-X#4>j@F?B>*&7mw=dEoAgL34c=x*z~z~QjH3Zmp(4!)vj%n)YdJUk=zTR=&Uec7Pa0z1ilxS45w#R?_&axyiXEu)$Tesk0qN@T9>1q0+$egS<P>d+H}T<T@pGR(s%WMdu_foO%+plAd`x*03C7!3w~&$)!JDcoBxGtfS&<`7Gf|JFu@ZT~C~
+8~(c~>5OWh>L>?&xj#G~B}ymf0y_bJ$$JjDmUdSN!j6){^C{Gd1Vr-gyC=PY>S6sI68Xn2%nDmuH7^>V;e9ILGrbwVEbIw`GpmAH%kNg=qfiWBEt+A?y71Bpm#(m;7K+8c_(VObq7bT7LC~$RM-Y^K;YCZY4h4|-rd|s$H!vjr?M@72P|bFAFjQr`_xbzi**o2fKMz9r
++uN5ra1#8>j(tcN^}4$qafo^}-h;b8<O#WcD0O=>B^oD@3~%K<!P7k&ym=w0W^c7$7IIDB@@5gD`2WH6p3sSjYPSdD!THhj09sSff9jn#Ax)vR@{}!YXD@b?zM$w8DoSsilfp2VKYXfE+3WD`9$u+E!tsj2#+;13{*O;O@Q@pb;yB(v<ttp5noe=0>Pnw<1t&R^I<U^X
+hw_T5J5-_l-`m6(J9d+g4Kn-kd-Epw`3hR9zuf)V7xJHnSpNY~Lag`uf~wv<oxV=V-uDkujI6rUQD`W6qS_`mci&#z_0!A2-4(c%Rc{n1i;%&Cx~!IB)#ain>ryWtY?1&=Sjtu^*MR5W>h9vbT<5MVb+bs7&B7@ebo~I(84+C4jqEv2(x*2Ve8@moBVAQRM5%Bkp9YmJ
+2?#>NCOOkjX{5@@W!Dcl(1NC8!l+b^(>#gfZjxcX9M$f);#Ml7F%7D*d;Gk9L@JFhc|>V6BlizeZxE?i6I|WZMUK*XjTu#>k!JydHp?#6_#on^oR^t<SxistvGn~#W9(v#wWFNTSyBe(V_wD?jZmt#*%;hiq3GnCmm1dYz#k%!^1Gg0hJ(V4T;h^ZpSk&qOF-)+Tbj)j
+lPm_#calf#Iu6}O4{zg6<Uxvo+F4~4m1>>SRGmA(A`oLFZccoJ_7n&1hqhY14iZad5ijy+%<XqxSBw3ZTu#1`%1YxtWy_Puz@FQSw0#y>ytB>iu`6;-$Ck&DL-SmuwS83o8Y>6ruA%^pXTI!advBSuk+rPZTdw7rZQEYfY-QWc=F!)E_5REFJ>L7_+<SCISk`<aAt9H6
+6*wY?@^T`x)Ygjp&czshLoEaA{WWG`kx*Q${%h+0dzcRGgoI*sjQyXU-<9aWSZ{H0@fk%p{3R*!3x;~I!pcbt5s$MA7o0<d(1#DiXrF7(z{$~c|N7ZIFb~eF>gZsABu>ED5~ERthMgFXvK;J&CtT5a15;c`8<sO|3^eV-K+{a2ZS8lcVl^(S%F72?>SL(>>(`in?=^;v
+Gk@`-{wa+;bUz0V+17?}QZt>L<mF#FIy#aQ9Y#2YOZjHzIBae{Xi&C^35`Tf%GUN%SXfx?Z16o$4v;5&$tdOL=MTg+OieY<HX%#|zlk?v$2R!BBY{mjAdEXltamNN#TFdE5CozbZn%pX>*0?jIF7+{ssp^dyrQEYJ}fFKQpxX1O(jj<-cN9}mCo{uOT#QVxhC*nF2*!%
+#T!h(GBmEk7OXvmN~y_sJUuq{p?J|PH8nLXsxdjaw>9g^W-X6>awNvP0ylZ3R>k7BEH+4piG8%QtEmYw2uF#50k{kdk`&T;S#-t3#NJ~X^4`BMG&Nw!%*-r!o1V_i{nb-CeE9I*-q46{>~|NPXF%aOMNtK9?a$DGQOVL7+}u|gTV$l5U|)p0`*j3UEKwS-E{q&Gl4w0W
+Jvfc~5fq0QGGE6_rYR0GWQL+rQe;LxN|BM#+$ga9Gr22C>H
 """
 
 
@@ -1913,9 +1892,8 @@ class Tally:
 class Machines:
     """Adds up the visits of many machines through etcd. docs/machines.md explains why the sum is always right.
 
-    A machine writes what it has counted by country ("FR"), and by day and country ("2026-07-27FR"), to a key of its
-    own, where no number ever falls. The key belongs to the place of the database file: a copy of the file gets another
-    key in its new place, and writes there only what it counts from then on.
+    A machine writes its visits by country ("FR"), and by day and country ("2026-07-27FR"), to its own key, where no
+    number ever falls. A copy of the database file gets another key, and writes there only what it counts from then on.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
@@ -1975,7 +1953,7 @@ class Machines:
         elsewhere, self.count = sum(others, Counter[str]()), 1 + sum(len(recent(visits, 2)) > 0 for visits in others)
         elsewhere.subtract(recent(begun))
         self._known, self.agreed = here, time.time()
-        if (elsewhere, self.count) != (state["elsewhere"], state["machines"]) or self.agreed - state["agreed"] > 60:
+        if (elsewhere, self.count) != (state["elsewhere"], state["machines"]) or self.agreed - state["agreed"] > SAVE_SECONDS:
             self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
 
     def _load(self) -> dict[str, Any]:
@@ -2168,7 +2146,7 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 [aria-busy=true] figure { opacity: .6; transition: opacity .1s }
 .stage, .text figure { min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
 figure pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
-  font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2);
+  font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2, var(--most, 100vw));
   line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
 figure b { display: inline-block; height: 1.25em; margin-bottom: -.05em; vertical-align: top; font-weight: normal }
 figure, [scope=row]::after { forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
@@ -2217,6 +2195,7 @@ async function show(link, remember, parts = ["main", "footer"]) {
   html.classList.remove("fitting")
   if (!text) return
   const page = new DOMParser().parseFromString(text, "text/html")
+  if (!hasSize(link)) find("figure", page).style.setProperty("--most", "18px")  // cells of at most 10.8 pixels
   for (const part of parts) find(part).replaceWith(find(part, page))
   for (const a of hasSize(link) ? [] : document.querySelectorAll("#another, #permalink, #restyle"))
     a.href = a.href.replace(/width=[0-9]+&height=[0-9]+&|.width=[0-9]+&height=[0-9]+$/, "")
@@ -2372,9 +2351,8 @@ photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a>
 % end
 """)
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
-PRIVACY = """\
-A page with a cat counts as a visit, except for crawlers and link previews.
-Only the day and the country of a visit are stored, no address and no cookie."""
+PRIVACY = ("A page with a cat counts as a visit, except for crawlers and link previews.\n"
+           "Only the day and the country of a visit are stored, no address and no cookie.")
 PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
     "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
     "to_html": to_html, "country_name": country_name, "flag": flag, "sparkline": sparkline}
@@ -3299,7 +3277,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """Return the exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # the next file that is opened must not become a standard stream that was closed
     os.close(spare)
     if "GATEWAY_INTERFACE" in os.environ:  # ignore the arguments, which may come from the query

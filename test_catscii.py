@@ -1242,11 +1242,11 @@ def test_a_full_store_replaces_its_oldest_cat_once_a_minute(tmp_path, upstream, 
     while len(order) < FEW_CATS:
         assert refresher._delay() <= catscii.QUICK_SECONDS
         refresher.fetch_one()
-        order += [cat for cat in upstream.known if store.holds(cat) and cat not in order]
+        order += [cat for cat in upstream.known if cat in store.ids(0) and cat not in order]
     assert 59 < refresher._delay() <= 60
     refresher.fetch_one()
     assert sum(store.counts().values()) == FEW_CATS and store.get(order[0])[1] is None
-    assert [store.holds(cat) for cat in order] == [False, *[True] * (FEW_CATS - 1)]
+    assert [cat in store.ids(0) for cat in order] == [False, *[True] * (FEW_CATS - 1)]
 
 
 def test_an_upstream_with_few_cats_is_not_asked_without_end(tmp_path, upstream):
