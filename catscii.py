@@ -1952,8 +1952,8 @@ class Machines:
         others = [visits for each, (_, visits) in documents.items() if each != key]
         elsewhere, self.count = sum(others, Counter[str]()), 1 + sum(len(recent(visits, 2)) > 0 for visits in others)
         elsewhere.subtract(recent(begun))
-        self._known, self.agreed = here, time.time()
-        if (elsewhere, self.count) != (state["elsewhere"], state["machines"]) or self.agreed - state["agreed"] > SAVE_SECONDS:
+        self._known, self.agreed, late = here, time.time(), state["agreed"] + SAVE_SECONDS < time.time()
+        if late or (elsewhere, self.count) != (state["elsewhere"], state["machines"]):
             self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
 
     def _load(self) -> dict[str, Any]:

@@ -2836,7 +2836,8 @@ def test_pages_fit_every_window_and_art_that_comes_in_slowly_does_not_shift(new_
     if "/cat/" in path:
         assert height == size[1] and tab.evaluate("shifts") <= 0.02
         stage, art = tab.locator("main").bounding_box(), tab.locator("pre").bounding_box()
-        assert max(art["width"] / stage["width"], art["height"] / stage["height"]) > 0.97, "the art fills its room"
+        filled = max(art["width"] / stage["width"], art["height"] / stage["height"])
+        assert filled > 0.97 or art["width"] / columns(tab) > 10.7, "the art fills its room, or has the largest cells"
         assert abs(art["width"] / art["height"] - 4 / 3) < 0.05
 
 
@@ -2878,7 +2879,7 @@ def test_the_art_fits_the_window_with_one_more_request_and_no_shift(service, new
     assert re.fullmatch(r"/cat/house-\d+\?style=ink&width=\d+&height=\d+", asked[1]) and len(asked) == 2
     assert (shown, tab.evaluate(visible)) == (["hidden"], "visible"), "the art of 80 columns is never seen"
     assert least <= columns(tab) <= most
-    assert 7 <= tab.locator("pre").bounding_box()["width"] / columns(tab) <= 11.6
+    assert 7 <= tab.locator("pre").bounding_box()["width"] / columns(tab) <= 11
     assert tab.locator("output").text_content() == tab.locator("#width").input_value() == str(columns(tab))
     assert tab.evaluate("shifts") <= 0.02
     links = [tab.evaluate(f"document.querySelector('{link}').href") for link in ("#another", "#permalink", "#restyle")]
