@@ -5432,7 +5432,45 @@ def test_a_database_of_an_earlier_version_keeps_its_cats_and_visits(start, tmp_p
     assert service.get("/cat/stored").status == 200
 
 
-README = (SCRIPT.parent / "README.md").read_text()
+def printed(language: str, instead: Mapping[str, object]) -> str:
+    """The block of docs/deploy.md in this language, with some of its words replaced."""
+    page = SCRIPT.with_name("docs").joinpath("deploy.md").read_text()
+    text: str = re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1]  # type: ignore[index]
+    for old, new in instead.items():
+        assert old in text
+        text = text.replace(old, str(new))
+    return text
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def program_of(name: str) -> str:
+    """The path of a program that may be one for administrators only."""
+    return shutil.which(name, path="/usr/sbin:/usr/bin") or pytest.skip(f"{name} is not installed")
+
+
+@contextlib.contextmanager
+def web_server_of(command: list[Any], ask: Callable[[], urllib3.BaseHTTPResponse], **kwargs: Any) -> Iterator[None]:
+    """The process of a web server, from when it answers with a 200."""
+    process = subprocess.Popen(command, **kwargs)
+
+    def answers() -> bool:
+        assert process.poll() is None
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            return ask().status == 200
+        return False
+
+    try:
+        eventually(answers)
+        yield
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
 BEFORE = {  # what a distribution's own configuration says
     "lighttpd": """
         server.document-root = "{folder}"
@@ -5461,38 +5499,23 @@ BEFORE = {  # what a distribution's own configuration says
 
 @pytest.fixture(params=["lighttpd", "apache2"])
 def web_server(request: pytest.FixtureRequest, tmp_path: Path, upstream: Upstream) -> Iterator[str]:
-    """The URL of catscii under a real web server, which is told of it as the README says."""
-    program = shutil.which(request.param, path="/usr/sbin:/usr/bin") or pytest.skip(f"{request.param} is not installed")
+    """The URL of catscii under a real web server, with the configuration of docs/deploy.md."""
+    program, port = program_of(request.param), free_port()
     shutil.copy(SCRIPT, tmp_path)
     launcher = tmp_path / "catscii"
     launcher.write_text(f"#!{sys.executable} -mcatscii\n")
     launcher.chmod(0o755)
     subprocess.run([sys.executable, "-m", "compileall", "-q", tmp_path / "catscii.py"], check=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    said = re.search(r"```%s\n(.*?)```" % request.param.removesuffix("2"), README, re.DOTALL)[1]
+    said = printed(request.param.removesuffix("2"), {"/srv/catscii": tmp_path, "/var/lib/catscii": tmp_path})
     before = BEFORE[request.param].format(folder=tmp_path, port=port, sources=upstream.cataas)
-    said = said.replace("/srv/catscii", str(tmp_path)).replace("/var/lib/catscii", str(tmp_path))
     (tmp_path / "conf").write_text(before + said)
     command = [program, "-D", "-f"] if request.param == "lighttpd" else [program, "-D", "FOREGROUND", "-f"]
     if request.param == "apache2" and os.geteuid() == 0:  # it does not serve as root, and root's files are read here
         rights = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *rights, *command]
-    process = subprocess.Popen([*command, tmp_path / "conf"])
     url = f"http://127.0.0.1:{port}/cats"
-
-    def answers() -> bool:
-        assert process.poll() is None
-        with contextlib.suppress(urllib3.exceptions.HTTPError):
-            return http.request("GET", url + "/health").status == 200
-        return False
-
-    try:
-        eventually(answers)
+    with web_server_of([*command, tmp_path / "conf"], lambda: http.request("GET", url + "/health")):
         yield url
-    finally:
-        process.terminate()
-        process.wait(15)
 
 
 @pytest.mark.cgi
@@ -5764,6 +5787,111 @@ def test_fly_is_told_what_the_service_and_the_image_are():
     assert fly["metrics"] == {"port": 8080, "path": "/metrics"}
     assert fly["mounts"]["destination"] == "/db" and fly["mounts"].keys() == {"source", "destination", "initial_size"}
     assert [machine.keys() for machine in fly["vm"]] == [{"size", "memory"}]
+
+
+# What is before docs/deploy.md's configuration, and what its words for addresses and certificates become. PEM has both
+# the certificate and its key.
+PROXIES = {
+    "nginx": (
+        "user root; daemon off; pid {folder}/pid; events {{}} http {{ client_body_temp_path {folder}/1;\n"
+        "proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3; scgi_temp_path {folder}/4; "
+        "uwsgi_temp_path {folder}/5;\n",
+        {"443": "{port}", "/etc/ssl/cats.example.org.pem": "{pem}", "/etc/ssl/private/cats.example.org.key": "{pem}"},
+        "}}",
+        "nginx -e stderr -p {folder} -c conf",
+    ),
+    "caddy": (
+        "{{\nadmin off\nauto_https disable_redirects\n}}\n",
+        {"cats.example.org {{": "cats.example.org:{port} {{\ntls {pem} {pem}"},
+        "",
+        "caddy run --adapter caddyfile --config conf",
+    ),
+}
+
+
+@pytest.mark.cgi
+@pytest.mark.parametrize("name", PROXIES)
+def test_behind_a_proxy_clients_have_their_own_country_and_links_are_https(name, start, tmp_path, authority, ca_file):
+    countries, variables = {"127.0.0.1/32": "DE", "127.0.0.2/32": "FR", "81.2.69.0/24": "GB"}, tmp_path / "c.mmdb"
+    write_mmdb(variables, "Test", {network: {"country_code": code} for network, code in countries.items()})
+    service = start(GEOLITE2_COUNTRY_DB=str(variables), CLIENT_IP_HEADER="X-Real-IP")
+    authority.issue_cert("cats.example.org").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "pem"))
+    values = {"folder": tmp_path, "port": free_port(), "pem": tmp_path / "pem"}
+    before, instead, after, command = PROXIES[name]
+    words = {old.replace("{{", "{"): new.format(**values) for old, new in instead.items()}
+    said = printed(name, words | {"127.0.0.1:8080": service.url.removeprefix("http://")})
+    (tmp_path / "conf").write_text(before.format(**values) + said + after.format())
+    client = urllib3.HTTPSConnectionPool(
+        "127.0.0.1", values["port"], ca_certs=ca_file, server_hostname="cats.example.org",
+        assert_hostname="cats.example.org", source_address=("127.0.0.2", 0), retries=False,
+    )
+    forged = dict.fromkeys(("X-Real-IP", "X-Forwarded-For", "Forwarded"), "81.2.69.1") | {"X-Forwarded-Proto": "http"}
+    get = partial(client.request, "GET", headers=CHROME | forged | {"Host": "cats.example.org"})
+    program, *options = command.format(**values).split()
+    home = os.environ | {"HOME": str(tmp_path)}
+    with web_server_of([program_of(program), *options], lambda: get("/health"), cwd=tmp_path, env=home):
+        for _ in range(9):
+            assert b'"og:url" content="https://cats.example.org/cat/house-1"' in get("/cat/house-1").data
+        assert service.visits() == b"FR: 9\n"
+        port = f":{int(service.url.rpartition(':')[2]):04X} "
+        states = [line.split()[3] for line in Path("/proc/net/tcp").read_text().splitlines() if port in line]
+        assert states.count("06") <= 2, "connections to the service are kept, not closed after a request"
+
+
+def system_calls(group: str) -> set[str]:
+    lines = subprocess.check_output(["systemd-analyze", "syscall-filter", group], text=True).split("\n")[1:]
+    names = {name for line in lines if (name := line.strip()) and not name.startswith("#")}
+    return set().union(*(system_calls(name) if name.startswith("@") else {name} for name in names))
+
+
+@pytest.mark.nix
+def test_the_unit_is_right_and_confines_a_service_that_works(start, upstream, tmp_path):
+    unit, words = tmp_path / "catscii.service", {"/opt/catscii/venv/bin/python3": sys.executable}
+    unit.write_text(text := printed("ini", words | {"/opt/catscii": tmp_path}))
+    for check in ("verify", "security --offline=true --threshold=20"):
+        result = subprocess.run([program_of("systemd-analyze"), *check.split(), unit], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, ""), result.stdout
+
+    (allowed,), (denied,) = re.findall("^SystemCallFilter=(@.*)", text, re.M), re.findall("^SystemCallFilter=~(.*)", text, re.M)
+    names = system_calls(allowed) - system_calls(denied)
+    code = f"""if True:
+        import ctypes, os
+        libc, seccomp = ctypes.CDLL(None), ctypes.CDLL("libseccomp.so.2")
+        libc.prctl(65, 1, 0, 0, 0)  # PR_SET_MDWE, as MemoryDenyWriteExecute
+        seccomp.seccomp_init.restype = ctypes.c_void_p
+        rules = ctypes.c_void_p(seccomp.seccomp_init(0x50001))  # EPERM
+        for name in {sorted(names)}:
+            seccomp.seccomp_rule_add(rules, 0x7FFF0000, seccomp.seccomp_syscall_resolve_name(name.encode()), 0)
+        assert seccomp.seccomp_load(rules) == 0
+        os.execv({sys.executable!r}, [{sys.executable!r}, {str(SCRIPT)!r}])
+    """
+    service = start(command=[sys.executable, "-c", code], CAT_SOURCES=upstream.cataas)
+    eventually(lambda: service.stored() > 2)
+    assert service.get("/").status == 200 and service.visits() == b"ZZ: 1\n"
+    assert service.stop() == 0 and {line["level"] for line in service.log} <= {"INFO", "WARN"}
+
+
+@pytest.mark.nix
+def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
+    folder = tmp_path / "state"
+    folder.mkdir()
+    section = FOLDER.joinpath("docs/deploy.md").read_text().partition("## Backup")[2]
+    backup, *restore = re.findall("^    ((?:sqlite3|rm|cp|chown) .*)", section, re.M)
+    assert len(restore) == 3
+
+    def shell(*commands: str) -> None:
+        for command in commands:
+            subprocess.run(command.replace("/var/lib/catscii", str(folder)), shell=True, check=True, cwd=tmp_path)
+
+    service = start(ANALYTICS_DB=str(folder / "catscii.db"))
+    service.get("/")
+    shell(backup)
+    service.get("/")
+    service.process.kill()
+    service.process.wait()
+    shell(*restore)
+    service = start(ANALYTICS_DB=str(folder / "catscii.db"))
+    assert service.visits() == b"ZZ: 1\n"
 
 
 # A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Its functions take
