@@ -5838,7 +5838,7 @@ def system_calls(group: str) -> set[str]:
 def test_the_unit_is_right_and_confines_a_service_that_works(start, upstream, tmp_path):
     unit, words = tmp_path / "catscii.service", {"/opt/catscii/venv/bin/python3": sys.executable}
     unit.write_text(text := printed("ini", words | {"/opt/catscii": tmp_path}))
-    for check in ("verify --recursive-errors=no", "security --offline=true --threshold=20"):
+    for check in ("verify --recursive-errors=no", "security --offline=true --threshold=15"):
         result = subprocess.run([program_of("systemd-analyze"), *check.split(), unit], capture_output=True, text=True)
         assert result.returncode == 0 and "catscii" not in result.stderr, result
     allowed, denied = re.findall("^SystemCallFilter=~?(@.*)", text, re.M)
