@@ -87,16 +87,13 @@ if TYPE_CHECKING:
     import urllib3
     import waitress  # type: ignore[import-untyped]
     from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageMath, ImageOps, ImageStat
-    from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
-    from waitress.parser import HTTPRequestParser  # type: ignore[import-untyped]
-    from waitress.task import WSGITask  # type: ignore[import-untyped]
 else:
-    HTTPChannel = HTTPRequestParser = WSGITask = object  # Server.__init__ adds the real base classes
     Image, ImageChops, ImageDraw, ImageFilter, ImageMath, ImageOps, ImageStat = (
         Lazy("PIL.Image" + name) for name in ("", "Chops", "Draw", "Filter", "Math", "Ops", "Stat"))
     argparse, certifi, maxminddb, resource, ssl, urllib3, waitress = map(Lazy, (
         "argparse", "certifi", "maxminddb", "resource", "ssl", "urllib3", "waitress"))
 
+Mixin: Any = object  # the base of classes that extend those of waitress, which Server.__init__ adds
 __version__ = "0.1.0"
 
 
@@ -1368,7 +1365,7 @@ class Fetcher:
         return connection
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
-            permit: Callable[[], None] = lambda: None, post: str = "", seconds: float = TOTAL_SECONDS) -> bytes:
+            permit: Callable[[], None] = lambda: None, post: str = "", seconds: float | None = None) -> bytes:
         """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above `limit` bytes."""
         # urllib3 limits only the time between bytes. To limit all of the time, read in a thread.
         body: Future[bytes] = Future()
@@ -1379,6 +1376,7 @@ class Fetcher:
             except Exception as error:
                 body.set_exception(error)
 
+        seconds = seconds or TOTAL_SECONDS
         in_this_span = contextvars.copy_context().run
         reader: Any = threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True)
         reader.socket, reader.given_up = None, False
@@ -1812,8 +1810,8 @@ class Visits(NamedTuple):  # by days in UTC
         return totals if self.visits else "Nobody has seen a cat here yet. You could be the first."
 
 
-def read_visits(database: Database, view: str = "here", machines: Mapping[str, Any] = {}) -> Visits:
-    today = datetime.now(UTC).date()
+def read_visits(database: Database, machines: Mapping[str, Any] = {}) -> Visits:
+    today, view = datetime.now(UTC).date(), "everywhere" if machines else "here"
     days = {str(today - timedelta(days)): 0 for days in range(29, -1, -1)}
     days |= database.execute(VISITS_BY_DAY.format(view=view), min(days), max(days))
     countries = {country: n for _, country, n in database.execute(VISITS_ONE_BY_ONE.format(view=view), "", "")}
@@ -1927,7 +1925,6 @@ class Machines:
         self._failing = Trouble("Visits cannot be exchanged with etcd", "Visits are exchanged again", logging.WARNING)
         self._invalid = Trouble("Invalid documents in etcd are ignored", "All documents are valid", logging.WARNING)
         self.on, self.count, self.agreed, self._known = bool(self._endpoints), 1, 0.0, Counter[str]()
-        self.view = "everywhere" if self.on else "here"
         with contextlib.suppress(sqlite3.Error, OSError):  # the first exchange tries again
             if self.on:
                 state, self._known = self._load(), self._here()
@@ -1935,10 +1932,10 @@ class Machines:
 
     def run(self, ended: threading.Event) -> None:
         """Exchange visits now, every EXCHANGE_SECONDS, and after `ended`. The server runs this in a thread."""
-        self.exchange()
-        while self.on and not ended.wait(EXCHANGE_SECONDS):
+        while self.on:
             self.exchange()
-        self.exchange()
+            if ended.wait(EXCHANGE_SECONDS):
+                return self.exchange()
 
     def exchange_if_due(self) -> None:
         """Exchange visits after a CGI request, unless another process did so a moment ago."""
@@ -1950,9 +1947,8 @@ class Machines:
 
     def exchange(self) -> None:
         try:
-            if self.on:
-                self._exchange()
-                self._failing.end()
+            self._exchange()
+            self._failing.end()
         except Exception as error:  # the visits are safe in the database
             self._failing.begin(error)
 
@@ -2147,8 +2143,7 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-dir
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
 a, .days { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
-h1, code { color: var(--strong) }
-main { flex: 1 1 0; overflow-wrap: break-word }
+h1, code { color: var(--strong) } main { flex: 1 1 0; overflow-wrap: break-word }
 footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
 footer { font-size: .875rem; display: flex; flex-wrap: wrap; place-content: center; gap: .5rem 1rem }
 footer p { margin: 0; display: flex; gap: 0 1rem }
@@ -2159,8 +2154,7 @@ nav > *, form button { min-height: 2.25rem; padding: 0 .75rem; display: flex; al
 nav > :hover { border-color: var(--link) }
 #another { padding: 0 1.25rem; border-color: var(--link); background: var(--link); color: var(--paper) }
 :root:not(.copies) :is(#copy, #share) { display: none }
-label { flex: 0 1 24rem }
-input { flex: auto; width: 8rem; accent-color: var(--link) }
+label { flex: 0 1 24rem } input { flex: auto; width: 8rem; accent-color: var(--link) }
 output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 .about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 1.5rem }
 .about span { max-width: 100%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
@@ -2187,8 +2181,7 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transitio
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
-dd { margin: 0 0 .5rem 1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+dd { margin: 0 0 .5rem 1rem } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
@@ -2428,7 +2421,7 @@ class Service:
         self.pages, self.rendering = Cache(8 << 20), threading.Lock()
         self.metrics, self.started = Metrics(), time.time()
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again")
-        self.refusal_logged = 0.0  # time.monotonic()
+        self.refusals = deque([-math.inf] * 5, maxlen=5)  # time.monotonic() of the last ones that were logged
 
     def maintain(self, stopping: threading.Event) -> None:
         """Every second until `stopping` is set, check the database and the countries, whose files may be replaced."""
@@ -2521,13 +2514,13 @@ class Service:
             return encode(art, view, cat, self.countries.from_dbip)
 
     def analytics(self) -> bytes:
-        visits = read_visits(self.database, self.machines.view, self.machines.summary())
-        format, dbip = read_format("analytics"), self.countries.from_dbip
+        visits, format = read_visits(self.database, self.machines.summary()), read_format("analytics")
+        dbip = self.countries.from_dbip
         art = world_map(visits.countries) if format in ("html", "ansi") else None
         label = f"Map of the world. Most visits: {', '.join(map(country_name, [*visits.countries][:5])) or 'none yet'}"
         if format == "csv":
-            rows = self.database.execute(
-                VISITS_ONE_BY_ONE.format(view=self.machines.view), min(visits.days), max(visits.days))
+            sql = VISITS_ONE_BY_ONE.format(view="everywhere" if self.machines.on else "here")
+            rows = self.database.execute(sql, min(visits.days), max(visits.days))
             text = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
         elif art:
             text = to_ansi(art) + bars(visits, dbip)
@@ -2617,9 +2610,10 @@ class Service:
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         annotate({"http.request.method": method, "http.route": route, "http.response.status_code": status,
                   "url.path": path, "user_agent.original": request_header("User-Agent"), "country": country})
-        if not environ.get("catscii.refusal") or time.monotonic() - self.refusal_logged > 0.2:  # /metrics has them all
+        now = time.monotonic()
+        if not environ.get("catscii.refusal") or now - self.refusals[0] > 1:  # /metrics counts all of them
             if environ.get("catscii.refusal"):
-                self.refusal_logged = time.monotonic()
+                self.refusals.append(now)
             facts = {"method": method, "path": path, "status": status, "country": country}
             log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
 
@@ -2839,11 +2833,8 @@ def serve(settings: Settings) -> int:
     app = make_app(settings)
     service, listener = app.service, listen(settings.host, settings.port)
 
-    def settle() -> None:
-        service.visits.write()
-        handler.flush()
-
-    server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header, settle)
+    server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header,
+                    before_sending=[service.visits.write, handler.flush])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     host, port = listener.getsockname()[:2]
@@ -2943,7 +2934,7 @@ def check_head(head: bytes) -> None:
         raise ValueError("Transfer-Encoding is not supported: no request needs a body here")
 
 
-class Parser(HTTPRequestParser):  # type: ignore[misc]
+class Parser(Mixin):  # type: ignore[misc]
     """A request, whose body is ignored. Refuses requests that a proxy may have read differently."""
 
     command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # for requests that cannot be parsed
@@ -2968,7 +2959,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
             raise waitress.parser.ParsingError(str(error)) from None
 
 
-class Task(WSGITask):  # type: ignore[misc]
+class Task(Mixin):  # type: ignore[misc]
     """The app's response to a request. The app also responds to refused requests."""
 
     def __init__(self, channel: Channel, request: Any) -> None:
@@ -2988,7 +2979,7 @@ class Task(WSGITask):  # type: ignore[misc]
             super().set_close_on_finish()
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]
+class Channel(Mixin):  # type: ignore[misc]
     """A connection. The loop sends its responses. They are not copied from the cache of pages."""
 
     def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
@@ -3088,7 +3079,7 @@ class Server:
     """Serves an app on a listening socket. The main thread calls `run`, a signal handler `stop`, the threads `wake`."""
 
     def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
-                 before_sending: Callable[[], None]) -> None:
+                 before_sending: list[Callable[[], None]]) -> None:
         task_class = type("Task", (Task, waitress.task.WSGITask), {})
         parser_class = type("Parser", (Parser, waitress.parser.HTTPRequestParser), {})
         classes = {"task_class": task_class, "error_task_class": task_class, "parser_class": parser_class}
@@ -3169,8 +3160,8 @@ class Server:
         """Commit visits, then send the responses that were ready before. Threads count a visit before they respond."""
         channels = [self.answered.popleft() for _ in range(len(self.answered))]
         ready = {channel: len(channel.unsent) for channel in channels}
-        if ready:
-            self._before_sending()
+        for act in self._before_sending if ready else ():
+            act()
         for channel, parts in ready.items():
             if channel.socket:
                 try:
@@ -3207,7 +3198,7 @@ class Server:
     def _tidy(self) -> None:
         """Close silent and slow connections, and those with the most unread bytes while all together have too many."""
         now = self._tidied = time.monotonic()
-        self._before_sending()  # write log lines that belong to no response
+        self._before_sending[-1]()  # write log lines that belong to no response
         for channel in [*self.active_channels.values()]:
             if not channel.readable():  # the loop does not read the next request yet, which may have arrived in full
                 channel.begun = now
@@ -3285,20 +3276,18 @@ def read_picture(source: str) -> bytes:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    def value(text: str, choices: range | Sequence[str]) -> Any:
+    def value(text: str, choices: range | Sequence[str], name: str = "") -> Any:
         try:
             return one_of(text, choices)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    def variable(text: str, name: str) -> None:
-        raise argparse.ArgumentTypeError(f"the environment sets it, as in {name}={quoted(text)} catscii.py")
+            hint = f"the environment sets it, as in {name}={quoted(text)} catscii.py"
+            raise argparse.ArgumentTypeError(hint if name else str(error)) from None
 
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = lambda: USAGE  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
     for each in fields(Settings):
-        parser.add_argument(f"--{each.name.replace('_', '-')}", type=partial(variable, name=each.name.upper()))
+        parser.add_argument(f"--{each.name.replace('_', '-')}", type=partial(value, choices=(), name=each.name.upper()))
     art_parser = parser.add_subparsers(dest="command", metavar="art").add_parser(
         "art", prog="catscii.py art", usage="see catscii.py --help", argument_default=argparse.SUPPRESS)
     art_parser.format_help = lambda: USAGE  # type: ignore[method-assign]
