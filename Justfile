@@ -5,15 +5,15 @@ set positional-arguments
 _default:
     @just --list
 
-# Serves cats on $PORT, 8080 if unset
+# Serves cats on $PORT, or on 8080 if it is not set
 run *arguments:
     uv run catscii.py "$@"
 
-# Runs the tests; arguments of pytest may follow
+# Runs the tests, with any arguments of pytest
 test *arguments:
     uv run test_catscii.py "$@"
 
-# Checks style, types and the workflow
+# Checks style, types and workflows
 lint:
     uvx ruff check
     uv run --with mypy --with-requirements catscii.py --with opentelemetry-exporter-otlp-proto-http --with sentry-sdk \
@@ -24,7 +24,7 @@ lint:
 requirements:
     uv export --quiet --script catscii.py --no-header > requirements.txt
 
-# Measures the art beside that of its peers, `just bench art PICTURE...`, or the service, `just bench serve`
+# Measures the art and its peers (`just bench art PICTURE...`) or the service (`just bench serve`)
 bench *arguments:
     uv run bench_catscii.py "$@"
 
@@ -37,7 +37,7 @@ docker:
 deploy: docker
     fly deploy --local-only
 
-# Downloads this month's countries, DB-IP Lite (CC BY 4.0, https://db-ip.com), into dbip-country-lite.mmdb
+# Downloads this month's countries into dbip-country-lite.mmdb: DB-IP Lite, CC BY 4.0, https://db-ip.com
 geoip:
     curl --fail --silent --show-error --location \
         "https://download.db-ip.com/free/dbip-country-lite-$(date -u +%Y-%m).mmdb.gz" | gunzip > dbip-country-lite.mmdb.new

@@ -1,20 +1,20 @@
-# catscii: the package, and an image of it that holds nothing else.
+# catscii: the package, and an image with the package alone.
 #
 #     nix-build                                  # ./result/bin/catscii
 #     nix-build -A image && ./result | docker load
 #     nix-build -A tests
 #
-# The package is a script on the interpreter and the packages of nixpkgs' binary cache. The image has a smaller
-# interpreter, made of the same parts; docs/image.md says what is left out of it, and why the rest is not.
+# The package is a script that uses the interpreter and the packages of nixpkgs' binary cache. The image has a smaller
+# interpreter, which is made of the same parts. docs/image.md tells what is left out of it, and why.
 {
   pkgs ? import <nixpkgs> { },
-  telemetry ? true, # with what SENTRY_DSN, HONEYCOMB_API_KEY and OTEL_* need
+  telemetry ? true, # with the packages that SENTRY_DSN, HONEYCOMB_API_KEY and OTEL_* need
 }:
 let
   inherit (pkgs) lib;
   python = pkgs.python3;
 
-  # The script alone knows it.
+  # It is in the script, and nowhere else.
   version = lib.removeSuffix "\"" (lib.removePrefix assignment line);
   assignment = "__version__ = \"";
   line = lib.findFirst (lib.hasPrefix assignment) (throw "catscii.py has no __version__") lines;
@@ -38,8 +38,8 @@ let
     ps.sentry-sdk
   ];
 
-  # The script and its bytecode, which is never checked against it: nothing in the store changes. What starts it is
-  # Python as well, for there is no shell in the image.
+  # The script and its bytecode. Python never checks whether the script is newer, because files in the store do not
+  # change. The program that starts it is in Python too, because the image has no shell.
   install =
     interpreter:
     pkgs.runCommand "catscii-${version}"
@@ -71,28 +71,28 @@ let
   image = pkgs.dockerTools.streamLayeredImage {
     name = "catscii";
     tag = "latest";
-    created = "1970-01-01T00:00:01Z"; # the same input is the same image
+    created = "1970-01-01T00:00:01Z"; # so that the same input gives the same image
     contents = [ pkgs.cacert ];
 
-    # Numbers need no names, but fly.io's init wants a file to look for them in. Whoever runs the image as somebody else
-    # can write here too.
+    # fly.io's init needs a file in which it can look for the user's number. Any user can write to /db and /tmp, because
+    # the image may run as another user.
     extraCommands = ''
       mkdir -p etc
       echo "catscii:x:65532:65532::/:" > etc/passwd
       mkdir -m 1777 db tmp
     '';
 
-    # A layer each for the interpreter, the countries, the certificates and, with kilobytes, the script: nothing else
-    # refers to it, so an edit changes this layer alone.
+    # The interpreter, the countries, the certificates and the script have a layer each. Nothing else refers to the
+    # script, so that an edit of it changes its small layer alone.
     config = {
       Cmd = [ "${onRuntime}/bin/catscii" ];
       Env = [
-        "SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt" # without it, every request to a source fails
+        "SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt" # without this, all requests to sources fail
         "GEOLITE2_COUNTRY_DB=${pkgs.dbip-country-lite.mmdb}"
         "ANALYTICS_DB=/db/analytics.db"
       ];
       ExposedPorts."8080/tcp" = { };
-      User = "65532"; # Docker and fly.io's init give it a volume at /db
+      User = "65532"; # Docker and fly.io's init let this user write to a volume at /db
     };
   };
 
@@ -103,8 +103,8 @@ let
     ];
   };
 
-  # Python and the packages in one tree with the shared libraries that they link to, and nothing beside it: made as
-  # NixOS makes its initrd. All is copied, but for one C extension nothing is compiled.
+  # One tree with Python, the packages and the shared libraries that they link to, and nothing else. It is made in the
+  # way in which NixOS makes its initrd: all files are copied. Only one C extension is compiled.
   runtime =
     pkgs.runCommand "catscii-runtime"
       {
@@ -162,7 +162,8 @@ let
     ps: map (package: if package == ps.pillow then slimPillow package else package) (packages ps)
   );
 
-  # GIF, PNG and plain TIFF are Pillow's own; X11, fonts, colour profiles, AVIF, JPEG 2000 and libtiff go unused.
+  # Pillow itself reads GIF, PNG and plain TIFF. catscii does not use X11, fonts, colour profiles, AVIF, JPEG 2000 or
+  # libtiff.
   slimPillow =
     pillow:
     pillow.overridePythonAttrs {
@@ -171,18 +172,18 @@ let
         pkgs.libwebp
         pkgs.zlib
       ];
-      preConfigure = ""; # it names the libraries that are gone
-      doCheck = false; # the tests want them
+      preConfigure = ""; # it names libraries that are left out
+      doCheck = false; # the tests need these libraries
     };
 
-  # Of the standard library and Pillow: what none of the packages imports.
+  # The parts of the standard library and of Pillow that none of the packages imports.
   unneeded = [
     "config-* distutils ensurepip idlelib lib2to3 pydoc* test tkinter turtle* unittest/test"
     "curses lib-dynload/@(_curses|_dbm|_gdbm|_test|_tkinter|_ctypes_test|readline|xx)*"
     "site-packages/PIL/@(_avif|_imagingcms|_imagingft|_imagingtk).*"
   ];
 
-  # The build fails if one of these comes in.
+  # The build fails if a file has one of these names.
   denied = [
     "sh"
     "bash"
@@ -208,7 +209,7 @@ let
     "libgdbm.so*"
   ];
 
-  # Without a network; the tests of the packaging stay outside.
+  # All tests that work without a network, a web server and a browser, except those of the packaging.
   tests.suite = pkgs.runCommand "catscii-tests" { nativeBuildInputs = [ development ]; } ''
     cp ${./catscii.py} catscii.py
     cp ${./bench_catscii.py} bench_catscii.py
@@ -218,7 +219,7 @@ let
     touch $out
   '';
 
-  # The environment with what the tests need.
+  # An environment with all packages that the tests need.
   development = python.withPackages (
     ps:
     packages ps

@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 SCRIPT = Path(catscii.__file__)
+FOLDER = SCRIPT.parent
 CHROME = {
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0 Safari/537.36",
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
@@ -4210,7 +4211,44 @@ def test_one_cgi_request_imports_only_what_it_uses(tmp_path):
     assert "bottle" in modules and not modules & {"urllib3", "waitress", "maxminddb", "certifi", "argparse"}
 
 
-README = (SCRIPT.parent / "README.md").read_text()
+def printed(language: str, instead: Mapping[str, object]) -> str:
+    """The block of docs/deploy.md in this language, with some of its words replaced."""
+    text: str = re.search(rf"```{language}\n(.*?)```", (FOLDER / "docs/deploy.md").read_text(), re.DOTALL)[1]  # type: ignore[index]
+    for old, new in instead.items():
+        assert old in text
+        text = text.replace(old, str(new))
+    return text
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def program_of(name: str) -> str:
+    """The path of a program that may be one for administrators only."""
+    return shutil.which(name, path="/usr/sbin:/usr/bin") or pytest.skip(f"{name} is not installed")
+
+
+@contextlib.contextmanager
+def web_server_of(command: list[Any], ask: Callable[[], urllib3.BaseHTTPResponse], **kwargs: Any) -> Iterator[None]:
+    """The process of a web server, from when it answers with a 200."""
+    process = subprocess.Popen(command, **kwargs)
+
+    def answers() -> bool:
+        assert process.poll() is None
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            return ask().status == 200
+        return False
+
+    try:
+        eventually(answers)
+        yield
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
 BEFORE = {  # what a distribution's own configuration says
     "lighttpd": """
         server.document-root = "{folder}"
@@ -4239,38 +4277,23 @@ BEFORE = {  # what a distribution's own configuration says
 
 @pytest.fixture(params=["lighttpd", "apache2"])
 def web_server(request: pytest.FixtureRequest, tmp_path: Path, upstream: Upstream) -> Iterator[str]:
-    """The URL of catscii under a real web server, which is told of it as the README says."""
-    program = shutil.which(request.param, path="/usr/sbin:/usr/bin") or pytest.skip(f"{request.param} is not installed")
+    """The URL of catscii under a real web server, with the configuration of docs/deploy.md."""
+    program, port = program_of(request.param), free_port()
     shutil.copy(SCRIPT, tmp_path)
     launcher = tmp_path / "catscii"
     launcher.write_text(f"#!{sys.executable} -mcatscii\n")
     launcher.chmod(0o755)
     subprocess.run([sys.executable, "-m", "compileall", "-q", tmp_path / "catscii.py"], check=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    said = re.search(r"```%s\n(.*?)```" % request.param.removesuffix("2"), README, re.DOTALL)[1]
+    said = printed(request.param.removesuffix("2"), {"/srv/catscii": tmp_path, "/var/lib/catscii": tmp_path})
     before = BEFORE[request.param].format(folder=tmp_path, port=port, sources=upstream.cataas)
-    said = said.replace("/srv/catscii", str(tmp_path)).replace("/var/lib/catscii", str(tmp_path))
     (tmp_path / "conf").write_text(before + said)
     command = [program, "-D", "-f"] if request.param == "lighttpd" else [program, "-D", "FOREGROUND", "-f"]
     if request.param == "apache2" and os.geteuid() == 0:  # it does not serve as root, and root's files are read here
         rights = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *rights, *command]
-    process = subprocess.Popen([*command, tmp_path / "conf"])
     url = f"http://127.0.0.1:{port}/cats"
-
-    def answers() -> bool:
-        assert process.poll() is None
-        with contextlib.suppress(urllib3.exceptions.HTTPError):
-            return http.request("GET", url + "/health").status == 200
-        return False
-
-    try:
-        eventually(answers)
+    with web_server_of([*command, tmp_path / "conf"], lambda: http.request("GET", url + "/health")):
         yield url
-    finally:
-        process.terminate()
-        process.wait(15)
 
 
 @pytest.mark.cgi
@@ -4425,20 +4448,16 @@ def test_art_explains_what_is_wrong_in_one_line(command, status, words):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Packaging: fly.toml, and what a real Nix makes of default.nix and flake.nix where nixpkgs is out of reach
+# Packaging: fly.toml, docs/deploy.md, and default.nix and flake.nix under a real Nix, without nixpkgs
 # ---------------------------------------------------------------------------------------------------------------------
-
-FOLDER = SCRIPT.parent
-
 
 @pytest.mark.nix  # each key is one of https://fly.io/docs/reference/configuration/
 def test_fly_is_told_what_the_service_and_the_image_are():
     fly = tomllib.loads((FOLDER / "fly.toml").read_text())
     sections = "app primary_region kill_signal kill_timeout build http_service metrics mounts vm"
     assert set(fly) == set(sections.split())
-    assert fly["kill_signal"] == "SIGTERM"
+    assert fly["kill_signal"] == "SIGTERM" and fly["build"] == {"image": "catscii:latest"}
     assert fly["kill_timeout"] > catscii.GRACE_SECONDS + 2 * catscii.FLUSH_SECONDS + 1
-    assert fly["build"] == {"image": "catscii:latest"}
     service = fly["http_service"]
     assert service.pop("concurrency").keys() == {"type", "soft_limit", "hard_limit"}
     (check,) = service.pop("checks")
@@ -4448,6 +4467,97 @@ def test_fly_is_told_what_the_service_and_the_image_are():
     assert fly["metrics"] == {"port": 8080, "path": "/metrics"}
     assert fly["mounts"]["destination"] == "/db" and fly["mounts"].keys() == {"source", "destination", "initial_size"}
     assert [machine.keys() for machine in fly["vm"]] == [{"size", "memory"}]
+
+
+# The command, the configuration around the page's, and what has to change in the page's. The PEM has the key as well.
+PROXIES = {
+    "nginx": (
+        "nginx -e stderr -p FOLDER -c conf",
+        "user root; daemon off; pid FOLDER/pid; events {} http { client_body_temp_path FOLDER/1; "
+        "proxy_temp_path FOLDER/2; fastcgi_temp_path FOLDER/3; scgi_temp_path FOLDER/4; uwsgi_temp_path FOLDER/5;\n%s}",
+        {"443": "PORT", "/etc/ssl/cats": "FOLDER/cats", "/etc/ssl/private/": "FOLDER/", ".key": ".pem"},
+    ),
+    "caddy": (
+        "caddy run --adapter caddyfile --config conf",
+        "{\nadmin off\nauto_https disable_redirects\n}\n%s",
+        {"org {": "org:PORT {\ntls FOLDER/cats.example.org.pem FOLDER/cats.example.org.pem"},
+    ),
+}
+
+
+@pytest.mark.cgi
+@pytest.mark.parametrize("name", PROXIES)
+def test_behind_a_proxy_clients_have_their_own_country_and_links_are_https(name, start, tmp_path, authority, ca_file):
+    countries = {"127.0.0.1/32": "DE", "127.0.0.2/32": "FR", "81.2.69.0/24": "GB"}
+    write_mmdb(tmp_path / "c", "Test", {network: {"country_code": code} for network, code in countries.items()})
+    header = re.search("CLIENT_IP_HEADER=(.*)", printed("ini", {}))[1]
+    service = start(GEOLITE2_COUNTRY_DB=f"{tmp_path}/c", CLIENT_IP_HEADER=header)
+    pem = tmp_path / "cats.example.org.pem"
+    authority.issue_cert(host := pem.stem).private_key_and_cert_chain_pem.write_to_path(str(pem))
+    command, around, words = PROXIES[name]
+    configuration = around % printed(name, words | {"127.0.0.1:8080": service.url.removeprefix("http://")})
+    for old, new in ("FOLDER", str(tmp_path)), ("PORT", str(port := free_port())):
+        command, configuration = command.replace(old, new), configuration.replace(old, new)
+    (tmp_path / "conf").write_text(configuration)
+    checks = {"ca_certs": ca_file, "server_hostname": host, "assert_hostname": host, "retries": False}
+    client = urllib3.HTTPSConnectionPool("127.0.0.1", port, source_address=("127.0.0.2", 0), **checks)
+    forged = {"X-Real-IP": "81.2.69.1", "X-Forwarded-For": "81.2.69.1", "X-Forwarded-Proto": "http"}
+    get = partial(client.request, "GET", headers=CHROME | forged | {"Host": host})
+    words = [program_of(name), *command.split()[1:]]
+    with web_server_of(words, lambda: get("/health"), cwd=tmp_path, env={"HOME": str(tmp_path)}):
+        for _ in range(9):
+            assert b'"og:url" content="https://cats.example.org/cat/house-1"' in get("/cat/house-1").data
+        assert service.visits() == b"FR: 9\n"
+        closed = rf"(?m)^.*:{urlsplit(service.url).port:04X} .* 06 [0-9A-F]+:"  # in TIME_WAIT
+        assert len(re.findall(closed, Path("/proc/net/tcp").read_text())) <= 2, "the proxy keeps its connections"
+
+
+def system_calls(group: str) -> set[str]:
+    lines = subprocess.check_output(["systemd-analyze", "syscall-filter", group], text=True).split("\n")[1:]
+    names = {name for line in lines if (name := line.strip()) and not name.startswith("#")}
+    return set().union(*(system_calls(name) if name.startswith("@") else {name} for name in names))
+
+
+@pytest.mark.nix
+def test_the_unit_is_right_and_confines_a_service_that_works(start, upstream, tmp_path):
+    unit, words = tmp_path / "catscii.service", {"/opt/catscii/venv/bin/python3": sys.executable}
+    unit.write_text(text := printed("ini", words | {"/opt/catscii": tmp_path}))
+    for check in ("verify --recursive-errors=no", "security --offline=true --threshold=15"):
+        result = subprocess.run([program_of("systemd-analyze"), *check.split(), unit], capture_output=True, text=True)
+        assert result.returncode == 0 and "catscii" not in result.stderr, result
+    allowed, denied = re.findall("^SystemCallFilter=~?(@.*)", text, re.M)
+    names = system_calls(allowed) - system_calls(denied)
+    code = f"""if True:
+        import ctypes, os
+        libc, seccomp = ctypes.CDLL(None), ctypes.CDLL("libseccomp.so.2")
+        libc.prctl(65, 1, 0, 0, 0)  # PR_SET_MDWE, as MemoryDenyWriteExecute
+        seccomp.seccomp_init.restype = ctypes.c_void_p
+        rules = ctypes.c_void_p(seccomp.seccomp_init(0x50001))  # EPERM
+        for name in {sorted(names)}:
+            seccomp.seccomp_rule_add(rules, 0x7FFF0000, seccomp.seccomp_syscall_resolve_name(name.encode()), 0)
+        assert seccomp.seccomp_load(rules) == 0
+        os.execv({sys.executable!r}, [{sys.executable!r}, {str(SCRIPT)!r}])
+    """
+    service = start(command=[sys.executable, "-c", code], CAT_SOURCES=upstream.cataas)
+    assert eventually(lambda: service.stored() > 2) and service.get("/").status == 200 and b"1" in service.visits()
+    assert service.stop() == 0 and {line["level"] for line in service.log} <= {"INFO", "WARN"}
+
+
+@pytest.mark.nix
+def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
+    program_of("sqlite3")
+    (folder := tmp_path / "state").mkdir()
+    section = (FOLDER / "docs/deploy.md").read_text().partition("## Backup")[2]
+    commands = re.findall("^    ((?:sqlite3|rm|cp|chown) .*)", section.replace("/var/lib/catscii", str(folder)), re.M)
+    shell = partial(subprocess.run, shell=True, check=True, cwd=tmp_path)
+    service = start(ANALYTICS_DB=f"{folder}/catscii.db")
+    service.get("/")
+    shell(commands[0])
+    service.get("/")
+    assert len(commands) == 4 and service.visits() == b"ZZ: 2\n"
+    service.stop(signal.SIGKILL)
+    shell("\n".join(["set -e", *commands[1:]]))
+    assert start(ANALYTICS_DB=f"{folder}/catscii.db").visits() == b"ZZ: 1\n"
 
 
 # A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Its functions take
@@ -4524,16 +4634,6 @@ in
   dbip-country-lite.mmdb = "${./country.mmdb}";
   stdenv = { cc.libc = nothing; hostPlatform.isLinux = builtins.match ".*-linux" system != null; };
   fetchPypi = { pname, version, format, dist, python, hash }: nothing;
-  dive = nothing;
-  flyctl = nothing;
-  just = nothing;
-  libjpeg = nothing;
-  libwebp = nothing;
-  nixfmt = nothing;
-  patchelf = nothing;
-  skopeo = nothing;
-  uv = nothing;
-  zlib = nothing;
 
   nukeReferences = runCommand "nuke-references" { } ''
     mkdir -p $out/bin
@@ -4569,30 +4669,25 @@ in
       chmod +x $out
     '';
 }
+// lib.genAttrs (lib.splitString " " "dive flyctl just libjpeg libwebp nixfmt patchelf skopeo uv zlib") (name: nothing)
 """
 
 STAND_IN_FLAKE = """
 {
-  outputs = { self }: {
-    lib = self.legacyPackages.x86_64-linux.lib;
-    legacyPackages = builtins.listToAttrs (map (system: { name = system; value = import ./. { inherit system; }; }) [
-      "x86_64-linux" "aarch64-linux" "x86_64-darwin" "aarch64-darwin"
-    ]);
+  outputs = { self }: rec {
+    lib = (import ./. { system = "x86_64-linux"; }).lib;
+    legacyPackages = lib.genAttrs (lib.splitString " " "x86_64-linux aarch64-linux x86_64-darwin aarch64-darwin")
+      (system: import ./. { inherit system; });
   };
 }
 """
 
 # What `docker save` writes: https://github.com/moby/docker-image-spec
 ARCHIVE = """
-import hashlib, io, json, sys, tarfile
+import hashlib, io, json, subprocess, sys, tarfile
 
 image, *paths = sys.argv[1:]
-image_json = json.load(open(image))
-archive = tarfile.open(fileobj=sys.stdout.buffer, mode="w|")
-
-def common(entry):
-    entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 1, 0, 0, "", ""
-    return entry
+archive, layers = tarfile.open(fileobj=sys.stdout.buffer, mode="w|"), {}
 
 def add(name, data):
     entry = tarfile.TarInfo(name)
@@ -4600,49 +4695,55 @@ def add(name, data):
     archive.addfile(entry, io.BytesIO(data))
     return name
 
-def add_layer(folder, name):
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as layer:
-        layer.add(folder, name, filter=common)
-    digest = hashlib.sha256(data.getbuffer()).hexdigest()
-    return digest, add(digest + "/layer.tar", data.getvalue())
+for path in [path for path in paths if path != image] + ["root"]:
+    folder, name = ("root", ".") if path == "root" else ("/", path[1:])
+    tar = "tar", "--sort=name", "--mtime=@1", "--owner=root:0", "--group=root:0", "-c", "--directory", folder, name
+    data = subprocess.check_output(tar)
+    digest = hashlib.sha256(data).hexdigest()
+    layers["sha256:" + digest] = add(digest + "/layer.tar", data)
 
-layers = [add_layer(path, path) for path in paths if path != image] + [add_layer("root", ".")]
-config = json.dumps({
-    "architecture": "amd64", "os": "linux", "created": image_json["created"], "config": image_json["config"],
-    "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest for digest, _ in layers]},
-}).encode()
-names = [name for _, name in layers]
-manifest = [{"Config": add("config.json", config), "RepoTags": [image_json["tag"]], "Layers": names}]
-add("manifest.json", json.dumps(manifest).encode())
+config = json.load(open(image))
+tag, parts = config.pop("tag"), {"type": "layers", "diff_ids": [*layers]}
+config = json.dumps(config | {"architecture": "amd64", "os": "linux", "rootfs": parts}).encode()
+manifest = {"Config": add("config.json", config), "RepoTags": [tag], "Layers": [*layers.values()]}
+add("manifest.json", json.dumps([manifest]).encode())
 archive.close()
 """
 
 # Each was looked up in nixpkgs 24.11 and in a copy of its master of July 2026, which 26.05 lies between.
 IN_NIXPKGS = {
+    ".dbip-country-lite": "mmdb",
+    ".dockerTools": "streamLayeredImage",
     "": """cacert dbip-country-lite dive dockerTools fetchPypi flyctl just lib libjpeg libwebp mkShell nixfmt
         nukeReferences patchelf python3 runCommand skopeo stdenv uv zlib""",
-    "lib": """escapeShellArgs findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
+    ".lib": """escapeShellArgs findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
         removeSuffix splitString""",
-    "python3Packages": """babel bottle buildPythonPackage certifi hypothesis matplotlib maxminddb netaddr
-        opentelemetry-exporter-otlp-proto-http opentelemetry-sdk packaging pillow prometheus-client pytest
-        pytest-timeout pytest-xdist sentry-sdk trustme urllib3 waitress""",
 }
+PACKAGES = """babel bottle certifi hypothesis matplotlib maxminddb netaddr opentelemetry-exporter-otlp-proto-http
+    opentelemetry-sdk packaging pillow prometheus-client pytest pytest-timeout pytest-xdist sentry-sdk trustme urllib3
+    waitress"""
 
 
 def parts_of(name: str, seen: set[str]) -> list[str]:
     """What an installed package and those that it needs have put into site-packages."""
-    try:
-        distribution = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return []
-    if name in seen:
+    distribution = next(iter(importlib.metadata.distributions(name=name)), None)
+    if distribution is None or name in seen:
         return []
     seen.add(name)
     entries = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
     needs = [re.split(r"[^A-Za-z0-9._-]", need)[0] for need in distribution.requires or [] if "extra ==" not in need]
     parts = [str(distribution.locate_file(entry)) for entry in sorted(entries)]
     return parts + [part for need in needs for part in parts_of(need, seen)]
+
+
+@contextlib.contextmanager
+def edited(path: Path, text: str) -> Iterator[None]:
+    before = path.read_text()
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        path.write_text(before)
 
 
 class Nix:
@@ -4654,46 +4755,30 @@ class Nix:
             new.mkdir()
         for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.nix"), FOLDER / "flake.lock", FOLDER / "requirements.txt"]:
             shutil.copy(path, self.flake)
-        self.environment = {
-            **os.environ,
-            "HOME": str(folder),
-            "NIX_STORE_DIR": str(self.store),
-            "NIX_STATE_DIR": str(folder / "state"),
-            "NIX_LOG_DIR": str(folder / "log"),
+        self.environment = os.environ | {
+            "HOME": str(folder), "NIX_STORE_DIR": str(self.store),
+            "NIX_STATE_DIR": f"{folder}/state", "NIX_LOG_DIR": f"{folder}/log",
             "NIX_CONFIG": "experimental-features = nix-command flakes\nbuild-users-group =\nsandbox = false\n"
             "substituters =",
         }
-        self.machine: dict[str, Any] = {
+        machine = {
             "base": sys.base_prefix,
             "python": f"python{sys.version_info.major}.{sys.version_info.minor}",
-            "packages": {
-                name: parts_of(name, set())
-                for name in IN_NIXPKGS["python3Packages"].split()
-                if name != "buildPythonPackage"
-            },
+            "packages": {name: parts_of(name, set()) for name in PACKAGES.split()},
             "mmdb_writer": parts_of("mmdb_writer", set()),
             "certificates": certifi.where(),
         }
-        (self.nixpkgs / "default.nix").write_text(STAND_IN)
-        (self.nixpkgs / "flake.nix").write_text(STAND_IN_FLAKE)
-        (self.nixpkgs / "archive.py").write_text(ARCHIVE)
+        self.machine = self.nixpkgs / "machine.json"
+        for name, text in ("default.nix", STAND_IN), ("flake.nix", STAND_IN_FLAKE), ("archive.py", ARCHIVE):
+            (self.nixpkgs / name).write_text(text)
+        self.machine.write_text(json.dumps(machine))
         shutil.copy(countries, self.nixpkgs / "country.mmdb")
-        self.describe_machine()
 
-    def describe_machine(self) -> None:
-        (self.nixpkgs / "machine.json").write_text(json.dumps(self.machine))
-
-    @contextlib.contextmanager
-    def planted(self, package: str, path: Path) -> Iterator[None]:
+    def planted(self, package: str, path: Path) -> contextlib.AbstractContextManager[None]:
         """The file is a part of the package meanwhile."""
-        parts = self.machine["packages"][package]
-        parts.append(str(path))
-        self.describe_machine()
-        try:
-            yield
-        finally:
-            parts.remove(str(path))
-            self.describe_machine()
+        machine = json.loads(self.machine.read_text())
+        machine["packages"][package].append(str(path))
+        return edited(self.machine, json.dumps(machine))
 
     def command(self, verb: str, output: str = "", *arguments: str) -> list[str]:
         override = ["--no-write-lock-file", "--override-input", "nixpkgs", f"path:{self.nixpkgs}"]
@@ -4723,40 +4808,30 @@ def nix(country_db: str) -> Iterator[Nix]:
         subprocess.run(["chmod", "-R", "u+w", folder], check=True)
 
 
-def in_nixpkgs(nix: Nix, names: str) -> set[str]:
-    expression = f'builtins.attrNames (import {nix.nixpkgs} {{ system = "x86_64-linux"; }}){names}'
-    command = ["nix", "eval", "--impure", "--json", "--expr", expression]
-    return set(json.loads(subprocess.run(command, env=nix.environment, capture_output=True, check=True).stdout))
-
-
 @with_nix
 def test_the_stand_in_has_no_name_that_nixpkgs_has_not(nix):
-    assert in_nixpkgs(nix, "") == set(IN_NIXPKGS[""].split())
-    assert in_nixpkgs(nix, ".lib") == set(IN_NIXPKGS["lib"].split())
-    assert in_nixpkgs(nix, ".dockerTools") == {"streamLayeredImage"}
-    assert in_nixpkgs(nix, ".dbip-country-lite") == {"mmdb"}
+    for part, names in IN_NIXPKGS.items():
+        expression = f'builtins.attrNames (import {nix.nixpkgs} {{ system = "x86_64-linux"; }}){part}'
+        command = ["nix", "eval", "--impure", "--json", "--expr", expression]
+        assert set(json.loads(subprocess.check_output(command, env=nix.environment))) == set(names.split())
     needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
     of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright"}
-    assert needs - of_their_own <= set(IN_NIXPKGS["python3Packages"].split()), "default.nix lacks a package"
+    assert needs - of_their_own <= set(PACKAGES.split()), "default.nix lacks a package"
 
 
 @with_nix
-def test_the_flake_has_its_outputs_on_every_system_and_its_nixpkgs_is_pinned(nix):
+def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_pinned_nixpkgs(nix):
     shown = nix("flake show", "", "--json")
     assert shown.returncode == 0, shown.stderr
     flake = json.loads(shown.stdout)
     assert flake.keys() == {"packages", "apps", "checks", "devShells", "formatter"}
-    for kind, systems in flake.items():
-        assert systems.keys() == {"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"}, kind
+    systems = {"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"}
+    assert all(outputs.keys() == systems for outputs in flake.values())
     for system, packages in flake["packages"].items():
         assert packages.keys() == {"default", "bin"} | ({"dockerImage"} if system.endswith("linux") else set())
     assert nix("eval", "checks.x86_64-linux.suite.drvPath", "--raw").stdout.endswith(".drv")
     locked = json.loads((FOLDER / "flake.lock").read_text())["nodes"]["nixpkgs"]
     assert locked["original"]["ref"] == "nixos-26.05" and len(locked["locked"]["rev"]) == 40
-
-
-@with_nix
-def test_nix_develop_has_what_the_tests_import_and_a_country_database(nix):
     code = "import hypothesis, os, trustme; print(os.stat(os.environ['GEOLITE2_COUNTRY_DB']).st_size)"
     result = nix("develop", "", "--command", "python3", "-c", code)
     assert result.returncode == 0 and int(result.stdout) > 0, result.stderr
@@ -4778,17 +4853,13 @@ def test_nix_build_takes_any_nixpkgs_and_may_leave_telemetry_out(nix, tmp_path):
 
 
 @with_nix
-def test_nix_run_serves_a_cat_without_compiling_the_script(nix, tmp_path):
+def test_nix_run_serves_a_cat_without_compiling_the_script(nix, start):
     catscii_bin = nix.build("bin")
     assert list((catscii_bin / "lib/__pycache__").glob("catscii.*.pyc"))
     assert nix("run", "", "--", "--version").stdout == f"catscii {catscii.__version__}\n"
-    environment = {"HOST": "127.0.0.1", "PORT": "0", "CAT_SOURCES": "", "ANALYTICS_DB": str(tmp_path / "catscii.db")}
-    service = Running(tmp_path, command=nix.command("run"), **{**nix.environment, **environment})
-    try:
-        assert service.get("/").status == service.get("/health").status == 200
-        assert service.stop() == 0
-    finally:
-        service.process.kill()
+    service = start(command=nix.command("run"), **nix.environment)
+    assert service.get("/").status == service.get("/health").status == 200
+    assert service.stop() == 0
 
 
 @pytest.fixture(scope="session")
@@ -4817,12 +4888,8 @@ def test_the_image_is_four_things_in_a_layer_each(nix, image):
     assert variables["SSL_CERT_FILE"].endswith("-cacert/etc/ssl/certs/ca-bundle.crt")
     assert variables["ANALYTICS_DB"] == "/db/analytics.db"
     assert config["ExposedPorts"] == {"8080/tcp": {}} and config["User"] == "65532"
-    seen = inspect(image)
-    assert seen["Created"] == "1970-01-01T00:00:01Z"
-    layers = []
-    for data in read_layers(image).values():
-        with tarfile.open(fileobj=io.BytesIO(data)) as layer:
-            layers.append(layer.getnames())
+    assert (seen := inspect(image))["Created"] == "1970-01-01T00:00:01Z"
+    layers = [tarfile.TarFile(fileobj=io.BytesIO(data)).getnames() for data in read_layers(image).values()]
     assert len(layers) == len(seen["Layers"]) == 5
     packages = {names[0].rpartition("/")[2].partition("-")[2] for names in layers[:-1]}
     assert packages == {"cacert", f"catscii-{catscii.__version__}", "catscii-runtime", "country.mmdb"}
@@ -4832,32 +4899,25 @@ def test_the_image_is_four_things_in_a_layer_each(nix, image):
 def read_layers(image: Path) -> dict[str, bytes]:
     """The layers' archives by name, lowest first."""
     with tarfile.open(image) as archive:
-
-        def read(name: str) -> bytes:
-            return archive.extractfile(name).read()  # type: ignore[union-attr]
-
-        return {name: read(name) for name in json.loads(read("manifest.json"))[0]["Layers"]}
+        files = {entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
+    return {name: files[name] for name in json.loads(files["manifest.json"])[0]["Layers"]}
 
 
 @with_nix
 def test_a_second_build_is_the_same_image_to_the_byte(nix, image):
     drv = nix("eval", "dockerImage.drvPath", "--raw").stdout
     paths = subprocess.check_output(["nix-store", "--query", "--requisites", drv], env=nix.environment, text=True)
-    drvs = [path for path in paths.split() if path.endswith(".drv")]
-    again = subprocess.run(["nix-store", "--realise", "--check", *drvs], env=nix.environment, capture_output=True)
+    command = ["nix-store", "--realise", "--check", *re.findall(r"\S+\.drv\b", paths)]
+    again = subprocess.run(command, env=nix.environment, capture_output=True)
     assert again.returncode == 0, again.stderr.decode()
 
 
 @with_nix
 def test_an_edit_of_the_script_changes_one_small_layer(nix, image):
     script = nix.flake / "catscii.py"
-    before = script.read_text()
-    try:
-        script.write_text(before + "# an edit\n")
-        edited = stream(nix)
-    finally:
-        script.write_text(before)
-    old, new = read_layers(image), read_layers(edited)
+    with edited(script, script.read_text() + "# an edit\n"):
+        edited_image = stream(nix)
+    old, new = read_layers(image), read_layers(edited_image)
     (changed,) = new.keys() - old.keys()
     assert len(old) == len(new) == 5 and len(gzip.compress(new[changed])) < 250_000
 
@@ -4883,23 +4943,19 @@ def test_the_image_without_any_network_serves_cats_and_stops(nix, image, tmp_pat
 
     def crun(*arguments: str) -> list[str]:
         """In a mount namespace with one hierarchy of cgroups, since crun refuses a machine that has two."""
-        prepare = "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup"
-        command = f'{prepare}; exec crun --root {tmp_path}/state --cgroup-manager disabled "$@"'
-        return ["unshare", "--mount", "sh", "-c", command, "crun", *arguments]
+        command = f'umount -R $0; mount -t cgroup2 0 $0; exec crun --root {tmp_path}/c --cgroup-manager disabled "$@"'
+        return ["unshare", "--mount", "sh", "-c", command, "/sys/fs/cgroup", *arguments]
 
-    log: list[str] = []
-    container = subprocess.Popen(crun("run", "catscii"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    container = Running(tmp_path, crun("run", "--bundle", str(tmp_path), "catscii"), PORT="8080")
     try:
-        while not log or "Listening on" not in log[-1]:
-            log.append(container.stderr.readline())  # type: ignore[union-attr]
-            assert log[-1], log
+        container.wait_for("Listening on")
         ask = "import sys, urllib.request as r; print(r.urlopen('http://127.0.0.1:8080' + sys.argv[1]).read().decode())"
         python = next(root.rglob("*-catscii-runtime/bin/python3")).relative_to(root)
         for path, answer in {"/": "<html", "/cat/house-1?format=json": "house-1", "/health": '"ok"'}.items():
             command = crun("exec", "--env", "LANG=C.UTF-8", "catscii", f"/{python}", "-I", "-c", ask, path)
             assert answer in subprocess.check_output(command, text=True)
         subprocess.run(crun("kill", "catscii", "SIGTERM"), check=True)
-        assert container.wait(15) == 0
+        assert container.process.wait(15) == 0
         assert (root / "db/analytics.db").stat().st_uid == user["uid"]
     finally:
         subprocess.run(crun("delete", "--force", "catscii"), capture_output=True)
@@ -4950,14 +5006,10 @@ def main(arguments: list[str]) -> int:
     if "--thorough" in arguments:  # the processes of pytest-xdist do not know the option, but have the environment
         os.environ["THOROUGH"] = "1"
         arguments = [argument for argument in arguments if argument != "--thorough"]
-    quiet = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    quiet += [
-        "-o",
-        "markers=nix: of the packaging, which is not there when the package is tested\n"
-        "npm: needs npm and its registry\nbrowser: needs Chromium, or another client\n"
-        "cgi: needs lighttpd and Apache\nopencv: needs its detectors of cats' faces",
-    ]
-    command, run = [__file__, *quiet, "--dist=loadscope", "--timeout=300", "-n", "auto", *arguments], Run()
+    markers = "nix: of the packaging, which is not there when the package is tested\nnpm: needs npm and its registry\n"
+    markers += "browser: needs Chromium, or another client\ncgi: needs web servers\nopencv: detectors of faces"
+    options = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-o", f"markers={markers}"]
+    command, run = [__file__, *options, "--dist=loadscope", "--timeout=300", "-n", "auto", *arguments], Run()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         pytest.main([*command, "--collect-only", "-n", "0"], [run])
     return pytest.main(command, [run])
