@@ -4969,6 +4969,31 @@ def test_an_image_with_more_in_it_than_it_needs_is_not_built(nix, tmp_path):
     assert result.returncode != 0 and "the image must not contain bash" in result.stderr
 
 
+@pytest.mark.cgi
+def test_the_readme_is_one_page_and_its_commands_tables_and_links_are_right(service, tmp_path):
+    readme = (FOLDER / "README.md").read_text()
+    setup = "    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet uv && python3 -m uv run {}catscii.py\n"
+    assert len(readme.splitlines()) <= 130 and setup.format("") in readme and setup.format("test_") in readme
+    rows = {n: row for row in re.findall(r"(?m)^\| `.*", readme) for n in re.findall("`([^`]+)`", row.split("|")[1])}
+    settings = {each.name.upper() for each in dataclasses.fields(catscii.Settings) if each.metadata}
+    assert {name for name in rows if name.isupper()} == settings | {"OTEL_*"}
+    for name, values in catscii.VALUES.items():
+        words = [f" {values[0]} to {values[-1]}"] if isinstance(values, range) else [f"`{value}`" for value in values]
+        assert all(word in rows[name] for word in words), name
+    for path in (path for path in rows if path.startswith("/")):
+        status = service.get(path.replace("<id>", "house-1").replace("<suffix>", "json")).status
+        assert status == (500 if path == "/panic" else 200), path
+    (tmp_path / ".curlrc").write_text("fail")  # a wrong status is an error
+    variables = os.environ | {"COLUMNS": "60", "LINES": "30", "CURL_HOME": str(tmp_path)}
+    for command in re.findall("(?m)^    (curl .*)", readme.replace("localhost:8080", service.url)):
+        assert subprocess.check_output(["bash", "-euc", command], cwd=tmp_path, env=variables) or "cat.png" in command
+    for page in [*FOLDER.glob("*.md"), *FOLDER.glob("docs/*.md")]:
+        for link, anchor in re.findall(r"\]\(([^):#]*)#?([^):]*)\)", page.read_text()):
+            target = page.parent / link if link else page
+            titles = target.read_text().lower().replace(" ", "-") if anchor else ""
+            assert target.exists() and (not anchor or f"#-{anchor}\n" in titles), link
+
+
 class Run:
     """A pytest plugin: has the option --thorough, runs tests in several processes, and tells of failures at once."""
 
