@@ -3900,7 +3900,7 @@ def test_each_request_sent_ahead_is_answered_and_counted_once_however_slowly_it_
 def test_ended_again_and_again_under_load_it_has_counted_what_it_answered_and_sigterm_cuts_nothing_off(
         tmp_path, signal_number):
     counted = 0
-    for _ in range(rounds(50)):
+    for _ in range(rounds(100 if signal_number == signal.SIGKILL else 50)):
         service, moment = Running(tmp_path, patched("catscii.GRACE_SECONDS = 60")), random.uniform(0, 10_000_000)
         with sent_ahead(service, "fast slow half-closed aborting", LARGE.format(1)) as received:
             eventually(lambda: sum(map(len, received.values())) >= moment)  # noqa: B023
