@@ -235,9 +235,6 @@ class Handler(BaseHTTPRequestHandler):
         self.server.posts.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
         self.server.answers.get("POST", sends(b""))(self)
 
-    def do_CONNECT(self) -> None:
-        self.server.answers["CONNECT"](self)
-
     def log_message(self, *_: object) -> None:
         pass
 
@@ -434,20 +431,16 @@ def test_help_names_commands_variables_and_defaults():
     assert run("--version").stdout.decode() == f"catscii {catscii.__version__}\n"
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--port", "9000"], "argument --port: the environment sets it, as in PORT='9000' catscii.py"),
-    (["--host=::1"], "argument --host: the environment sets it, as in HOST='::1' catscii.py"),
-    (["--analytics-db", "x"], "ANALYTICS_DB='x' catscii.py"),
-])
-def test_an_option_that_is_a_setting_names_its_variable(arguments, words):
-    result = run(*arguments)
-    assert (result.returncode, result.stdout) == (2, b"") and words in result.stderr.decode().splitlines()[-1]
+def test_an_option_that_is_a_setting_names_its_variable():
+    result = run("--host=::1")
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert result.stderr.endswith(b"argument --host: the environment sets it, as in HOST='::1' catscii.py\n")
 
 
-@pytest.mark.parametrize("sources", ["ftp://cats", "http://a/cat,b/cat"])
-def test_all_wrong_settings_are_reported_in_one_go(sources):
-    wrong = {"PORT": "http", "GEOLITE2_COUNTRY_DB": "/no/such.mmdb", "CAT_SOURCES": sources, "LOG_LEVEL": "loud",
-             "CLIENT_IP_HEADER": "a b", "ANALYTICS_DB": "/no/such/folder/x.db", "SSL_CERT_FILE": "/no/such.pem"}
+def test_all_wrong_settings_are_reported_in_one_go():
+    wrong = {"PORT": "http", "GEOLITE2_COUNTRY_DB": "/no/such.mmdb", "CAT_SOURCES": "http://a/cat,b/cat",
+             "LOG_LEVEL": "loud", "CLIENT_IP_HEADER": "a b", "ANALYTICS_DB": "/no/such/folder/x.db",
+             "SSL_CERT_FILE": "/no/such.pem"}
     result = run(**wrong)
     lines = result.stderr.decode().splitlines()
     assert result.returncode == 2 and len(lines) == len(wrong)
@@ -456,17 +449,16 @@ def test_all_wrong_settings_are_reported_in_one_go(sources):
 
 @pytest.mark.parametrize(("variables", "field", "value"), [
     ({}, "cat_sources", ("https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat")),
-    ({"CAT_SOURCES": ""}, "cat_sources", ()),
-    ({"CAT_SOURCES": "HTTPS://a/cat,Http://b/cat"}, "cat_sources", ("HTTPS://a/cat", "Http://b/cat")),
-    ({"CAT_SOURCES": "http://a/s?m=jpg,png, http://b/c,"}, "cat_sources", ("http://a/s?m=jpg,png", "http://b/c")),
-    ({}, "client_ip_header", None), ({"FLY_APP_NAME": "cats"}, "client_ip_header", "Fly-Client-IP"),
+    *(({"CAT_SOURCES": ""}, "cat_sources", ()), ({"PORT": ""}, "port", 8080), ({"LOG_LEVEL": "warn"}, "log_level", 30)),
+    ({"CAT_SOURCES": "HTTPS://a/s?m=jpg,png, Http://b/c,"}, "cat_sources", ("HTTPS://a/s?m=jpg,png", "Http://b/c")),
+    *(({}, "client_ip_header", None), ({"FLY_APP_NAME": "cats"}, "client_ip_header", "Fly-Client-IP")),
     ({"FLY_APP_NAME": "cats", "CLIENT_IP_HEADER": "X-Real-IP"}, "client_ip_header", "X-Real-IP"),
-    ({"PORT": ""}, "port", 8080), ({"LOG_LEVEL": "WARNING"}, "log_level", 30),
     ({"NIX_SSL_CERT_FILE": certifi.where()}, "ssl_cert_file", certifi.where()),
     ({"NIX_SSL_CERT_FILE": "/dev/null", "SSL_CERT_FILE": certifi.where()}, "ssl_cert_file", certifi.where()),
     ({"FLY_APP_NAME": "cats", "SENTRY_ENVIRONMENT": "tests"}, "sentry_environment", "tests"),
     *(({"SENTRY_DSN": dsn}, "sentry_dsn", dsn) for dsn in (
         "https://0a1b:2c3d@o1.ingest.de.sentry.io/4501", "http://abc@sentry.local:9000/path/7")),
+    ({"HONEYCOMB_API_KEY": "k3y"}, "otlp_endpoint", "https://api.honeycomb.io/v1/traces"),
     ({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Basic YTpi==, x-b=c%20d,"}, "otlp_endpoint", None),
     ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost", "OTEL_SDK_DISABLED": "True"}, "otlp_endpoint", None),
 ])
@@ -474,7 +466,7 @@ def test_settings(variables: dict[str, str], field: str, value: object):
     assert getattr(catscii.read_settings(variables), field) == value
 
 
-def test_what_cannot_be_used_is_a_clear_error_at_the_start(tmp_path):
+def test_what_cannot_be_used_is_a_clear_error_at_the_start(tmp_path, authority):
     garbage, folder, future, numbers = (tmp_path / name for name in ("garbage", "folder", "future", "numbers"))
     garbage.write_bytes(b"not a database, but long enough to be taken for one" * 20)
     folder.mkdir()
@@ -492,6 +484,10 @@ def test_what_cannot_be_used_is_a_clear_error_at_the_start(tmp_path):
                   {"OTEL_BSP_MAX_QUEUE_SIZE": "1", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "2"}):  # which the SDK refuses
         error = error_at_start(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost:9", **wrong)
         assert re.match(r"catscii: OTEL_\S+ .+", error)
+    for content in (b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n", authority.private_key_pem.bytes()):
+        garbage.write_bytes(content)
+        error = error_at_start(tmp_path, NIX_SSL_CERT_FILE=str(garbage))
+        assert error.startswith(f"catscii: NIX_SSL_CERT_FILE: no CA certificates can be read from '{garbage}': [")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -631,40 +627,23 @@ def test_telemetry_trusts_the_same_authorities_as_everything_else(start, secure_
     assert secure_upstream.posts
 
 
-def test_honeycomb_gets_traces_for_its_key(start, authority, ca_file, upstream):
-    """A proxy leads to a stand-in for api.honeycomb.io, whose certificate the SDK verifies."""
-    certificate = authority.issue_cert("api.honeycomb.io")
-    tunnels = []
-
-    def tunnel(handler: BaseHTTPRequestHandler) -> None:
-        tunnels.append(handler.path)
-        handler.send_response(200)
-        handler.end_headers()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificate.configure_cert(context)
-        handler.connection = context.wrap_socket(handler.connection, server_side=True)
-        handler.rfile, handler.wfile = handler.connection.makefile("rb"), handler.connection.makefile("wb", 0)
-        handler.close_connection = False  # Python before 3.12 connects with HTTP/1.0
-
-    upstream.answers["CONNECT"] = tunnel
-    service = start(HONEYCOMB_API_KEY="k3y", SSL_CERT_FILE=ca_file, HTTPS_PROXY=upstream.url)
+def test_honeycomb_gets_traces_for_its_key(start, upstream):
+    service = start(command=patched(f"catscii.HONEYCOMB = '{upstream.url}/v1/traces'"), HONEYCOMB_API_KEY="k3y")
     service.get("/")
-    assert service.stop() == 0 and tunnels[0] == "api.honeycomb.io:443"
-    path, headers, _ = upstream.posts[0]
-    assert path == "/v1/traces" and (headers["x-honeycomb-team"], headers["x-honeycomb-dataset"]) == ("k3y", "catscii")
-    assert collected(upstream)[-1].resource["service.name"] == "catscii"
+    assert service.stop() == 0 and collected(upstream)[-1].resource["service.name"] == "catscii"
+    headers = upstream.posts[0][1]
+    assert (headers["x-honeycomb-team"], headers["x-honeycomb-dataset"]) == ("k3y", "catscii")
 
 
-@pytest.mark.parametrize("dead", ["neither", "the collector", "both"])
+@pytest.mark.parametrize("dead", [False, True])
 def test_neither_visitors_nor_the_end_wait_for_telemetry_that_hangs_or_is_dead(start, upstream, dead):
     release, nowhere = threading.Event(), "http://abc@localhost:9/42"
-    if dead == "neither":
-        upstream.answers["POST"] = lambda handler: release.wait(60) and None
-    service = start(SENTRY_DSN=nowhere if dead == "both" else upstream.dsn, OTEL_EXPORTER_OTLP_TIMEOUT="1",
-                    OTEL_EXPORTER_OTLP_ENDPOINT=upstream.url if dead == "neither" else nowhere,
+    upstream.answers["POST"] = lambda handler: release.wait(60) and None
+    service = start(SENTRY_DSN=nowhere if dead else upstream.dsn, OTEL_EXPORTER_OTLP_TIMEOUT="1",
+                    OTEL_EXPORTER_OTLP_ENDPOINT=nowhere if dead else upstream.url,
                     OTEL_BSP_SCHEDULE_DELAY="50", OTEL_BSP_MAX_QUEUE_SIZE="8", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="4")
     service.get("/panic")
-    if dead == "neither":
+    if not dead:
         eventually(lambda: {path for path, *_ in upstream.posts} == {"/api/42/envelope/", "/v1/traces"})
     else:
         eventually(lambda: any(line["target"].startswith("opentelemetry") for line in service.log))
@@ -675,19 +654,6 @@ def test_neither_visitors_nor_the_end_wait_for_telemetry_that_hangs_or_is_dead(s
     assert service.stop() == 0 and time.monotonic() - started < 2 * catscii.FLUSH_SECONDS + SOON
     assert all(line.startswith("{") for line in service.lines), "the SDKs write nothing beside the log"
     release.set()
-    if dead == "the collector":
-        assert [event["transaction"] for event in sentry_events(upstream)] == ["/panic"], "which is no error for Sentry"
-
-
-@pytest.mark.parametrize("content", [None, "", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n", "key"])
-@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "NIX_SSL_CERT_FILE"])
-def test_a_wrong_file_of_certificates_is_reported_at_the_start(tmp_path, authority, variable, content):
-    path = tmp_path / "ca.pem"
-    if content is not None:
-        path.write_bytes(authority.private_key_pem.bytes() if content == "key" else content.encode())
-    with pytest.raises(catscii.SetupError) as error:
-        catscii.read_settings({variable: str(path)})
-    assert re.fullmatch(rf"{variable}: no CA certificates can be read from '{path}': \[.*", *error.value.args)
 
 
 @pytest.mark.parametrize(("variable", "value", "package", "module"), [
@@ -759,14 +725,11 @@ def test_metrics_are_what_prometheus_reads_and_visitors_cannot_add_time_series(s
     assert found["catscii_visits_total"] == {("GB",): 3}
     assert found["catscii_stored_cats"] == {(urlsplit(upstream.url).netloc,): FEW_CATS - 1, ('a"b\\c\nd',): 1}
     assert found["catscii_refreshes_total"]["stored",] == FEW_CATS
-    assert 0 <= found["catscii_refresh_age_seconds"][()] < 60
-    assert abs(found["process_start_time_seconds"][()] - time.time()) < 60
+    assert 0 <= found["catscii_refresh_age_seconds"][()] < 60 > time.time() - found["process_start_time_seconds"][()]
     assert found["catscii_request_seconds_count"]["/cat/<cat_id>",] == 3
     assert found["catscii_render_seconds_count"][()] == before.get("catscii_render_seconds_count", {}).get((), 0) + 2
     buckets = [found["catscii_request_seconds_bucket"]["/cat/<cat_id>", bound] for bound in catscii.BUCKETS]
-    assert buckets == sorted(buckets) and buckets[-1] == 3
-    assert found["catscii_render_seconds_bucket"]["0.001",] == 0
-    assert 0 < found["catscii_request_seconds_sum"]["/cat/<cat_id>",] < 10
+    assert buckets == sorted(buckets) and buckets[-1] == 3 and found["catscii_render_seconds_bucket"]["0.001",] == 0
     known = len(service.get("/metrics").data.splitlines())
     for i in range(20):
         service.get(f"/cat/nobody{i}?width={i}", CURL | {"User-Agent": str(i)})
@@ -848,9 +811,8 @@ def test_art_has_the_shape_that_fits_and_is_the_same_cell_by_cell_in_every_encod
 
 
 @pytest.mark.parametrize(("size", "width", "height", "grid"), [
-    ((400, 400), 80, None, (80, 40)), ((400, 300), 80, None, (80, 30)), ((300, 400), 80, None, (80, 53)),
-    ((400, 305), 80, None, (80, 31)), ((400, 400), 80, 20, (40, 20)), ((400, 300), 240, 240, (240, 90)),
-    ((1, 20000), 80, None, (1, 240)), ((20000, 1), 80, None, (80, 1)),
+    ((400, 400), 80, None, (80, 40)), ((300, 400), 80, None, (80, 53)), ((400, 305), 80, None, (80, 31)),
+    ((400, 400), 80, 20, (40, 20)), ((1, 20000), 80, None, (1, 240)), ((20000, 1), 80, None, (80, 1)),
 ])
 def test_a_cell_is_twice_as_tall_as_wide(size, width, height, grid):
     assert catscii.fit(size, width, height) == grid
@@ -893,33 +855,17 @@ def test_every_glyph_can_be_read(picture, contrast):
         assert glyph != " " and abs(bench_catscii.luma(ink) - bench_catscii.luma(ground)) > contrast - 1.5
 
 
-def test_without_contrast_a_flat_picture_has_no_glyphs():
-    art = catscii.render(Image.new("RGB", (200, 100), (200, 120, 40)), 40, contrast=0)
-    assert set(art.rows) == {" " * 40} and art.background[:3] == bytes((200, 120, 40))
-
-
 def test_the_table_of_glyphs_is_that_of_the_font():
     packed = zlib.decompress(base64.b85decode("".join(catscii.COVERAGE.split())))
     assert packed == bench_catscii.coverage()
 
 
-def drawn_large(glyph: str, level: int) -> Image.Image:
-    font, cell = ImageFont.truetype(bench_catscii.font_path(), 256), Image.new("L", (160, 320))
-    ImageDraw.Draw(cell).text((0, 0), glyph, font=font, fill=level)
-    return cell
-
-
-@pytest.mark.parametrize("faint", [14, 20])
-def test_faint_relief_keeps_its_glyph_and_gets_the_least_contrast(faint):
-    picture = drawn_large("/", faint).point(lambda level: 100 + level).convert("RGB")
-    ((glyph, ink, ground, _),) = drawn_cells(catscii.render(picture, 1, contrast=40))
-    assert glyph == "/" and 39 <= bench_catscii.luma(ink) - bench_catscii.luma(ground) <= 44
-
-
 @pytest.mark.parametrize(("ink", "paper"), [((210, 205, 200), (70, 60, 80)), ((30, 10, 10), (220, 200, 180))])
 def test_a_glyph_drawn_large_comes_back_as_that_glyph(ink, paper):
+    font, cell = ImageFont.truetype(bench_catscii.font_path(), 256), Image.new("L", (160, 320))
     for glyph in catscii.FILL_GLYPHS:
-        cell = drawn_large(glyph, 255)
+        cell.paste(0, (0, 0, *cell.size))
+        ImageDraw.Draw(cell).text((0, 0), glyph, font=font, fill=255)
         picture = Image.composite(Image.new("RGB", cell.size, ink), Image.new("RGB", cell.size, paper), cell)
         assert catscii.render(picture, 1).rows == (glyph,)
 
@@ -931,14 +877,6 @@ def test_ink_is_a_smooth_ramp_of_glyphs(background, plain):
     (row,) = set(art.rows)
     densities = [catscii.densities()[ord(glyph)] for glyph in row]
     assert densities == sorted(densities, reverse=background == "light") and len(set(densities)) > 6
-
-
-@pytest.mark.parametrize("colour", ["white", (200, 180, 160), (90, 90, 90)])
-def test_ink_is_calm_where_the_picture_is(colour):
-    picture = Image.new("RGB", (400, 300), colour)
-    ImageDraw.Draw(picture).ellipse((100, 50, 300, 250), "black")
-    (corner,) = {row[:10] for row in catscii.render(picture, 60, style="ink").rows[:4]}
-    assert len(set(corner)) == 1
 
 
 @pytest.mark.parametrize(("turn", "glyph", "others"), [(27, "/", "\\"), (-27, "\\", "/"), (0, "|", "\\/")])
@@ -994,21 +932,12 @@ def test_exif_orientation_transparency_and_the_first_frame_are_heeded():
     turned = catscii.decode(encoded(picture, "PNG", exif=exif), 100)
     assert (turned.size, turned.getpixel((5, 5)), turned.getpixel((35, 5))) == ((40, 60), (255, 0, 0), (0, 0, 255))
     clear = catscii.decode(encoded(Image.new("RGBA", (9, 9), (255, 255, 255, 0)), "PNG"), 9)
-    assert clear.getpixel((4, 4)) == (dark := catscii.BACKGROUNDS["dark"])
-    deep = Image.new("I;16", (4, 1))
-    for x, level in enumerate((255, 40000, 40001, 65535)):
-        deep.putpixel((x, 0), level)
-    seen = catscii.decode(encoded(deep, "PNG", transparency=40000), 4)  # this level only is transparent
-    assert [seen.getpixel((x, 0)) for x in range(4)] == [(0, 0, 0), dark, (155, 155, 155), (255, 255, 255)]
+    assert clear.getpixel((4, 4)) == catscii.BACKGROUNDS["dark"]
     first, *others = (Image.new("RGB", (9, 9), colour) for colour in ("lime", "red", "blue"))
     film = encoded(first, "GIF", save_all=True, append_images=others)
     assert catscii.decode(film, 9).getpixel((4, 4)) == (0, 255, 0)
-
-
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("exif", [b"Exif\0\0this is no TIFF header", b"Exif\0\0MM\0*"])
-def test_a_picture_with_broken_exif_data_is_shown_all_the_same(format, exif):
-    assert catscii.decode(encoded(Image.new("RGB", (40, 20), "red"), format, exif=exif), 40).size == (40, 20)
+    for format, broken in itertools.product(("JPEG", "PNG", "WEBP"), (b"Exif\0\0no TIFF header", b"Exif\0\0MM\0*")):
+        assert catscii.decode(encoded(picture, format, exif=broken), 60).size == (60, 40)
 
 
 def test_a_large_picture_is_reduced_and_one_of_too_many_pixels_is_refused_from_its_header():
@@ -1036,12 +965,12 @@ def zeros(count: int) -> bytes:
     return b"x\xda" + mebibyte * (count >> 20) + rest + struct.pack(">HH", count % 65521, 1)
 
 
-def png(width: int, height: int, channels: int, exif: bytes = b"") -> bytes:
+def png(width: int, height: int, channels: int) -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I4s", len(data), name) + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, {3: 2, 4: 6}[channels], 0, 0, 0)
-    chunks = {b"IHDR": header, b"eXIf": exif, b"IDAT": zeros((1 + width * channels) * height), b"IEND": b""}
+    chunks = {b"IHDR": header, b"IDAT": zeros((1 + width * channels) * height), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(itertools.starmap(chunk, chunks.items()))
 
 
@@ -1064,25 +993,15 @@ def jpeg(side: int, frame: int, components: int, scans: list[tuple[bytes, bytes]
     return b"\xff\xd8" + start + b"".join(segment(0xDA, head) + data for head, data in scans) + b"\xff\xd9"
 
 
-def bmp(width: int, height: int, data: bytes) -> bytes:
-    """Return a picture in Windows' run-length encoding."""
-    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
-    return struct.pack("<2sIII", b"BM", 1078 + len(data), 0, 1078) + header + bytes(1024) + data
-
-
-TURNED = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"  # EXIF data: by 90 degrees
 GREEDY: dict[str, Callable[[], bytes]] = {  # files that want gigabytes or minutes, or that libtiff complains about
     "a-tile-larger-than-its-picture": lambda: tiff(64, 64, 8, 8, zeros(46_000**2), 46_000),
     "a-strip-of-all": lambda: tiff(8000, 8000, 16, 8, zeros(2 * 8000**2)),
     "complaints": lambda: tiff(8, 500_000, 1, 3, random.Random(1).randbytes(1_000_000)),
     "a-column": lambda: png(1, 64_000_000, 4),
-    "turned": lambda: png(8000, 8000, 3, TURNED),
     "comments": lambda: encoded(Image.new("1", (8, 8)), "GIF").replace(b",", b"!\xfe" + b"\2ab" * 5_000_000 + b"\0,"),
     "scans-of-a-component": lambda: jpeg(8000, 0xC0, 4, [(bytes([1, i, 0, 0, 63, 0]), bytes(250_000))
                                                          for i in (1, 2, 3, 4)]),
     "scans": lambda: jpeg(4000, 0xC2, 1, [(bytes([1, 1, 0, 0, 0, 0]), b"\0")] * 60_000),
-    "a-leap": lambda: bmp(4_000_000, 16, b"\0\2\0\xff" * 200),
-    "lines-of-comments": lambda: b"P1 8 8 " + b"#\n" * 8_000_000,
 }
 
 
@@ -1104,7 +1023,7 @@ def test_greedy_pictures_are_refused_in_little_time_memory_and_log_and_the_next_
     for name, make in GREEDY.items():
         upstream.known |= {name, f"after-{name}"}
         upstream.answers[f"/images/{name}.jpg"] = sends(make())
-        used, most = processor_seconds(pid), 0.0
+        used, most = processor_seconds(service), 0.0
         with ThreadPoolExecutor(1) as pool:
             response = pool.submit(service.get, f"/cat/{name}", timeout=200)
             while not response.done():
@@ -1112,7 +1031,7 @@ def test_greedy_pictures_are_refused_in_little_time_memory_and_log_and_the_next_
                     most = max(most, sum(map(resident_megabytes, [pid, *children(pid)])))
                 time.sleep(0.01)
         statuses[name] = response.result().status
-        assert processor_seconds(pid) - used < catscii.BOX_SECONDS and 0 < most < 250, name
+        assert processor_seconds(service) - used < catscii.BOX_SECONDS and 0 < most < 250, name
         assert service.json(f"/cat/after-{name}")["id"] == f"after-{name}"
     service.stop()
     refused = GREEDY.keys() - {"complaints"}  # which is drawn
@@ -1250,15 +1169,6 @@ def test_a_full_store_replaces_its_oldest_cat_once_a_minute(tmp_path, upstream, 
     assert [cat in store.ids(0) for cat in order] == [False, *[True] * (FEW_CATS - 1)]
 
 
-def test_an_upstream_with_few_cats_is_not_asked_without_end(tmp_path, upstream):
-    upstream.answers["/cat"] = sends(upstream.cataas_entry("only"))
-    upstream.known.add("only")
-    store, refresher = make_refresher(tmp_path, upstream.cataas)
-    for _ in range(catscii.QUICK_REPEATS + 1):
-        refresher.fetch_one()
-    assert store.counts() and refresher._delay() > 59 and upstream.asked("/cat/only") == 1
-
-
 def test_a_source_that_fails_rests_for_1_2_4_and_at_most_600_seconds_or_half_as_long():
     source = catscii.Source("http://localhost/cat", catscii.Fetcher(None, []), None)
     for failures, longest in ((1, 1), (2, 2), (3, 4), (12, 600), (5000, 600)):
@@ -1278,17 +1188,6 @@ def test_while_every_source_fails_house_cats_serve_and_no_source_is_asked_before
     service.wait_for("Source works again")
     assert 2.5 < time.monotonic() - failed < 3 + SOON
     eventually(lambda: not service.json("/")["id"].startswith("house-"))
-
-
-def test_a_hanging_upstream_delays_nobody(start, upstream):
-    release = threading.Event()
-    upstream.answers["/cat"] = lambda handler: release.wait(60) and None
-    service = start(command=patched("catscii.SILENT_SECONDS = catscii.TOTAL_SECONDS = 60"), CAT_SOURCES=upstream.cataas)
-    eventually(lambda: upstream.asked("/cat"))
-    begun = time.monotonic()
-    assert service.get("/").status == 200
-    assert service.stop() == 0 and time.monotonic() - begun < SOON
-    release.set()
 
 
 def test_the_key_goes_to_the_api_alone(tmp_path, upstream, secure_upstream, ca_file):
@@ -1345,19 +1244,16 @@ def test_a_url_that_can_be_read_in_two_ways_leads_to_no_untrusted_host(tmp_path,
 
 # IANA's registries of special-purpose addresses, multicast, and IPv4 in IPv6
 SPECIAL_NETWORKS = """
-    0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.0.0/29 192.0.0.8/32
-    192.0.0.9/32 192.0.0.10/32 192.0.0.170/31 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16
-    192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4 255.255.255.255/32
-    ::/128 ::1/128 ::/96 ::ffff:0:0/96 64:ff9b::/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001::/32
-    2001:1::1/128 2001:1::2/128 2001:1::3/128 2001:2::/48 2001:3::/32 2001:4:112::/48 2001:10::/28 2001:20::/28
-    2001:30::/28 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8
-    ::127.0.0.1/128 ::ffff:10.0.0.1/128 ::ffff:100.64.0.1/128 ::ffff:8.8.8.8/128 64:ff9b::192.168.0.1/128
-    2002:7f00:1::/48 2001:0:7f00:1::/64"""
+    0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.0.9/32 192.0.2.0/24
+    192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24
+    203.0.113.0/24 224.0.0.0/4 240.0.0.0/4 ::/128 ::1/128 ::/96 ::ffff:0:0/96 64:ff9b::/96 64:ff9b:1::/48 100::/64
+    100:0:0:1::/64 2001::/23 2001::/32 2001:1::1/128 2001:2::/48 2001:3::/32 2001:4:112::/48 2001:20::/28 2001:30::/28
+    2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8 ::127.0.0.1/128
+    ::ffff:10.0.0.1/128 ::ffff:8.8.8.8/128 64:ff9b::192.168.0.1/128 2002:7f00:1::/48 2001:0:7f00:1::/64"""
 PUBLIC_ADDRESSES = """
-    1.0.0.0 1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 169.253.255.255
-    169.255.0.0 172.15.255.255 172.32.0.0 192.0.1.0 192.0.3.0 192.88.98.255 192.167.255.255 192.169.0.0 198.17.255.255
-    198.20.0.0 198.51.99.255 203.0.114.0 223.255.255.255 2000:: 2001:200:: 2001:4860:4860::8888 2001:db7::
-    2001:db9:: 2003:: 2606:4700::1 2620:4f:7fff:: 2620:4f:8001:: 2a00:1450::1 3ffe:: 3fff:1000::"""
+    1.0.0.0 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 169.253.255.255
+    169.255.0.0 172.15.255.255 172.32.0.0 192.0.1.0 192.0.3.0 192.167.255.255 192.169.0.0 198.17.255.255 198.20.0.0
+    223.255.255.255 2000:: 2001:200:: 2001:4860:4860::8888 2001:db7:: 2001:db9:: 2003:: 2a00:1450:: 3fff:1000::"""
 
 
 def test_an_address_is_public_unless_it_is_for_a_special_purpose():
@@ -1416,9 +1312,6 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
         time.sleep(0.2)
         reply(handler, b"", 302, Location=handler.path)
 
-    def no_fetcher() -> bool:
-        return not any(thread.name == "fetcher" for thread in threading.enumerate())
-
     upstream.answers |= {"/endless": ENDLESS, "/short": SHORT}
     fetcher = catscii.Fetcher(None, [upstream.url])
     with pytest.raises(catscii.Unavailable, match="more than 1000000 bytes"):
@@ -1432,13 +1325,7 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
         with pytest.raises(catscii.Unavailable, match="no whole answer after"):
             fetcher.get(f"{upstream.url}/slow", 1_000_000)
         assert time.monotonic() - begun < SOON
-        eventually(no_fetcher)
-    connect = catscii.connect
-    monkeypatch.setattr(catscii, "connect", lambda *given: time.sleep(1) or connect(*given))
-    with pytest.raises(catscii.Unavailable, match="no whole answer after"):
-        fetcher.get(f"{upstream.url}/slow", 1_000_000)
-    assert not no_fetcher()
-    eventually(no_fetcher)
+        eventually(lambda: not any(thread.name == "fetcher" for thread in threading.enumerate()))
 
 
 def test_a_permalink_leads_to_an_evicted_cat_and_to_one_that_only_a_source_knows_unless_that_fails(start, upstream):
@@ -1574,15 +1461,9 @@ def test_the_country_of_an_address(tmp_path, country_db):
         "FR": ["2001:db8:1::5", "[2001:db8:1::5]:4711", "[2001:db8:1::5]", "2001:db8:1::5%eth0"],
         "DE": ["198.51.100.7"],
         "JP": ["2001:db8:2::1"],
-        "ZZ": ["203.0.113.9", "127.0.0.1", "", "garbage", "81.2.69", "[]", ":1", "81.2.69.160,"],
+        "ZZ": ["203.0.113.9", "127.0.0.1", "", "garbage", "81.2.69", "[]", ":1", "81.2.69.160,", "\0é", "%"],
     }.items():
         assert [catscii.Countries(country_db).country(address) for address in addresses] == [country] * len(addresses)
-
-
-@settings(max_examples=rounds(200), deadline=None)
-@given(st.text(max_size=60))
-def test_any_text_as_an_address_gives_a_country_and_no_error(country_db, text):
-    assert re.fullmatch("[A-Z]{2}", catscii.Countries(country_db).country(text))
 
 
 def test_visits_are_counted_by_day_and_by_the_header_of_a_trusted_proxy_only_and_addresses_not_kept(start, country_db):
@@ -1593,8 +1474,6 @@ def test_visits_are_counted_by_day_and_by_the_header_of_a_trusted_proxy_only_and
     assert service.stop() == 0
     day = datetime.now(UTC).strftime("%Y-%m-%d")
     assert sql(service.database, "SELECT * FROM visits ORDER BY country") == [(day, "FR", 2), (day, "GB", 1)]
-    assert sql(service.database, "PRAGMA journal_mode") == [("wal",)]
-    assert sql(service.database, "PRAGMA user_version") == [(len(catscii.SCHEMA),)]
     kept = service.database.read_bytes().decode("latin-1") + json.dumps(service.log)
     assert "81.2.69" not in kept and "2001:db8" not in kept
     service = start(GEOLITE2_COUNTRY_DB=country_db)
@@ -1633,13 +1512,10 @@ def test_a_visit_is_somebody_who_sees_a_cat(start):
 
 def test_a_crawler_gets_one_cat_a_day(start):
     service, day = start(), int(time.time() // 86400)
-
-    def cats(*clients: str) -> set[str]:
-        return {json.loads(service.get("/?format=json", {"User-Agent": client}).data)["id"] for client in clients}
-
-    crawlers = cats(*CRAWLERS)
+    crawlers, visitors = ({json.loads(service.get("/?format=json", {"User-Agent": client}).data)["id"]
+                           for client in clients} for clients in (CRAWLERS, ["curl/8.16.0"] * 9))
     assert day != int(time.time() // 86400) or crawlers == {f"house-{zlib.crc32(b'%d' % day)}"}
-    assert len(cats(*["curl/8.16.0"] * 9)) > 1
+    assert len(visitors) > 1
 
 
 @pytest.mark.npm
@@ -1656,8 +1532,6 @@ def test_crawlers_are_told_from_browsers(tmp_path):
     programs = {agent for entry in crawlers for agent in entry["instances"] if "http-library" not in entry["tags"]}
     programs -= {agent for agent in programs if catscii.TERMINALS.match(agent)}
     assert len(programs) > 1500 and sum(map(bool, map(catscii.crawls, programs))) > 0.88 * len(programs)
-    previews = {agent for entry in crawlers for agent in entry["instances"] if "social-preview" in entry["tags"]}
-    assert len(previews) > 100 and sum(map(bool, map(catscii.crawls, previews))) > 0.9 * len(previews)
 
 
 def cell_at(longitude: float, latitude: float) -> int:
@@ -1671,33 +1545,22 @@ def test_the_world_is_natural_earths_with_cldrs_names():
     assert packed == bench_catscii.world()
 
 
-def test_every_country_has_a_name_and_a_home():
-    names, glyphs, homes = catscii.world()
-    assert len(names) == 249 + 2  # ISO 3166-1, Kosovo and the unknown
-    assert all(re.fullmatch("[A-Z]{2}", code) and name.isprintable() for code, name in names.items())
-    told = [names[code] for code in ("FR", "CI", "ST", "ZZ")]
-    assert told == ["France", "Côte d'Ivoire", "São Tomé & Príncipe", "Unknown"]
-    assert {code for codes in homes.values() for code in codes} == names.keys() - {"AQ", "ZZ"}
-    assert set(homes) == {cell for cell, glyph in enumerate(glyphs) if glyph != " "}
-    assert set(glyphs) <= set(string.printable) and len(glyphs) == catscii.WORLD_COLUMNS * catscii.WORLD_ROWS
-
-
 # Codes, longitudes and latitudes
-LARGE = """
-    AR -65 -35  AU 134 -25  BR -52 -10  CA -105 58  CD 23 -3  CN 103 35  DE 10 51  EG 29 26.5  ES -3.7 40  FI 27 64
-    FR 2.5 46.5  GB -1.5 53  GL -41 72  ID 114 -1  IN 79 22  IT 12.5 42.5  JP 138.5 36.5  KZ 68 48  MX -103 24  NG 8 9.5
-    NO 9 61  NZ 172 -43  RU 100 62  RU 185 67  SA 45 24  SJ 16 78.5  US -98 39  US -152 65  ZA 24 -30"""
-SMALL = """
-    AD 1.55 42.55  BB -59.55 13.2  BH 50.55 26.05  FJ 178 -17.8  GF -53 4  GI -5.35 36.15  HK 114.15 22.35  LU 6.1 49.75
-    MC 7.4 43.75  MT 14.4 35.9  MV 73.5 3.2  RE 55.5 -21.1  SG 103.85 1.35  TV 179.2 -8.5  VA 12.45 41.9  WS 187.7 -13.8
-    XK 20.9 42.6"""
+LARGE_COUNTRIES = """
+    AU 134 -25  BR -52 -10  CA -105 58  CN 103 35  DE 10 51  EG 29 26.5  FR 2.5 46.5  GB -1.5 53  GL -41 72  IN 79 22
+    IT 12.5 42.5  JP 138.5 36.5  NZ 172 -43  RU 100 62  RU 185 67  SJ 16 78.5  US -98 39  US -152 65  ZA 24 -30"""
+SMALL_COUNTRIES = """
+    AD 1.55 42.55  BB -59.55 13.2  FJ 178 -17.8  GF -53 4  GI -5.35 36.15  HK 114.15 22.35  LU 6.1 49.75  MT 14.4 35.9
+    RE 55.5 -21.1  SG 103.85 1.35  TV 179.2 -8.5  VA 12.45 41.9  WS 187.7 -13.8  XK 20.9 42.6"""
 
 
 def test_a_large_country_owns_the_cell_that_it_lies_in_and_a_small_one_glows_where_it_is():
-    homes, dark = catscii.world().homes, catscii.chunks(catscii.world_map({}).foreground, 3)
-    for code, longitude, latitude in map(str.split, re.split(r"\s{2,}", LARGE.strip())):
+    (names, _, homes), dark = catscii.world(), catscii.chunks(catscii.world_map({}).foreground, 3)
+    assert [len(names), *map(names.get, ("CI", "ZZ"))] == [251, "Côte d'Ivoire", "Unknown"]  # ISO 3166-1, XK and ZZ
+    assert {code for codes in homes.values() for code in codes} == names.keys() - {"AQ", "ZZ"}
+    for code, longitude, latitude in map(str.split, re.split(r"\s{2,}", LARGE_COUNTRIES.strip())):
         assert homes[cell_at(float(longitude), float(latitude))][0] == code
-    for code, longitude, latitude in map(str.split, re.split(r"\s{2,}", SMALL.strip())):
+    for code, longitude, latitude in map(str.split, re.split(r"\s{2,}", SMALL_COUNTRIES.strip())):
         (cell,) = (cell for cell, codes in homes.items() if code in codes)
         here = cell_at(float(longitude), float(latitude))
         assert abs(cell % 80 - here % 80) <= 1 and abs(cell // 80 - here // 80) <= 1, code
@@ -1711,14 +1574,12 @@ def test_countries_glow_by_the_logarithm_of_their_visits():
     art, places = catscii.world_map(visits), {"US": (-98, 39), "BR": (-52, -10), "AU": (134, -25), "CN": (103, 35)}
     cells = {code: cell_at(*place) for code, place in places.items()}
     colours = {code: tuple(art.foreground[3 * cell :][:3]) for code, cell in cells.items()}
-    assert colours["US"] == catscii.FLAME and colours["CN"] == catscii.LAND
-    assert colours["US"] > colours["BR"] > colours["AU"] > colours["CN"]
+    assert catscii.FLAME == colours["US"] > colours["BR"] > colours["AU"] > colours["CN"] == catscii.LAND
     assert [art.rows[cell // 80][cell % 80] for cell in cells.values()] == ["@", "#", "o", ":"]
     shore = cell_at(-34, -14)  # off Brazil
     assert art.rows[shore // 80][shore % 80] == " "
     assert art.background[3 * cells["US"]] > art.background[3 * shore] > 10 > art.background[3 * cells["CN"]]  # in red
     assert catscii.world_map({"ZZ": 5}) == catscii.world_map({})
-    assert catscii.to_text(catscii.world_map({"FR": 1})).count("\n") == 22
 
 
 @pytest.mark.parametrize("dark", ["BY", "MX", "KZ", "MT", None])
@@ -1727,12 +1588,6 @@ def test_the_map_has_a_contrast_of_four_and_a_half_even_in_the_halo(dark):
     for cell in catscii.world().homes:
         ink, paper = (relative_luminance(plane[3 * cell :][:3]) for plane in (art.foreground, art.background))
         assert (ink + 0.05) / (paper + 0.05) >= 4.5
-
-
-def test_the_days_are_drawn_as_blocks():
-    assert catscii.sparkline([0, 1, 4, 8, 100, 800]) == " ▁▁▁▁█"
-    assert catscii.sparkline([1, 2, 3, 4, 5, 6, 7, 8]) == "▁▂▃▄▅▆▇█"
-    assert catscii.sparkline([0, 0]) == "  "
 
 
 def test_many_processes_open_a_new_database_at_once_and_count_into_it(start, tmp_path):
@@ -1762,20 +1617,6 @@ def test_a_visit_is_in_the_database_before_its_answer_is_there(start):
             while answer.count(b"\r\n\r\n") < 2:
                 answer += connection.recv(65536)
             assert sql(service.database, "SELECT sum(count) FROM visits") == [(i,)]
-
-
-def test_a_visit_that_is_being_committed_holds_its_answer_back(tmp_path):
-    database, committed, go_on = catscii.Database(str(tmp_path / "catscii.db")), threading.Event(), threading.Event()
-    tally, renew = catscii.Tally(database), database.renew
-    database.renew = lambda: (go_on.wait(5), renew())
-    tally.count("FR")
-    with ThreadPoolExecutor(2) as pool:
-        pool.submit(tally.check)
-        pool.submit(lambda: (tally.write(), committed.set()))
-        assert not committed.wait(0.3)
-        go_on.set()
-        assert committed.wait(5) and database.execute("SELECT count FROM totals") == [(1,)]
-    database.close()
 
 
 def counted(service: Running) -> int:
@@ -1814,7 +1655,7 @@ def another_schema(service: Running, table: str = "visits") -> Iterator[None]:
 @contextlib.contextmanager
 def failing(service: Running, how: str) -> Iterator[None]:
     """Make the database fail within the context."""
-    file, copy, folder = service.database, service.database.with_name("copy"), service.database.parent
+    file, copy = service.database, service.database.with_name("copy")
     if how in ("locked", "another schema"):
         with (locked if how == "locked" else another_schema)(service):
             yield
@@ -1829,12 +1670,6 @@ def failing(service: Running, how: str) -> Iterator[None]:
         copy.replace(file)
         yield
         file.chmod(0o644)
-    elif how == "read-only folder":
-        for path in folder.glob(file.name + "*"):
-            path.unlink()
-        folder.chmod(0o555)
-        yield
-        folder.chmod(0o755)
     elif how == "garbage in its place":
         copy.write_bytes(b"no database" * 9999)
         copy.replace(file)
@@ -1844,8 +1679,7 @@ def failing(service: Running, how: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(("how", "reason", "kept"), [  # whether visits counted before are kept, as the file is
     ("locked", "locked", True), ("another schema", "no such table", True), ("full disk", "full|disk I/O", True),
-    ("read-only file", "readonly", True), ("read-only folder", "readonly|unable to open", False),
-    ("garbage in its place", "not a database", False),
+    ("read-only file", "readonly", True), ("garbage in its place", "not a database", False),
 ])
 def test_visits_wait_while_the_database_fails_and_are_counted_when_it_is_back(start, tmp_path, how, reason, kept):
     (tmp_path / "db").mkdir()
@@ -1926,84 +1760,65 @@ def test_countries_are_replaced_while_the_service_runs(start, tmp_path):
     assert service.messages().count("Countries cannot be replaced") == 1
 
 
-@pytest.mark.parametrize("damage", [
-    lambda good: b"no database" * 99, lambda good: b"", lambda good: good[: len(good) // 2],
-    lambda good: good.replace(b"database_type", b"database_typo"),
-    lambda good: good.replace(b"node_count", b"mode_count"),
-    lambda good: good.replace(b"database_type\x4cTest-Country", b"database_type\xa1\7"),  # a number
-])
-def test_countries_that_cannot_be_read_are_an_error_once_and_the_old_ones_stay(tmp_path, country_db, damage):
-    path, new = Path(shutil.copy(country_db, tmp_path / "x.mmdb")), tmp_path / "new.mmdb"
-    countries = catscii.Countries(str(path))
-    new.write_bytes(damage(path.read_bytes()))
-    for change in (lambda: new.replace(path), path.unlink):
-        change()
-        with pytest.raises(ValueError):
-            countries.reload()
-        assert not countries.reload() and countries.country("81.2.69.160") == "GB"
-
-
 # Many machines
 
 
 ETCD_RANGE = {"key": base64.b64encode(catscii.ETCD_PREFIX).decode(), "range_end": "Y2F0c2NpaS92aXNpdHMw"}  # to visits0
 
 
-class Etcd:
+class Etcd(contextlib.AbstractContextManager["Etcd"]):
     """A cluster of etcd on free ports. Its members can be killed, stopped and started again."""
 
     def __init__(self, folder: Path, members: int, *options: str, certificate: trustme.LeafCert | None = None) -> None:
         folder.mkdir()
-        self.ca = certificate and str(folder.parent / "ca.pem")
-        ports, scheme, tls = free_ports(2 * members), "https" if certificate else "http", []
+        ports, scheme = free_ports(2 * members), "https" if certificate else "http"
         if certificate:
-            certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
-            certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
-            tls = ["--cert-file", str(folder / "cert.pem"), "--key-file", str(folder / "key.pem")]
+            certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "tls.pem"))
+            options += "--cert-file", str(folder / "tls.pem"), "--key-file", str(folder / "tls.pem")
+        ca_file = str(folder.parent / "ca.pem") if certificate else None
+        self.pool = urllib3.PoolManager(retries=False, timeout=5, ca_certs=ca_file)
         self.urls = [f"{scheme}://localhost:{port}" for port in ports[:members]]
         peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
         cluster = ",".join(f"m{i}={url}" for i, url in enumerate(peers))
         self.commands = [[
-            "etcd", "--name", f"m{i}", "--data-dir", str(folder / f"m{i}"), "--logger", "zap", *tls, *options,
+            "etcd", "--name", f"m{i}", "--data-dir", str(folder / f"m{i}"), "--logger", "zap", *options,
             "--listen-client-urls", url.replace("localhost", "127.0.0.1"), "--advertise-client-urls", url,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster,
         ] for i, (url, peer) in enumerate(zip(self.urls, peers, strict=True))]
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
-        for member in range(members):
-            self.start(member)
+        self.start(*range(members))
         self.endpoints = ",".join(self.urls)
 
-    def start(self, member: int) -> None:
-        self.processes[member] = subprocess.Popen(
-            self.commands[member], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def start(self, *members: int) -> None:
+        for member in members:
+            self.processes[member] = subprocess.Popen(
+                self.commands[member], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def kill(self, member: int) -> None:
-        self.processes[member].kill()
-        self.processes[member].wait()
+    def kill(self, *members: int) -> None:
+        for member in members:
+            self.processes[member].kill()
+            self.processes[member].wait()
 
     def post(self, path: str, message: Mapping[str, Any], member: int = 0) -> Any:
-        pool = urllib3.PoolManager(retries=False, timeout=5, ca_certs=self.ca)
-        return pool.request("POST", f"{self.urls[member]}/v3/{path}", json=message).json()
+        return self.pool.request("POST", f"{self.urls[member]}/v3/{path}", json=message).json()
+
+    def statuses(self) -> dict[int, dict[str, Any]]:
+        """Return what each member that answers says of itself."""
+        found = {}
+        for member in self.processes:
+            with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError):
+                found[member] = self.post("maintenance/status", {}, member)
+        return {member: status for member, status in found.items() if "header" in status}
 
     def wait(self) -> Etcd:
         """Return the cluster once each member answers."""
-        def answers(member: int) -> bool:
-            with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError):
-                return "header" in self.post("maintenance/status", {}, member)
-            return False
-
-        for member in self.processes:
-            eventually(partial(answers, member))
+        eventually(lambda: len(self.statuses()) == len(self.processes))
         return self
 
     def leader(self) -> int:
         """Return the member that leads, or the first one while none leads."""
-        for member in self.processes:
-            with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError, KeyError):
-                status = self.post("maintenance/status", {}, member)
-                if status["leader"] == status["header"]["member_id"]:
-                    return member
-        return 0
+        return next((member for member, status in self.statuses().items()
+                     if status.get("leader") == status["header"]["member_id"]), 0)
 
     def documents(self) -> dict[str, Any]:
         """Return what the keys of machines hold, unpacked."""
@@ -2011,13 +1826,16 @@ class Etcd:
                  for entry in self.post("kv/range", ETCD_RANGE).get("kvs", [])}
         return {key: json.loads(zlib.decompress(value)) for key, value in found.items()}
 
+    def wait_for(self, country: str) -> None:
+        """Wait until a machine has written a visit from there."""
+        eventually(lambda: any(each["visits"].get(country) for each in self.documents().values()))
+
     def put(self, key: str, value: bytes) -> None:
         name = catscii.ETCD_PREFIX + key.encode()
         self.post("kv/put", {"key": base64.b64encode(name).decode(), "value": base64.b64encode(value).decode()})
 
-    def close(self) -> None:
-        for member in self.processes:
-            self.kill(member)
+    def __exit__(self, *_: object) -> None:
+        self.kill(*self.processes)
 
 
 def free_ports(count: int) -> list[int]:
@@ -2027,16 +1845,10 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Callable[..., Etcd]]:
-    """Starts clusters of etcd, and kills them at the end."""
-    clusters: list[Etcd] = []
-
-    def start_cluster(members: int = 1, *options: str, **more: Any) -> Etcd:
-        clusters.append(Etcd(tmp_path / f"etcd{len(clusters)}", members, *options, **more))
-        return clusters[-1].wait()
-
-    yield start_cluster
-    for each in clusters:
-        each.close()
+    """Yield a function that starts the cluster of a test, which is killed at the end of the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda members=1, *options, **more: stack.enter_context(
+            Etcd(tmp_path / "etcd", members, *options, **more)).wait()
 
 
 @pytest.fixture
@@ -2050,6 +1862,7 @@ def machine(start, tmp_path: Path, country_db: str) -> Callable[..., Running]:
 
 
 VISITORS = {"GB": "81.2.69.160", "FR": "2001:db8:1::5", "DE": "198.51.100.7", "JP": "2001:db8:2::1"}
+OUTAGE = "Visits cannot be exchanged with etcd"
 
 
 def visit_from(service: Running, *countries: str) -> None:
@@ -2059,9 +1872,7 @@ def visit_from(service: Running, *countries: str) -> None:
 
 def agree(visits: dict[str, int], *services: Running, seconds: float = 10) -> None:
     """Wait until all services show these visits."""
-    ordered = sorted(visits.items(), key=lambda item: (-item[1], item[0]))
-    expected = "".join(f"{country}: {count}\n" for country, count in ordered).encode()
-    eventually(lambda: all(service.visits() == expected for service in services), seconds)
+    eventually(lambda: all(service.json("/analytics")["countries"] == visits for service in services), seconds)
 
 
 def test_machines_show_one_sum_in_every_format(machine, cluster):
@@ -2115,11 +1926,10 @@ def test_machines_agree_exactly_after_whatever_fails(machine, cluster):
             services[i].stop(number)
             services[i] = machine(str(i), etcd.endpoints)
 
-    def kill_leader() -> None:
-        leader = etcd.leader()
-        etcd.kill(leader)
-        time.sleep(rng.uniform(0, 3))
-        etcd.start(leader)
+    def kill(*members: int) -> None:
+        etcd.kill(*members)
+        time.sleep(rng.uniform(0, 2 * pause))
+        etcd.start(*members)
 
     def stop_follower() -> None:
         process = etcd.processes[(etcd.leader() + 1) % 3]
@@ -2127,28 +1937,18 @@ def test_machines_agree_exactly_after_whatever_fails(machine, cluster):
         time.sleep(pause)
         process.send_signal(signal.SIGCONT)
 
-    def kill_all() -> None:
-        for member in range(3):
-            etcd.kill(member)
-        time.sleep(pause)
-        for member in range(3):
-            etcd.start(member)
-
     for round_ in range(20 if "THOROUGH" in os.environ else 2):
         rng, stopping = random.Random(round_), threading.Event()
-        threads = [threading.Thread(target=visitor, args=(i, stopping, random.Random(i))) for i in range(3)]
-        for thread in threads:
-            thread.start()
         killed, told = rng.sample(range(3), 2)
-        of_etcd: list[Callable[[], None]] = [kill_leader, stop_follower, kill_all]
+        of_etcd: list[Callable[[], None]] = [lambda: kill(etcd.leader()), stop_follower, lambda: kill(*range(3))]
         of_machines = [partial(replace, killed, signal.SIGKILL), partial(replace, told, signal.SIGTERM)]
         for faults in (of_etcd, of_machines):
             rng.shuffle(faults)
-        with ThreadPoolExecutor(2) as pool:  # faults of machines and of etcd may coincide
+        with ThreadPoolExecutor(5) as pool:  # faults of machines and of etcd may coincide
+            visitors = [pool.submit(visitor, i, stopping, random.Random(i)) for i in range(3)]
             list(pool.map(lambda faults: [fault() for fault in faults], (of_etcd, of_machines)))
-        stopping.set()
-        for thread in threads:
-            thread.join()
+            stopping.set()
+        assert not any(each.result() for each in visitors)
         etcd.wait()
         agree(answered, *services)
         assert len(etcd.documents()) == 3
@@ -2157,22 +1957,17 @@ def test_machines_agree_exactly_after_whatever_fails(machine, cluster):
 def test_visitors_do_not_notice_that_etcd_hangs(machine):
     with contextlib.ExitStack() as stack:
         hanging = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        plain = machine("plain", "")
         alone = machine("alone", ",".join(f"http://127.0.0.1:{each.getsockname()[1]}" for each in hanging))
         assert alone.json("/health")["machines"] == "never agreed"
-        alone.wait_for("Visits cannot be exchanged with etcd")
-        taken: dict[Running, list[float]] = {plain: [], alone: []}
-        for service in [plain, alone] * 400:
-            begun = time.perf_counter()
-            visit_from(service, "FR")
-            taken[service].append(time.perf_counter() - begun)
-        p90, of_plain = (statistics.quantiles(taken[service], n=10)[-1] for service in (alone, plain))
-        assert p90 < 2 * of_plain + 0.005
-        assert alone.get("/health").status == 200 and alone.visits() == b"FR: 400\n"
+        alone.wait_for(OUTAGE)
+        begun = time.monotonic()
+        visit_from(alone, *["FR"] * 200)
+        assert time.monotonic() - begun < 200 * catscii.ENDPOINT_SECONDS / 10
+        assert alone.get("/health").status == 200 and alone.visits() == b"FR: 200\n"
         assert alone.json("/analytics")["machines"] == {"count": 1, "agreed": None}
         begun = time.monotonic()
         assert alone.stop() == 0 and time.monotonic() - begun < 4
-        assert alone.messages().count("Visits cannot be exchanged with etcd") == 1
+        assert alone.messages().count(OUTAGE) == 1
 
 
 def test_an_outage_is_logged_once_and_the_last_known_sum_is_shown_with_its_time(machine, cluster):
@@ -2181,8 +1976,10 @@ def test_an_outage_is_logged_once_and_the_last_known_sum_is_shown_with_its_time(
     visit_from(a, "FR")
     visit_from(b, "GB")
     agree({"FR": 1, "GB": 1}, a, b)
+    etcd.post("kv/deleterange", ETCD_RANGE)
+    eventually(lambda: len(etcd.documents()) == 2)  # what etcd has lost is written again
     etcd.kill(0)
-    a.wait_for("Visits cannot be exchanged with etcd")
+    a.wait_for(OUTAGE)
     known = a.json("/analytics")["machines"]["agreed"]
     visit_from(a, "FR")
     assert a.visits() == b"FR: 2\nGB: 1\n"
@@ -2192,13 +1989,12 @@ def test_an_outage_is_logged_once_and_the_last_known_sum_is_shown_with_its_time(
     a.stop(signal.SIGKILL)
     a = machine("a", etcd.endpoints)
     assert a.visits() == b"FR: 2\nGB: 1\n"  # from the database
-    a.wait_for("Visits cannot be exchanged with etcd")
+    a.wait_for(OUTAGE)
     etcd.start(0)
     agree({"FR": 2, "GB": 1}, a, b)
     for service in (a, b):
         service.wait_for("Visits are exchanged again")
-        assert service.messages().count("Visits cannot be exchanged with etcd") == 1
-        assert service.messages().count("Visits are exchanged again") == 1
+        assert service.messages().count(OUTAGE) == service.messages().count("Visits are exchanged again") == 1
 
 
 def test_etcd_with_users_whose_tokens_expire_and_no_password_is_shown(machine, cluster):
@@ -2218,11 +2014,9 @@ def test_etcd_with_users_whose_tokens_expire_and_no_password_is_shown(machine, c
         visit_from(b, "FR")
         agree({"FR": 2 * i}, a, b)
         time.sleep(1.5)  # the tokens expire
-    assert "Visits cannot be exchanged with etcd" not in a.messages() + b.messages()
+    assert OUTAGE not in a.messages() + b.messages()
     wrong = machine("c", endpoints.replace("cats:s3cret", "cats:wr0ng"), LOG_LEVEL="debug")
-    nobody = machine("d", etcd.endpoints)
-    for service in (wrong, nobody):
-        service.wait_for("Visits cannot be exchanged with etcd")
+    wrong.wait_for(OUTAGE)
     shown = b"".join(service.get(path).data for service in (a, wrong) for path in ("/analytics", "/health", "/metrics"))
     for service in (a, b, wrong):
         assert service.stop() == 0
@@ -2232,24 +2026,17 @@ def test_etcd_with_users_whose_tokens_expire_and_no_password_is_shown(machine, c
     assert b"ETCD_ENDPOINTS: is not a list of URLs" in refusal and not re.search(b"s3cret|wr0ng", shown)
 
 
-def test_etcd_over_tls_is_verified(machine, cluster, authority, ca_file):
-    etcd = cluster(1, certificate=authority.issue_cert("localhost"))
-    a = machine("a", etcd.endpoints, SSL_CERT_FILE=ca_file)
-    visit_from(a, "FR")
-    eventually(lambda: any(each["visits"].get("FR") == 1 for each in etcd.documents().values()))
-    b = machine("b", etcd.endpoints)  # does not know the authority
-    b.wait_for("Visits cannot be exchanged with etcd")
-    assert "CERTIFICATE_VERIFY_FAILED" in json.dumps(b.log)
-
-
-def test_endpoints_are_tried_in_turn(machine, cluster):
-    etcd, dead = cluster(), f"http://127.0.0.1:{free_ports(1)[0]}"
+def test_endpoints_are_tried_in_turn_and_verified_over_tls(machine, cluster, authority, ca_file):
+    etcd, dead = cluster(certificate=authority.issue_cert("localhost")), f"http://127.0.0.1:{free_ports(1)[0]}"
     with socket.create_server(("127.0.0.1", 0)) as hanging:
-        a = machine("a", f"{dead},http://127.0.0.1:{hanging.getsockname()[1]}/ , {etcd.endpoints}")
-        b = machine("b", etcd.endpoints)
+        endpoints = f"{dead},http://127.0.0.1:{hanging.getsockname()[1]}/ , {etcd.endpoints}"
+        a = machine("a", endpoints, SSL_CERT_FILE=ca_file)
         visit_from(a, "FR")
-        agree({"FR": 1}, a, b)
-        assert "Visits cannot be exchanged with etcd" not in a.messages()
+        etcd.wait_for("FR")
+        assert OUTAGE not in a.messages()
+    b = machine("b", etcd.endpoints)  # does not know the authority
+    b.wait_for(OUTAGE)
+    assert "CERTIFICATE_VERIFY_FAILED" in json.dumps(b.log)
 
 
 def packed(text: bytes = b"", **changes: Any) -> bytes:
@@ -2257,18 +2044,14 @@ def packed(text: bytes = b"", **changes: Any) -> bytes:
     return zlib.compress(text or json.dumps({"version": 1, "visits": {"FR": 5}} | changes).encode())
 
 
-INVALID_DOCUMENTS = {
-    "newer": packed(version=2), "older": packed(version=None), "json": packed(b"{"), "bare": b'{"version": 1}',
-    "empty": b"", "bytes": b"\xff\x00\x9f", "list": packed(b"[]"), "deep": packed(b"[" * 200_000),
-    "bomb": packed(b"[" + b"0," * 50_000_000 + b"0]"), "negative": packed(visits={"FR": 5, "DE": -1}),
-    "fraction": packed(visits={"FR": 5.5}), "huge": packed(visits={"FR": 10**15 + 1}),
-    "infinite": packed(b'{"version": 1, "visits": {"FR": 1e999}}'),
-    "digits": packed(b'{"version": 1, "visits": {"FR": %s}}' % (b"9" * 100_000)),
-    "true": packed(visits={"FR": True}), "text": packed(visits={"FR": "5"}), "nowhere": packed(visits={"QQ": 5}),
-    "lower": packed(visits={"fr": 5}), "name": packed(visits={"France": 5}), "script": packed(visits={"<script>": 5}),
-    "array": packed(visits=[5]), "bare visits": packed(b'{"FR": 5}'),
-    "\x1b[31m" + "x" * 1000: packed(visits={"FR": -1}),
-}
+INVALID_DOCUMENTS = [
+    b"", b'{"version": 1}', b"\xff\x00\x9f", *map(packed, (
+        b"{", b"[]", b"[" * 200_000, b"[" + b"0," * 50_000_000 + b"0]", b'{"FR": 5}',
+        b'{"version": 1, "visits": {"FR": 1e999}}', b'{"version": 1, "visits": {"FR": %s}}' % (b"9" * 100_000))),
+    packed(version=2), packed(version=None), packed(visits=[5]), packed(visits={"FR": 5, "DE": -1}),
+    *(packed(visits={"FR": wrong}) for wrong in (-1, 5.5, 10**15 + 1, True, "5")),
+    *(packed(visits={wrong: 5}) for wrong in ("QQ", "fr", "France", "<script>")),
+]
 
 
 def test_what_no_machine_can_have_written_is_ignored_and_logged_once(machine, cluster):
@@ -2276,8 +2059,8 @@ def test_what_no_machine_can_have_written_is_ignored_and_logged_once(machine, cl
     a = machine("a", etcd.endpoints)
     visit_from(a, "FR")
     (own,) = eventually(etcd.documents)
-    for name, value in INVALID_DOCUMENTS.items():
-        etcd.put(name, value)
+    for i, value in enumerate(INVALID_DOCUMENTS):
+        etcd.put(f"\x1b[31m{i}" + "x" * 1000, value)
     today = str(datetime.now(UTC).date())
     etcd.put("ab" * 8, packed(visits={"DE": 7, f"{today}DE": 7, "2001-01-01DE": 3, "9999-01-01DE": 3, "no dayDE": 1}))
     b = machine("b", etcd.endpoints)
@@ -2294,16 +2077,9 @@ def test_what_no_machine_can_have_written_is_ignored_and_logged_once(machine, cl
 
 
 def test_an_endless_answer_of_etcd_is_given_up(machine, upstream):
-    def flood(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.end_headers()
-        for _ in range(100):
-            handler.wfile.write(b" " * (1 << 20))
-        handler.close_connection = True
-
-    upstream.answers["POST"] = flood
+    upstream.answers["POST"] = ENDLESS
     a = machine("a", upstream.url)
-    a.wait_for("Visits cannot be exchanged with etcd")
+    a.wait_for(OUTAGE)
     visit_from(a, "FR")
     assert a.visits() == b"FR: 1\n" and bench_catscii.resident(a.process.pid) < 120
     assert f"more than {catscii.MAX_ANSWER} bytes" in json.dumps(a.log)
@@ -2318,23 +2094,19 @@ def backup(service: Running, to: Path) -> None:
 @pytest.mark.parametrize("first", ["original", "copy"])
 def test_a_copied_database_loses_no_visit_and_counts_none_twice(machine, tmp_path, cluster, known, first):
     etcd = cluster()
-
-    def written(country: str) -> None:
-        eventually(lambda: any(each["visits"].get(country) for each in etcd.documents().values()))
-
     a = machine("a", etcd.endpoints)
     visit_from(a, "FR", "GB")
     if known:
-        written("GB")
+        etcd.wait_for("GB")
     a.process.send_signal(signal.SIGSTOP)  # it writes what it has when it goes on
     backup(a, tmp_path / "b")
     if first == "original":
         a.process.send_signal(signal.SIGCONT)
         visit_from(a, "FR", "DE")
-        written("DE")
+        etcd.wait_for("DE")
     b = machine("b", etcd.endpoints)
     visit_from(b, "FR", "JP")
-    written("JP")
+    etcd.wait_for("JP")
     if first == "copy":
         a.process.send_signal(signal.SIGCONT)
         visit_from(a, "FR", "DE")
@@ -2342,8 +2114,8 @@ def test_a_copied_database_loses_no_visit_and_counts_none_twice(machine, tmp_pat
     eventually(lambda: all(service.json("/analytics")["machines"]["count"] == 2 for service in (a, b)))
 
 
-@pytest.mark.parametrize("how", ["in place", "as another file"])
-def test_an_older_database_keeps_in_the_sum_what_it_lost(machine, tmp_path, cluster, how):
+@pytest.mark.parametrize("replace", [shutil.copyfile, os.replace])  # in place, and as another file
+def test_an_older_database_keeps_in_the_sum_what_it_lost(machine, tmp_path, cluster, replace):
     etcd = cluster()
     a, b = (machine(name, etcd.endpoints) for name in "ab")
     visit_from(a, "FR", "GB")
@@ -2351,10 +2123,7 @@ def test_an_older_database_keeps_in_the_sum_what_it_lost(machine, tmp_path, clus
     visit_from(a, "FR", "JP", "JP")
     agree({"FR": 2, "JP": 2, "GB": 1}, a, b)
     assert a.stop() == 0
-    if how == "in place":
-        shutil.copyfile(tmp_path / "old", a.database)
-    else:
-        (tmp_path / "old").rename(a.database)
+    replace(tmp_path / "old", a.database)
     a = machine("a", etcd.endpoints)
     visit_from(a, "FR", "FR", "FR", "JP", "JP")
     agree({"FR": 5, "JP": 4, "GB": 1}, a, b)
@@ -2364,13 +2133,13 @@ class MachineModel:
     """A process on a database, and the numbers of the visits that are in the database."""
 
     def __init__(self, path: Path, etcd: EtcdModel, visits: set[int]) -> None:
-        self.path, self.etcd, self.visits = path, etcd, set(visits)
-        self.open()
+        self.etcd, self.visits = etcd, set(visits)
+        self.open(path)
 
-    def open(self) -> None:
-        self.settled = False  # whether an exchange succeeded since then
-        self.database = catscii.Database(str(self.path))
-        variables = {"ANALYTICS_DB": str(self.path), "ETCD_ENDPOINTS": "http://localhost:9"}
+    def open(self, path: Path) -> None:
+        self.path, self.settled = path, False  # settled: an exchange has succeeded since then
+        self.database = catscii.Database(str(path))
+        variables = {"ANALYTICS_DB": str(path), "ETCD_ENDPOINTS": "http://localhost:9"}
         self.machines = catscii.Machines(catscii.read_settings(variables), self.database)
         self.machines._ask = self.etcd.ask  # type: ignore[method-assign]
 
@@ -2385,11 +2154,6 @@ class MachineModel:
             self.database._connection.backup(connection)
         return path
 
-    def reopen(self, path: Path) -> None:
-        self.database.close()
-        self.path = path
-        self.open()
-
 
 class EtcdModel:
     """What Machines asks of etcd, in memory. A write can get lost "before" or "after" it is done."""
@@ -2403,18 +2167,17 @@ class EtcdModel:
             found = ((base64.b64encode(key), base64.b64encode(value), n) for key, (value, n) in self.keys.items())
             return {"kvs": [{"key": key, "value": value, "mod_revision": str(n)} for key, value, n in found]}
         (compare,), (success,) = message["compare"], message["success"]
-        if self.loses == "before":
-            raise catscii.Unavailable("lost")
-        if succeeded := compare["mod_revision"] == str(self.keys.get(compare["key"], (b"", 0))[1]):
+        succeeded = compare["mod_revision"] == str(self.keys.get(compare["key"], (b"", 0))[1])
+        if succeeded and self.loses != "before":
             self.revision += 1
             self.keys = {**self.keys, compare["key"]: (success["request_put"]["value"], self.revision)}
-        if self.loses == "after":
+        if self.loses:
             raise catscii.Unavailable("lost")
         return {"succeeded": succeeded}
 
 
-def play(seed: int, folder: Path) -> tuple[list[str], Counter[str], list[dict[str, int]]]:
-    """Play random events. Returns them, the visits that must be in the sum, and those that each machine shows."""
+def play(seed: int, folder: Path) -> None:
+    """Play random events, and compare the sum that each machine shows with the visits that must be in it."""
     rng, etcd, lost, today = random.Random(seed), EtcdModel(), set[int](), datetime.now(UTC).strftime("%Y-%m-%d")
     countries: dict[int, str] = {}  # by the number of the visit
     played, machines, old = [], [MachineModel(folder / f"{seed}", etcd, set())], []
@@ -2431,10 +2194,10 @@ def play(seed: int, folder: Path) -> tuple[list[str], Counter[str], list[dict[st
             each.exchange(loses=rng.choice(["", "", "before", "after"]))
         elif event == "copy":
             machines.append(MachineModel(each.copy(path), etcd, each.visits))
-        elif event == "move":
-            each.reopen(each.copy(path))
-        elif event == "restart" and each.settled:
-            each.reopen(each.path)
+        elif event == "move" or (event == "restart" and each.settled):
+            moved = each.copy(path) if event == "move" else each.path
+            each.database.close()
+            each.open(moved)
         elif event == "new" and len(machines) < 4:
             machines.append(MachineModel(path, etcd, set()))
         elif event == "keep":
@@ -2446,8 +2209,7 @@ def play(seed: int, folder: Path) -> tuple[list[str], Counter[str], list[dict[st
             lost |= each.visits - visits
             each.visits = visits
             each.database.close()
-            shutil.copyfile(path, each.path)  # in place
-            each.open()
+            each.open(shutil.copyfile(path, each.path))  # in place
             each.exchange()
         elif event == "lose etcd" and not lost:
             etcd.keys = rng.choice([{}, etcd.backup])
@@ -2456,40 +2218,25 @@ def play(seed: int, folder: Path) -> tuple[list[str], Counter[str], list[dict[st
     for each in machines * 5:
         each.exchange()
     expected = Counter(countries[i] for i in lost.union(*(each.visits for each in machines)))
-    shown = [catscii.read_visits(each.database, {"count": 1}) for each in machines]
-    assert all(visits.today == visits.visits for visits in shown), played
     for each in machines:
+        shown = catscii.read_visits(each.database, {"count": 1})
+        assert shown.countries == expected and shown.today == shown.visits, (seed, played)
         each.database.close()
-    return played, expected, [visits.countries for visits in shown]
 
 
 def test_no_sequence_of_copies_moves_and_losses_makes_a_wrong_sum_of_machines():
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         for seed in range(rounds(1000)):
-            played, expected, shown = play(seed, Path(folder))
-            assert all(visits == expected for visits in shown), (seed, played, expected, shown)
-
-
-def test_machines_write_again_what_etcd_has_lost(machine, cluster):
-    etcd = cluster()
-    a, b = (machine(name, etcd.endpoints) for name in "ab")
-    visit_from(a, "FR")
-    visit_from(b, "GB")
-    agree({"FR": 1, "GB": 1}, a, b)
-    etcd.post("kv/deleterange", ETCD_RANGE)
-    eventually(lambda: len(etcd.documents()) == 2)
-    agree({"FR": 1, "GB": 1}, a, b)
+            play(seed, Path(folder))
 
 
 def test_processes_that_share_a_database_are_one_machine(machine, cluster):
     etcd = cluster()
     services = [machine("a", etcd.endpoints) for _ in range(3)]
     other = machine("b", etcd.endpoints)
-    for service in services * 5:
+    for service in [*services * 5, services[0]]:
         visit_from(service, "FR")
-    agree({"FR": 15}, *services, other)
-    visit_from(services[0], "GB")
-    agree({"FR": 15, "GB": 1}, *services, other)
+    agree({"FR": 16}, *services, other)
     assert len(etcd.documents()) == 1  # the other one has none to write
 
 
@@ -2504,28 +2251,20 @@ def test_cgi_exchanges_visits_after_the_answer_and_only_when_that_is_due(machine
     agree({"ZZ": 4, "GB": 1}, other)
     answer = cgi(tmp_path, ETCD_ENDPOINTS=etcd.endpoints, PATH_INFO="/analytics", QUERY_STRING="format=text")
     assert answer.body == b"ZZ: 4\nGB: 1\n"
-    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
     logged = ""
     for _ in range(3):
         time.sleep(catscii.EXCHANGE_SECONDS)
-        logged += json.dumps(cgi(tmp_path, ETCD_ENDPOINTS=dead).log)
+        logged += json.dumps(cgi(tmp_path, ETCD_ENDPOINTS=f"http://127.0.0.1:{free_ports(1)[0]}").log)
     assert logged.count("cannot be exchanged") == 1
-    code = "import sys, catscii; catscii.main([]); print(*sys.modules, file=sys.stderr)"
-    variables = cgi_variables(tmp_path, PYTHONPATH=str(SCRIPT.parent))
-    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
-    assert "urllib3" not in result.stderr.decode().splitlines()[-1].split()  # nothing is imported without etcd
 
 
 def test_the_document_of_a_busy_machine_is_small(tmp_path):
-    database, rng = catscii.Database(str(tmp_path / "busy.db")), random.Random(0)
-    for ago in range(400):
-        day = str(datetime.now(UTC).date() - timedelta(ago))
-        for rank, code in enumerate(rng.sample([*catscii.world().names], 150), 1):
-            database.execute("INSERT INTO visits VALUES (?, ?, ?)", day, code, rng.randrange(1 + 1_000_000 // rank**2))
-    database.close()
-    etcd = EtcdModel()
-    MachineModel(tmp_path / "busy.db", etcd, set()).exchange()
-    ((document, _),) = etcd.keys.values()
+    machine, rng = MachineModel(tmp_path / "busy.db", EtcdModel(), set()), random.Random(0)
+    for ago, rank in itertools.product(range(40), range(1, 151)):
+        row = str(datetime.now(UTC).date() - timedelta(ago)), [*catscii.world().names][(ago + rank) % 251]
+        machine.database.execute("INSERT INTO visits VALUES (?, ?, ?)", *row, rng.randrange(1 + 1_000_000 // rank**2))
+    machine.exchange()
+    ((document, _),) = machine.etcd.keys.values()
     assert 10_000 < len(document) < 40_000 and catscii.read_document(document)["FR"] > 0
 
 
