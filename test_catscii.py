@@ -2892,15 +2892,6 @@ def test_the_art_fits_the_window_with_one_more_request_and_no_shift(service, new
 
 
 @pytest.mark.browser
-def test_if_the_art_cannot_be_fitted_that_of_80_columns_is_shown(new_tab):
-    tab = new_tab(1280, 800)
-    tab.route("**/*width=*", lambda route: route.abort())
-    tab.goto("/cat/house-1")
-    tab.wait_for_selector("pre:visible")
-    assert columns(tab) == 80 and tab.url.endswith("/cat/house-1")
-
-
-@pytest.mark.browser
 @pytest.mark.parametrize("size", [
     (320, 640), (360, 740), (390, 844), (768, 1024), (740, 360), (1280, 800), (2560, 1440), (3840, 2160)])
 def test_the_controls_never_move(start, new_tab, size):
@@ -2971,30 +2962,6 @@ def test_the_photograph_shows_under_the_pointer_which_selects_nothing_and_to_the
     assert tab.evaluate(PHOTOGRAPH_IS, "0"), "the pointer has not moved the focus"
     tab.keyboard.press("Tab")
     tab.wait_for_function(PHOTOGRAPH_IS, arg="1")
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("style", ["fill", "ink"])
-def test_high_contrast_keeps_the_colours_of_the_art(new_tab, style):
-    tab, pictures = new_tab(800, 600), []
-    for forced in ("none", "active"):
-        tab.emulate_media(forced_colors=forced)
-        tab.goto(f"/cat/house-1?width=60&style={style}")
-        assert tab.evaluate("matchMedia('(forced-colors: active)').matches") == (forced == "active")
-        pictures.append(Image.open(io.BytesIO(tab.locator("pre").screenshot())).convert("RGB"))
-    difference = ImageChops.difference(*pictures)
-    assert max(high for _, high in difference.getextrema()) < 24, "only the page shines through between cells"
-
-
-@pytest.mark.browser
-def test_on_paper_there_is_the_cat_on_white_without_controls(new_tab):
-    tab = new_tab(800, 600, color_scheme="dark")
-    tab.goto("/cat/house-1?width=60")
-    tab.emulate_media(media="print")
-    assert [tab.is_visible(part) for part in ("pre", "nav", "#width", "#permalink")] == [True, False, False, False]
-    assert tab.is_visible("text=a ginger tabby") and not tab.is_visible("text=hold to see")
-    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(250, 248, 244)"
-    assert len(re.findall(rb"/Type\s*/Page\b", tab.pdf(format="A4"))) == 1
 
 
 @pytest.mark.browser
