@@ -3273,11 +3273,6 @@ texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=9), max_size=8).map(
 values = st.binary(max_size=60) | st.sampled_from([b"*/*", b"text/html;q=0", b"gzip;q=", b'"', b"::1%x", b"keep-alive"])
 
 
-def test_a_header_that_is_not_utf8_harms_nothing(fuzzed):
-    for name, (path, status) in itertools.product(HEADERS, (("/cat/house-1", 200), ("/nothing", 404))):
-        assert fuzzed.get(path, {name: b"caf\xe9"}).status == status
-
-
 @settings(max_examples=rounds(300), deadline=None)
 @given(st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "OPTIONS", "BREW"]), texts, texts,
        st.dictionaries(st.sampled_from(HEADERS), values))
@@ -3723,14 +3718,6 @@ def test_a_request_that_takes_too_long_to_come_is_given_up_and_others_on_a_conne
         eventually(closed)
 
 
-def test_pictures_are_fetched_also_while_idle_clients_have_all_files_that_the_service_may_open(start, upstream):
-    few = patched("catscii.STORED_CATS, catscii.QUICK_SECONDS = 8, 0.5")
-    service = start(command=["prlimit", "--nofile=64", *few], CAT_SOURCES=upstream.the_cat_api)
-    with crowd(service, 100):
-        assert service.stored() < 8
-        eventually(lambda: service.stored() == 8)
-
-
 def test_a_log_that_is_read_again_goes_on_and_says_how_much_is_missing(start):
     service = start()
     with unread_log(service):
@@ -3934,19 +3921,6 @@ def test_sums_are_exact_whoever_writes_and_a_migration_keeps_visits_and_cats(sta
         assert told["days"] == {day: days.get(day, 0) for day in told["days"]} and len(told["days"]) == 30
         assert (told["today"], told["last_30_days"]) == (days[today], sum(told["days"].values()))
         assert {country: int(count) for (country,), count in counts.items()} == countries, statement
-
-
-def test_a_clock_that_is_set_back_by_a_day_harms_nothing(start, tmp_path):
-    back = tmp_path / "back"
-    code = f"import os, time\nreal = time.time\ntime.time = lambda: real() - 86400 * os.path.exists({str(back)!r})"
-    service = start(command=patched(f"{code}\ncatscii.GRACE_SECONDS = 60"))
-    with connected(service) as idle:
-        asking("/cat/house-1?width=20&format=text")(idle)
-        assert idle.recv(65536)
-        back.touch()
-        visit(service)
-        assert counted(service) == 6
-        assert service.stop() == 0, "it does not wait for the connection until the clock is back"
 
 
 def test_a_service_suspended_for_an_hour_goes_on_where_it_was(start, upstream, tmp_path):
