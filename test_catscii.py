@@ -4010,16 +4010,6 @@ def test_cgi_that_is_not_set_up_tells_the_log_alone(tmp_path):
     assert [problem.split(":")[0] for problem in problems] == ["GEOLITE2_COUNTRY_DB", "LOG_LEVEL"]
 
 
-@pytest.mark.parametrize("length", ["-1", "x"])
-def test_cgi_does_not_wait_for_a_body_of_a_length_that_cannot_be(tmp_path, length):
-    variables, pipe = cgi_variables(tmp_path, CONTENT_LENGTH=length, PATH_INFO="/health"), subprocess.PIPE
-    with subprocess.Popen([sys.executable, SCRIPT], env=variables, stdin=pipe, stdout=pipe) as process:
-        try:
-            assert process.wait(60) == 0 and process.stdout.read().startswith(b"Status: 200 ")
-        finally:
-            process.kill()
-
-
 def refresher(folder: Path) -> tuple[float, dict[str, Any]]:
     """Return the seconds until a cat is due, and how often each source has failed in a row."""
     ((due, sources),) = sql(folder / "catscii.db", "SELECT due, sources FROM refresher")
@@ -4047,35 +4037,6 @@ def test_of_many_requests_one_fetches_a_cat_and_none_waits_for_it(tmp_path, upst
     for process in processes:
         assert b"failed" not in process.stderr.read()
     assert upstream.asked("/cat?") == 1 and refresher(tmp_path)[0] < 1
-
-
-def test_one_request_reports_once_what_failed_and_what_came_after_it(tmp_path, upstream):
-    with contextlib.closing(Upstream()) as sentry:
-        dsn = sentry.url.replace("//", "//abc@") + "/42"
-        answer = cgi(tmp_path, PATH_INFO="/panic", CAT_SOURCES=upstream.cataas, SENTRY_DSN=dsn,
-                     OTEL_EXPORTER_OTLP_ENDPOINT=upstream.url)
-        assert answer.status.startswith("500 ") and stored_cats(tmp_path) == 1
-        events = [event.get("exception", event) for event in sentry_events(sentry)]
-    assert [str(event["values"][-1]["value"])[:15] for event in events] == ["This is a drill"], events
-    roots = [span for span in collected(upstream) if not span.parent]
-    assert [(root.name, bool(root.error)) for root in roots] == [("panic_get", True), ("get_cat_ascii_art", False)]
-
-
-def test_of_those_that_claim_at_once_one_is_told_so(tmp_path):
-    databases = [catscii.Database(str(tmp_path / "catscii.db")) for _ in range(8)]
-    barrier = threading.Barrier(len(databases))
-
-    def claim(database: catscii.Database) -> dict[str, tuple[int, float]] | None:
-        barrier.wait()
-        return catscii.Store(database).claim_due_fetch()
-
-    with ThreadPoolExecutor(len(databases)) as pool:
-        for _ in range(rounds(500)):
-            set_due(tmp_path, -1)
-            claims = list(pool.map(claim, databases))
-            assert len(claims) - claims.count(None) == 1
-    for database in databases:
-        database.close()
 
 
 def test_a_full_store_is_due_a_cat_a_minute_and_a_lost_lease_ends(tmp_path, upstream):
@@ -4110,18 +4071,6 @@ def test_a_source_that_fails_rests_for_all_processes(tmp_path, upstream):
     log += cgi(tmp_path, CAT_SOURCES=upstream.cataas).log  # a cat is due, and no source may be asked
     assert upstream.asked("/cat?") == asked
     assert [line["fields"]["message"] for line in log].count("Source fails") == 1
-
-
-def test_one_cgi_request_imports_only_what_it_uses(tmp_path):
-    cgi(tmp_path)  # makes the database
-    store_cat(tmp_path / "catscii.db", "stored")
-    set_due(tmp_path, 60)
-    code = "import sys, catscii; catscii.main([]); print(*sys.modules, file=sys.stderr)"
-    variables = cgi_variables(tmp_path, CAT_SOURCES="http://localhost:9/", PYTHONPATH=str(SCRIPT.parent))
-    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
-    assert b"/cat/stored" in result.stdout
-    modules = set(result.stderr.decode().splitlines()[-1].split())
-    assert "bottle" in modules and not modules & {"urllib3", "waitress", "maxminddb", "certifi", "argparse"}
 
 
 def printed(language: str, instead: Mapping[str, object]) -> str:
