@@ -2601,14 +2601,6 @@ def test_terminals_get_art_that_fits_24_lines_of_80_columns(service, client):
     assert service.get(urlsplit(url).path, {"User-Agent": client}).data.decode() == "".join([*rows, below])
 
 
-@pytest.mark.parametrize(("path", "headers", "lines"), [
-    *(("?width=80", CURL, 31), ("?height=40", CURL, 31), ("?width=120&height=46", CURL, 46), (".ansi", CURL, 31)),
-    *(("?format=ansi", CHROME, 31), ("?format=text", CURL, 30)),
-])
-def test_all_other_art_is_as_large_as_asked(service, path, headers, lines):
-    assert len(service.get(f"/cat/house-2{path}", headers).data.decode().splitlines()) == lines
-
-
 def test_the_line_below_the_art_fits_80_columns_and_fills_the_window_when_pasted_into_a_shell(service):
     long, query = "house-1234567890", "?style=ink&colors=16&width=50"
     for path, host, expected in (
@@ -2670,24 +2662,15 @@ def test_older_terminals_get_fewer_colours(service, colors, code):
     assert plain == json.loads(service.get("/cat/house-2.json").data)["rows"]
 
 
-@pytest.mark.parametrize(("colors", "size"), [("256", 240), ("16", 16)])
-def test_fewer_colours_are_the_nearest_and_backgrounds_keep_theirs_from_a_step_back(colors, size):
-    palette, plane = catscii.palette(colors), random.Random(0).randbytes(300)
-    assert len(palette) == size
-    chosen = catscii.snapped(plane, 100, palette, 0)
-    for colour, other in zip(catscii.chunks(plane, 3), catscii.chunks(chosen, 3), strict=True):
-        distances = {each: math.dist(colour, each) for each in palette}
-        assert distances[other] <= min(distances.values()) + 12  # Pillow looks up the nearest colour in steps
-
-    def error(carried: float) -> float:
-        few = catscii.snapped(art.background, 80, palette, carried)
-        seen = [Image.frombytes("RGB", (80, 30), plane).filter(ImageFilter.GaussianBlur(2))
-                for plane in (art.background, few)]
-        return statistics.fmean(ImageChops.difference(*seen).tobytes())
-
+@pytest.mark.parametrize("colors", ["256", "16"])
+def test_fewer_colours_look_from_a_step_back_as_all_colours_do(colors):
     for seed in (1, 2, 3, 42):
-        art = catscii.render(catscii.draw_house_cat(seed))
-        assert error(catscii.CARRIED) < 0.65 * error(0), "the nearest colours alone make patches"
+        plane, errors = catscii.render(catscii.draw_house_cat(seed)).background, []
+        for carried in (catscii.CARRIED, 0):
+            few = catscii.snapped(plane, 80, catscii.palette(colors), carried)
+            seen = [Image.frombytes("RGB", (80, 30), each).filter(ImageFilter.GaussianBlur(2)) for each in (plane, few)]
+            errors.append(statistics.fmean(ImageChops.difference(*seen).tobytes()))
+        assert errors[0] < 0.65 * errors[1], "the nearest colours alone make patches"
 
 
 def assert_fits_24_lines(text: str) -> None:
@@ -2736,12 +2719,9 @@ def test_links_have_the_host_and_scheme_that_the_client_sees_unless_they_cannot_
         assert b"evil" not in answer and b"[31m" not in answer and b"/cat/house-9" in answer
 
 
-def test_hosts_take_no_memory_and_a_page_without_links_is_the_same_for_all(start):
+def test_pages_for_many_hosts_take_no_memory(start):
     service = start()
-    for suffix, renders in {"txt": 1, "json": 2, "png": 3, "html": 8, "ansi": 13}.items():
-        for i in range(5):
-            assert service.get(f"/cat/house-1.{suffix}?width=20", {"Host": f"host{i}.example"}).status == 200
-        assert samples(service)["catscii_render_seconds_count"] == {(): renders}
+    service.get("/cat/house-1.txt?width=20")
     before = resident_megabytes(service.process.pid)
     with connected(service) as connection:
         for i in range(0, 2000, 20):
@@ -3009,17 +2989,6 @@ def test_the_slider_answers_at_once_cancels_what_was_asked_before_and_is_no_visi
 
 
 @pytest.mark.browser
-def test_the_last_ten_cats_are_not_shown_again(tab):
-    tab.goto("/?width=20")
-    shown = [tab.evaluate(LINK)]
-    for _ in range(24):
-        with another_cat(tab):
-            tab.keyboard.press("n")
-        shown.append(tab.evaluate(LINK))
-        assert shown[-1] not in shown[-11:-1]
-
-
-@pytest.mark.browser
 def test_style_and_width_are_redrawn_in_place_and_kept_in_the_address(tab):
     show(tab, "/cat/house-5")
     tab.evaluate("window.mark = 'not reloaded'")
@@ -3117,11 +3086,12 @@ UNKNOWN_PATHS = """
     *((path, "GET", 404) for path in [*UNKNOWN_PATHS.split(), "/" + "x" * 10_000]),
     *(("/", method, 405) for method in ("POST", "OPTIONS", "TRACE")),
     *(("/cat/house-1", "PUT", 405), ("/health", "PATCH", 405), ("/analytics", "DELETE", 405), ("/panic", "GET", 500)),
+    ("/cat/house-1", "POST", 413),
 ])
 def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(service, path, method, status):
     terminal = "ansi" if status == 404 else "text"  # a page that does not exist has a cat
     for headers, expected in ((CURL, terminal), (CHROME, "html"), ({"Accept": "application/json"}, "json")):
-        response = service.get(path, headers, method)
+        response = service.get(path, headers | {"Content-Length": "8192"} if status == 413 else headers, method)
         assert (response.status, kind(response)) == (status, expected)
         body = response.data.decode()
         if expected == "ansi":
@@ -3225,22 +3195,6 @@ def test_requests_are_answered_as_they_are_meant_or_refused_once_and_the_connect
         if statuses[0] in (400, 413, 431):
             assert b"\r\nContent-Security-Policy: default-src 'none'" in answer
             assert answer.count(b"%d " % statuses[0]) > 1 and b"Traceback" not in answer and b"\x1b" not in answer
-
-
-def test_a_refusal_is_in_the_format_asked_for_and_logged_once(start):
-    service = start()
-    for accept, start_of_body in (
-        (b"application/json", b'{"status": 413, "error": "a request\'s body has less than 8,192 bytes here'),
-        (b"text/html", b"<!DOCTYPE html>"),
-        (b"text/plain", b"413 Request Entity Too Large: a request's body"),
-    ):
-        request = b"POST /cat/house-1 HTTP/1.1\r\nAccept: %s\r\nContent-Length: 8192\r\n\r\n" % accept
-        headers, body = exchange(service, request).split(b"\r\n\r\n")
-        assert body.startswith(start_of_body) and headers.count(b"Connection: close") == 1
-        assert b"\r\nContent-Type: " + accept in headers
-    service.stop()
-    lines = [line["fields"] for line in service.log if line["fields"].get("status") == 413]
-    assert [(line["method"], line["path"]) for line in lines] == [("POST", "/cat/house-1")] * 3
 
 
 def test_every_answer_has_the_security_headers_and_none_names_the_software_and_head_is_get_without_a_body(service):
@@ -3697,7 +3651,7 @@ def test_16_kib_of_anything_are_read_at_once(start, request_, statuses):
     b"GET / HTTP/1.1\r\nX: ", b"GET /health HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nX: ",
     b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"])
 def test_a_request_that_takes_too_long_to_come_is_given_up_and_others_on_a_connection_go_on(start, begin):
-    service = start(command=patched("catscii.REQUEST_SECONDS = 2"))
+    service = start(command=patched("catscii.REQUEST_SECONDS = 4"))
 
     def closed() -> bool:
         try:
@@ -3710,9 +3664,9 @@ def test_a_request_that_takes_too_long_to_come_is_given_up_and_others_on_a_conne
 
     with connected(service, 0.2) as slow, connected(service) as steady:
         slow.sendall(begin)
-        for _ in range(6):  # together longer than one request may take
+        for _ in range(5):  # together longer than one request may take
             steady.sendall(b"GET /health HT")
-            time.sleep(0.5)
+            time.sleep(1)
             steady.sendall(b"TP/1.1\r\n\r\n")
             assert whole_answers(read_answers(steady)) == 1
         eventually(closed)
@@ -3789,7 +3743,8 @@ def visits_in(database: Path) -> int:
 
 
 @contextlib.contextmanager
-def sent_ahead(service: Running, kinds: str, path: str, headers: str = "") -> Iterator[dict[str, bytearray]]:
+def sent_ahead(service: Running, kinds: str, path: str, headers: str = "",
+               pause: float = 0.02) -> Iterator[dict[str, bytearray]]:
     """Request sixteen pages at once with each kind of client. Yield the data received so far, and wait for the rest."""
 
     def read(connection: socket.socket, kind: str, data: bytearray) -> None:
@@ -3799,7 +3754,7 @@ def sent_ahead(service: Running, kinds: str, path: str, headers: str = "") -> It
             while whole_answers(data) < 16 and (part := connection.recv(65536)):
                 data += part
                 if kind == "slow":
-                    time.sleep(0.02)
+                    time.sleep(pause)
                 elif kind == "aborting" and len(data) > 1_000_000:
                     connection.setsockopt(socket.SOL_SOCKET, *ABORT)
                     connection.close()
@@ -3815,10 +3770,10 @@ def sent_ahead(service: Running, kinds: str, path: str, headers: str = "") -> It
 
 
 def test_each_request_sent_ahead_is_answered_and_counted_once_however_slowly_it_is_read(start):
-    service = start(command=patched("catscii.REQUEST_SECONDS, catscii.SILENT_CONNECTION_SECONDS = 1, 3"))
+    service = start(command=patched("catscii.REQUEST_SECONDS = catscii.SILENT_CONNECTION_SECONDS = 6"))
     headers = f"X: {'x' * 600}\r\n"  # together more than the service reads at once
-    with sent_ahead(service, "fast slow half-closed", HUGE.format(1), headers) as received:
-        pass
+    with sent_ahead(service, "fast slow half-closed", HUGE.format(1), headers, pause=0.06) as received:
+        pass  # it takes more than 6 seconds until the service has read the request of which it has a part at first
     assert [whole_answers(data) for data in received.values()] == [16] * 3 and counted(service) == 48
 
 
@@ -4572,15 +4527,6 @@ add("manifest.json", json.dumps([manifest]).encode())
 archive.close()
 """
 
-# Each was looked up in nixpkgs 24.11 and in a copy of its master of July 2026, which 26.05 lies between.
-IN_NIXPKGS = {
-    ".dbip-country-lite": "mmdb",
-    ".dockerTools": "streamLayeredImage",
-    "": """cacert dbip-country-lite dive dockerTools fetchPypi flyctl just lib libjpeg libwebp mkShell nixfmt
-        nukeReferences patchelf python3 runCommand skopeo stdenv uv zlib""",
-    ".lib": """escapeShellArgs findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
-        removeSuffix splitString""",
-}
 PACKAGES = """babel bottle certifi hypothesis matplotlib maxminddb netaddr opentelemetry-exporter-otlp-proto-http
     opentelemetry-sdk packaging pillow prometheus-client pytest pytest-timeout pytest-xdist sentry-sdk trustme urllib3
     waitress"""
@@ -4671,17 +4617,6 @@ def nix(country_db: str) -> Iterator[Nix]:
 
 
 @with_nix
-def test_the_stand_in_has_no_name_that_nixpkgs_has_not(nix):
-    for part, names in IN_NIXPKGS.items():
-        expression = f'builtins.attrNames (import {nix.nixpkgs} {{ system = "x86_64-linux"; }}){part}'
-        command = ["nix", "eval", "--impure", "--json", "--expr", expression]
-        assert set(json.loads(subprocess.check_output(command, env=nix.environment))) == set(names.split())
-    needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
-    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright"}
-    assert needs - of_their_own <= set(PACKAGES.split()), "default.nix lacks a package"
-
-
-@with_nix
 def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_pinned_nixpkgs(nix):
     shown = nix("flake show", "", "--json")
     assert shown.returncode == 0, shown.stderr
@@ -4697,6 +4632,9 @@ def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_p
     code = "import hypothesis, os, trustme; print(os.stat(os.environ['GEOLITE2_COUNTRY_DB']).st_size)"
     result = nix("develop", "", "--command", "python3", "-c", code)
     assert result.returncode == 0 and int(result.stdout) > 0, result.stderr
+    needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
+    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright"}
+    assert needs - of_their_own <= set(PACKAGES.split()), "default.nix lacks a package"
 
 
 @with_nix
