@@ -3770,10 +3770,10 @@ def sent_ahead(service: Running, kinds: str, path: str, headers: str = "",
 
 
 def test_each_request_sent_ahead_is_answered_and_counted_once_however_slowly_it_is_read(start):
-    service = start(command=patched("catscii.REQUEST_SECONDS = catscii.SILENT_CONNECTION_SECONDS = 6"))
+    service = start(command=patched("catscii.REQUEST_SECONDS, catscii.SILENT_CONNECTION_SECONDS = 4, 8"))
     headers = f"X: {'x' * 600}\r\n"  # together more than the service reads at once
-    with sent_ahead(service, "fast slow half-closed", HUGE.format(1), headers, pause=0.06) as received:
-        pass  # it takes more than 6 seconds until the service has read the request of which it has a part at first
+    with sent_ahead(service, "fast slow half-closed", HUGE.format(1), headers, pause=0.08) as received:
+        pass  # for more than 4 seconds, the service has a part of the slow client's twelfth request, and reads no more
     assert [whole_answers(data) for data in received.values()] == [16] * 3 and counted(service) == 48
 
 
