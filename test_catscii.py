@@ -4327,8 +4327,9 @@ def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
     assert start(ANALYTICS_DB=f"{folder}/catscii.db").visits() == b"ZZ: 1\n"
 
 
-# A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Each name, and each
-# argument of a function, was looked up in nixpkgs 24.11 and in its master of July 2026; look up a new one there first.
+# A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Each name was looked
+# up in nixpkgs 24.11 and in a copy of its master of July 2026, which 26.05 lies between. Its functions take the arguments
+# that are given to them here and no others, so a new one has to be looked up there first.
 STAND_IN = r"""
 { system ? builtins.currentSystem }:
 let
