@@ -4328,7 +4328,7 @@ def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
 
 
 # A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Each name was looked
-# up in nixpkgs 24.11 and in a copy of its master of July 2026, which 26.05 lies between. Its functions take the arguments
+# up in nixpkgs 24.11 and in a copy of its master of July 2026: 26.05 lies between them. Functions take the arguments
 # that are given to them here and no others, so a new one has to be looked up there first.
 STAND_IN = r"""
 { system ? builtins.currentSystem }:
