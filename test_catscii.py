@@ -29,7 +29,6 @@ import io
 import ipaddress
 import itertools
 import json
-import math
 import os
 import pty
 import random
@@ -2283,10 +2282,6 @@ def kind(response: urllib3.BaseHTTPResponse) -> str:
     return format
 
 
-TERMINALS = ["curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "fetch libfetch/2.0",
-             "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.22621", "x PowerShell/7.4"]
-
-
 @pytest.mark.parametrize(("headers", "expected"), [
     *((CHROME, "html"), (CURL, "ansi"), ({}, "html"), ({"Accept": "*/*"}, "html"), ({"Accept": "image/png"}, "html")),
     ({"User-Agent": "HTTPie/3.2.4", "Accept": "application/json, */*;q=0.5"}, "json"),
@@ -2328,7 +2323,9 @@ def test_each_format_shows_the_art_that_the_parameters_ask_for(service, format, 
         assert body == catscii.to_text(art)
 
 
-@pytest.mark.parametrize("client", TERMINALS)
+@pytest.mark.parametrize("client", [
+    "curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "fetch libfetch/2.0", "x PowerShell/7.4",
+    "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.22621"])
 def test_terminals_get_art_that_fits_24_lines_of_80_columns(service, client):
     for path in ("/", "/cat/house-2", "/?style=ink", "/?colors=256", "/?format=ansi"):
         *rows, below = service.get(path, {"User-Agent": client}).data.decode().splitlines(keepends=True)
@@ -2338,14 +2335,6 @@ def test_terminals_get_art_that_fits_24_lines_of_80_columns(service, client):
         assert len(re.sub("\x1b[^m]*m", "", below).rstrip("\n")) <= 80
     url = re.search(r"http[^?]+", below)[0]
     assert service.get(urlsplit(url).path, {"User-Agent": client}).data.decode() == "".join([*rows, below])
-
-
-@pytest.mark.parametrize(("path", "headers", "lines"), [
-    *(("?width=80", CURL, 31), ("?height=40", CURL, 31), ("?width=120&height=46", CURL, 46), (".ansi", CURL, 31)),
-    *(("?format=ansi", CHROME, 31), ("?format=text", CURL, 30)),
-])
-def test_all_other_art_is_as_large_as_asked(service, path, headers, lines):
-    assert len(service.get(f"/cat/house-2{path}", headers).data.decode().splitlines()) == lines
 
 
 def test_the_line_below_the_art_fits_80_columns_and_fills_the_window_when_pasted_into_a_shell(service):
@@ -2409,24 +2398,15 @@ def test_older_terminals_get_fewer_colours(service, colors, code):
     assert plain == json.loads(service.get("/cat/house-2.json").data)["rows"]
 
 
-@pytest.mark.parametrize(("colors", "size"), [("256", 240), ("16", 16)])
-def test_fewer_colours_are_the_nearest_and_backgrounds_keep_theirs_from_a_step_back(colors, size):
-    palette, plane = catscii.palette(colors), random.Random(0).randbytes(300)
-    assert len(palette) == size
-    chosen = catscii.snapped(plane, 100, palette, 0)
-    for colour, other in zip(catscii.chunks(plane, 3), catscii.chunks(chosen, 3), strict=True):
-        distances = {each: math.dist(colour, each) for each in palette}
-        assert distances[other] <= min(distances.values()) + 12  # Pillow looks up the nearest colour in steps
-
-    def error(carried: float) -> float:
-        few = catscii.snapped(art.background, 80, palette, carried)
-        seen = [Image.frombytes("RGB", (80, 30), plane).filter(ImageFilter.GaussianBlur(2))
-                for plane in (art.background, few)]
-        return statistics.fmean(ImageChops.difference(*seen).tobytes())
-
+@pytest.mark.parametrize("colors", ["256", "16"])
+def test_fewer_colours_look_from_a_step_back_as_all_colours_do(colors):
     for seed in (1, 2, 3, 42):
-        art = catscii.render(catscii.draw_house_cat(seed))
-        assert error(catscii.CARRIED) < 0.65 * error(0), "the nearest colours alone make patches"
+        plane, errors = catscii.render(catscii.draw_house_cat(seed)).background, []
+        for carried in (catscii.CARRIED, 0):
+            few = catscii.snapped(plane, 80, catscii.palette(colors), carried)
+            seen = [Image.frombytes("RGB", (80, 30), each).filter(ImageFilter.GaussianBlur(2)) for each in (plane, few)]
+            errors.append(statistics.fmean(ImageChops.difference(*seen).tobytes()))
+        assert errors[0] < 0.65 * errors[1], "the nearest colours alone make patches"
 
 
 def assert_fits_24_lines(text: str) -> None:
@@ -2475,12 +2455,9 @@ def test_links_have_the_host_and_scheme_that_the_client_sees_unless_they_cannot_
         assert b"evil" not in answer and b"[31m" not in answer and b"/cat/house-9" in answer
 
 
-def test_hosts_take_no_memory_and_a_page_without_links_is_the_same_for_all(start):
+def test_pages_for_many_hosts_take_no_memory(start):
     service = start()
-    for suffix, renders in {"txt": 1, "json": 2, "png": 3, "html": 8, "ansi": 13}.items():
-        for i in range(5):
-            assert service.get(f"/cat/house-1.{suffix}?width=20", {"Host": f"host{i}.example"}).status == 200
-        assert samples(service)["catscii_render_seconds_count"] == {(): renders}
+    service.get("/cat/house-1.txt?width=20")
     before = resident_megabytes(service.process.pid)
     with connected(service) as connection:
         for i in range(0, 2000, 20):
@@ -2499,10 +2476,9 @@ def test_links_and_the_form_keep_what_is_not_a_default(service):
         assert f'{link}?{query}"' in body
     assert 'id="restyle" href="/cat/house-5?width=50&height=9"' in body
     assert re.findall('type="hidden" name="(.+?)" value="(.+?)"', body) == [("height", "9"), ("style", "ink")]
-    body = service.get("/cat/house-5?style=fill", CHROME).data.decode()
-    assert 'id="permalink" href="/cat/house-5"' in body and 'type="hidden"' not in body
-    body = service.get("/cat/house-5?width=80", CHROME).data.decode()
-    assert 'id="permalink" href="/cat/house-5?width=80"' in body, "a width that was chosen is not the window's"
+    for query, kept in (("style=fill", ""), ("width=80", "?width=80")):  # a width that was chosen is not the window's
+        body = service.get(f"/cat/house-5?{query}", CHROME).data.decode()
+        assert f'id="permalink" href="/cat/house-5{kept}"' in body and 'type="hidden"' not in body
 
 
 @pytest.fixture(scope="module")
@@ -2631,15 +2607,6 @@ def test_the_art_fits_the_window_with_one_more_request_and_no_shift(service, new
 
 
 @pytest.mark.browser
-def test_if_the_art_cannot_be_fitted_that_of_80_columns_is_shown(new_tab):
-    tab = new_tab(1280, 800)
-    tab.route("**/*width=*", lambda route: route.abort())
-    tab.goto("/cat/house-1")
-    tab.wait_for_selector("pre:visible")
-    assert columns(tab) == 80 and tab.url.endswith("/cat/house-1")
-
-
-@pytest.mark.browser
 @pytest.mark.parametrize("size", [
     (320, 640), (360, 740), (390, 844), (768, 1024), (740, 360), (1280, 800), (2560, 1440), (3840, 2160)])
 def test_the_controls_never_move(start, new_tab, size):
@@ -2652,8 +2619,7 @@ def test_the_controls_never_move(start, new_tab, size):
         places.append([{side: round(pixels, 1) for side, pixels in box.items()} for box in boxes])
         first = tab.evaluate("document.querySelector('footer').querySelector('a, button, input').id")
         assert first == "another" and places[-1][0]["height"] >= 44
-        assert tab.evaluate("document.documentElement.scrollWidth") == size[0]
-        assert tab.locator("#permalink").bounding_box()["y"] + 20 < size[1]
+        assert tab.evaluate("document.documentElement.scrollWidth") == size[0] and boxes[3]["y"] + 20 < size[1]
     assert places == places[:1] * 4
 
 
@@ -2713,30 +2679,6 @@ def test_the_photograph_shows_under_the_pointer_which_selects_nothing_and_to_the
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("style", ["fill", "ink"])
-def test_high_contrast_keeps_the_colours_of_the_art(new_tab, style):
-    tab, pictures = new_tab(800, 600), []
-    for forced in ("none", "active"):
-        tab.emulate_media(forced_colors=forced)
-        tab.goto(f"/cat/house-1?width=60&style={style}")
-        assert tab.evaluate("matchMedia('(forced-colors: active)').matches") == (forced == "active")
-        pictures.append(Image.open(io.BytesIO(tab.locator("pre").screenshot())).convert("RGB"))
-    difference = ImageChops.difference(*pictures)
-    assert max(high for _, high in difference.getextrema()) < 24, "only the page shines through between cells"
-
-
-@pytest.mark.browser
-def test_on_paper_there_is_the_cat_on_white_without_controls(new_tab):
-    tab = new_tab(800, 600, color_scheme="dark")
-    tab.goto("/cat/house-1?width=60")
-    tab.emulate_media(media="print")
-    assert [tab.is_visible(part) for part in ("pre", "nav", "#width", "#permalink")] == [True, False, False, False]
-    assert tab.is_visible("text=a ginger tabby") and not tab.is_visible("text=hold to see")
-    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(250, 248, 244)"
-    assert len(re.findall(rb"/Type\s*/Page\b", tab.pdf(format="A4"))) == 1
-
-
-@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_what_is_shown_can_be_shared_copied_and_saved(tab, service, scheme):
     tab.emulate_media(color_scheme=scheme)
@@ -2759,52 +2701,27 @@ def test_what_is_shown_can_be_shared_copied_and_saved(tab, service, scheme):
 
 
 @pytest.mark.browser
-def test_the_slider_answers_at_once_cancels_what_was_asked_before_and_is_no_visit(start, new_tab):
-    service, tab, cancelled = start(), new_tab(1280, 800), []
-    show(tab, f"{service.url}/")
-    tab.on("requestfailed", lambda request: cancelled.append(request.url))
-    tab.route("**/*width=100", lambda route: None)  # an answer that does not come
-    drag = """width => {
-        window.slider ??= document.querySelector("#width")
-        slider.value = width
-        slider.dispatchEvent(new Event("input", {bubbles: true}))
-    }"""
-    with tab.expect_request("**/*width=100"):
-        tab.evaluate(drag, "100")
-        assert tab.evaluate("[document.body.ariaBusy, document.querySelector('output').textContent]") == ["true", "100"]
-    tab.evaluate(drag, "90")
-    tab.wait_for_url("**/cat/*?width=90")
-    assert columns(tab) == 90 and tab.evaluate("document.body.ariaBusy") == "false"
-    assert len(cancelled) == 1 and cancelled[0].endswith("?width=100")
-    assert tab.evaluate("slider === document.querySelector('#width')"), "it is not replaced under the finger"
-    assert service.visits() == b"ZZ: 1\n"
-
-
-@pytest.mark.browser
-def test_the_last_ten_cats_are_not_shown_again(tab):
-    tab.goto("/?width=20")
-    shown = [tab.evaluate(LINK)]
-    for _ in range(24):
-        with another_cat(tab):
-            tab.keyboard.press("n")
-        shown.append(tab.evaluate(LINK))
-        assert shown[-1] not in shown[-11:-1]
-
-
-@pytest.mark.browser
-def test_style_and_width_are_redrawn_in_place_and_kept_in_the_address(tab):
+def test_style_and_width_are_redrawn_in_place_at_once_and_kept_in_the_address(tab):
     show(tab, "/cat/house-5")
     tab.evaluate("window.mark = 'not reloaded'")
     tab.click("text=in ink")
     tab.wait_for_url("**/cat/house-5?style=ink")
-    assert tab.locator("pre b[style*=background]").count() == 0
-    tab.evaluate("document.querySelector('#width').value = 80")
+    assert tab.locator("pre b[style*=background]").count() == 0 and tab.evaluate("mark") == "not reloaded"
+    tab.evaluate("window.slider = document.querySelector('#width')")
+    tab.route("**/*width=100*", lambda route: None)  # an answer that does not come
+    drag = "width => { slider.value = width; slider.dispatchEvent(new Event('input', {bubbles: true})) }"
+    with tab.expect_event("requestfailed", lambda request: "width=100" in request.url):  # cancelled by the next one
+        with tab.expect_request("**/*width=100*"):
+            tab.evaluate(drag, "100")
+        assert tab.evaluate("[document.body.ariaBusy, document.querySelector('output').textContent]") == ["true", "100"]
+        tab.evaluate(drag, "80")
+    tab.wait_for_url("**/cat/house-5?width=80&style=ink")
     tab.focus("#width")
     tab.keyboard.press("ArrowRight")
     tab.wait_for_url("**/cat/house-5?width=81&style=ink")
-    assert tab.evaluate("document.activeElement.id") == "width" and columns(tab) == 81
+    assert tab.evaluate("document.activeElement === slider"), "it is not replaced under the finger"
+    assert columns(tab) == 81 and tab.evaluate("document.body.ariaBusy") == "false"
     assert tab.locator("#another").get_attribute("href") == "/?width=81&style=ink"
-    assert tab.evaluate("window.mark") == "not reloaded"
 
 
 @pytest.mark.browser
@@ -2889,11 +2806,12 @@ UNKNOWN_PATHS = """
     *((path, "GET", 404) for path in [*UNKNOWN_PATHS.split(), "/" + "x" * 10_000]),
     *(("/", method, 405) for method in ("POST", "OPTIONS", "TRACE")),
     *(("/cat/house-1", "PUT", 405), ("/health", "PATCH", 405), ("/analytics", "DELETE", 405), ("/panic", "GET", 500)),
+    ("/cat/house-1", "POST", 413),
 ])
 def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(service, path, method, status):
     terminal = "ansi" if status == 404 else "text"  # a page that does not exist has a cat
     for headers, expected in ((CURL, terminal), (CHROME, "html"), ({"Accept": "application/json"}, "json")):
-        response = service.get(path, headers, method)
+        response = service.get(path, headers | {"Content-Length": "8192"} if status == 413 else headers, method)
         assert (response.status, kind(response)) == (status, expected)
         body = response.data.decode()
         if expected == "ansi":
@@ -2999,22 +2917,6 @@ def test_requests_are_answered_as_they_are_meant_or_refused_once_and_the_connect
             assert answer.count(b"%d " % statuses[0]) > 1 and b"Traceback" not in answer and b"\x1b" not in answer
 
 
-def test_a_refusal_is_in_the_format_asked_for_and_logged_once(start):
-    service = start()
-    for accept, start_of_body in (
-        (b"application/json", b'{"status": 413, "error": "a request\'s body has less than 8,192 bytes here'),
-        (b"text/html", b"<!DOCTYPE html>"),
-        (b"text/plain", b"413 Request Entity Too Large: a request's body"),
-    ):
-        request = b"POST /cat/house-1 HTTP/1.1\r\nAccept: %s\r\nContent-Length: 8192\r\n\r\n" % accept
-        headers, body = exchange(service, request).split(b"\r\n\r\n")
-        assert body.startswith(start_of_body) and headers.count(b"Connection: close") == 1
-        assert b"\r\nContent-Type: " + accept in headers
-    service.stop()
-    lines = [line["fields"] for line in service.log if line["fields"].get("status") == 413]
-    assert [(line["method"], line["path"]) for line in lines] == [("POST", "/cat/house-1")] * 3
-
-
 def test_every_answer_has_the_security_headers_and_none_names_the_software_and_head_is_get_without_a_body(service):
     for path in ("/", "/cat/house-1", "/analytics", "/health", "/metrics", "/favicon.ico", "/nothing", "/panic"):
         answers = {method: service.get(path, CHROME, method) for method in ("GET", "HEAD", "POST")}
@@ -3043,11 +2945,6 @@ PIECES = re.findall(r"\S+", "/ cat house-1 analytics .. %2e %2f %00 %ff ? & = wi
 HEADERS = ["Accept", "User-Agent", "Accept-Encoding", "If-None-Match", "X-Real-IP", "Host", "Range", "Cookie"]
 texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=9), max_size=8).map("".join)
 values = st.binary(max_size=60) | st.sampled_from([b"*/*", b"text/html;q=0", b"gzip;q=", b'"', b"::1%x", b"keep-alive"])
-
-
-def test_a_header_that_is_not_utf8_harms_nothing(fuzzed):
-    for name, (path, status) in itertools.product(HEADERS, (("/cat/house-1", 200), ("/nothing", 404))):
-        assert fuzzed.get(path, {name: b"caf\xe9"}).status == status
 
 
 @settings(max_examples=rounds(300), deadline=None)
@@ -3083,19 +2980,6 @@ def test_pages_are_compressed_for_those_who_take_it_and_are_small(service, path)
     assert {"Accept-Encoding", "User-Agent"} <= set(plain.headers["Vary"].split(", "))
 
 
-def test_the_page_has_what_a_browser_and_a_screen_reader_need(service):
-    body = service.get("/cat/house-61", CHROME).data.decode()
-    title = "A white cat with one blue and one amber eye"
-    for part in (
-        '<html lang="en">', 'name="viewport"', 'rel="icon"', 'href="/analytics"', 'href="/"',
-        f"<title>{title} &middot; catscii",
-        f'property="og:title" content="{title}, an ASCII cat"',
-        f'property="og:image:alt" content="{title} as coloured ASCII art"',
-        f'aria-label="{title}, drawn in 80 by 30 coloured characters',
-    ):
-        assert part in body
-
-
 def test_the_page_of_a_photograph_has_its_id_and_source(start, upstream):
     service = start(CAT_SOURCES=upstream.cataas)
     eventually(service.stored)
@@ -3104,14 +2988,6 @@ def test_the_page_of_a_photograph_has_its_id_and_source(start, upstream):
     body = service.get(f"/cat/{cat['id']}", CHROME).data.decode()
     assert f"<title>Cat {cat['id']} from {cat['source']} &middot;" in body
     assert f'photo: <a href="{html.escape(cat["credit"])}" rel="external">{cat["source"]}</a>' in body
-
-
-def test_a_page_that_is_not_there_has_a_cat_of_its_own(service):
-    for headers in (CHROME, CURL):
-        cats = {re.sub(r"'/\w+'", "", service.get(f"/nothing{i}", headers).data.decode()) for i in range(8)}
-        assert len(cats) > 4
-        assert service.get("/nothing1", headers).data == service.get("/nothing1", headers).data
-    assert b"<pre" not in service.get("/cat/house-1?width=0", CHROME).data, "nothing is lost here"
 
 
 def test_other_files_have_their_types_and_crawlers_are_told_to_leave_variations_of_the_random_cat(service):
@@ -3181,25 +3057,6 @@ def test_analytics_for_people(visited):
     assert "<td>1,003</td><td>97.8%</td>" in page and "--length:100.0%" in page and "--length:2.0%" in page
     assert catscii.to_html(catscii.world_map({"FR": 1003, "SG": 20, "QQ": 2})) in page
     assert catscii.PRIVACY in page and "Set-Cookie" not in response.headers
-
-
-def test_analytics_of_no_visits_are_friendly(start):
-    service = start()
-    for headers in (CHROME, CURL):
-        text = service.get("/analytics", headers).data.decode()
-        assert "Nobody has seen a cat here yet" in text and catscii.PRIVACY in text and "<table" not in text
-    assert service.visits() == b""
-    assert service.get("/analytics?format=csv").data == b"day,country,visits\n"
-    answer = service.json("/analytics")
-    assert [*answer.pop("days").values()] == [0] * 30
-    assert answer == {"visits": 0, "today": 0, "last_30_days": 0, "countries": {}}
-
-
-def test_the_longest_names_and_counts_fit_the_terminal(start):
-    service, names = start(), catscii.world().names
-    add_visits(service.database, [("2026-01-01", code, 123_456_789) for code in names])
-    text = re.sub("\x1b[^m]*m", "", service.get("/analytics").data.decode())
-    assert max(map(len, text.splitlines())) == 80 and all(name in text for name in names.values())
 
 
 @pytest.mark.parametrize(("maker", "credited"), [("DBIP-Country-Lite", True), ("GeoLite2-Country", False)])
@@ -3502,33 +3359,19 @@ def test_16_kib_of_anything_are_read_at_once(start, request_, statuses):
     b"GET / HTTP/1.1\r\nX: ", b"GET /health HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nX: ",
     b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"])
 def test_a_request_that_takes_too_long_to_come_is_given_up_and_others_on_a_connection_go_on(start, begin):
-    service = start(command=patched("catscii.REQUEST_SECONDS = 2"))
-
-    def closed() -> bool:
-        try:
-            slow.send(b"a")
-            return not slow.recv(65536)
-        except TimeoutError:
-            return False
-        except ConnectionError:
-            return True
-
-    with connected(service, 0.2) as slow, connected(service) as steady:
+    service = start(command=patched("catscii.REQUEST_SECONDS = 4"))
+    with connected(service) as slow, connected(service) as steady:
         slow.sendall(begin)
-        for _ in range(6):  # together longer than one request may take
+        for _ in range(5):  # together longer than one request may take
             steady.sendall(b"GET /health HT")
-            time.sleep(0.5)
+            time.sleep(1)
             steady.sendall(b"TP/1.1\r\n\r\n")
             assert whole_answers(read_answers(steady)) == 1
-        eventually(closed)
-
-
-def test_pictures_are_fetched_also_while_idle_clients_have_all_files_that_the_service_may_open(start, upstream):
-    few = patched("catscii.STORED_CATS, catscii.QUICK_SECONDS = 8, 0.5")
-    service = start(command=["prlimit", "--nofile=64", *few], CAT_SOURCES=upstream.the_cat_api)
-    with crowd(service, 100):
-        assert service.stored() < 8
-        eventually(lambda: service.stored() == 8)
+            with contextlib.suppress(ConnectionError):
+                slow.send(b"a")
+        with contextlib.suppress(ConnectionError):
+            while slow.recv(65536):  # until it is closed
+                pass
 
 
 def test_a_log_that_is_read_again_goes_on_and_says_how_much_is_missing(start):
@@ -3602,7 +3445,8 @@ def visits_in(database: Path) -> int:
 
 
 @contextlib.contextmanager
-def sent_ahead(service: Running, kinds: str, path: str, headers: str = "") -> Iterator[dict[str, bytearray]]:
+def sent_ahead(service: Running, kinds: str, path: str, headers: str = "",
+               pause: float = 0.02) -> Iterator[dict[str, bytearray]]:
     """Request sixteen pages at once with each kind of client. Yield the data received so far, and wait for the rest."""
 
     def read(connection: socket.socket, kind: str, data: bytearray) -> None:
@@ -3612,7 +3456,7 @@ def sent_ahead(service: Running, kinds: str, path: str, headers: str = "") -> It
             while whole_answers(data) < 16 and (part := connection.recv(65536)):
                 data += part
                 if kind == "slow":
-                    time.sleep(0.02)
+                    time.sleep(pause)
                 elif kind == "aborting" and len(data) > 1_000_000:
                     connection.setsockopt(socket.SOL_SOCKET, *ABORT)
                     connection.close()
@@ -3628,10 +3472,10 @@ def sent_ahead(service: Running, kinds: str, path: str, headers: str = "") -> It
 
 
 def test_each_request_sent_ahead_is_answered_and_counted_once_however_slowly_it_is_read(start):
-    service = start(command=patched("catscii.REQUEST_SECONDS, catscii.SILENT_CONNECTION_SECONDS = 1, 3"))
+    service = start(command=patched("catscii.REQUEST_SECONDS, catscii.SILENT_CONNECTION_SECONDS = 4, 8"))
     headers = f"X: {'x' * 600}\r\n"  # together more than the service reads at once
-    with sent_ahead(service, "fast slow half-closed", HUGE.format(1), headers) as received:
-        pass
+    with sent_ahead(service, "fast slow half-closed", HUGE.format(1), headers, pause=0.08) as received:
+        pass  # for more than 4 seconds, the service has a part of the slow client's twelfth request, and reads no more
     assert [whole_answers(data) for data in received.values()] == [16] * 3 and counted(service) == 48
 
 
@@ -3658,8 +3502,8 @@ def test_a_table_that_cannot_be_read_is_an_error_once_and_the_service_is_degrade
     eventually(lambda: service.stored() == 3)
 
     def events(level: str) -> list[str]:
-        lines = [line for line in service.log[begun:] if line["level"] == level and "status" not in line["fields"]]
-        return [line["fields"]["message"] for line in lines]
+        return [line["fields"]["message"] for line in service.log[begun:]
+                if line["level"] == level and "status" not in line["fields"]]
 
     begun = len(service.log)
     with another_schema(service, table):
@@ -3734,19 +3578,6 @@ def test_sums_are_exact_whoever_writes_and_a_migration_keeps_visits_and_cats(sta
         assert told["days"] == {day: days.get(day, 0) for day in told["days"]} and len(told["days"]) == 30
         assert (told["today"], told["last_30_days"]) == (days[today], sum(told["days"].values()))
         assert {country: int(count) for (country,), count in counts.items()} == countries, statement
-
-
-def test_a_clock_that_is_set_back_by_a_day_harms_nothing(start, tmp_path):
-    back = tmp_path / "back"
-    code = f"import os, time\nreal = time.time\ntime.time = lambda: real() - 86400 * os.path.exists({str(back)!r})"
-    service = start(command=patched(f"{code}\ncatscii.GRACE_SECONDS = 60"))
-    with connected(service) as idle:
-        asking("/cat/house-1?width=20&format=text")(idle)
-        assert idle.recv(65536)
-        back.touch()
-        visit(service)
-        assert counted(service) == 6
-        assert service.stop() == 0, "it does not wait for the connection until the clock is back"
 
 
 def test_a_service_suspended_for_an_hour_goes_on_where_it_was(start, upstream, tmp_path):
@@ -3836,16 +3667,6 @@ def test_cgi_that_is_not_set_up_tells_the_log_alone(tmp_path):
     assert [problem.split(":")[0] for problem in problems] == ["GEOLITE2_COUNTRY_DB", "LOG_LEVEL"]
 
 
-@pytest.mark.parametrize("length", ["-1", "x"])
-def test_cgi_does_not_wait_for_a_body_of_a_length_that_cannot_be(tmp_path, length):
-    variables, pipe = cgi_variables(tmp_path, CONTENT_LENGTH=length, PATH_INFO="/health"), subprocess.PIPE
-    with subprocess.Popen([sys.executable, SCRIPT], env=variables, stdin=pipe, stdout=pipe) as process:
-        try:
-            assert process.wait(60) == 0 and process.stdout.read().startswith(b"Status: 200 ")
-        finally:
-            process.kill()
-
-
 def refresher(folder: Path) -> tuple[float, dict[str, Any]]:
     """Return the seconds until a cat is due, and how often each source has failed in a row."""
     ((due, sources),) = sql(folder / "catscii.db", "SELECT due, sources FROM refresher")
@@ -3875,35 +3696,6 @@ def test_of_many_requests_one_fetches_a_cat_and_none_waits_for_it(tmp_path, upst
     assert upstream.asked("/cat?") == 1 and refresher(tmp_path)[0] < 1
 
 
-def test_one_request_reports_once_what_failed_and_what_came_after_it(tmp_path, upstream):
-    with contextlib.closing(Upstream()) as sentry:
-        dsn = sentry.url.replace("//", "//abc@") + "/42"
-        answer = cgi(tmp_path, PATH_INFO="/panic", CAT_SOURCES=upstream.cataas, SENTRY_DSN=dsn,
-                     OTEL_EXPORTER_OTLP_ENDPOINT=upstream.url)
-        assert answer.status.startswith("500 ") and stored_cats(tmp_path) == 1
-        events = [event.get("exception", event) for event in sentry_events(sentry)]
-    assert [str(event["values"][-1]["value"])[:15] for event in events] == ["This is a drill"], events
-    roots = [span for span in collected(upstream) if not span.parent]
-    assert [(root.name, bool(root.error)) for root in roots] == [("panic_get", True), ("get_cat_ascii_art", False)]
-
-
-def test_of_those_that_claim_at_once_one_is_told_so(tmp_path):
-    databases = [catscii.Database(str(tmp_path / "catscii.db")) for _ in range(8)]
-    barrier = threading.Barrier(len(databases))
-
-    def claim(database: catscii.Database) -> dict[str, tuple[int, float]] | None:
-        barrier.wait()
-        return catscii.Store(database).claim_due_fetch()
-
-    with ThreadPoolExecutor(len(databases)) as pool:
-        for _ in range(rounds(500)):
-            set_due(tmp_path, -1)
-            claims = list(pool.map(claim, databases))
-            assert len(claims) - claims.count(None) == 1
-    for database in databases:
-        database.close()
-
-
 def test_a_full_store_is_due_a_cat_a_minute_and_a_lost_lease_ends(tmp_path, upstream):
     cgi(tmp_path)  # makes the database
     for seed in range(catscii.STORED_CATS):
@@ -3919,7 +3711,7 @@ def test_a_full_store_is_due_a_cat_a_minute_and_a_lost_lease_ends(tmp_path, upst
 
 
 def test_a_source_that_fails_rests_for_all_processes(tmp_path, upstream):
-    upstream.answers["/cat"] = lambda handler: reply(handler, b"", 500)
+    upstream.answers["/cat"] = sends(b"", 500)
     name, log = urlsplit(upstream.url).netloc, []
     for failures, following in ((1, 2), (2, 6), (6, 11), (11, 12)):
         log += cgi(tmp_path, CAT_SOURCES=upstream.cataas).log
@@ -3928,7 +3720,7 @@ def test_a_source_that_fails_rests_for_all_processes(tmp_path, upstream):
         assert failing == {name: failures} and rest / 2 - SOON < seconds <= rest
         state = json.dumps({name: [following - 1, 0]})
         sql(tmp_path / "catscii.db", "UPDATE refresher SET due = 0, sources = ?", state)
-    upstream.answers["/cat"] = lambda handler: reply(handler, b"", 429, **{"Retry-After": "5000"})
+    upstream.answers["/cat"] = sends(b"", 429, **{"Retry-After": "5000"})
     log += cgi(tmp_path, CAT_SOURCES=upstream.cataas).log
     assert 4900 < refresher(tmp_path)[0] <= 5000
     set_due(tmp_path, -1)
@@ -3936,18 +3728,6 @@ def test_a_source_that_fails_rests_for_all_processes(tmp_path, upstream):
     log += cgi(tmp_path, CAT_SOURCES=upstream.cataas).log  # a cat is due, and no source may be asked
     assert upstream.asked("/cat?") == asked
     assert [line["fields"]["message"] for line in log].count("Source fails") == 1
-
-
-def test_one_cgi_request_imports_only_what_it_uses(tmp_path):
-    cgi(tmp_path)  # makes the database
-    store_cat(tmp_path / "catscii.db", "stored")
-    set_due(tmp_path, 60)
-    code = "import sys, catscii; catscii.main([]); print(*sys.modules, file=sys.stderr)"
-    variables = cgi_variables(tmp_path, CAT_SOURCES="http://localhost:9/", PYTHONPATH=str(SCRIPT.parent))
-    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
-    assert b"/cat/stored" in result.stdout
-    modules = set(result.stderr.decode().splitlines()[-1].split())
-    assert "bottle" in modules and not modules & {"urllib3", "waitress", "maxminddb", "certifi", "argparse"}
 
 
 def printed(language: str, instead: Mapping[str, object]) -> str:
@@ -4004,13 +3784,9 @@ BEFORE = {  # what a distribution's own configuration says
         PidFile pid
         ErrorLog log
         ScriptSock socket
-        LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
-        LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
-        LoadModule alias_module /usr/lib/apache2/modules/mod_alias.so
-        LoadModule env_module /usr/lib/apache2/modules/mod_env.so
-        LoadModule cgid_module /usr/lib/apache2/modules/mod_cgid.so
-        SetEnv CAT_SOURCES "{sources}"
-        """,
+        """ + "\n".join(f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so"
+                        for name in ("mpm_event", "authz_core", "alias", "env", "cgid"))
+    + '\nSetEnv CAT_SOURCES "{sources}"\n',
 }
 
 
@@ -4074,17 +3850,14 @@ def test_under_a_web_server_requests_are_what_they_are_elsewhere(web_server):
 
 @pytest.mark.cgi
 @pytest.mark.browser
-def test_the_page_works_under_a_prefix(web_server, chromium):
-    tab, complaints = chromium.new_page(), []
+def test_the_page_works_under_a_prefix(web_server, new_tab):
+    tab, complaints = new_tab(), []
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("response", lambda response: response.ok or complaints.append(response.url))
-    tab.goto(web_server + "/cat/house-1")  # another one is from the store
-    tab.wait_for_selector(":root:not(.fitting)")
-    first = tab.evaluate("document.querySelector('#permalink').href")
-    tab.click("#another")
-    tab.wait_for_function("href => document.querySelector('#permalink').href !== href", arg=first)
-    second = tab.evaluate("document.querySelector('#permalink').href")
-    assert {first.rpartition("/")[0], second.rpartition("/")[0]} == {web_server + "/cat"} and tab.url == second
+    show(tab, web_server + "/cat/house-1")  # another one is from the store
+    with another_cat(tab):
+        tab.click("#another")
+    assert tab.url == tab.evaluate(LINK) and tab.url.startswith(web_server + "/cat/")
     tab.hover("figure")
     tab.click("#restyle")
     tab.wait_for_url("**/cats/cat/*?style=ink")
@@ -4092,7 +3865,6 @@ def test_the_page_works_under_a_prefix(web_server, chromium):
     assert tab.title().startswith("Visitors") and tab.url == web_server + "/analytics"
     tab.click("text=a cat")
     assert complaints == []
-    tab.close()
 
 
 def test_art_from_a_file_standard_input_and_a_url(tmp_path, upstream):
@@ -4154,15 +3926,11 @@ def test_art_in_a_terminal_leaves_a_line_for_the_prompt_and_heeds_its_colours(
     assert not any(other in output for other in {"8;5;", "8;2;"} - {code})
 
 
-def test_art_alone_is_a_house_cat_and_a_name_is_that_one():
+def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_terminal():
     art = catscii.render(catscii.draw_house_cat(42), 80)
     assert json.loads(run("art", "house-42", "--format", "json").stdout)["rows"] == list(art.rows)
     assert len({run("art").stdout for _ in range(4)}) > 1
-
-
-def test_art_as_a_png_goes_to_a_file_and_to_no_terminal():
-    picture = Image.open(io.BytesIO(run("art", "house-42", "--format", "png", "--width", "40").stdout))
-    assert (picture.format, picture.size) == ("PNG", (400, 300))
+    assert run("art", "house-42", "--format", "png").stdout == catscii.to_png(art, "dark")
     status, output = in_terminal(80, 24, sys.executable, SCRIPT, "art", "house-42", "--format", "png")
     assert (status, output) == (2, "catscii: a terminal cannot show a PNG: send it to a file, as with > cat.png\n")
 
@@ -4193,8 +3961,7 @@ def test_art_explains_what_is_wrong_in_one_line(command, status, words):
 @pytest.mark.nix  # each key is one of https://fly.io/docs/reference/configuration/
 def test_fly_is_told_what_the_service_and_the_image_are():
     fly = tomllib.loads((FOLDER / "fly.toml").read_text())
-    sections = "app primary_region kill_signal kill_timeout build http_service metrics mounts vm"
-    assert set(fly) == set(sections.split())
+    assert " ".join(fly) == "app primary_region kill_signal kill_timeout build http_service metrics mounts vm"
     assert fly["kill_signal"] == "SIGTERM" and fly["build"] == {"image": "catscii:latest"}
     assert fly["kill_timeout"] > catscii.GRACE_SECONDS + 2 * catscii.FLUSH_SECONDS + 1
     service = fly["http_service"]
@@ -4299,8 +4066,9 @@ def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
     assert start(ANALYTICS_DB=f"{folder}/catscii.db").visits() == b"ZZ: 1\n"
 
 
-# A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Its functions take
-# the arguments that are given to them here and no others, so a new one has to be looked up in nixpkgs first.
+# A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Each name was looked
+# up in nixpkgs 24.11 and in a copy of its master of July 2026: 26.05 lies between them. Functions take the arguments
+# that are given to them here and no others, so a new one has to be looked up there first.
 STAND_IN = r"""
 { system ? builtins.currentSystem }:
 let
@@ -4326,9 +4094,7 @@ let
     builtins.deepSeq meta derivation (
       removeAttrs attrs [ "passthru" "meta" "nativeBuildInputs" ]
       // {
-        inherit name system;
-        outputs = [ "out" ]; # `nix develop` looks for them
-        builder = "/bin/bash";
+        inherit name system; outputs = [ "out" ]; builder = "/bin/bash"; # `nix develop` looks for the outputs
         args = [ "-euo" "pipefail" "-c" "${script}\n:" ]; # bash ends last: Nix kills what closes its output first
         PATH = builtins.concatStringsSep ":" (map (package: "${package}/bin") nativeBuildInputs ++ [ "/usr/bin:/bin" ]);
       }
@@ -4394,8 +4160,7 @@ in
       image = runCommand "image.json" { image = builtins.toJSON { inherit created config; tag = "${name}:${tag}"; }; }
         ''echo "$image" > $out'';
       archive = runCommand "archive" { exportReferencesGraph = [ "graph" image ]; } ''
-        mkdir root
-        cd root
+        mkdir root && cd root
         for package in ${toString contents}; do cp -r --no-preserve=mode $package/. .; done
         ${extraCommands}
         cd ..
@@ -4403,8 +4168,7 @@ in
       '';
     in
     runCommand "stream-${name}" { } ''
-      echo "#!/bin/sh" > $out
-      echo "exec cat ${archive}" >> $out
+      echo -e "#!/bin/sh\nexec cat ${archive}" > $out
       chmod +x $out
     '';
 }
@@ -4449,15 +4213,6 @@ add("manifest.json", json.dumps([manifest]).encode())
 archive.close()
 """
 
-# Each was looked up in nixpkgs 24.11 and in a copy of its master of July 2026, which 26.05 lies between.
-IN_NIXPKGS = {
-    ".dbip-country-lite": "mmdb",
-    ".dockerTools": "streamLayeredImage",
-    "": """cacert dbip-country-lite dive dockerTools fetchPypi flyctl just lib libjpeg libwebp mkShell nixfmt
-        nukeReferences patchelf python3 runCommand skopeo stdenv uv zlib""",
-    ".lib": """escapeShellArgs findFirst genAttrs getBin getExe hasPrefix licenses optionalAttrs optionals removePrefix
-        removeSuffix splitString""",
-}
 PACKAGES = """babel bottle certifi hypothesis matplotlib maxminddb netaddr opentelemetry-exporter-otlp-proto-http
     opentelemetry-sdk packaging pillow prometheus-client pytest pytest-timeout pytest-xdist sentry-sdk trustme urllib3
     waitress"""
@@ -4494,23 +4249,16 @@ class Nix:
             new.mkdir()
         for path in [*FOLDER.glob("*.py"), *FOLDER.glob("*.nix"), FOLDER / "flake.lock", FOLDER / "requirements.txt"]:
             shutil.copy(path, self.flake)
-        self.environment = os.environ | {
-            "HOME": str(folder), "NIX_STORE_DIR": str(self.store),
-            "NIX_STATE_DIR": f"{folder}/state", "NIX_LOG_DIR": f"{folder}/log",
-            "NIX_CONFIG": "experimental-features = nix-command flakes\nbuild-users-group =\nsandbox = false\n"
-            "substituters =",
-        }
-        machine = {
-            "base": sys.base_prefix,
-            "python": f"python{sys.version_info.major}.{sys.version_info.minor}",
-            "packages": {name: parts_of(name, set()) for name in PACKAGES.split()},
-            "mmdb_writer": parts_of("mmdb_writer", set()),
-            "certificates": certifi.where(),
-        }
+        settings = "experimental-features = nix-command flakes\nbuild-users-group =\nsandbox = false\nsubstituters ="
+        folders = {f"NIX_{name.upper()}_DIR": f"{folder}/{name}" for name in ("store", "state", "log")}
+        self.environment = os.environ | folders | {"HOME": str(folder), "NIX_CONFIG": settings}
+        packages = {name: parts_of(name, set()) for name in PACKAGES.split()}
+        machine = {"base": sys.base_prefix, "python": f"python{sys.version_info.major}.{sys.version_info.minor}",
+                   "packages": packages, "mmdb_writer": parts_of("mmdb_writer", set()), "certificates": certifi.where()}
         self.machine = self.nixpkgs / "machine.json"
-        for name, text in ("default.nix", STAND_IN), ("flake.nix", STAND_IN_FLAKE), ("archive.py", ARCHIVE):
+        for name, text in (("default.nix", STAND_IN), ("flake.nix", STAND_IN_FLAKE), ("archive.py", ARCHIVE),
+                           ("machine.json", json.dumps(machine))):
             (self.nixpkgs / name).write_text(text)
-        self.machine.write_text(json.dumps(machine))
         shutil.copy(countries, self.nixpkgs / "country.mmdb")
 
     def planted(self, package: str, path: Path) -> contextlib.AbstractContextManager[None]:
@@ -4548,17 +4296,6 @@ def nix(country_db: str) -> Iterator[Nix]:
 
 
 @with_nix
-def test_the_stand_in_has_no_name_that_nixpkgs_has_not(nix):
-    for part, names in IN_NIXPKGS.items():
-        expression = f'builtins.attrNames (import {nix.nixpkgs} {{ system = "x86_64-linux"; }}){part}'
-        command = ["nix", "eval", "--impure", "--json", "--expr", expression]
-        assert set(json.loads(subprocess.check_output(command, env=nix.environment))) == set(names.split())
-    needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
-    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright"}
-    assert needs - of_their_own <= set(PACKAGES.split()), "default.nix lacks a package"
-
-
-@with_nix
 def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_pinned_nixpkgs(nix):
     shown = nix("flake show", "", "--json")
     assert shown.returncode == 0, shown.stderr
@@ -4574,6 +4311,9 @@ def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_p
     code = "import hypothesis, os, trustme; print(os.stat(os.environ['GEOLITE2_COUNTRY_DB']).st_size)"
     result = nix("develop", "", "--command", "python3", "-c", code)
     assert result.returncode == 0 and int(result.stdout) > 0, result.stderr
+    needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
+    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright"}
+    assert needs - of_their_own <= set(PACKAGES.split()), "default.nix lacks a package"
 
 
 @with_nix
