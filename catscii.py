@@ -102,6 +102,7 @@ __version__ = "0.1.0"
 # ---------------------------------------------------------------------------------------------------------------------
 
 DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat"
+HONEYCOMB = "https://api.honeycomb.io/v1/traces"
 LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # the numbers are those of logging
 
 
@@ -219,7 +220,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     collector = None
     for kind in ("", "TRACES_"):
         collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", otlp_url, collector)
-        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid headers, which may hold keys
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log wrong ones, with keys
     if collector:  # a collector must not get the key
         values["honeycomb_api_key"] = None
     if given.get("OTEL_SDK_DISABLED", "").lower() != "true":
@@ -234,7 +235,6 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 # ---------------------------------------------------------------------------------------------------------------------
 
 FLUSH_SECONDS = 1.5  # at the end, Sentry and the traces each get this time to send what is left
-HONEYCOMB = "https://api.honeycomb.io/v1/traces"
 TRACE = "opentelemetry.trace"  # a module that is in sys.modules only if traces are sent
 METRICS = {
     "catscii_requests_total": ("counter", "Requests by route and status."),
@@ -1356,7 +1356,7 @@ class Fetcher:
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
             permit: Callable[[], None] = lambda: None, post: str = "", seconds: float | None = None) -> bytes:
-        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also for over `limit` bytes."""
+        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above the `limit`."""
         # urllib3 limits only the time between bytes. To limit the whole time, read in a thread.
         body: Future[bytes] = Future()
 
@@ -2418,7 +2418,7 @@ class Service:
                 log.warning("Countries cannot be replaced", {"error": str(error)})
 
     def finish_cgi(self) -> None:
-        """Work after a CGI response: count the visit if that failed, exchange visits, and fork to fetch a cat if due."""
+        """End a CGI process: count the visit if that failed before, exchange visits, and fork to fetch a cat if due."""
         for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
             time.sleep(0.1)
             self.visits.check()
