@@ -419,7 +419,7 @@ def looks(art: Image.Image, widths: Sequence[int] = (160, 240, 320), softened: f
 
 
 def score(text: str, path: Path) -> tuple[float, ...]:
-    """Return SSIM, PSNR, correlation, and the shares of legible cells and of views with a cat (nan if there is none)."""
+    """Return SSIM, PSNR, correlation, and the shares of legible cells and of views with a cat (nan if it has none)."""
     import numpy as np
     from skimage.metrics import structural_similarity
 

@@ -220,7 +220,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     collector = None
     for kind in ("", "TRACES_"):
         collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", otlp_url, collector)
-        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log wrong ones, with keys
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid ones and keys
     if collector:  # a collector must not get the key
         values["honeycomb_api_key"] = None
     if given.get("OTEL_SDK_DISABLED", "").lower() != "true":
@@ -426,7 +426,7 @@ def start_sentry(settings: Settings) -> Callable[[], object]:
         integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
         ignore_errors=[bottle.HTTPResponse],  # not errors: the cause of a 500 has been logged
         trace_propagation_targets=[],  # the sources get no trace headers
-        send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # may be addresses
+        send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # may hold addresses
         before_send=lambda event, hint: {**event, "request": {**event.get("request", {}), "headers": {}}},
     )
     return sentry_sdk.get_client().close
