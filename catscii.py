@@ -1520,7 +1520,7 @@ class Refresher:
         for source in self._sources:
             source.failures, ready = (claimed or {}).get(source.name, (0, 0.0))
             source.ready = ready - time.time() + time.monotonic()
-        self._repeats = QUICK_REPEATS - 1  # those of other processes are unknown, so one more ends the hurry
+        self._repeats = QUICK_REPEATS - 1  # unknown for other processes; one more repeat ends the hurry
         return claimed is not None
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
@@ -1718,7 +1718,7 @@ class Countries:
         self._path = path
         self._reader: maxminddb.Reader | None = None
         self._stat: tuple[int, ...] | None = None  # of the file when it was last read
-        self.from_dbip = False  # the licence, CC BY 4.0, wants a link to DB-IP wherever its countries are shown
+        self.from_dbip = False  # the licence, CC BY 4.0, requires a link to DB-IP where its countries are shown
         try:
             self.reload()
         except ValueError as error:
@@ -1751,7 +1751,7 @@ class Countries:
         return True
 
     def country(self, address: str) -> str:
-        """Return the ISO 3166-1 alpha-2 code for a client's address, or for the last one of a header's list."""
+        """Return the ISO 3166-1 alpha-2 code for a client's address, or for the last address in a header's list."""
         if not self._reader:
             return UNKNOWN_COUNTRY
         text = address.rpartition(",")[2].strip()
@@ -2635,7 +2635,7 @@ def base_url() -> str:
     return f"{'https' if scheme == 'https' else 'http'}://{host}{root_path()}"
 
 
-@lru_cache(256)  # of less than MAX_HEADER_BYTES each
+@lru_cache(256)  # each key has less than MAX_HEADER_BYTES
 def read_view(format: str | None, query: str, accept: str, client: str) -> View:
     """Return the current request's view. The arguments are its parts, as a key of the cache. Raises HTTPError 400."""
     view = make_view(format or read_format("cats"), read_parameter)
@@ -2753,7 +2753,7 @@ lost_cat = cache(lambda seed: render(draw_house_cat(seed), 60))
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
-    """Send the error in the format that the client wants, or in the negotiated one if the wanted one is wrong."""
+    """Send the error in the format that the URL names, or in the negotiated format if the URL names no valid one."""
     path = bottle.request.path
     annotate(error=error.exception)
     try:
