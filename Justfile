@@ -20,11 +20,11 @@ lint:
         mypy --strict catscii.py
     go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 
-# Writes requirements.txt anew, for pip install --require-hashes
+# Writes requirements.txt, for pip install --require-hashes
 requirements:
     uv export --quiet --script catscii.py --no-header > requirements.txt
 
-# Measures the art and its peers (`just bench art PICTURE...`) or the service (`just bench serve`)
+# Measures the art (`just bench art PICTURE...`), the service (`just bench serve`), and more
 bench *arguments:
     uv run bench_catscii.py "$@"
 
@@ -33,11 +33,11 @@ docker:
     nix build .#dockerImage
     ./result | docker load
 
-# Builds the image and puts it on fly.io
+# Builds the image and deploys it to fly.io
 deploy: docker
     fly deploy --local-only
 
-# Downloads this month's countries into dbip-country-lite.mmdb: DB-IP Lite, CC BY 4.0, https://db-ip.com
+# Downloads this month's database of countries, dbip-country-lite.mmdb: DB-IP Lite, CC BY 4.0, https://db-ip.com
 geoip:
     curl --fail --silent --show-error --location \
         "https://download.db-ip.com/free/dbip-country-lite-$(date -u +%Y-%m).mmdb.gz" | gunzip > dbip-country-lite.mmdb.new

@@ -21,36 +21,41 @@
 # [tool.uv]
 # exclude-newer = "2026-11-01T00:00:00Z"
 # ///
-"""Measure catscii beside its peers, and make the glyphs and the map of the world that catscii.py contains.
+"""Compare catscii with similar programs, and print the tables of glyphs and of the world that catscii.py contains.
 
     uv run bench_catscii.py art PICTURE...    quality, size and speed of art at 80 columns
-    uv run bench_catscii.py serve             requests a second and memory, beside those of a minimal service
+    uv run bench_catscii.py serve             requests per second and memory, compared with a minimal service
     uv run bench_catscii.py coverage          the literal COVERAGE of catscii.py
     uv run bench_catscii.py map               the literal WORLD of catscii.py, from a package of npm
-    uv run bench_catscii.py start             time from exec to the first byte of a response, and resident memory
-    uv run bench_catscii.py machines          what it costs to add up the visits of many machines in etcd
+    uv run bench_catscii.py start             time from exec to a response's first byte, and resident memory
+    uv run bench_catscii.py machines          the cost of adding up the visits of many machines in etcd
 
 art runs all renderers in turn, on the given pictures and on four house cats. To measure the quality, it draws the art
-with DejaVu Sans Mono in cells of 10 x 20 pixels and compares it with the picture. A row of its table has the means of:
-ssim (of luma, in windows of 7 x 7 pixels); psnr (of colours that are blurred by 6 pixels); corr (of luma that is
-blurred by 5 pixels); legible, the share of cells with a glyph that is 24 levels of luma or more from its background;
-seen, the share of views of the art in which OpenCV's detectors find a cat's face (only for pictures in which they find
-one); the bytes of the output; the median time, and its ratio to that of the floor, which is Pillow's draft, convert and
-resize to 4 x 8 samples a cell. Peers that are not installed (chafa, jp2a and artem are programs) are left out.
+with DejaVu Sans Mono in cells of 10 x 20 pixels, and compares this drawing with the picture. The columns are means:
+  ssim      similarity of luma, in windows of 7 x 7 pixels
+  psnr      similarity of colours that are blurred by 6 pixels
+  corr      correlation of luma that is blurred by 5 pixels
+  legible   the share of cells in which the lumas of the glyph and its background differ by 24 levels or more
+  seen      the share of views in which OpenCV's detectors find a cat's face, for pictures in which they find one
+  bytes     the size of the output
+  ms        the median time
+  x floor   the ratio of this time to that of Pillow's draft, convert and resize to 4 x 8 samples per cell
+Programs that are not installed (chafa, jp2a, artem) are left out.
 
-serve takes about seven minutes. It requests / like a browser, on 32 connections, with wrk if this is installed. It asks
-several services in turn, again and again. The floor is a bottle route that returns the same bytes, with the same number
-of waitress's threads. catscii, which also counts and logs each visit, runs with house cats only, with 200 clients that
-send a byte a second, with an upstream that answers after 2 seconds, and with an upstream that never answers. The ratios
-are medians of the ratios within a round.
+serve takes about seven minutes. It requests / like a browser, on 32 connections, with wrk if this is installed. In each
+round, it loads several services in turn. The floor is a bottle route that returns the same bytes, with the same number
+of threads of waitress. catscii, which also counts and logs each visit, runs with house cats only, with 200 clients that
+send one byte per second, with an upstream that answers after 2 seconds, and with an upstream that never answers. The
+ratios are medians of the ratios within each round.
 
 start runs the service and CGI in turn, with a full store. The floor is Python that imports bottle and sqlite3, and, for
-the service, waitress. The script is compiled to bytecode, like an installed one, unless the table says otherwise.
+the service, waitress. The script is compiled to bytecode beforehand, unless the table says otherwise.
 
-machines needs etcd, and takes some four minutes. It loads one of 1, 3 and 10 machines like serve, in turns with one
-machine without etcd; the ratios are medians of the ratios within a round. A proxy between the machine and etcd counts
-requests and bytes. The CPU of an exchange is what the machine uses beyond the one without etcd. The seconds to agree
-pass between a visit to one machine and the moment when all machines show the same sum.
+machines needs etcd, and takes about four minutes. It starts 1, 3 and then 10 machines, and one machine without etcd. It
+loads one machine and the one without etcd in turn, like serve; the ratios are medians of the ratios within each round.
+A proxy between the loaded machine and etcd counts requests and bytes. The CPU of an exchange is what the loaded machine
+uses more than the one without etcd. The seconds to agree are the time from a visit to one machine until all machines
+show the same sum.
 """
 
 from __future__ import annotations
@@ -119,12 +124,12 @@ def print_literal(name: str, data: bytes) -> None:
     print(f'{name} = """', *(literal[i : i + 200] for i in range(0, len(literal), 200)), '"""', sep="\n")
 
 
-WORLD_ATLAS = "world-atlas@2.0.2"  # on npm: Natural Earth, public domain, as TopoJSON
+WORLD_ATLAS = "world-atlas@2.0.2"  # a package of npm: the data of Natural Earth (public domain) as TopoJSON
 FINE = 20  # pixels across a cell of the map
-WEST = -170.0  # the left edge of the map, in the Bering Strait: no other meridian avoids all continents
+WEST = -170.0  # the left edge of the map, in the Bering Strait: other meridians cross continents
 NORTH = 84.0
 UNCODED = {"Kosovo": "XK", "N. Cyprus": "CY", "Somaliland": "SO"}  # areas without an ISO code of their own
-OVERSEAS = {  # by code: the country whose area includes this one in Natural Earth ("": none), longitude, latitude
+OVERSEAS = {  # for each code: the country that includes this area in Natural Earth ("": none), longitude, latitude
     "BQ": ("NL", -68.3, 12.2),
     "BV": ("", 3.4, -54.4),
     "CC": ("", 96.8, -12.2),
@@ -156,7 +161,7 @@ def country_names() -> dict[str, str]:
 
 
 def natural_earth() -> list[tuple[str, list[Ring]]]:
-    """Return the areas of all countries except Antarctica, the largest first: the code, and the rings, outer first."""
+    """Return the code and the rings (the outer one first) of all areas except Antarctica, the largest first."""
     from babel.core import get_global
 
     numbered = get_global("territory_aliases")
@@ -171,7 +176,7 @@ def natural_earth() -> list[tuple[str, list[Ring]]]:
         arcs.append([(scale_x * x + left, scale_y * y + bottom) for x, y in zip(xs, ys, strict=True)])
 
     def ring(indices: list[int]) -> Ring:
-        """Return a ring from the indices of its arcs, without a gap at the date line, and not west of the map."""
+        """Return the ring with these arcs. It has no gap at the date line, and does not lie west of the map."""
         points = [point for i in indices for point in (arcs[i] if i >= 0 else arcs[~i][::-1])[:-1]]
         turn, previous, whole = 0, points[0][0], []
         for lon, lat in points:
@@ -244,9 +249,9 @@ def world() -> bytes:
     NUL, the glyphs of all cells follow. Then each cell with a glyph has its owner and its guests, as indices of
     countries, and a byte 255 before each guest.
 
-    The owner of a cell is the country with the most land in it. A country that owns no cell in this way gets the cell
-    that has most of its land, if this is a third of the owner's land or more, and if the owner has other cells. The
-    remaining countries become guests, or own a dot in the sea.
+    The owner of a cell is the country with the most land in it. A country that owns no cell by this rule gets the cell
+    with most of its land, if it has at least a third as much land there as the owner, and if the owner has other cells.
+    The remaining countries become guests, or own a dot in the sea.
     """
     names, columns = country_names(), catscii.WORLD_COLUMNS
     codes = list(names)
@@ -254,7 +259,7 @@ def world() -> bytes:
     glyphs = land_glyphs(atlas)
     owners: dict[int, str] = {}
     guests: dict[int, bytes] = {}
-    shares = []  # pixels by number
+    shares = []  # for each cell, the number of pixels of each country
     for cell, glyph in enumerate(glyphs):
         x, y = FINE * (cell % columns), 2 * FINE * (cell // columns)
         pixels = Counter(level - 1 for level in atlas.crop((x, y, x + FINE, y + 2 * FINE)).tobytes() if level)
@@ -396,7 +401,7 @@ def luma(colour: tuple[int, ...]) -> float:
 
 
 def looks(art: Image.Image, widths: Sequence[int] = (160, 240, 320), softened: float = 4) -> list[bool]:
-    """Return for several views of the art whether OpenCV's detectors find a cat's face: small, sharp and softened."""
+    """Return whether OpenCV's detectors find a cat's face, for several views of the art: small, sharp and softened."""
     import cv2
     import numpy as np
 
@@ -414,7 +419,7 @@ def looks(art: Image.Image, widths: Sequence[int] = (160, 240, 320), softened: f
 
 
 def score(text: str, path: Path) -> tuple[float, ...]:
-    """Return SSIM, PSNR, correlation, the share of legible cells, and of views with a cat (nan if no cat is there)."""
+    """Return SSIM, PSNR, correlation, and the shares of legible cells and of views with a cat (nan if it has none)."""
     import numpy as np
     from skimage.metrics import structural_similarity
 
@@ -677,7 +682,7 @@ REQUEST = {
 
 
 def first_byte(arguments: list[str], variables: dict[str, str]) -> tuple[float, float]:
-    """Start Python. Return the seconds until it prints, or sends as a service, its first byte, and its memory in MB."""
+    """Start Python. Return the seconds to its first byte, printed or sent as a service, and its memory in MB."""
     start, pipe = time.perf_counter(), subprocess.PIPE
     command = [sys.executable, *arguments]
     with subprocess.Popen(command, env=variables, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
@@ -741,7 +746,7 @@ def compare_starts() -> None:
 
 
 class Proxy:
-    """Forwards connections to etcd's port, and counts bytes, requests, and exchanges, which begin with a range."""
+    """Forwards connections to etcd's port, and counts bytes, requests and exchanges (each begins with a range)."""
 
     def __init__(self, port: int) -> None:
         self.bytes, self.requests, self.exchanges, self.target = 0, 0, 0, port
@@ -767,7 +772,7 @@ class Proxy:
 
 @contextlib.contextmanager
 def etcd(folder: str) -> Iterator[int]:
-    """A cluster of one, and its port."""
+    """Run etcd with one member. Yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         port, peer = one.getsockname()[1], f"http://127.0.0.1:{two.getsockname()[1]}"
     client = f"http://127.0.0.1:{port}"
@@ -785,7 +790,7 @@ def etcd(folder: str) -> Iterator[int]:
 
 
 def fill(folder: str, machine: int) -> str:
-    """The database of a machine that has had visits from 50 countries on each of the last 30 days."""
+    """Make a database with visits from 50 countries on each of the last 30 days. Return its path."""
     path, rng = f"{folder}/{machine}.db", random.Random(machine)
     database = catscii.Database(path)
     for ago in range(30):
@@ -797,7 +802,7 @@ def fill(folder: str, machine: int) -> str:
 
 
 def compare_machines() -> None:
-    """Print the table."""
+    """Measure 1, 3 and 10 machines, and print the table."""
     print(
         "| machines | CPU a request, us | x without etcd | p99 x without | requests an exchange | bytes | CPU, ms "
         f"| seconds to agree | at most |\n|{'---|' * 9}"

@@ -67,7 +67,7 @@ from PIL import UnidentifiedImageError
 
 
 class Lazy:
-    """Stands for a module and imports it at the first use, because importing Pillow and others is slow."""
+    """A module that is imported when it is first used, because importing Pillow and others is slow."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -93,7 +93,7 @@ else:
     argparse, certifi, maxminddb, resource, ssl, urllib3, waitress = map(Lazy, (
         "argparse", "certifi", "maxminddb", "resource", "ssl", "urllib3", "waitress"))
 
-Mixin: Any = object  # the base of classes that extend those of waitress, which Server.__init__ adds
+Mixin: Any = object  # stands for the class of waitress that Server.__init__ adds as a base
 __version__ = "0.1.0"
 
 
@@ -102,11 +102,12 @@ __version__ = "0.1.0"
 # ---------------------------------------------------------------------------------------------------------------------
 
 DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat"
+HONEYCOMB = "https://api.honeycomb.io/v1/traces"
 LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # the numbers are those of logging
 
 
 class SetupError(Exception):
-    """The service cannot start. Each argument describes one problem, and names the variable and its value."""
+    """The program cannot start. Each argument describes one problem."""
 
 
 def quoted(text: str) -> str:
@@ -122,7 +123,7 @@ def ensure(text: str, valid: Callable[[str], object], what: str, secret: bool = 
 
 
 def one_of(text: str, choices: range | Collection[str]) -> Any:
-    """Return `text` if it is one of the choices, as a number if they are a range. Raises ValueError."""
+    """Return `text` if it is one of the choices, as a number if the choices are a range. Raises ValueError."""
     if isinstance(choices, range):
         return int(ensure(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
                           f"a whole number from {choices[0]} to {choices[-1]}"))
@@ -173,7 +174,7 @@ def setting(default: object, parse: Callable[[str], object], help: str, secret: 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings. Each is read from the environment variable with its name; None means that this is not set."""
+    """The settings. Each is read from the environment variable of the same name. None means that it is not set."""
 
     host: str = setting("0.0.0.0", str, "address to listen on (0.0.0.0)")
     port: int = setting(8080, partial(one_of, choices=range(65536)), "port to listen on, 0 for any free one (8080)")
@@ -219,8 +220,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     collector = None
     for kind in ("", "TRACES_"):
         collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", otlp_url, collector)
-        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid headers
-    if collector:  # which must not get the key
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid ones and keys
+    if collector:  # a collector must not get the key
         values["honeycomb_api_key"] = None
     if given.get("OTEL_SDK_DISABLED", "").lower() != "true":
         values["otlp_endpoint"] = collector or (HONEYCOMB if values["honeycomb_api_key"] else None)
@@ -233,8 +234,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 # Telemetry: logs, metrics for Prometheus, errors for Sentry, traces for an OTLP collector
 # ---------------------------------------------------------------------------------------------------------------------
 
-FLUSH_SECONDS = 1.5  # the time at the end for Sentry, and again for traces, to send what is left
-HONEYCOMB = "https://api.honeycomb.io/v1/traces"
+FLUSH_SECONDS = 1.5  # at the end, Sentry and the traces each get this time to send what is left
 TRACE = "opentelemetry.trace"  # a module that is in sys.modules only if traces are sent
 METRICS = {
     "catscii_requests_total": ("counter", "Requests by route and status."),
@@ -258,7 +258,7 @@ class LogHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._file = 2  # standard error
-        with contextlib.suppress(OSError):  # a terminal may take fewer bytes, so open it again in non-blocking mode
+        with contextlib.suppress(OSError):  # a write to a terminal can block, so open it again in non-blocking mode
             self._file = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
@@ -317,14 +317,14 @@ def start_logging(level: int) -> LogHandler:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging._srcfile = None  # this saves time, as does the next line: docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    for name in ("waitress.queue", "urllib3", "PIL"):  # what they log at lower levels, catscii logs too
+    for name in ("waitress.queue", "urllib3", "PIL"):  # catscii itself logs what they log at lower levels
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("waitress").setLevel(logging.WARNING)  # INFO has a line for each client that hangs up
     return handler
 
 
 class Trouble:
-    """A failure that lasts for a while: true from `begin` to `end`, which log one line each."""
+    """A failure that lasts for a while. It is true from `begin` to `end`, and each of the two logs one line."""
 
     def __init__(self, begins: str, ends: str, level: int = logging.ERROR) -> None:
         self._begins, self._ends, self._level = begins, ends, level
@@ -347,7 +347,7 @@ class Trouble:
 
 
 class Metrics:
-    """Counters and histograms since the start. Labels must not come from a request: each new one takes memory."""
+    """Counters and histograms since the start. Labels must not come from a request: each new label takes memory."""
 
     def __init__(self) -> None:
         self._lock, self._counters = threading.Lock(), Counter[str]()
@@ -402,7 +402,7 @@ def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = No
 
 @contextlib.contextmanager
 def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
-    """Raise SetupError if the `package` is missing or refuses the values of the variables."""
+    """Raise SetupError if the `package` is missing or refuses the values of these variables."""
     try:
         yield
     except ImportError as error:
@@ -424,9 +424,9 @@ def start_sentry(settings: Settings) -> Callable[[], object]:
         settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
         ca_certs=settings.ssl_cert_file or certifi.where(), shutdown_timeout=FLUSH_SECONDS - 0.5,
         integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
-        ignore_errors=[bottle.HTTPResponse],  # a response; the cause of a 500 is logged before
+        ignore_errors=[bottle.HTTPResponse],  # not errors: the cause of a 500 has been logged
         trace_propagation_targets=[],  # the sources get no trace headers
-        send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # may hold an address
+        send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # may hold addresses
         before_send=lambda event, hint: {**event, "request": {**event.get("request", {}), "headers": {}}},
     )
     return sentry_sdk.get_client().close
@@ -470,20 +470,20 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Art: picture -> grid of cells -> text
 # ---------------------------------------------------------------------------------------------------------------------
-# A cell with the coverage m (the share of ink in each of its parts), the foreground f and the background b has the luma
-# b + (f - b) m. By linear regression, the glyph that fits a cell of luma x best is the one whose m correlates best with
-# x, both without their means. The squared error is |x|^2 - <x, m>^2 / |m|^2 then, with the contrast f - b =
-# <x, m> / |m|^2. A stencil s, which is m rounded to black and white, makes this fast: the mean of |x - s| is linear in
-# <x, s>, and Pillow computes this mean for all cells at once. `render_fill` does so for one glyph after another.
+# A glyph with the coverage m (the share of ink in each part of a cell), the foreground f and the background b gives its
+# cell the luma b + (f - b) m. Let x be the luma of the picture in a cell; subtract their means from x and m. By linear
+# regression, the best contrast f - b is <x, m> / |m|^2, and the squared error is |x|^2 - <x, m>^2 / |m|^2. To find the
+# best glyph fast, round m to a stencil s of black and white: the mean of |x - s| is linear in <x, s>, and Pillow
+# computes this mean for all cells at once. `render_fill` does so for one glyph after another.
 
-STYLES = ("fill", "ink")  # glyphs with backgrounds; glyphs alone
+STYLES = ("fill", "ink")  # "fill" has glyphs with backgrounds, "ink" has glyphs alone
 BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; transparent pictures get the dark one
-CONTRAST = 30  # the default for the least contrast between a glyph and its background, in levels of luma
+CONTRAST = 30  # the default minimum of the contrast between a glyph and its background, in levels of luma
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # memory, time, and exit status of the decoding process
 MAX_ROWS, TERMINAL_ROWS = 240, 22  # a terminal has 24 rows, of which the caption and the prompt take two
-PARTS = 10, 20  # columns and rows of COVERAGE in a cell, which is twice as tall as wide
+PARTS = 10, 20  # columns and rows of COVERAGE in a cell; a cell is twice as tall as it is wide
 SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
 FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # they fit photographs best; more glyphs hardly improve the art
 FILL_TONES = ".:;clxodk"  # for cells without relief, the thinnest first
@@ -497,8 +497,8 @@ c-rNd0jk3|3`FOW?~-%LSy)>jQuFJDI4#`)+7~IZoj9_U=zpX54l>()91>g!Cq@zh@V``E!X!Cy51EMK
 Z%^O`XE%NSvvDH!`Rn-p^$Pb=P`HZ7@jpmI<t^?GeM*=@C!PCH-Ke}h0;5OeO86LI*E}mC5{Uzrf*j2758_H5-X5W91=%XuXf=V`y2LsNQ;UjN7kX*5QB2ZXuHFu9#EG|y*oxrl-KA6N+lOu>YTQcAY`qR15aCf8I`LS|UlJrIBDNGqgor^3_8>b9BGDklMbdk^TRrh&
 DXxA9mC22~NwikF1Gm{A+_eEZQ}hMsJRM38N1EjIJ*5u&^w<?fL@LScNe<Utl;rev)ad(|ojQeJ_fdV-d?^0=E6u)f{n+mrZxBg}`3RBZo(n0kJpfg4bg-KKeWhf*5mCwR_?x;^!-Dl!gH99{RqWAv_e~a(nA${0YSNrq>sV8r*J4|H2Nd2BVbB1D35sJ4ibF*>MT)Pj
 9ICJU$g-<YM3N7t2eH_%B5CJUY-{gX_5H)HW5)RE(0^50@kV`hUUB`q2%<LJSk5qKUayJ5AiKTZv?+U9_UauXIIs8F72}{*WA?f;K3OXAwX`o17qi`mi`<OK>WlS8dxSQY=jFr*3+j95IsF4x549i
-"""  # of GLYPHS in DejaVu Sans Mono: 0, 85, 170 or 255 for each of the PARTS, row by row (made by bench_catscii.py)
-Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, None if it is all spaces; its background, if any
+"""  # made by bench_catscii.py: 0, 85, 170 or 255 for each of the PARTS of each of GLYPHS in DejaVu Sans Mono
+Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, or None for spaces; its background, if any
 
 
 class PictureError(ValueError):
@@ -514,7 +514,7 @@ class Art(NamedTuple):
 
 
 def decode(data: bytes, longest: int) -> Image.Image:
-    """Return the first frame, upright, in RGB. Reduce it, but to at least `longest` pixels. Raises PictureError."""
+    """Return the first frame, upright, in RGB, with `longest` pixels or more if it has them. Raises PictureError."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
             width, height = picture.size
@@ -537,14 +537,14 @@ def decode(data: bytes, longest: int) -> Image.Image:
 
 
 def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
-    """Return the output of `work_in_box`, in a process with limits, for a picture from outside. Raises PictureError."""
+    """Run `work_in_box` on a picture from outside, in a process with limits. Return its output. Raises PictureError."""
     folder, name = os.path.split(os.path.abspath(__file__))
     code = (f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
             f"script.work_in_box({longest}, {store})")
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHON", "LD_", "DYLD_"))}
     try:
         done = subprocess.run([sys.executable, "-P", "-c", code], env=kept, input=data, stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)  # other variables may be keys
+                              stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)  # other variables may hold keys
     except subprocess.TimeoutExpired:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     if done.returncode == 0:
@@ -555,7 +555,7 @@ def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
 
 
 def work_in_box(longest: int, store: bool) -> None:
-    """Decode standard input. Write a JPEG for the store, or else a PPM, or the reason for a failure. Then exit."""
+    """Decode standard input. Write a JPEG if it is to be stored, else a PPM, or the reason for a failure. Then exit."""
     plugins = [name + "ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")]
     for name in (*plugins, "ImageChops", "ImageFilter", "ImageMath", "ImageOps", "ImageStat"):
         importlib.import_module("PIL." + name)  # now, because no file can be opened below
@@ -577,7 +577,7 @@ def work_in_box(longest: int, store: bool) -> None:
 
 
 def flatten(picture: Image.Image) -> Image.Image:
-    """Return a picture of any mode in RGB, with the dark page as the background of what is transparent."""
+    """Return a picture of any mode in RGB. Its transparent parts get the colour of the dark page."""
     if picture.mode.startswith("I;16"):
         wide = picture.convert("I")
         grey = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
@@ -596,7 +596,7 @@ def flatten(picture: Image.Image) -> Image.Image:
 
 
 def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
-    """Return the largest grid, columns and rows, that has the picture's aspect ratio, rounded, and fits the limits."""
+    """Return the columns and rows of the largest grid within the limits that keeps the picture's aspect ratio."""
     (across, down), limit = size, height or MAX_ROWS
     rows, columns = (width * down + across) // (2 * across), (4 * limit * across + down) // (2 * down)
     return (width, max(1, rows)) if rows <= limit else (min(width, max(1, columns)), limit)
@@ -617,10 +617,10 @@ def densities() -> list[float]:
 
 @cache
 def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
-    """Return each of FILL_GLYPHS with its stencil (L, SAMPLES) and two tables, which rate how the glyph fits a cell.
+    """Return for each of FILL_GLYPHS its stencil (L, SAMPLES) and two tables that say how well the glyph fits a cell.
 
-    An index is the mean difference, 0 to 255, of a cell from the stencil. The values are ranks, 2.4 for each level that
-    the glyph explains; and half the contrasts plus 128, where 1.4 times what regression finds makes the art crisper.
+    Their index is the mean difference, 0 to 255, between a cell and the stencil. One has ranks: 2.4 for each level that
+    the glyph explains. One has half the contrasts plus 128: 1.4 times what regression finds, for crisper art.
     """
     made = {}
     for name in FILL_GLYPHS:
@@ -674,7 +674,7 @@ def cell_means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
 
 
 def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
-    """Return character codes, foreground and background. A glyph fits its cell in luma. The mean colour is kept."""
+    """Return character codes, foreground and background. Glyphs fit the luma of cells. Cells keep their mean colour."""
     size = grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]
     luma = picture.convert("L").resize(size, Image.Resampling.HAMMING)  # BT.601
     flat = cell_means(luma, grid).resize(size, Image.Resampling.NEAREST)
@@ -693,7 +693,7 @@ def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tupl
 
 @cache
 def tones(least: int) -> tuple[bytes, bytes]:
-    """Return two tables by the luma of a cell without relief: the code of its glyph, and half the contrast plus 128."""
+    """Return the codes of glyphs for cells without relief, by luma, and half the contrasts of these cells, plus 128."""
     turn, half = 255 - least, least // 2 + 1  # from `turn` on, a lighter glyph has no room, and a darker one is used
     light = [FILL_TONES[luma * len(FILL_TONES) // turn] for luma in range(turn)]
     dark = [FILL_TONES[(255 - luma) * len(FILL_TONES) // (least + 1)] for luma in range(turn, 256)]
@@ -736,7 +736,7 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image)
         return ImageMath.lambda_eval(lambda x: x["min"](x["max"](formula(x), 0.0), 255.0), **images)
 
     images["foreground"] = solve(lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"]))
-    # The background makes up for a foreground that was clipped, and the second foreground for such a background.
+    # The background corrects a foreground that was clipped, and the second foreground corrects a clipped background.
     images["background"] = solve(lambda x: (x["level"] - x["foreground"] * x["cover"]) / (1.0 - x["cover"]))
     images["foreground"] = solve(lambda x: (x["level"] - x["background"] * (1.0 - x["cover"])) / x["cover"])
     rounded = (images[name].point(lambda level: level * 1 + 0.5).convert("L") for name in ("background", "foreground"))
@@ -746,7 +746,7 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image)
 
 def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, background: Image.Image,
                        foreground: Image.Image) -> tuple[bytes, bytes, bytes]:
-    """Return codes, foreground and background, in which similar cells have the same colours as the previous cell."""
+    """Return codes, foreground and background. A cell gets the colours of the previous cell if both are similar."""
     foregrounds, backgrounds, density, tolerance = bytearray(), bytearray(), densities(), 2  # levels of the mean
     lumas = zip(background.convert("L").tobytes(), foreground.convert("L").tobytes(), strict=True)
     planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, background, foreground))
@@ -796,7 +796,7 @@ def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> b
         luma = max(luma, 40)
         gain = luma / (0.299 * r + 0.587 * g + 0.114 * b or 1)
         most = max(r, g, b) * gain
-        white = (most - 255) / (most - luma) if most > 255 else 0 if most else 1  # to mix in, which keeps the luma
+        white = (most - 255) / (most - luma) if most > 255 else 0 if most else 1  # a share that keeps the luma
         r, g, b = (int(level * gain * (1 - white) + luma * white) for level in (r, g, b))
         if light:  # a relative luminance of 0.28 has a contrast of 3:1 to white (WCAG 2.2)
             luminance = 0.2126 * powers[r] + 0.7152 * powers[g] + 0.0722 * powers[b]
@@ -806,7 +806,7 @@ def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> b
 
 
 def runs(art: Art) -> Iterator[list[Run]]:
-    """Yield the runs of cells of the same colours in each row. A space, which shows no foreground, joins any run."""
+    """Yield for each row its runs of cells with the same colours. The foreground of a space does not matter."""
     foregrounds = chunks(art.foreground, 3)
     backgrounds = chunks(art.background, 3) if art.background else [None] * len(foregrounds)
     cells = zip("".join(art.rows), foregrounds, backgrounds, strict=True)
@@ -827,7 +827,7 @@ def to_text(art: Art) -> str:
 
 
 def to_ansi(art: Art, colors: str = "true") -> str:
-    """Return lines with SGR sequences where colours change: 24-bit, or of xterm's 256 or 16. Each ends with a reset."""
+    """Return lines with SGR sequences where colours change, in 24-bit, 256 or 16 colours. Each ends with a reset."""
     codes = {} if colors == "true" else palette(colors)
     if codes:
         columns, background = len(art.rows[0]), art.background
@@ -850,7 +850,7 @@ def to_ansi(art: Art, colors: str = "true") -> str:
 
 @cache
 def palette(colors: str) -> dict[bytes, tuple[str, str]]:
-    """Map xterm's colours (256colres.h; of 256, not the 16 that themes change) to SGR codes for text and background."""
+    """Map xterm's colours (256colres.h) to SGR codes for text and background. "256" omits the 16 that themes change."""
     if colors == "16":
         basic = bytes.fromhex("000000cd000000cd00cdcd000000eecd00cd00cdcde5e5e5"
                               "7f7f7fff000000ff00ffff005c5cffff00ff00ffffffffff")
@@ -862,7 +862,7 @@ def palette(colors: str) -> dict[bytes, tuple[str, str]]:
 
 
 def snapped(plane: bytes, columns: int, colours: Collection[bytes], carried: float) -> bytes:
-    """Return the nearest of `colours` for each cell. Dithering makes up for a share of the error in the next cells."""
+    """Return the nearest of `colours` for each cell. Dithering moves a share (`carried`) of errors to other cells."""
     allowed = Image.new("P", (1, 1))
     allowed.putpalette(b"".join(colours))
     wanted = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
@@ -871,7 +871,7 @@ def snapped(plane: bytes, columns: int, colours: Collection[bytes], carried: flo
 
 
 def to_png(art: Art, background: str) -> bytes:
-    """Return a PNG of the art as a terminal shows it. A cell has 10 x 20 pixels, in large art 5 x 10."""
+    """Return a PNG of the art as a terminal shows it. A cell has 10 x 20 pixels, or 5 x 10 in large art."""
     grid = len(art.rows[0]), len(art.rows)
     step = 1 if grid[0] * grid[1] <= 7200 else 2
     width, height = PARTS[0] // step, PARTS[1] // step
@@ -886,7 +886,7 @@ def to_png(art: Art, background: str) -> bytes:
 
 
 def written(picture: Image.Image, format: str, **options: int) -> bytes:
-    """Return the picture as a file in a format that Pillow knows by this name."""
+    """Return the bytes of a file with the picture, in one of Pillow's formats."""
     file = io.BytesIO()
     picture.save(file, format, **options)
     return file.getvalue()
@@ -898,7 +898,7 @@ def to_html(art: Art) -> str:
 
 
 def element(run: Run) -> str:
-    """Return the run in HTML, as short as is valid: colours such as #abc for #aabbcc, and no quotation marks."""
+    """Return the run in HTML that is as short as possible: #abc for #aabbcc, and no quotation marks."""
     text, styles = html.escape(run[0], quote=False), []
     for name, colour in zip(("color", "background"), run[1:], strict=True):
         if colour:
@@ -928,7 +928,7 @@ Shape = Sequence[complex]  # the corners of a polygon
 Layer = tuple[str, float, float, list[Shape]]  # a colour or a field of Coat, blur, alpha, shapes
 Coat = NamedTuple("Coat", [("fur", str), ("belly", str), ("mark", str), ("nose", str),
                            ("patterns", str), ("eyes", str), ("room", str), ("name", str)])
-COATS = (  # a cat has all patterns of its coat, and one of the colours of eyes, or two ("blue/amber")
+COATS = (  # a cat has all patterns of its coat, and one of its colours of eyes; "blue/amber" has one of each
     Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "deep", "brown tabby"),
     Coat("#a7abae", "#f0eeea", "#34373d", "#b86b66", "tabby", "green amber", "deep", "silver tabby"),
     Coat("#dd8f40", "#f9e3c0", "#a04c16", "#d97f74", "tabby", "amber green copper", "deep", "ginger tabby"),
@@ -1019,7 +1019,7 @@ class Easel(NamedTuple):
 
     def mask(self, shapes: Iterable[Shape], blur: float = 0) -> Image.Image:
         """Return the shapes as a mask (L, 480 x 360)."""
-        scale = 0.25 if blur else 2  # small is faster to blur; large and then reduced is smoother
+        scale = 0.25 if blur else 2  # a small sheet is faster to blur; a large one gives smoother edges
         sheet = Image.new("L", (int(PORTRAIT[0] * scale), int(PORTRAIT[1] * scale)))
         for shape in shapes:
             spots = [scale * (self.origin + self.turn * complex(z.real * self.broad, z.imag)) for z in shape]
@@ -1037,7 +1037,7 @@ class Easel(NamedTuple):
         return mask
 
     def furry(self, shape: Shape, length: float) -> Shape:
-        """Return the shape with a hair of at most this length at each corner, outwards and down."""
+        """Return the shape with a hair at each corner, of at most this length, that points outwards and down."""
         return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * self.rng.random())]
 
 
@@ -1107,14 +1107,14 @@ def draw_house_cat(seed: int) -> Image.Image:
 # Cats: the sources, the store of their pictures, the refresher that fills the store
 # ---------------------------------------------------------------------------------------------------------------------
 
-STORED_CATS, STORED_SIDE = 24, 480  # pixels on the longer side: enough for 96 columns; a JPEG has some 30 kB
+STORED_CATS, STORED_SIDE = 24, 480  # 480 pixels on the longer side are enough for 96 columns; a JPEG has some 30 kB
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER, LEASE_SECONDS = 600.0, 86400.0, 120.0  # a lease is longer than a fetch
-SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # to connect and between bytes; for a response with all its redirects
-REVIVALS_AT_ONCE, VISITORS_REQUESTS_A_MINUTE = 2, 30  # cats and requests, with redirects, from sources for visitors
-SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # ids are not escaped in paths and terminals
+SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # limits to connect and between bytes; for a response with redirects
+REVIVALS_AT_ONCE, VISITORS_REQUESTS_A_MINUTE = 2, 30  # limits of what visitors cause; redirects are requests too
+SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # paths and terminals show ids without escapes
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
-LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # to wait for a lock of another process: in a request, at the start
+LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at start
 
 SCHEMA = """
 CREATE TABLE visits (
@@ -1126,9 +1126,9 @@ CREATE TABLE visits (
 CREATE TABLE cats (             -- the higher the rowid, the fresher the picture
     id TEXT NOT NULL UNIQUE,
     source TEXT NOT NULL,       -- host of the API
-    url TEXT NOT NULL,          -- the picture at its source: the credit, and the way back once it is evicted
+    url TEXT NOT NULL,          -- the picture at its source: a credit, and to fetch it again after its eviction
     fetched TEXT NOT NULL,      -- UTC, ISO 8601
-    picture BLOB                -- JPEG, NULL once evicted
+    picture BLOB                -- JPEG, or NULL after its eviction
 );
 CREATE INDEX stored_cats ON cats (id) WHERE picture IS NOT NULL;
 """, """
@@ -1154,11 +1154,11 @@ CREATE TRIGGER visits_deleted AFTER DELETE ON visits BEGIN
     UPDATE totals SET count = count - old.count WHERE country = old.country;
 END;
 """, """
-ALTER TABLE cats DROP COLUMN art;  -- whoever asks wants another size
+ALTER TABLE cats DROP COLUMN art;  -- each request may want another size, so art is not stored
 """, """
 CREATE TABLE machine (due REAL NOT NULL, state TEXT NOT NULL);  -- one row, see Machines
 INSERT INTO machine VALUES (0, '{}');
-CREATE VIEW here AS SELECT * FROM visits UNION ALL SELECT '', country, count FROM totals;  -- no day: of all time
+CREATE VIEW here AS SELECT * FROM visits UNION ALL SELECT '', country, count FROM totals;  -- day '': of all time
 CREATE VIEW everywhere AS SELECT * FROM here UNION ALL
     SELECT substr(key, 1, length(key) - 2), substr(key, -2), value FROM machine, json_each(state, '$.elsewhere');
 """  # each entry upgrades the schema by one version
@@ -1182,7 +1182,7 @@ class Unavailable(Exception):
 
     def __init__(self, reason: str, status: int = 200, retry_after: float = 0.0) -> None:
         super().__init__(reason)
-        self.status, self.retry_after = status, retry_after  # of the source; Retry-After in seconds
+        self.status, self.retry_after = status, retry_after  # the status of the source; its Retry-After in seconds
 
 
 class Database:
@@ -1203,14 +1203,14 @@ class Database:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 break
-            except sqlite3.OperationalError as error:  # SQLite does not wait if another process does the same
+            except sqlite3.OperationalError as error:  # SQLite does not wait while another process does this
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
                 time.sleep(0.1 * random.random())
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process, without an fsync a visit
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # commits survive `kill -9`, and need no fsync each
         self._migrate()
         self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
-        # A second descriptor, to tell which file is open. It is closed last, because that drops SQLite's POSIX locks.
+        # A second descriptor shows which file is open. It is closed last, because its end drops SQLite's POSIX locks.
         self._wal_stat, self._file = os.stat(self._path + "-wal"), io.FileIO(self._path)
         self._stat = os.fstat(self._file.fileno())
 
@@ -1221,7 +1221,7 @@ class Database:
             raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {len(SCHEMA)}")
         for statement in re.split("^(?=CREATE|ALTER|INSERT)", "".join(SCHEMA[version:]), flags=re.MULTILINE):
             self._connection.execute(statement)
-        self._connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")  # always: fails if the file is read-only
+        self._connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")  # always, to find out if it is read-only
         self._connection.execute("COMMIT")
 
     def _in_place(self) -> bool:
@@ -1294,13 +1294,13 @@ class Store:
     def claim_due_fetch(self) -> dict[str, tuple[int, float]] | None:
         """If a fetch is due, claim it for LEASE_SECONDS, and return the sources that `schedule_fetch` saved."""
         now, ((due, sources),) = time.time(), self._execute("SELECT due, sources FROM refresher")
-        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # a later time was written while the clock was wrong
+        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # a `due` beyond that is from a clock that was wrong
             return None
         claimed = self._execute("UPDATE refresher SET due = ? WHERE due = ? RETURNING 1", now + LEASE_SECONDS, due)
         return dict(json.loads(sources)) if claimed else None
 
     def schedule_fetch(self, due: float, sources: Mapping[str, tuple[int, float]]) -> None:
-        """Save when the next fetch is due, and for each source its failures in a row and next try, in Unix time."""
+        """Save when the next fetch is due, and each source's failures in a row and next try, in Unix time."""
         self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
 
 
@@ -1356,8 +1356,8 @@ class Fetcher:
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
             permit: Callable[[], None] = lambda: None, post: str = "", seconds: float | None = None) -> bytes:
-        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above `limit` bytes."""
-        # urllib3 limits only the time between bytes. To limit all of the time, read in a thread.
+        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above the `limit`."""
+        # urllib3 limits only the time between bytes. To limit the whole time, read in a thread.
         body: Future[bytes] = Future()
 
         def read() -> None:
@@ -1388,7 +1388,7 @@ class Fetcher:
                 if target is None or target.scheme not in schemes:
                     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
                 if target.scheme == "https":
-                    schemes = ["https"]  # no way back
+                    schemes = ["https"]  # never go back to http
                 permit()
                 sent = {"User-Agent": f"catscii/{__version__} (ASCII cats; urllib3)", **headers}
                 with contextlib.ExitStack() as stack:
@@ -1401,7 +1401,7 @@ class Fetcher:
                     with response, span(kind and f"{kind}_body", status=response.status):
                         if not (location := response.get_redirect_location()):
                             return read_body(response, limit)
-                url, headers = urljoin(target.url, location), {}  # the key is for the API alone
+                url, headers = urljoin(target.url, location), {}  # they may have the key, which is for the API alone
             raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
         except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError, OverflowError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
@@ -1485,7 +1485,7 @@ class Source:
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(entry))}")
 
     def failed(self, retry_after: float = 0.0) -> None:
-        """Do not ask again for 1, 2, 4 ... LONGEST_BACKOFF seconds, at random down to half, or for `retry_after`."""
+        """Rest for 50 to 100 % (at random) of 1, 2, 4 ... LONGEST_BACKOFF seconds, but at least for `retry_after`."""
         self.failures += 1
         rest = min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
         self.ready = time.monotonic() + max(rest, min(retry_after, LONGEST_RETRY_AFTER))
@@ -1506,7 +1506,7 @@ class Refresher:
         self.last_good = time.monotonic() if self._sources else None
         while self._sources and not stopping.wait(self._delay()):
             try:
-                self.fetch_one(LEASE_SECONDS)  # no other process needs to fetch while this one does
+                self.fetch_one(LEASE_SECONDS)  # other processes need not fetch while this one runs
             except Exception:
                 if stopping.is_set():  # the database is closed by now
                     return
@@ -1520,11 +1520,11 @@ class Refresher:
         for source in self._sources:
             source.failures, ready = (claimed or {}).get(source.name, (0, 0.0))
             source.ready = ready - time.time() + time.monotonic()
-        self._repeats = QUICK_REPEATS - 1  # other processes' are unknown, so one more ends the hurry
+        self._repeats = QUICK_REPEATS - 1  # unknown for other processes; one more repeat ends the hurry
         return claimed is not None
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
-        """Store a cat from the first source that works. Schedule the next fetch: other processes wait longer."""
+        """Store a cat from the first source that works. Schedule the next fetch, `lease_seconds` later for others."""
         if not any(source.ready <= time.monotonic() and self._fetch_from(source) for source in self._sources):
             self.results["failed"] += 1
         unix = time.time() - time.monotonic()
@@ -1659,13 +1659,13 @@ def house_cat(cat_id: str) -> Image.Image | None:
 
 
 def house_cats(count: int = 24, seconds: int = 60) -> list[str]:
-    """Return the ids of the current house cats. A new cat replaces the oldest one every so many seconds."""
+    """Return the ids of the current house cats. Every `seconds`, a new cat replaces the oldest one."""
     now = int(time.time() // seconds)
     return [f"house-{zlib.crc32(b'%d' % period)}" for period in range(now - count + 1, now + 1)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Visitors: address -> country -> one upsert; no address is kept. The map of where they come from
+# Visitors: count visits by day and country, keep no address; draw the map of the world
 # ---------------------------------------------------------------------------------------------------------------------
 # WORLD holds the names of the countries from Unicode CLDR, and a map of Natural Earth's data in Gall's stereographic
 # projection: for each cell, the glyph that most resembles its land, and the countries in it.
@@ -1684,7 +1684,7 @@ CLAIM_EXCHANGE = "UPDATE machine SET due = ? WHERE due NOT BETWEEN ? AND ? RETUR
 ETCD_PREFIX, EXCHANGE_SECONDS, ENDPOINT_SECONDS, SAVE_SECONDS = b"catscii/visits/", 2.0, 2.0, 60.0
 MAX_ANSWER, MAX_DOCUMENT, MOST_VISITS = 8 << 20, 256 << 10, 10**15  # what etcd holds is not trusted
 CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # takes the write lock, like a visit
-MOST_WAITING = 10_000  # pairs of a day and a country whose visits wait for the database: some weeks of the whole world
+MOST_WAITING = 10_000  # pairs of day and country that wait for the database; all countries make 250 a day
 
 WORLD_COLUMNS, WORLD_ROWS = 80, 22
 INLAND = ":o#@"  # glyphs of cells without sea, from no visits to many; WORLD has the last one
@@ -1718,7 +1718,7 @@ class Countries:
         self._path = path
         self._reader: maxminddb.Reader | None = None
         self._stat: tuple[int, ...] | None = None  # of the file when it was last read
-        self.from_dbip = False  # the licence, CC BY 4.0, wants a link to DB-IP wherever its countries are shown
+        self.from_dbip = False  # the licence, CC BY 4.0, requires a link to DB-IP where its countries are shown
         try:
             self.reload()
         except ValueError as error:
@@ -1736,7 +1736,7 @@ class Countries:
             return False
         self._stat = stat
         try:
-            # In memory, which uses the reader in Python: in C, a damaged file could crash the process.
+            # MODE_MEMORY uses the reader in Python. A damaged file could crash the reader in C, and the process.
             reader = maxminddb.open_database(self._path, maxminddb.MODE_MEMORY)
             kind = reader.metadata().database_type
             from_dbip = kind.startswith("DBIP")
@@ -1751,7 +1751,7 @@ class Countries:
         return True
 
     def country(self, address: str) -> str:
-        """Return the ISO 3166-1 alpha-2 code for a client's address, or for the last one of a header's list."""
+        """Return the ISO 3166-1 alpha-2 code for a client's address, or for the last address in a header's list."""
         if not self._reader:
             return UNKNOWN_COUNTRY
         text = address.rpartition(",")[2].strip()
@@ -1760,7 +1760,7 @@ class Countries:
         try:
             ip = ipaddress.ip_address(text.partition("%")[0])
             return country_of(self._reader.get(getattr(ip, "ipv4_mapped", None) or ip))
-        except Exception:  # no address, IPv6 in a database of IPv4, or a damaged record, which raises almost anything
+        except Exception:  # no address, IPv6 in a database of IPv4, or a damaged record: it raises almost anything
             return UNKNOWN_COUNTRY
 
 
@@ -1780,7 +1780,7 @@ class Visits(NamedTuple):  # by days in UTC
     last_30_days: int
     days: dict[str, int]  # visits on each of the last 30 days, today last
     countries: dict[str, int]  # visits of all time by country, most first
-    machines: Mapping[str, Any]  # how many are added up, and when this one last read the others; empty without etcd
+    machines: Mapping[str, Any]  # how many there are, and when this one last read the others; empty without etcd
 
     def __str__(self) -> str:
         totals = "Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*self)
@@ -1815,7 +1815,7 @@ def world() -> World:
 
 
 def world_map(visits: Mapping[str, int]) -> Art:
-    """Draw the world, on which countries glow by the logarithm of their visits."""
+    """Draw the world. The glow of a country grows with the logarithm of its visits."""
     glow = bytearray(WORLD_COLUMNS * WORLD_ROWS)
     most = max((count for code, count in visits.items() if code != UNKNOWN_COUNTRY), default=0)
     for cell, codes in world().homes.items():
@@ -1824,7 +1824,7 @@ def world_map(visits: Mapping[str, int]) -> Art:
     picture = Image.frombytes("L", (WORLD_COLUMNS, WORLD_ROWS), bytes(glow))
     halo = picture.filter(ImageFilter.GaussianBlur((1.6, 0.8)))  # cells are twice as tall as wide
     foreground = ImageOps.colorize(picture, LAND, FLAME, EMBER, midpoint=70)
-    background = ImageOps.colorize(halo, SEA, HALO).point(lambda level: level & ~3).tobytes()  # in long runs
+    background = ImageOps.colorize(halo, SEA, HALO).point(lambda level: level & ~3).tobytes()  # for longer runs
     cells = "".join(INLAND[round(level / 85)] if glyph == INLAND[-1] else glyph
                     for glyph, level in zip(world().cells, glow, strict=True))
     return Art(tuple(chunks(cells, WORLD_COLUMNS)), foreground.tobytes(), background)
@@ -1846,7 +1846,7 @@ def sparkline(counts: Collection[int]) -> str:
 
 
 class Tally:
-    """Counts visits in the database. While the database fails, visits wait in memory, a number a day and country."""
+    """Counts visits in the database. While it fails, visits wait in memory, as a number for each day and country."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -1855,22 +1855,22 @@ class Tally:
         self.trouble = Trouble("Visits cannot be counted and wait in memory", "Visits are counted again")
 
     def count(self, country: str) -> None:
-        """Count a visit, which `write` then brings into the database."""
+        """Count a visit in memory. `write` commits it."""
         visit = time.strftime("%Y-%m-%d", time.gmtime()), country
         with self._lock:
             if visit in self._waiting or len(self._waiting) < MOST_WAITING:
                 self._waiting[visit] += 1
 
     def write(self) -> None:
-        """Commit the visits that wait, unless that failed a moment ago."""
+        """Commit the visits that wait, unless the last commit failed."""
         if self._waiting and not self.trouble:
             self.check(renew=False)
 
     def check(self, renew: bool = True) -> None:
-        """Commit all visits that wait, in one statement; if there are none, find out whether one could be."""
+        """Commit all visits that wait, in one statement. If none wait, check that the database can be written to."""
         with self._writing:
             with self._lock:
-                visits = self._waiting.copy()  # kept until they are committed: `write` does not wait if there are none
+                visits = self._waiting.copy()  # keep them until the commit: `write` does not wait if none are left
             try:
                 if renew:
                     self._database.renew()
@@ -1892,12 +1892,12 @@ class Tally:
 class Machines:
     """Adds up the visits of many machines through etcd. docs/machines.md explains why the sum is always right.
 
-    A machine writes its visits by country ("FR"), and by day and country ("2026-07-27FR"), to its own key, where no
-    number ever falls. A copy of the database file gets another key, and writes there only what it counts from then on.
+    A machine writes its visits by country ("FR"), and by day and country ("2026-07-27FR"), to its own key. No
+    number under a key ever falls. A copy of the database file gets a new key, for the visits that the copy counts.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self._endpoints = deque(map(urlsplit, settings.etcd_endpoints))  # the one that worked last comes first
+        self._endpoints = deque(map(urlsplit, settings.etcd_endpoints))  # the last one that worked comes first
         self._fetcher = Fetcher(settings.ssl_cert_file, settings.etcd_endpoints)
         self._execute, self._path, self._token = database.execute, settings.analytics_db, ""
         self._failing = Trouble("Visits cannot be exchanged with etcd", "Visits are exchanged again", logging.WARNING)
@@ -1989,7 +1989,7 @@ class Machines:
         return documents
 
     def _put(self, key: str, revision: str, visits: Counter[str]) -> bool:
-        """Write a document, unless the key was written after `revision`. Returns whether this was done."""
+        """Write a document, unless the key was written after `revision`. Return whether it was written."""
         name, value = ETCD_PREFIX + key.encode(), zlib.compress(json.dumps({"version": 1, "visits": visits}).encode())
         compare = {"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": revision}
         write = {"compare": [compare], "success": [{"request_put": {"key": name, "value": value}}]}
@@ -2018,7 +2018,7 @@ class Machines:
 
 
 def another_key(state: Mapping[str, Any], begun: Counter[str]) -> dict[str, Any]:
-    """Return a state with a new key, which leaves all visits until `begun` to the keys that the file had before."""
+    """Return a state with a new key. The visits in `begun` stay under the keys that the file had before."""
     past = {state["key"]: recent(begun - Counter(state["begun"]))} if state["key"] else {}
     return {**state, "key": os.urandom(8).hex(), "begun": begun, "past": state["past"] | past}
 
@@ -2035,7 +2035,7 @@ def read_document(data: bytes) -> Counter[str]:
 
 
 def recent(visits: Mapping[str, int], days: int = 0) -> Counter[str]:
-    """Return the visits of the last `days`; if 0, those of all time by country, and those of the last 30 days."""
+    """Return the visits of the last `days`. For 0, return the visits of all time, and those of the last 30 days."""
     first = str(datetime.now(UTC).date() - timedelta((days or 30) - 1))
     return Counter({key: n for key, n in visits.items() if n and (key > first if len(key) > 2 else not days)})
 
@@ -2050,15 +2050,15 @@ crawls = lru_cache(256)(re.compile(  # finds crawlers and link previews, from mo
     r"(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|whatsapp|"
     r"viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b", re.IGNORECASE).search)
 GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
-MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies send less; the service reads no body
+MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies send less; catscii ignores bodies
 REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
             431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
 ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match wins (RFC 9309, 2.2.2)
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
-FORMATS = {  # media type, suffix of a permalink, pages whose parameter `format` accepts the name
+FORMATS = {  # media type, suffix of permalinks, and the pages that have the format
     "html": ("text/html", "html", "all"),
     "ansi": ("text/plain", "ansi", "all"),
-    "text": ("text/plain", "txt", "all"),  # after ansi, because the last format of a media type answers its Accept
+    "text": ("text/plain", "txt", "all"),  # after ansi: for an Accept header, the last format of a media type wins
     "json": ("application/json", "json", "all"),
     "png": ("image/png", "png", "cats"),
     "jpg": ("image/jpeg", "jpg", "none"),  # the original picture
@@ -2102,7 +2102,7 @@ class View:
                 if value != getattr(View, name) and name not in without}
 
     def link(self, path: str, **changes: Any) -> str:
-        """Return the link to `path` for a browser, with the parameters of this view and the changes."""
+        """Return a link to `path` for a browser, with the parameters of this view after the changes."""
         given = replace(self, **changes).given("colors", "format")
         return path + "?" * bool(given) + urlencode(given)
 
@@ -2213,7 +2213,7 @@ async function copy(text, what) {
 
 addEventListener("click", event => {
   const {id, href} = event.target, permalink = new URL(find("#permalink").href)
-  if (event.detail) event.target.closest("a, button, figure")?.blur()  // after a pointer's click, space shows a cat
+  if (event.detail) event.target.closest("a, button, figure")?.blur()  // so that space does not click it again
   if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
   if (id === "another" || id === "restyle") {
     event.preventDefault()
@@ -2418,7 +2418,7 @@ class Service:
                 log.warning("Countries cannot be replaced", {"error": str(error)})
 
     def finish_cgi(self) -> None:
-        """End a CGI process after its response: count the visit if that failed, and let a child fetch a cat if due."""
+        """End a CGI process: count the visit if that failed before, exchange visits, and fork to fetch a cat if due."""
         for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
             time.sleep(0.1)
             self.visits.check()
@@ -2429,7 +2429,7 @@ class Service:
             self.database.execute(patience)
             self.machines.exchange_if_due()
             due = self.refresher.claim_due_fetch()
-            self.database.close()  # no connection survives a fork
+            self.database.close()  # SQLite connections do not survive a fork
             if due and not os.fork():
                 self.database.open(START_SECONDS)
                 self.database.execute(patience)
@@ -2464,7 +2464,7 @@ class Service:
         return send(page, max_age=3600)
 
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
-        """Return the cat's page from the cache, or render the picture that `find` returns. Count the visit if any."""
+        """Return the cat's page from the cache, or render the picture that `find` returns. Count the visit, if any."""
         view = read_view(format, bottle.request.query_string, request_header("Accept"), request_header("User-Agent"))
         key = cat_id, view, base_url() if view.format in ("html", "ansi") else ""  # other formats have no links
         page: Page | None = self.pages.get(key)
@@ -2582,14 +2582,14 @@ class Service:
         seconds = time.perf_counter() - environ["catscii.started"]
         route = environ["bottle.route"].rule if "bottle.route" in environ else "none"
         method, path, country = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["catscii.country"]
-        if "catscii.refusal" not in environ:  # CGI; Server itself commits the visits of many responses at once
+        if "catscii.refusal" not in environ:  # CGI; Server commits the visits of many responses at once
             self.visits.write()
         self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         annotate({"http.request.method": method, "http.route": route, "http.response.status_code": status,
                   "url.path": path, "user_agent.original": request_header("User-Agent"), "country": country})
         now = time.monotonic()
-        if not environ.get("catscii.refusal") or now - self.refusals[0] > 1:  # /metrics counts all of them
+        if not environ.get("catscii.refusal") or now - self.refusals[0] > 1:  # /metrics counts all refusals
             if environ.get("catscii.refusal"):
                 self.refusals.append(now)
             facts = {"method": method, "path": path, "status": status, "country": country}
@@ -2635,9 +2635,9 @@ def base_url() -> str:
     return f"{'https' if scheme == 'https' else 'http'}://{host}{root_path()}"
 
 
-@lru_cache(256)  # of less than MAX_HEADER_BYTES each
+@lru_cache(256)  # each key has less than MAX_HEADER_BYTES
 def read_view(format: str | None, query: str, accept: str, client: str) -> View:
-    """Return the view for the current request. The arguments must be those of the request. Raises HTTPError 400."""
+    """Return the current request's view. The arguments are its parts, as a key of the cache. Raises HTTPError 400."""
     view = make_view(format or read_format("cats"), read_parameter)
     if format or view.format != "ansi" or not TERMINALS.match(client) or view.width or view.height:
         return view
@@ -2645,7 +2645,7 @@ def read_view(format: str | None, query: str, accept: str, client: str) -> View:
 
 
 def make_view(format: str, read: Callable[[str], Any]) -> View:
-    """Return a view. `read` returns the value of a parameter, or None for its default. That of style is ink in text."""
+    """Return a view. `read` returns a parameter's value, or None for the default. Text is in ink by default."""
     given = {name: value for name in VALUES if name != "format" and (value := read(name)) is not None}
     return View(**{"style": "ink" if format == "text" else "fill", **given, "format": format})
 
@@ -2681,7 +2681,7 @@ def negotiated_format() -> str:
 
 
 def send(page: Page, max_age: int = 0) -> bytes:
-    """Set the headers of the response, and return its body, empty if the client has it. `max_age` is in seconds."""
+    """Set the headers of the response. Return its body, or none if the client has it. `max_age` is in seconds."""
     response = bottle.response
     response.content_type = page.content_type
     response.headers.update(HEADERS)
@@ -2719,7 +2719,7 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
 
 
 def link_line(view: View, cat: Cat) -> str:
-    """Return the cat's URL for a shell, as large as its window, and the guide's path if 80 columns are enough."""
+    """Return a URL that shows the cat in the size of the shell's window, and the guide's path if 80 columns suffice."""
     given = urlencode(view.given("width", "height", "format") | {"width": ""})
     url, guide = f'"{base_url()}cat/{cat.id}?{given}$COLUMNS', f"  {root_path()}:help"
     whole, short = f'{url}&height=$((LINES-2))"', f'{url}"'
@@ -2753,7 +2753,7 @@ lost_cat = cache(lambda seed: render(draw_house_cat(seed), 60))
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
-    """Send the error in the format that the client wants, or in the negotiated one if the wanted one is wrong."""
+    """Send the error in the format that the URL names, or in the negotiated format if the URL names no valid one."""
     path = bottle.request.path
     annotate(error=error.exception)
     try:
@@ -2783,10 +2783,10 @@ def show_error(error: bottle.HTTPError) -> bytes:
 THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of the threads may wait for an upstream
 GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within ten seconds
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
-MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # these files are for the database, sources and modules
-SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from a request's first byte to its last
+MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # open files for the database, the sources and modules
+SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from first to last byte of a request
 MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes that one client, and all clients, have not read
-TIDY_SECONDS = 0.2  # between two searches for connections to close, which may be silent as long while the service ends
+TIDY_SECONDS = 0.2  # between calls of `_tidy`; while the service ends, the longest silence of an idle connection
 
 OPTIONS = (f"[--{name} {'N' if isinstance(values, range) else '|'.join(values)}]" for name, values in VALUES.items())
 VARIABLES = (f"  {each.name.upper():21} {each.metadata['help']}" for each in fields(Settings) if each.metadata)
@@ -2856,7 +2856,7 @@ def start_reporting(settings: Settings) -> Callable[[], None]:
 
 
 def serve_cgi() -> int:
-    """Answer the CGI request (RFC 3875) in the environment, and return the exit status, 2 for wrong settings."""
+    """Answer the CGI request (RFC 3875) in the environment. Return the exit status: 2 for wrong settings, else 0."""
     from wsgiref.handlers import CGIHandler
 
     start_logging(logging.INFO)
@@ -2892,7 +2892,7 @@ def serve_cgi() -> int:
 #   task.WSGITask                a response: get_environment, set_close_on_finish, has_body, version
 #   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which Lines replaces
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
-# The classes that extend waitress are mixins, because its import takes 25 ms, and CGI and `art` do not need it.
+# The classes that extend waitress are mixins, so that CGI and `art` do not import waitress, which takes 25 ms.
 
 REQUEST_HEAD = re.compile(  # RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
     rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/[0-9]\.[0-9]\r\n"
@@ -2953,12 +2953,12 @@ class Task(Mixin):  # type: ignore[misc]
 
     def set_close_on_finish(self) -> None:
         asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
-        if asked or self.has_body:  # waitress would also close after a 304, because it has no Content-Length
+        if asked or self.has_body:  # waitress would also close after a 304, which has no Content-Length
             super().set_close_on_finish()
 
 
 class Channel(Mixin):  # type: ignore[misc]
-    """A connection. The loop sends its responses. They are not copied from the cache of pages."""
+    """A connection. The loop sends its responses, directly from the cache of pages, without a copy."""
 
     def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
         self.unsent: deque[bytes] = deque()
@@ -2985,7 +2985,7 @@ class Channel(Mixin):  # type: ignore[misc]
             self.begun = self.touched
 
     def service(self) -> None:
-        """Answer the first request, in a thread. If the client must read more first, `send` adds this task later."""
+        """Answer the first request, in a thread. If the client must read first, `send` adds this task later."""
         stalled = self.stalled = self.total_outbufs_len > MAX_UNSENT
         try:
             if not stalled:
@@ -3035,7 +3035,7 @@ class Channel(Mixin):  # type: ignore[misc]
 
 
 class Lines(OrderedDict[str, deque[Channel]]):
-    """The queue of channels that wait for a thread. Each client has a line, and the lines take turns."""
+    """The queue of channels that wait for a thread. Each client has its own line, and the lines take turns."""
 
     def __init__(self, client_header: str | None) -> None:
         super().__init__()
@@ -3054,7 +3054,7 @@ class Lines(OrderedDict[str, deque[Channel]]):
 
 
 class Server:
-    """Serves an app on a listening socket. The main thread calls `run`, a signal handler `stop`, the threads `wake`."""
+    """Serves an app on a socket. The main thread calls `run`, a signal handler calls `stop`, threads call `wake`."""
 
     def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
                  before_sending: list[Callable[[], None]]) -> None:
@@ -3082,7 +3082,7 @@ class Server:
             self.poll.register(file, select.POLLIN)
 
     def run(self, stopping: threading.Event) -> None:
-        """Serve until `stop` is called. Then set `stopping`, and answer for GRACE_SECONDS the requests that arrived."""
+        """Serve until `stop` is called. Then set `stopping`, and use GRACE_SECONDS to answer what has arrived."""
         self.task_dispatcher.set_thread_count(THREADS)
         while not self._stopping:
             self._turn(TIDY_SECONDS)
@@ -3127,15 +3127,15 @@ class Server:
                 waitress.wasyncore.readwrite(channel, event)
                 self.watch(channel)
         self._send()
-        while self._tasks:  # after _send: busy threads compete with the loop for Python's lock
+        while self._tasks:  # after _send, because busy threads compete with the loop for the GIL
             self.task_dispatcher.add_task(self._tasks.popleft())
-        if arrivals:  # last, because a new connection may get the file descriptor of one closed in this turn
+        if arrivals:  # last, because a new connection may get the file descriptor of a closed one
             self._accept()
         if time.monotonic() - self._tidied > TIDY_SECONDS:
             self._tidy()
 
     def _send(self) -> None:
-        """Commit visits, then send the responses that were ready before. Threads count a visit before they respond."""
+        """Commit visits, then send the responses that were ready before. A thread counts its visit, then responds."""
         channels = [self.answered.popleft() for _ in range(len(self.answered))]
         ready = {channel: len(channel.unsent) for channel in channels}
         for act in self._before_sending if ready else ():
@@ -3171,14 +3171,14 @@ class Server:
         if idlest := min(channels, key=lambda channel: (bool(channel.requests), channel.touched), default=None):
             idlest.handle_close()
         else:
-            time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # other processes have all the files: do not spin
+            time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # other processes have all files open: do not spin
 
     def _tidy(self) -> None:
-        """Close silent and slow connections, and those with the most unread bytes while all together have too many."""
+        """Close silent and slow connections. While too many bytes are unread, close the one with the most."""
         now = self._tidied = time.monotonic()
         self._before_sending[-1]()  # write log lines that belong to no response
         for channel in [*self.active_channels.values()]:
-            if not channel.readable():  # the loop does not read the next request yet, which may have arrived in full
+            if not channel.readable():  # the loop does not read yet, so the request may be complete
                 channel.begun = now
             if channel.requests and not channel.stalled:
                 continue
@@ -3237,7 +3237,7 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         sys.stdout.buffer.write(Page(encode(view.draw(picture), view), "").body)
         sys.stdout.flush()
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # readers may stop early, such as head
+        if not isinstance(error, BrokenPipeError):  # a reader such as head may stop early
             print(f"catscii: standard output: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         return 1
@@ -3280,7 +3280,7 @@ def main(arguments: list[str]) -> int:
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # the next file that is opened must not become a standard stream that was closed
     os.close(spare)
-    if "GATEWAY_INTERFACE" in os.environ:  # ignore the arguments, which may come from the query
+    if "GATEWAY_INTERFACE" in os.environ:  # then the arguments may come from the query
         return serve_cgi()
     options = parse_arguments(arguments)
     try:

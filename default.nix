@@ -1,20 +1,20 @@
-# catscii: the package, and an image with the package alone.
+# The package of catscii, and an image that contains only what the package needs.
 #
 #     nix-build                                  # ./result/bin/catscii
 #     nix-build -A image && ./result | docker load
 #     nix-build -A tests
 #
-# The package is a script that uses the interpreter and the packages of nixpkgs' binary cache. The image has a smaller
-# interpreter, which is made of the same parts. docs/image.md tells what is left out of it, and why.
+# The package runs the script with the interpreter and the packages of nixpkgs, from its binary cache. The image has a
+# smaller interpreter, which is made of the same parts. docs/image.md explains what is left out, and why.
 {
   pkgs ? import <nixpkgs> { },
-  telemetry ? true, # with the packages that SENTRY_DSN, HONEYCOMB_API_KEY and OTEL_* need
+  telemetry ? true, # add the packages that SENTRY_DSN, HONEYCOMB_API_KEY and OTEL_* need
 }:
 let
   inherit (pkgs) lib;
   python = pkgs.python3;
 
-  # It is in the script, and nowhere else.
+  # The script alone defines the version.
   version = lib.removeSuffix "\"" (lib.removePrefix assignment line);
   assignment = "__version__ = \"";
   line = lib.findFirst (lib.hasPrefix assignment) (throw "catscii.py has no __version__") lines;
@@ -39,7 +39,7 @@ let
   ];
 
   # The script and its bytecode. Python never checks whether the script is newer, because files in the store do not
-  # change. The program that starts it is in Python too, because the image has no shell.
+  # change. The program that starts the script is also written in Python, because the image has no shell.
   install =
     interpreter:
     pkgs.runCommand "catscii-${version}"
@@ -74,16 +74,16 @@ let
     created = "1970-01-01T00:00:01Z"; # so that the same input gives the same image
     contents = [ pkgs.cacert ];
 
-    # fly.io's init needs a file in which it can look for the user's number. Any user can write to /db and /tmp, because
-    # the image may run as another user.
+    # fly.io's init looks up the user in /etc/passwd. Any user can write to /db and /tmp, because the image may run as
+    # another user.
     extraCommands = ''
       mkdir -p etc
       echo "catscii:x:65532:65532::/:" > etc/passwd
       mkdir -m 1777 db tmp
     '';
 
-    # The interpreter, the countries, the certificates and the script have a layer each. Nothing else refers to the
-    # script, so that an edit of it changes its small layer alone.
+    # The interpreter, the countries, the certificates and the script each have a layer. No other layer refers to the
+    # script, so that a change of the script changes only its small layer.
     config = {
       Cmd = [ "${onRuntime}/bin/catscii" ];
       Env = [
@@ -103,8 +103,8 @@ let
     ];
   };
 
-  # One tree with Python, the packages and the shared libraries that they link to, and nothing else. It is made in the
-  # way in which NixOS makes its initrd: all files are copied. Only one C extension is compiled.
+  # One tree with only Python, the packages and the shared libraries that they link to. All files are copied, as NixOS
+  # does for its initrd. Only one C extension is compiled.
   runtime =
     pkgs.runCommand "catscii-runtime"
       {
@@ -172,11 +172,11 @@ let
         pkgs.libwebp
         pkgs.zlib
       ];
-      preConfigure = ""; # it names libraries that are left out
+      preConfigure = ""; # that of nixpkgs names libraries that are left out
       doCheck = false; # the tests need these libraries
     };
 
-  # The parts of the standard library and of Pillow that none of the packages imports.
+  # The parts of the standard library and of Pillow that no package imports.
   unneeded = [
     "config-* distutils ensurepip idlelib lib2to3 pydoc* test tkinter turtle* unittest/test"
     "curses lib-dynload/@(_curses|_dbm|_gdbm|_test|_tkinter|_ctypes_test|readline|xx)*"
@@ -209,7 +209,7 @@ let
     "libgdbm.so*"
   ];
 
-  # All tests that work without a network, a web server and a browser, except those of the packaging.
+  # All tests that need no network, no web server and no browser, except the tests of the packaging.
   tests.suite = pkgs.runCommand "catscii-tests" { nativeBuildInputs = [ development ]; } ''
     cp ${./catscii.py} catscii.py
     cp ${./bench_catscii.py} bench_catscii.py
@@ -239,7 +239,7 @@ let
     ]
   );
 
-  # Not in nixpkgs.
+  # nixpkgs does not have this package.
   mmdb-writer =
     ps:
     ps.buildPythonPackage rec {
