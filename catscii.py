@@ -480,9 +480,8 @@ STYLES = ("fill", "ink")  # "fill" has glyphs with backgrounds, "ink" has glyphs
 BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; transparent pictures get the dark one
 CONTRAST = 30  # the default minimum of the contrast between a glyph and its background, in levels of luma
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-MAX_PIXELS = 64_000_000
 BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # memory, time, and exit status of the decoding process
-MAX_ROWS, TERMINAL_ROWS = 240, 22  # a terminal has 24 rows, of which the caption and the prompt take two
+MAX_PIXELS, MAX_ROWS, TERMINAL_ROWS = 64_000_000, 240, 22  # a terminal has 24 rows, of which the caption and the prompt take two
 PARTS = 10, 20  # columns and rows of COVERAGE in a cell; a cell is twice as tall as it is wide
 SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
 FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # they fit photographs best; more glyphs hardly improve the art
@@ -1287,6 +1286,7 @@ class Store:
         self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)", *row)
         oldest = "SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?"
         self._execute(f"UPDATE cats SET picture = NULL WHERE id IN ({oldest})", STORED_CATS)
+        self._listed = -math.inf
 
     def counts(self) -> dict[str, int]:
         return dict(self._execute("SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"))
@@ -1676,7 +1676,7 @@ INSERT INTO visits (day, country, count) VALUES (?, ?, ?){more}
 ON CONFLICT (day, country) DO UPDATE SET count = count + excluded.count"""
 VISITS_BY_COUNTRY = "SELECT country, count FROM totals WHERE count > 0 ORDER BY 2 DESC, 1"
 VISITS_BY_DAY = "SELECT day, sum(count) FROM {view} WHERE day BETWEEN ? AND ? GROUP BY day"
-VISITS_ONE_BY_ONE = """
+VISITS_BY_DAY_AND_COUNTRY = """
 SELECT day, country, sum(count) AS visits FROM {view} WHERE day BETWEEN ? AND ?
 GROUP BY 1, 2 HAVING visits > 0 ORDER BY 1, 3 DESC, 2"""
 VISITS_HERE = "SELECT day || country, count FROM here WHERE day = '' OR day >= ?"
@@ -1793,7 +1793,7 @@ def read_visits(database: Database, machines: Mapping[str, Any] = {}) -> Visits:
     today, view = datetime.now(UTC).date(), "everywhere" if machines else "here"
     days = {str(today - timedelta(days)): 0 for days in range(29, -1, -1)}
     days |= database.execute(VISITS_BY_DAY.format(view=view), min(days), max(days))
-    countries = {country: n for _, country, n in database.execute(VISITS_ONE_BY_ONE.format(view=view), "", "")}
+    countries = {country: n for _, country, n in database.execute(VISITS_BY_DAY_AND_COUNTRY.format(view=view), "", "")}
     return Visits(sum(countries.values()), days[str(today)], sum(days.values()), days, countries, machines)
 
 
@@ -2497,7 +2497,7 @@ class Service:
         art = world_map(visits.countries) if format in ("html", "ansi") else None
         label = f"Map of the world. Most visits: {', '.join(map(country_name, [*visits.countries][:5])) or 'none yet'}"
         if format == "csv":
-            sql = VISITS_ONE_BY_ONE.format(view="everywhere" if self.machines.on else "here")
+            sql = VISITS_BY_DAY_AND_COUNTRY.format(view="everywhere" if self.machines.on else "here")
             rows = self.database.execute(sql, min(visits.days), max(visits.days))
             text = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
         elif art:
@@ -2890,7 +2890,7 @@ def serve_cgi() -> int:
 #                                close_when_flushed, will_close; calls its server's add_task and pull_trigger
 #   parser.HTTPRequestParser     a request: received, parse_header; error, headers, completed, expect_continue
 #   task.WSGITask                a response: get_environment, set_close_on_finish, has_body, version
-#   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which Lines replaces
+#   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which ClientQueues replaces
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
 # The classes that extend waitress are mixins, so that CGI and `art` do not import waitress, which takes 25 ms.
 
@@ -3034,7 +3034,7 @@ class Channel(Mixin):  # type: ignore[misc]
             self.server.add_task(self)
 
 
-class Lines(OrderedDict[str, deque[Channel]]):
+class ClientQueues(OrderedDict[str, deque[Channel]]):
     """The queue of channels that wait for a thread. Each client has its own line, and the lines take turns."""
 
     def __init__(self, client_header: str | None) -> None:
@@ -3067,7 +3067,7 @@ class Server:
         self.application, self.server_name, self.effective_port = app, "localhost", listener.getsockname()[1]
         self.active_channels: dict[int, Channel] = {}  # by file descriptor
         self.task_dispatcher = waitress.task.ThreadedTaskDispatcher()
-        self.task_dispatcher.queue = Lines(client_header)
+        self.task_dispatcher.queue = ClientQueues(client_header)
         self._tasks: deque[Channel] = deque()  # channels whose next request gets a thread at the end of the turn
         self.add_task = self._tasks.append
         self.pull_trigger = lambda: None  # waitress calls this for parts of a response; Channel.service calls `wake`
