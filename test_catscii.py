@@ -1908,6 +1908,7 @@ def test_machines_show_one_sum_in_every_format(machine, cluster):
     assert alone.wait_for("Listening on")["etcd"] == [] and "catscii_machines" not in samples(alone)
 
 
+@pytest.mark.timeout(1800)
 def test_machines_agree_exactly_after_whatever_fails(machine, cluster):
     etcd, answered, pause = cluster(3), Counter[str](), 10.0 if "THOROUGH" in os.environ else 1.0
     services = [machine(str(i), etcd.endpoints) for i in range(3)]
@@ -2562,12 +2563,13 @@ def test_another_cat_is_swapped_in_by_click_and_key_and_history_leads_back(tab):
     tab.goto("/?width=60")
     tab.evaluate("window.mark = 'not reloaded'")
     seen = [tab.evaluate(LINK)]
-    for act in (lambda: tab.click("#another"), lambda: tab.keyboard.press("n"),
-                lambda: (tab.evaluate("document.activeElement.blur()"), tab.keyboard.press(" "))):
+    for act in 4 * (lambda: tab.click("#another"), lambda: tab.keyboard.press("n"),
+                    lambda: (tab.evaluate("document.activeElement.blur()"), tab.keyboard.press(" "))):
         with another_cat(tab):
             act()
         seen.append(tab.evaluate(LINK))
         assert tab.url == seen[-1] and re.search(r"/cat/house-\d+\?width=60$", tab.url)
+    assert len({*seen[-11:]}) == 11, "none of the last ten cats is shown again"
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
     with another_cat(tab):
@@ -3622,6 +3624,16 @@ def cgi(folder: Path, *arguments: str, **variables: str) -> Answer:
     return Answer(headers.pop("Status"), headers, body, list(map(json.loads, process.stderr.splitlines())))
 
 
+@pytest.mark.parametrize("length", ["-1", "x"])
+def test_cgi_does_not_wait_for_a_body_of_an_impossible_length(tmp_path, length):
+    variables, pipe = cgi_variables(tmp_path, CONTENT_LENGTH=length, PATH_INFO="/health"), subprocess.PIPE
+    with subprocess.Popen([sys.executable, SCRIPT], env=variables, stdin=pipe, stdout=pipe) as process:
+        try:
+            assert process.wait(60) == 0 and process.stdout.read().startswith(b"Status: 200 ")
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(("path", "variables"), [
     *((f"/cat/house-1.{suffix}", {}) for suffix in catscii.SUFFIXES),
     ("/cat/house-1", {"HTTP_ACCEPT": "text/html", "HTTP_ACCEPT_ENCODING": "gzip"}),
@@ -4455,7 +4467,7 @@ def test_the_readme_is_one_page_and_its_commands_tables_and_links_are_right(serv
     assert len(readme.splitlines()) <= 130 and setup.format("") in readme and setup.format("test_") in readme
     rows = {n: row for row in re.findall(r"(?m)^\| `.*", readme) for n in re.findall("`([^`]+)`", row.split("|")[1])}
     settings = {each.name.upper() for each in dataclasses.fields(catscii.Settings) if each.metadata}
-    assert {name for name in rows if name.isupper()} == settings | {"OTEL_*"}
+    assert {name for name in rows if name.isupper()} == settings | {"OTEL_*", "OTEL_EXPORTER_OTLP_ENDPOINT"}
     for name, values in catscii.VALUES.items():
         words = [f" {values[0]} to {values[-1]}"] if isinstance(values, range) else [f"`{value}`" for value in values]
         assert all(word in rows[name] for word in words), name
@@ -4474,13 +4486,10 @@ def test_the_readme_is_one_page_and_its_commands_tables_and_links_are_right(serv
 
 
 class Run:
-    """A pytest plugin: has the option --thorough, runs tests in several processes, and tells of failures at once."""
+    """A pytest plugin, which runs tests in several processes, and reports failures at once."""
 
     def __init__(self) -> None:
         self.scopes: dict[str, str] = {}  # of each selected test, by its name; one process runs all tests of a scope
-
-    def pytest_addoption(self, parser: pytest.Parser) -> None:
-        parser.addoption("--thorough", action="store_true", help="five times the rounds and examples")  # see main
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
