@@ -1568,19 +1568,6 @@ def test_a_large_country_owns_the_cell_that_it_lies_in_and_a_small_one_glows_whe
         assert [i for i in range(len(dark)) if dark[i] != lit[i]] == [cell] and "".join(art.rows)[cell] != " ", code
 
 
-def test_countries_glow_by_the_logarithm_of_their_visits():
-    visits = {"US": 100_000, "BR": 1000, "AU": 10, "ZZ": 10**9}
-    art, places = catscii.world_map(visits), {"US": (-98, 39), "BR": (-52, -10), "AU": (134, -25), "CN": (103, 35)}
-    cells = {code: cell_at(*place) for code, place in places.items()}
-    colours = {code: tuple(art.foreground[3 * cell :][:3]) for code, cell in cells.items()}
-    assert catscii.FLAME == colours["US"] > colours["BR"] > colours["AU"] > colours["CN"] == catscii.LAND
-    assert [art.rows[cell // 80][cell % 80] for cell in cells.values()] == ["@", "#", "o", ":"]
-    shore = cell_at(-34, -14)  # off Brazil
-    assert art.rows[shore // 80][shore % 80] == " "
-    assert art.background[3 * cells["US"]] > art.background[3 * shore] > 10 > art.background[3 * cells["CN"]]  # in red
-    assert catscii.world_map({"ZZ": 5}) == catscii.world_map({})
-
-
 @pytest.mark.parametrize("dark", ["BY", "MX", "KZ", "MT", None])
 def test_the_map_has_a_contrast_of_four_and_a_half_even_in_the_halo(dark):
     art = catscii.world_map({code: 1000 for code in catscii.world().names if code != dark} if dark else {"FR": 1})
@@ -2454,18 +2441,6 @@ def test_links_have_the_host_and_scheme_that_the_client_sees_unless_they_cannot_
     for host, format in itertools.product(("evil.example/<b>", "a b", "x[31m", '"', ""), ("ansi", "html")):
         answer = exchange(service, f"GET /cat/house-9?format={format} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
         assert b"evil" not in answer and b"[31m" not in answer and b"/cat/house-9" in answer
-
-
-def test_pages_for_many_hosts_take_no_memory(start):
-    service = start()
-    service.get("/cat/house-1.txt?width=20")
-    before = resident_megabytes(service.process.pid)
-    with connected(service) as connection:
-        for i in range(0, 2000, 20):
-            request = b"GET /cat/house-1.txt?width=20 HTTP/1.1\r\nHost: a:%015900d\r\n\r\n"
-            connection.sendall(b"".join(request % host for host in range(i, i + 20)))
-            read_answers(connection, 20)
-    assert resident_megabytes(service.process.pid) - before < 10
 
 
 def test_links_and_the_form_keep_what_is_not_a_default(service):
