@@ -1832,6 +1832,7 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Callable[..., Etcd]]:
     """Yield a function that starts the cluster of a test, which is killed at the end of the test."""
+    shutil.which("etcd") or pytest.skip("etcd is not installed")
     with contextlib.ExitStack() as stack:
         yield lambda members=1, *options, **more: stack.enter_context(
             Etcd(tmp_path / "etcd", members, *options, **more)).wait()
