@@ -4467,7 +4467,7 @@ class Run:
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_auto_num_workers(self) -> int:
         """Most tests wait for something, so that more processes than cores are of use; few tests are not worth them."""
-        return min(5, len(self.scopes) // 16)
+        return min(5 if "THOROUGH" in os.environ else 7, len(self.scopes) // 16)
 
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> LoadScopeScheduling:
         scheduling = LoadScopeScheduling(config, log)
