@@ -462,7 +462,7 @@ def test_settings(variables: dict[str, str], field: str, value: object):
     assert getattr(catscii.read_settings(variables), field) == value
 
 
-def test_what_cannot_be_used_is_a_clear_error_at_the_start(tmp_path, authority):
+def test_what_cannot_be_used_is_a_clear_error(tmp_path, authority):
     garbage, folder, future, numbers = (tmp_path / name for name in ("garbage", "folder", "future", "numbers"))
     garbage.write_bytes(b"not a database, but long enough to be taken for one" * 20)
     folder.mkdir()
@@ -676,7 +676,7 @@ def test_without_telemetry_the_start_says_so_and_nothing_of_it_is_imported(start
     assert not imported & {"sentry_sdk", "opentelemetry", "requests", "google", "certifi", "urllib3"}
 
 
-def test_the_start_says_what_is_on_and_secrets_stay_secret(start, upstream, country_db):
+def test_the_first_log_line_says_what_is_on_and_secrets_stay_secret(start, upstream, country_db):
     urls = f"{upstream.the_cat_api},http://u:s3cret6@localhost:9/v1/images/search?key=s3cret7"
     upstream.answers["/v1/images/search"] = sends(b"no", 500)
     variables = SECRETS | {"CAT_SOURCES": urls, "GEOLITE2_COUNTRY_DB": country_db}
@@ -903,7 +903,7 @@ def test_colours_of_ink_can_be_read_on_their_page(picture):
 
 @pytest.mark.opencv
 @pytest.mark.parametrize(("style", "share"), [("fill", 0.9), ("ink", 0.5)])
-def test_cats_are_recognised_in_their_art(style, share):
+def test_detectors_recognise_the_cats(style, share):
     """Over 200 house cats, OpenCV recognises 0.97 and 0.66 of them."""
     pictures = [catscii.draw_house_cat(seed) for seed in range(20 if "THOROUGH" in os.environ else 10)]
     arts = [Image.open(io.BytesIO(catscii.to_png(catscii.render(p, style=style), "dark"))) for p in pictures]
@@ -1129,7 +1129,7 @@ def make_refresher(tmp_path: Path, *urls: str, ca_file: str | None = None, key: 
     return store, catscii.Refresher(store, [catscii.Source(url, fetcher, key) for url in urls], fetcher)
 
 
-def test_the_store_fills_at_the_start_and_requests_are_served_from_it(start, upstream):
+def test_an_empty_store_is_filled_and_requests_are_served_from_it(start, upstream):
     service = start(command=patched("catscii.STORED_CATS = 11"), CAT_SOURCES=upstream.the_cat_api)
     eventually(lambda: service.stored() == 11)
     served = {service.json("/")["id"] for _ in range(100)}
@@ -1539,7 +1539,7 @@ def cell_at(longitude: float, latitude: float) -> int:
 
 
 @pytest.mark.npm
-def test_the_world_is_natural_earths_with_cldrs_names():
+def test_the_map_and_its_names_are_those_of_their_sources():
     packed = zlib.decompress(base64.b85decode("".join(catscii.WORLD.split())))
     assert packed == bench_catscii.world()
 
@@ -2315,7 +2315,7 @@ def test_each_format_shows_the_art_that_the_parameters_ask_for(service, format, 
 @pytest.mark.parametrize("client", [
     "curl/8.16.0", "Wget/1.21.4", "HTTPie/3.2.4", "xh/0.24.0", "fetch libfetch/2.0", "x PowerShell/7.4",
     "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.22621"])
-def test_terminals_get_art_that_fits_24_lines_of_80_columns(service, client):
+def test_terminals_get_cats_of_24_lines_and_80_columns(service, client):
     for path in ("/", "/cat/house-2", "/?style=ink", "/?colors=256", "/?format=ansi"):
         *rows, below = service.get(path, {"User-Agent": client}).data.decode().splitlines(keepends=True)
         assert all(row.endswith("\x1b[0m\n") for row in [*rows, below])
@@ -2519,7 +2519,7 @@ def another_cat(tab: Page) -> Iterator[None]:
 @pytest.mark.browser
 @pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink&width=200", "/analytics", "/help", "/none"])
 @pytest.mark.parametrize("size", [(320, 640), (390, 844), (768, 1024), (1280, 720), (2560, 1440), (3840, 2160)])
-def test_pages_fit_every_window_and_art_that_comes_in_slowly_does_not_shift(new_tab, path, size):
+def test_pages_fit_every_window_and_do_not_shift_on_a_slow_line(new_tab, path, size):
     tab = new_tab(*size)
     line = {"offline": False, "latency": 20, "downloadThroughput": 60_000, "uploadThroughput": 60_000}
     tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", line)
