@@ -2564,7 +2564,7 @@ def test_another_cat_is_swapped_in_by_click_and_key_and_history_leads_back(tab):
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "height", "least", "most"), [
     (360, 740, 48, 52), (768, 1024, 90, 110), (1280, 800, 120, 160), (1920, 1080, 140, 200), (3840, 2160, 230, 240)])
-def test_the_art_fits_the_window_with_one_more_request_and_no_shift(service, new_tab, width, height, least, most):
+def test_a_cat_fits_the_window_with_one_more_request_and_no_shift(service, new_tab, width, height, least, most):
     tab, asked, shown = new_tab(width, height), [], []
     tab.on("request", lambda request: asked.append(request.url.removeprefix(service.url)))
     visible = "getComputedStyle(document.querySelector('pre')).visibility"
