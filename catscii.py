@@ -2810,7 +2810,6 @@ def serve(settings: Settings) -> int:
     handler, flush = start_logging(settings.log_level), start_reporting(settings)
     app = make_app(settings)
     service, listener = app.service, listen(settings.host, settings.port)
-
     server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header,
                     before_sending=[service.visits.write, handler.flush])
     for number in (signal.SIGTERM, signal.SIGINT):
