@@ -687,85 +687,90 @@ def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tupl
         contrasts.paste(contrast, mask=better)
         best = ImageChops.lighter(best, rank)
     mean = picture.resize(grid, Image.Resampling.BOX)
-    return merge_similar_runs(mean, least, *colour_cells(mean, codes, contrasts, least))
+    codes, foreground, background = colour_cells(mean, codes, contrasts, least)
+    return codes.tobytes(), foreground.tobytes(), background.tobytes()
 
 
 @cache
-def tones(least: int) -> tuple[bytes, bytes]:
-    """Return the codes of glyphs for cells without relief, by luma, and half the contrasts of these cells, plus 128."""
+def tables(least: int) -> dict[str, Sequence[int]]:
+    """Return tables for Image.point that depend on the least contrast. In them, contrasts are halved, plus 128."""
     turn, half = 255 - least, least // 2 + 1  # from `turn` on, a lighter glyph has no room, and a darker one is used
     light = [FILL_TONES[luma * len(FILL_TONES) // turn] for luma in range(turn)]
     dark = [FILL_TONES[(255 - luma) * len(FILL_TONES) // (least + 1)] for luma in range(turn, 256)]
-    return "".join(light + dark).encode(), bytes([128 + half] * len(light) + [128 - half] * len(dark))
+    below = [int(least * abs((code > 127) - densities()[code % 128])) for code in range(256)]
+    below[ord(" ")] = below[ord(" ") + 128] = 255  # no luma has room for a space, so that all are replaced
+    sizes = [abs(2 * level - 256) for level in range(256)]
+    away = [8 + size // 5 if size else 255 for size in sizes]  # a high contrast masks a change, a space hides it
+    nearer = [min(change, max(0, size - least) // 2) if size else 255 for change, size in zip(away, sizes, strict=True)]
+    return {"raised": [max(level, 128 + half) if level > 127 else min(level, 128 - half) for level in range(256)],
+            "below": below,  # by code, plus 128 if the glyph is darker than its background: levels below the mean
+            "codes": "".join(light + dark).encode(),  # of cells without relief, by luma
+            "contrasts": [128 + half] * len(light) + [128 - half] * len(dark),  # of these cells
+            "fall": away[:128] + nearer[128:],  # by contrast: how much the luma of a foreground may change
+            "rise": nearer[:128] + away[128:]}
 
 
 def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
-    """Return codes (L), background and foreground (RGB) of cells with these mean colours.
+    """Return codes (L), foreground and background (RGB) of cells with these mean colours.
 
     `contrasts` (L) are half the wanted contrasts plus 128. Glyphs that have no room for `least` levels are replaced.
     """
-    if not least:
-        return [codes, *solve_colours(mean, codes, contrasts)]
-    half, luma = least // 2 + 1, mean.convert("L")
-    contrasts = contrasts.point([max(v, 128 + half) if v > 127 else min(v, 128 - half) for v in range(256)])
-    weak = codes.point([255 * (code == ord(" ")) for code in range(256)])
-    for _ in range(2):
-        for image, table in zip((codes, contrasts), tones(least), strict=True):
-            image.paste(luma.point(table), mask=weak)
-        background, foreground = solve_colours(mean, codes, contrasts)
-        apart = ImageChops.difference(background.convert("L"), foreground.convert("L"))
-        weak = apart.point([255] * least + [0] * (256 - least))
+    table, luma = tables(least), mean.convert("L")
+    if least:
+        contrasts = contrasts.point(table["raised"])
+        signed = ImageChops.add(codes, contrasts.point([128] * 128 + [0] * 128))
+        spare = ImageChops.subtract(luma, signed.point(table["below"]))
+        weak = spare.point([255] + [0] * (255 - least) + [255] * least)
+        codes.paste(luma.point(table["codes"]), mask=weak)
+        contrasts.paste(luma.point(table["contrasts"]), mask=weak)
+    foreground, background = solve_colours(mean, codes, contrasts, table)
+    apart = ImageChops.difference(background.convert("L"), foreground.convert("L"))
+    weak = apart.point([255] * least + [0] * (256 - least))
     if weak.getbbox():
         codes.paste(ord("."), mask=weak)  # a dot of any colour hardly changes the mean
         background.paste(mean, mask=weak)
         lighter, darker = (mean.point([level + step for level in range(256)] * 3) for step in (2 * least, -2 * least))
         foreground.paste(Image.composite(lighter, darker, luma.point([255] * 128 + [0] * 128)), mask=weak)
-    return [codes, background, foreground]
+    return [codes, foreground, background]
 
 
-def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image) -> list[Image.Image]:
-    """Return background and foreground. Each cell has its mean colour and, as far as there is room, its contrast."""
-    stack = mean.width, 3 * mean.height  # the three channels, one below the other
-    covers = array("f", map([max(1e-3, density) for density in densities()].__getitem__, codes.tobytes()))
-    images = {"level": Image.frombytes("L", stack, b"".join(band.tobytes() for band in mean.split())),
-              "contrast": Image.frombytes("L", stack, contrasts.tobytes() * 3),
-              "cover": Image.frombytes("F", stack, covers.tobytes() * 3)}
+def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image,
+                  table: Mapping[str, Any]) -> list[Image.Image]:
+    """Return foreground and background. Each cell has its mean colour and, as far as there is room, its contrast."""
+    def stacked(*bands: Image.Image) -> Image.Image:  # the three channels, one below the other
+        return Image.frombytes("L", (mean.width, 3 * mean.height), b"".join(band.tobytes() for band in bands))
+
+    def merged(plane: Any) -> Image.Image:
+        levels = chunks(plane.point(lambda level: level * 1 + 0.5).convert("L").tobytes(), mean.width * mean.height)
+        return Image.merge("RGB", [Image.frombytes("L", mean.size, band) for band in levels])
 
     def solve(formula: Callable[[Any], Any]) -> Any:
         return ImageMath.lambda_eval(lambda x: x["min"](x["max"](formula(x), 0.0), 255.0), **images)
 
-    images["foreground"] = solve(lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"]))
-    # The background corrects a foreground that was clipped, and the second foreground corrects a clipped background.
+    covers = array("f", map([max(1e-3, density) for density in densities()].__getitem__, codes.tobytes()))
+    images = {"level": stacked(*mean.split()), "contrast": stacked(*[contrasts] * 3)}
+    images["cover"] = Image.frombytes("F", images["level"].size, covers.tobytes() * 3)
+    foreground = merged(solve(lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"])))
+    share_foregrounds(foreground, contrasts, table)
+    images["foreground"] = stacked(*foreground.split())
+    # The background corrects a changed foreground, and the second foreground corrects a clipped background.
     images["background"] = solve(lambda x: (x["level"] - x["foreground"] * x["cover"]) / (1.0 - x["cover"]))
-    images["foreground"] = solve(lambda x: (x["level"] - x["background"] * (1.0 - x["cover"])) / x["cover"])
-    rounded = (images[name].point(lambda level: level * 1 + 0.5).convert("L") for name in ("background", "foreground"))
-    return [Image.merge("RGB", [Image.frombytes("L", mean.size, band) for band in chunks(plane.tobytes(), len(covers))])
-            for plane in rounded]
+    foreground = merged(solve(lambda x: (x["level"] - x["background"] * (1.0 - x["cover"])) / x["cover"]))
+    half = merged(solve(lambda x: x["background"] * 0.5))
+    return [foreground, ImageChops.add(half, half)]  # even levels, for longer runs
 
 
-def merge_similar_runs(mean: Image.Image, least: int, codes: Image.Image, background: Image.Image,
-                       foreground: Image.Image) -> tuple[bytes, bytes, bytes]:
-    """Return codes, foreground and background. A cell gets the colours of the previous cell if both are similar."""
-    foregrounds, backgrounds, density, tolerance = bytearray(), bytearray(), densities(), 2  # levels of the mean
-    lumas = zip(background.convert("L").tobytes(), foreground.convert("L").tobytes(), strict=True)
-    planes = (zip(*[iter(image.tobytes())] * 3, strict=True) for image in (mean, background, foreground))
-    fr = fg = fb = br = bg = bb = luma = apart = 0  # the previous cell's foreground, background, luma, contrast
-    for code, (below, above), (r, g, b), under, over in zip(codes.tobytes(), lumas, *planes, strict=True):
-        cover, wanted = density[code], above - below
-        near = 12 + abs(wanted) // 5 if cover else 512  # levels; a high contrast masks a change, a space hides it
-        if not (-near <= apart - wanted <= near and -tolerance <= br + (fr - br) * cover - r <= tolerance
-                and -tolerance <= bg + (fg - bg) * cover - g <= tolerance
-                and -tolerance <= bb + (fb - bb) * cover - b <= tolerance):
-            most, part = 1 / (1 - cover), cover / (1 - cover)  # keep the foreground, and solve for the background
-            br, bg = int(r * most - fr * part + 0.5), int(g * most - fg * part + 0.5)
-            bb = int(b * most - fb * part + 0.5)
-            apart = luma - (299 * br + 587 * bg + 114 * bb) // 1000
-            if not (0 <= br <= 255 and 0 <= bg <= 255 and 0 <= bb <= 255
-                    and -near <= apart - wanted <= near and (abs(apart) >= least or not cover)):
-                (br, bg, bb), (fr, fg, fb), luma, apart = under, over, above, wanted
-        foregrounds += bytes((fr, fg, fb))
-        backgrounds += bytes((br, bg, bb))
-    return codes.tobytes(), bytes(foregrounds), bytes(backgrounds)
+def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, table: Mapping[str, Any]) -> None:
+    """Give cells the foreground (RGB) of a cell beside them, for longer runs, where the contrasts stay similar."""
+    luma = foreground.convert("L")
+    lowest = ImageChops.subtract(luma, contrasts.point(table["fall"]))
+    highest = ImageChops.add(luma, contrasts.point(table["rise"]))
+    for span in (4, 2):
+        narrow = -(-luma.width // span), luma.height
+        other = foreground.resize(narrow, Image.Resampling.NEAREST).resize(luma.size, Image.Resampling.NEAREST)
+        tone = other.convert("L")
+        outside = ImageChops.add(ImageChops.subtract(lowest, tone), ImageChops.subtract(tone, highest))
+        foreground.paste(other, mask=outside.point([255] + [0] * 255))
 
 
 def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
@@ -832,19 +837,25 @@ def to_ansi(art: Art, colors: str = "true") -> str:
         columns, background = len(art.rows[0]), art.background
         art = art._replace(foreground=snapped(art.foreground, columns, codes, 0),
                            background=background and snapped(background, columns, codes, CARRIED))
-    parts = []
+    parts: list[str] = []
+    levels: list[int] = []  # for the placeholders in `parts`, because one % for all of them is fast
     for row in runs(art):
         current_foreground = current_background = None
         for text, foreground, background in row:
             sgr = []
             if background and background != current_background:
-                sgr.append(codes[background][1] if codes else "48;2;%d;%d;%d" % (*background,))
+                sgr.append(codes[background][1] if codes else "48;2;%d;%d;%d")
+                levels += () if codes else background
             if foreground and foreground != current_foreground:
-                sgr.append(codes[foreground][0] if codes else "38;2;%d;%d;%d" % (*foreground,))
-            parts.append(f"\x1b[{';'.join(sgr)}m{text}" if sgr else text)
-            current_foreground, current_background = foreground or current_foreground, background
+                sgr.append(codes[foreground][0] if codes else "38;2;%d;%d;%d")
+                levels += () if codes else foreground
+                current_foreground = foreground
+            if sgr:
+                parts.append(f"\x1b[{';'.join(sgr)}m")
+            parts.append(text.replace("%", "%%"))
+            current_background = background
         parts.append("\x1b[0m\n")
-    return "".join(parts)
+    return "".join(parts) % tuple(levels)
 
 
 @cache
