@@ -326,8 +326,8 @@ def start_logging(level: int) -> LogHandler:
 class Trouble:
     """A failure that lasts for a while. It is true from `begin` to `end`, and each of the two logs one line."""
 
-    def __init__(self, begins: str, ends: str, level: int = logging.ERROR) -> None:
-        self._begins, self._ends, self._level = begins, ends, level
+    def __init__(self, begins: str, ends: str, level: int = logging.ERROR, quiet_seconds: float = 0.0) -> None:
+        self._begins, self._ends, self._level, self._quiet_seconds = begins, ends, level, quiet_seconds
         self.reason, self.since, self._last = "", math.inf, 0.0  # `since` and `_last` are times of time.monotonic()
 
     def __bool__(self) -> bool:
@@ -339,11 +339,20 @@ class Trouble:
             self.since = self._last
             log.log(self._level, self._begins, {"error": self.reason})
 
-    def end(self, quiet_seconds: float = 0.0) -> None:
-        """End the trouble, unless its cause was reported less than `quiet_seconds` ago."""
-        if self and time.monotonic() - self._last >= quiet_seconds:
+    def end(self) -> None:
+        """End the trouble, unless it was reported less than `quiet_seconds` ago."""
+        if self and time.monotonic() - self._last >= self._quiet_seconds:
             self.since = math.inf
             log.info(self._ends)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """End the trouble after a block without exceptions. An exception begins the trouble, and goes no further."""
+        try:
+            yield
+            self.end()
+        except Exception as error:
+            self.begin(error)
 
 
 class Metrics:
@@ -1882,16 +1891,13 @@ class Tally:
         with self._writing:
             with self._lock:
                 visits = self._waiting.copy()  # keep them until the commit: `write` does not wait if none are left
-            try:
+            with self.trouble.watch():  # after any exception, the visits still wait
                 if renew:
                     self._database.renew()
                 sql = COUNT_VISITS.format(more=", (?, ?, ?)" * (len(visits) - 1)) if visits else CHECK_VISITS
                 self._database.execute(sql, *(value for visit, n in visits.items() for value in (*visit, n)))
                 with self._lock:
                     self._waiting -= visits
-                self.trouble.end()
-            except Exception as error:  # whatever it is, the visits are kept
-                self.trouble.begin(error)
 
     def close(self) -> None:
         """Try once more to count the visits that wait, and log how many are lost."""
@@ -1912,7 +1918,7 @@ class Machines:
         self._fetcher = Fetcher(settings.ssl_cert_file, settings.etcd_endpoints)
         self._execute, self._path, self._token = database.execute, settings.analytics_db, ""
         self._failing = Trouble("Visits cannot be exchanged with etcd", "Visits are exchanged again", logging.WARNING)
-        self._invalid = Trouble("Invalid documents in etcd are ignored", "All documents are valid", logging.WARNING)
+        self._invalid = Trouble("Invalid documents in etcd are ignored", "All documents are valid", logging.WARNING, 10)
         self.on, self.count, self.agreed, self._known = bool(self._endpoints), 1, 0.0, Counter[str]()
         with contextlib.suppress(sqlite3.Error, OSError):  # the first exchange tries again
             if self.on:
@@ -1934,38 +1940,32 @@ class Machines:
             if self._failing:
                 self._execute("UPDATE machine SET due = ?", now + 60)  # one log line a minute
 
-    def exchange(self) -> None:
-        try:
-            self._exchange()
-            self._failing.end()
-        except Exception as error:  # the visits are safe in the database
-            self._failing.begin(error)
-
     def summary(self) -> dict[str, Any]:
         """Return how many machines there are and when they last agreed, for JSON; an empty dict without etcd."""
         agreed = datetime.fromtimestamp(self.agreed, UTC).isoformat(timespec="seconds") if self.agreed else None
         return {"count": self.count, "agreed": agreed} if self.on else {}
 
-    def _exchange(self) -> None:
+    def exchange(self) -> None:
         """Raise the numbers under the keys of this file, and save the sum of all other keys."""
-        documents, state, here = self._read(), self._load(), self._here()
-        key, begun, absent = state["key"], Counter[str](state["begun"]), ("0", Counter[str]())
-        mine = recent(here - begun)
-        if recent(documents.get(key, absent)[1]) - mine:  # an older file is back, or a clone writes the key too
-            self._save(another_key(state, self._known & here))
-            return
-        for each, visits in {**state["past"], key: mine}.items():
-            revision, held = documents.get(each, absent)
-            if (raised := recent(held | Counter(visits))) != held:
-                if not self._put(each, revision, raised):
-                    return  # another process was faster
-                documents[each] = "", raised
-        others = [visits for each, (_, visits) in documents.items() if each != key]
-        elsewhere, self.count = sum(others, Counter[str]()), 1 + sum(len(recent(visits, 2)) > 0 for visits in others)
-        elsewhere.subtract(recent(begun))
-        self._known, self.agreed, late = here, time.time(), state["agreed"] + SAVE_SECONDS < time.time()
-        if late or (elsewhere, self.count) != (state["elsewhere"], state["machines"]):
-            self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
+        with self._failing.watch():  # after any exception, the visits are still in the database
+            documents, state, here = self._read(), self._load(), self._here()
+            key, begun, absent = state["key"], Counter[str](state["begun"]), ("0", Counter[str]())
+            mine = recent(here - begun)
+            if recent(documents.get(key, absent)[1]) - mine:  # an older file is back, or a clone writes the key too
+                return self._save(another_key(state, self._known & here))
+            for each, visits in {**state["past"], key: mine}.items():
+                revision, held = documents.get(each, absent)
+                if (raised := recent(held | Counter(visits))) != held:
+                    if not self._put(each, revision, raised):
+                        return  # another process was faster
+                    documents[each] = "", raised
+            others = [visits for each, (_, visits) in documents.items() if each != key]
+            self.count = 1 + sum(len(recent(visits, 2)) > 0 for visits in others)
+            elsewhere = sum(others, Counter[str]())
+            elsewhere.subtract(recent(begun))
+            self._known, self.agreed, late = here, time.time(), state["agreed"] + SAVE_SECONDS < time.time()
+            if late or (elsewhere, self.count) != (state["elsewhere"], state["machines"]):
+                self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
 
     def _load(self) -> dict[str, Any]:
         """Return the saved state, with a key for the place where the file is now."""
@@ -1996,7 +1996,7 @@ class Machines:
             except Exception as error:  # anything may be there
                 self._invalid.begin(f"{quoted(key)}: {quoted(str(error))}")
             documents[key] = entry["mod_revision"], visits
-        self._invalid.end(quiet_seconds=10)
+        self._invalid.end()
         return documents
 
     def _put(self, key: str, revision: str, visits: Counter[str]) -> bool:
@@ -2409,19 +2409,16 @@ class Service:
         self.cattery = Cattery(self.store, sources, fetcher)
         self.pages, self.rendering = Cache(8 << 20), threading.Lock()
         self.metrics, self.started = Metrics(), time.time()
-        self.read_trouble = Trouble("The database cannot be read", "The database can be read again")
+        self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
         self.refusals = deque([-math.inf] * 5, maxlen=5)  # time.monotonic() of the last ones that were logged
 
     def maintain(self, stopping: threading.Event) -> None:
         """Every second until `stopping` is set, check the database and the countries, whose files may be replaced."""
         while not stopping.wait(1):
             self.visits.check()
-            try:
-                self.store.counts()
-                if not self.visits.trouble:
-                    self.read_trouble.end(quiet_seconds=3)
-            except Exception as error:
-                self.read_trouble.begin(error)
+            if not self.visits.trouble:
+                with self.read_trouble.watch():
+                    self.store.counts()
             try:
                 if self.countries.reload():
                     log.info("Countries were replaced")
@@ -3085,7 +3082,7 @@ class Server:
         self._before_sending = before_sending
         self._asleep = self._stopping = self.draining = False
         self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
-        self._full = Trouble("No connection is free: the idlest are closed", "Connections are free", logging.WARNING)
+        self._full = Trouble("No connection is free: the idlest are closed", "Connections are free", logging.WARN, 10)
         self._listener, self.poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
         listener.setblocking(False)
         for file in (listener.fileno(), self._alarm):
@@ -3199,7 +3196,7 @@ class Server:
                 channel.handle_close()
         while self._bytes_held() > MAX_UNSENT_IN_ALL:
             max(self.active_channels.values(), key=lambda channel: int(channel.total_outbufs_len)).handle_close()
-        self._full.end(quiet_seconds=10)
+        self._full.end()
 
     def _bytes_held(self) -> int:
         """Return how many bytes the unread responses take. Clients that read the same page share its bytes."""

@@ -2133,9 +2133,9 @@ class MachineModel:
 
     def exchange(self, loses: str = "") -> None:
         self.etcd.loses = loses
-        with contextlib.suppress(catscii.Unavailable):
-            self.machines._exchange()
-            self.settled |= not loses
+        self.machines.exchange()
+        assert not self.machines._failing or self.machines._failing.reason == "lost"
+        self.settled |= not loses
 
     def copy(self, path: Path) -> Path:
         with contextlib.closing(sqlite3.connect(path)) as connection:
