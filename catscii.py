@@ -186,8 +186,7 @@ class Settings:
         DEFAULT_SOURCES, source_urls, "comma-separated API URLs, tried in order; empty: house cats only\n"
         f"                        ({','.join(DEFAULT_SOURCES)})")
     cat_api_key: str | None = setting(None, key_text, "key for The Cat API, sent as x-api-key (none)", secret=True)
-    etcd_endpoints: tuple[str, ...] = setting(
-        (), lambda text: tuple(map(etcd_url, re.split(r"\s*,\s*", text))),
+    etcd_endpoints: tuple[str, ...] = setting((), lambda text: tuple(map(etcd_url, re.split(r"\s*,\s*", text))),
         "comma-separated URLs of etcd, where machines add up visits (none)", secret=True)
     ssl_cert_file: str | None = setting(
         None, certificate_file, "CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)")
@@ -436,8 +435,7 @@ def start_sentry(settings: Settings) -> Callable[[], object]:
         ignore_errors=[bottle.HTTPResponse],  # not errors: the cause of a 500 has been logged
         trace_propagation_targets=[],  # the sources get no trace headers
         send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # may hold addresses
-        before_send=lambda event, hint: {**event, "request": {**event.get("request", {}), "headers": {}}},
-    )
+        before_send=lambda event, hint: {**event, "request": {**event.get("request", {}), "headers": {}}})
     return sentry_sdk.get_client().close
 
 
@@ -707,10 +705,10 @@ def tables(least: int) -> dict[str, Sequence[int]]:
     light = [FILL_TONES[luma * len(FILL_TONES) // turn] for luma in range(turn)]
     dark = [FILL_TONES[(255 - luma) * len(FILL_TONES) // (least + 1)] for luma in range(turn, 256)]
     below = [int(least * abs((code > 127) - densities()[code % 128])) for code in range(256)]
-    below[ord(" ")] = below[ord(" ") + 128] = 255  # no luma has room for a space, so that all are replaced
-    sizes = [abs(2 * level - 256) for level in range(256)]
-    away = [8 + size // 5 if size else 255 for size in sizes]  # a high contrast masks a change, a space hides it
-    nearer = [min(change, max(0, size - least) // 2) if size else 255 for change, size in zip(away, sizes, strict=True)]
+    below[32] = below[160] = 255  # no luma has room for a space, so that all spaces are replaced
+    sizes = [abs(2 * level - 256) or 2000 for level in range(256)]  # 0 is a space, which hides any change
+    away = [8 + size // 5 for size in sizes]  # a high contrast masks a change
+    nearer = [min(8 + size // 5, max(0, size - least) // 2) for size in sizes]
     return {"raised": [max(level, 128 + half) if level > 127 else min(level, 128 - half) for level in range(256)],
             "below": below,  # by code, plus 128 if the glyph is darker than its background: levels below the mean
             "codes": "".join(light + dark).encode(),  # of cells without relief, by luma
@@ -720,19 +718,16 @@ def tables(least: int) -> dict[str, Sequence[int]]:
 
 
 def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
-    """Return codes (L), foreground and background (RGB) of cells with these mean colours.
-
-    `contrasts` (L) are half the wanted contrasts plus 128. Glyphs that have no room for `least` levels are replaced.
-    """
+    """Return codes (L), foreground and background (RGB). Replace glyphs that have no room for `least` levels."""
     table, luma = tables(least), mean.convert("L")
     if least:
         contrasts = contrasts.point(table["raised"])
         signed = ImageChops.add(codes, contrasts.point([128] * 128 + [0] * 128))
-        spare = ImageChops.subtract(luma, signed.point(table["below"]))
-        weak = spare.point([255] + [0] * (255 - least) + [255] * least)
+        below = signed.point(table["below"])
+        weak = ImageChops.subtract(luma, below).point([255] + [0] * (255 - least) + [255] * least)
         codes.paste(luma.point(table["codes"]), mask=weak)
         contrasts.paste(luma.point(table["contrasts"]), mask=weak)
-    foreground, background = solve_colours(mean, codes, contrasts, table)
+    foreground, background = solve_colours(mean, codes, contrasts, least)
     apart = ImageChops.difference(background.convert("L"), foreground.convert("L"))
     weak = apart.point([255] * least + [0] * (256 - least))
     if weak.getbbox():
@@ -743,8 +738,7 @@ def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, 
     return [codes, foreground, background]
 
 
-def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image,
-                  table: Mapping[str, Any]) -> list[Image.Image]:
+def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
     """Return foreground and background. Each cell has its mean colour and, as far as there is room, its contrast."""
     def stacked(*bands: Image.Image) -> Image.Image:  # the three channels, one below the other
         return Image.frombytes("L", (mean.width, 3 * mean.height), b"".join(band.tobytes() for band in bands))
@@ -760,7 +754,7 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image,
     images = {"level": stacked(*mean.split()), "contrast": stacked(*[contrasts] * 3)}
     images["cover"] = Image.frombytes("F", images["level"].size, covers.tobytes() * 3)
     foreground = merged(solve(lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"])))
-    share_foregrounds(foreground, contrasts, table)
+    share_foregrounds(foreground, contrasts, least)
     images["foreground"] = stacked(*foreground.split())
     # The background corrects a changed foreground, and the second foreground corrects a clipped background.
     images["background"] = solve(lambda x: (x["level"] - x["foreground"] * x["cover"]) / (1.0 - x["cover"]))
@@ -769,9 +763,9 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image,
     return [foreground, ImageChops.add(half, half)]  # even levels, for longer runs
 
 
-def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, table: Mapping[str, Any]) -> None:
+def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, least: int) -> None:
     """Give cells the foreground (RGB) of a cell beside them, for longer runs, where the contrasts stay similar."""
-    luma = foreground.convert("L")
+    luma, table = foreground.convert("L"), tables(least)
     lowest = ImageChops.subtract(luma, contrasts.point(table["fall"]))
     highest = ImageChops.add(luma, contrasts.point(table["rise"]))
     for span in (4, 2):
@@ -843,11 +837,10 @@ def to_ansi(art: Art, colors: str = "true") -> str:
     """Return lines with SGR sequences where colours change, in 24-bit, 256 or 16 colours. Each ends with a reset."""
     codes = {} if colors == "true" else palette(colors)
     if codes:
-        columns, background = len(art.rows[0]), art.background
-        art = art._replace(foreground=snapped(art.foreground, columns, codes, 0),
-                           background=background and snapped(background, columns, codes, CARRIED))
-    parts: list[str] = []
-    levels: list[int] = []  # for the placeholders in `parts`, because one % for all of them is fast
+        ground, columns = art.background, len(art.rows[0])
+        ground = ground and snapped(ground, columns, codes, CARRIED)
+        art = art._replace(foreground=snapped(art.foreground, columns, codes, 0), background=ground)
+    parts, levels = list[str](), list[int]()  # the levels fill the placeholders of all parts at once, which is fast
     for row in runs(art):
         current_foreground = current_background = None
         for text, foreground, background in row:
