@@ -523,17 +523,18 @@ def decode(data: bytes, longest: int) -> Image.Image:
     """Return the first frame, upright, in RGB, with `longest` pixels or more if it has them. Raises PictureError."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:  # Pillow only warns
+            if picture.width * picture.height > MAX_PIXELS:  # Pillow only warns
                 raise MemoryError
-            scale = min(1.0, longest / max(width, height))
-            picture.draft("RGB", (max(1, int(width * scale)), max(1, int(height * scale))))
+            scale = min(1.0, longest / max(picture.size))
+            picture.draft("RGB", (max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
             plain = picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info
-            small = (picture if plain else flatten(picture)).reduce(max(1, max(picture.size) // longest))
+            small, factor = picture if plain else flatten(picture), max(picture.size) // longest
+            small = small.reduce(factor) if factor > 1 else small
+            small.load()
             small.info = picture.info
             with contextlib.suppress(Exception):  # broken EXIF data does not damage the pixels
                 ImageOps.exif_transpose(small, in_place=True)
-            return flatten(small) if small.mode == "RGBA" else small.convert("RGB")
+            return small if small.mode == "RGB" else flatten(small)
     except (Image.DecompressionBombError, MemoryError) as error:
         raise PictureError("the picture takes too much memory") from error
     except UnidentifiedImageError as error:
@@ -682,7 +683,7 @@ def cell_means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
 def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
     """Return character codes, foreground and background. Glyphs fit the luma of cells. Cells keep their mean colour."""
     size = grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]
-    luma = picture.convert("L").resize(size, Image.Resampling.HAMMING)  # BT.601
+    luma = picture.convert("L").resize(size, Image.Resampling.BOX)  # BT.601
     flat = cell_means(luma, grid).resize(size, Image.Resampling.NEAREST)
     relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
     codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 3))  # ranks up to 3 are noise
@@ -693,8 +694,7 @@ def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tupl
         codes.paste(ord(name), mask=better)
         contrasts.paste(contrast, mask=better)
         best = ImageChops.lighter(best, rank)
-    mean = picture.resize(grid, Image.Resampling.BOX)
-    codes, foreground, background = colour_cells(mean, codes, contrasts, least)
+    codes, foreground, background = colour_cells(picture.resize(grid, Image.Resampling.BOX), codes, contrasts, least)
     return codes.tobytes(), foreground.tobytes(), background.tobytes()
 
 
