@@ -1523,8 +1523,8 @@ class Refresher:
             except Exception:
                 if stopping.is_set():  # the database is closed by now
                     return
-                log.exception("Refreshing the store failed")
                 self.results["failed"] += 1
+                log.exception("Refreshing the store failed")
                 self._due = time.monotonic() + REFRESH_SECONDS
 
     def claim_due_fetch(self) -> bool:
