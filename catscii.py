@@ -530,7 +530,7 @@ def decode(data: bytes, longest: int) -> Image.Image:
             plain = picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info
             small, factor = picture if plain else flatten(picture), max(picture.size) // longest
             small = small.reduce(factor) if factor > 1 else small
-            small.load()
+            small.load()  # because the picture is closed below
             small.info = picture.info
             with contextlib.suppress(Exception):  # broken EXIF data does not damage the pixels
                 ImageOps.exif_transpose(small, in_place=True)
