@@ -706,15 +706,15 @@ def tables(least: int) -> dict[str, Sequence[int]]:
     dark = [FILL_TONES[(255 - luma) * len(FILL_TONES) // (least + 1)] for luma in range(turn, 256)]
     below = [int(least * abs((code > 127) - densities()[code % 128])) for code in range(256)]
     below[32] = below[160] = 255  # no luma has room for a space, so that all spaces are replaced
-    sizes = [abs(2 * level - 256) or 2000 for level in range(256)]  # 0 is a space, which hides any change
+    sizes = [abs(2 * level - 256) or 2000 for level in range(256)]  # a space hides any change
     away = [8 + size // 5 for size in sizes]  # a high contrast masks a change
     nearer = [min(8 + size // 5, max(0, size - least) // 2) for size in sizes]
     return {"raised": [max(level, 128 + half) if level > 127 else min(level, 128 - half) for level in range(256)],
-            "below": below,  # by code, plus 128 if the glyph is darker than its background: levels below the mean
+            "below": below,  # by code, plus 128 for dark glyphs: how far the darker colour is below the mean
             "codes": "".join(light + dark).encode(),  # of cells without relief, by luma
             "contrasts": [128 + half] * len(light) + [128 - half] * len(dark),  # of these cells
-            "fall": away[:128] + nearer[128:],  # by contrast: how much the luma of a foreground may change
-            "rise": nearer[:128] + away[128:]}
+            "fall": away[:128] + nearer[128:],  # by contrast: how much darker a shared foreground may be
+            "rise": nearer[:128] + away[128:]}  # how much lighter it may be
 
 
 def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
@@ -722,7 +722,7 @@ def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, 
     table, luma = tables(least), mean.convert("L")
     if least:
         contrasts = contrasts.point(table["raised"])
-        signed = ImageChops.add(codes, contrasts.point([128] * 128 + [0] * 128))
+        signed = ImageChops.add(codes, contrasts.point([128] * 128 + [0] * 128))  # 128 more for dark glyphs
         below = signed.point(table["below"])
         weak = ImageChops.subtract(luma, below).point([255] + [0] * (255 - least) + [255] * least)
         codes.paste(luma.point(table["codes"]), mask=weak)
@@ -768,7 +768,7 @@ def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, least: in
     luma, table = foreground.convert("L"), tables(least)
     lowest = ImageChops.subtract(luma, contrasts.point(table["fall"]))
     highest = ImageChops.add(luma, contrasts.point(table["rise"]))
-    for span in (4, 2):
+    for span in (4, 2):  # offer the foreground of one cell in four, then of one in two
         narrow = -(-luma.width // span), luma.height
         other = foreground.resize(narrow, Image.Resampling.NEAREST).resize(luma.size, Image.Resampling.NEAREST)
         tone = other.convert("L")
