@@ -493,7 +493,7 @@ PARTS = 10, 20  # columns and rows of COVERAGE in a cell; a cell is twice as tal
 SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
 FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # they fit photographs best; more glyphs hardly improve the art
 FILL_TONES = ".:;clxodk"  # for cells without relief, the thinnest first
-INK_TONES = " .:;!|]}Q@"  # the thinnest first; they cover cells evenly, so that an area of one glyph looks smooth
+INK_TONES = " .:;!|]}kdQ@"  # the thinnest first; they cover cells evenly, so that an area of one glyph looks smooth
 EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # they show the direction of an edge
 GLYPHS = sorted({*FILL_GLYPHS, *FILL_TONES, *INK_TONES, *EDGES})
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
@@ -779,9 +779,9 @@ def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, least: in
 def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
     """Return character codes and foreground. A glyph shows the tone of its cell, or the direction of an edge."""
     samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
-    grey, gamma = samples.convert("L"), 1 if plain else 0.3  # with 0.3, the colours show most of the tone
+    grey, gamma = samples.convert("L"), 1 if plain or light else 0.1  # with 0.1, the colours show most of the tone
     toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
-    sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=60 if plain else 30, threshold=0))
+    sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=60, threshold=0))
     target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
     lumas = [255 * density / densities()[ord(INK_TONES[-1])] for density in densities()]  # the densest is white
     codes = cell_means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level))
@@ -792,8 +792,8 @@ def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: 
         difference = cell_means(ImageChops.difference(target, tiled(shade, grid)), grid)
         codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    local = toned.filter(ImageFilter.UnsharpMask(radius=15, percent=30, threshold=0))
-    return codes.tobytes(), readable_colours(cell_means(samples, grid), cell_means(local, grid), light), None
+    tone = cell_means(toned, grid).point([255 * (level / 255) ** 1.4 for level in range(256)])  # bright parts stand out
+    return codes.tobytes(), readable_colours(cell_means(samples, grid), tone, light), None
 
 
 def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> bytes:

@@ -872,13 +872,13 @@ def test_a_glyph_drawn_large_comes_back_as_that_glyph(ink, paper):
         assert catscii.render(picture, 1).rows == (glyph,)
 
 
-@pytest.mark.parametrize("plain", [True, False])
-@pytest.mark.parametrize("background", catscii.BACKGROUNDS)
+@pytest.mark.parametrize(("background", "plain"), [*itertools.product(catscii.BACKGROUNDS, (True, False))])
 def test_ink_is_a_smooth_ramp_of_glyphs(background, plain):
     art = catscii.render(Image.linear_gradient("L").rotate(90), 60, style="ink", background=background, plain=plain)
-    (row,) = set(art.rows)
-    densities = [catscii.densities()[ord(glyph)] for glyph in row]
-    assert densities == sorted(densities, reverse=background == "light") and len(set(densities)) > 6
+    (row,), colours = set(art.rows), catscii.chunks(art.foreground[:3 * 60], 3)
+    densities, lumas = [catscii.densities()[ord(glyph)] for glyph in row], [*map(bench_catscii.luma, colours)]
+    assert densities == sorted(densities, reverse=background == "light") and len(set(densities)) > 4
+    assert background == "light" or (lumas == sorted(lumas) and len(set(lumas)) > 20)  # colours show more tones
 
 
 @pytest.mark.parametrize(("turn", "glyph", "others"), [(27, "/", "\\"), (-27, "\\", "/"), (0, "|", "\\/")])
@@ -906,9 +906,9 @@ def test_colours_of_ink_can_be_read_on_their_page(picture):
 
 
 @pytest.mark.opencv
-@pytest.mark.parametrize(("style", "share"), [("fill", 0.9), ("ink", 0.5)])
+@pytest.mark.parametrize(("style", "share"), [("fill", 0.9), ("ink", 0.6)])
 def test_detectors_recognise_the_cats(style, share):
-    """Over 200 house cats, OpenCV recognises 0.97 and 0.66 of them."""
+    """Over 200 house cats, OpenCV recognises 0.96 and 0.66 of them."""
     pictures = [catscii.draw_house_cat(seed) for seed in range(20 if "THOROUGH" in os.environ else 10)]
     arts = [Image.open(io.BytesIO(catscii.to_png(catscii.render(p, style=style), "dark"))) for p in pictures]
     assert statistics.fmean(itertools.chain(*map(bench_catscii.looks, arts))) >= share
