@@ -2167,7 +2167,7 @@ dd { margin: 0 0 .5rem 1rem } table { border-collapse: collapse; font-variant-nu
 th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
-.text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2) }
+.text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); align-content: start }
 .unseen, .stage h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 .toast { position: fixed; z-index: 1; top: 1rem; left: 50%; translate: -50%; margin: 0; padding: .5rem 1rem;
   border: 1px solid; border-radius: .5rem; background: var(--strong); color: var(--paper) }
