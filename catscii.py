@@ -656,7 +656,7 @@ def render(picture: Image.Image, width: int = 80, height: int | None = None, sty
     """Draw the picture in at most `width` columns and `height` rows (MAX_ROWS if None), in one of STYLES.
 
     In "fill", a glyph and its background differ by at least `contrast` (0 to 100) levels of luma. In "ink", glyphs are
-    drawn for a page that is "dark" or "light"; `plain` glyphs are to be shown without their colours.
+    drawn for a page that is "dark" or "light"; `plain` glyphs show all of the tone, for 16 colours or none.
     """
     grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
@@ -837,9 +837,9 @@ def to_ansi(art: Art, colors: str = "true") -> str:
     """Return lines with SGR sequences where colours change, in 24-bit, 256 or 16 colours. Each ends with a reset."""
     codes = {} if colors == "true" else palette(colors)
     if codes:
-        ground, columns = art.background, len(art.rows[0])
-        ground = ground and snapped(ground, columns, codes, CARRIED)
-        art = art._replace(foreground=snapped(art.foreground, columns, codes, 0), background=ground)
+        columns, visible = len(art.rows[0]), [rgb for rgb in codes if art.background or any(rgb)]  # no black on black
+        ground = art.background and snapped(art.background, columns, codes, CARRIED)
+        art = art._replace(foreground=snapped(art.foreground, columns, visible, 0), background=ground)
     parts, levels = list[str](), list[int]()  # the levels fill the placeholders of all parts at once, which is fast
     for row in runs(art):
         current_foreground = current_background = None
@@ -2098,7 +2098,7 @@ class View:
 
     def draw(self, picture: Image.Image) -> Art:
         return render(picture, self.width or COLUMNS, self.height, self.style, self.contrast, self.background,
-                      plain=self.format == "text")
+                      plain=self.format == "text" or (self.format, self.colors) == ("ansi", "16"))
 
     def given(self, *without: str) -> dict[str, Any]:
         """Return the parameters that differ from their defaults, except those named in `without`."""

@@ -1388,17 +1388,13 @@ SEARCHES = [  # answers of a source, and what the log says about them
     *((sends({"id": "x", "url": url}), "no cat") for url in (
         None, "", "/\x1b[31m", "/" + "a" * 1_000_000, "data:image/png,x", "ftp://x", "http://[bad")),
     *((sends({"id": id, "url": "/x"}), "no cat") for id in (None, 1, "a b", "\x1b[31m", "house-1")),
-    (SHORT, "IncompleteRead"),
-    (DRIPPING, "no whole answer after 2 seconds"),
-    (going_on(CONTINUE, 0.01), "no whole answer"),
-    (lambda handler: time.sleep(4), "[Tt]imed? ?out"),
+    (SHORT, "IncompleteRead"), (DRIPPING, "no whole answer after 2 seconds"),
+    (going_on(CONTINUE, 0.01), "no whole answer"), (lambda handler: time.sleep(4), "[Tt]imed? ?out"),
     (ENDLESS, "more than 1048576 bytes"),
 ]
 PICTURES = [  # the same of a picture
-    (sends(b"meow"), "not a picture"),
-    (sends(photograph()[:3000]), "cannot be read"),
-    (sends(png(50_000, 50_000, 3)[:99]), "too much memory"),
-    (ENDLESS, "more than 16777216 bytes"),
+    (sends(b"meow"), "not a picture"), (sends(photograph()[:3000]), "cannot be read"),
+    (sends(png(50_000, 50_000, 3)[:99]), "too much memory"), (ENDLESS, "more than 16777216 bytes"),
 ]
 
 
@@ -2387,6 +2383,10 @@ def test_older_terminals_get_fewer_colours(service, colors, code):
     assert len(codes) > 10 and all(re.fullmatch(f"({code})(;({code}))?", each) for each in codes)
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", row) for row in rows]
     assert plain == json.loads(service.get("/cat/house-2.json").data)["rows"]
+    queries = f".ansi?style=ink&colors={colors}", ".txt"
+    ink, text = (service.get(f"/cat/house-7{query}").data.decode().splitlines()[:30] for query in queries)
+    assert not any(re.search(r"\x1b\[(30|38;5;16)m", row) for row in ink), "black cannot be seen on black"
+    assert colors == "256" or [re.sub(r"\x1b\[\d+m", "", row) for row in ink] == text, "glyphs show all of the tone"
 
 
 @pytest.mark.parametrize("colors", ["256", "16"])
