@@ -493,7 +493,7 @@ PARTS = 10, 20  # columns and rows of COVERAGE in a cell; a cell is twice as tal
 SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
 FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # they fit photographs best; more glyphs hardly improve the art
 FILL_TONES = ".:;clxodk"  # for cells without relief, the thinnest first
-INK_TONES = " .:;!|]}kdQ@"  # the thinnest first; they cover cells evenly, so that an area of one glyph looks smooth
+INK_TONES = " .:;!|]}Q@"  # the thinnest first; they cover cells evenly, so that an area of one glyph looks smooth
 EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # they show the direction of an edge
 GLYPHS = sorted({*FILL_GLYPHS, *FILL_TONES, *INK_TONES, *EDGES})
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
@@ -779,7 +779,7 @@ def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, least: in
 def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
     """Return character codes and foreground. A glyph shows the tone of its cell, or the direction of an edge."""
     samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
-    grey, gamma = samples.convert("L"), 1 if plain else 0.6 if light else 0.1  # below 1, colours show tone too
+    grey, gamma = samples.convert("L"), 1.2 if plain else 0.6 if light else 0.1  # low: colours show tone
     toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
     sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=60, threshold=0))
     target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])

@@ -877,7 +877,7 @@ def test_ink_is_a_smooth_ramp_of_glyphs(background, plain):
     art = catscii.render(Image.linear_gradient("L").rotate(90), 60, style="ink", background=background, plain=plain)
     (row,), colours = set(art.rows), catscii.chunks(art.foreground[:3 * 60], 3)
     densities, lumas = [catscii.densities()[ord(glyph)] for glyph in row], [*map(bench_catscii.luma, colours)]
-    assert densities == sorted(densities, reverse=background == "light") and len(set(densities)) > 4
+    assert densities == sorted(densities, reverse=background == "light") and len(set(densities)) > 3
     assert background == "light" or (lumas == sorted(lumas) and len(set(lumas)) > 20)  # colours show more tones
 
 
