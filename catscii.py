@@ -779,7 +779,7 @@ def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, least: in
 def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
     """Return character codes and foreground. A glyph shows the tone of its cell, or the direction of an edge."""
     samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
-    grey, gamma = samples.convert("L"), 1.2 if plain else 0.6 if light else 0.1  # low: colours show tone
+    grey, gamma = samples.convert("L"), 1.2 if plain else 0.6 if light else 0.1  # if low, colours show the tone
     toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
     sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=60, threshold=0))
     target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
@@ -833,13 +833,13 @@ def to_text(art: Art) -> str:
     return "".join(f"{row}\n" for row in art.rows)
 
 
-def to_ansi(art: Art, colors: str = "true") -> str:
+def to_ansi(art: Art, colors: str = "true", page: str = "dark") -> str:
     """Return lines with SGR sequences where colours change, in 24-bit, 256 or 16 colours. Each ends with a reset."""
     codes = {} if colors == "true" else palette(colors)
     if codes:
-        columns, visible = len(art.rows[0]), [rgb for rgb in codes if art.background or any(rgb)]  # no black on black
-        ground = art.background and snapped(art.background, columns, codes, CARRIED)
-        art = art._replace(foreground=snapped(art.foreground, columns, visible, 0), background=ground)
+        visible = [rgb for rgb in codes if any(rgb) or art.background or page == "light"]  # no black on black
+        ground = art.background and snapped(art.background, len(art.rows[0]), codes, CARRIED)
+        art = art._replace(foreground=snapped(art.foreground, len(art.rows[0]), visible, 0), background=ground)
     parts, levels = list[str](), list[int]()  # the levels fill the placeholders of all parts at once, which is fast
     for row in runs(art):
         current_foreground = current_background = None
@@ -2712,14 +2712,14 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             urls = {"root": root_path(), "base_url": base_url()} if cat else {}
             return str(PAGE_TEMPLATE.render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
-            return to_ansi(art, view.colors) + (f"\x1b[2m{link_line(view, cat)}\x1b[0m\n" if cat else "")
+            return to_ansi(art, view.colors, view.background) + (f"\x1b[2m{cat_url(view, cat)}\x1b[0m\n" if cat else "")
         case "png":
             return to_png(art, view.background)
         case _:
             return to_text(art)
 
 
-def link_line(view: View, cat: Cat) -> str:
+def cat_url(view: View, cat: Cat) -> str:
     """Return a URL that shows the cat in the size of the shell's window, and the guide's path if 80 columns suffice."""
     given = urlencode(view.given("width", "height", "format") | {"width": ""})
     url, guide = f'"{base_url()}cat/{cat.id}?{given}$COLUMNS', f"  {root_path()}:help"

@@ -353,10 +353,8 @@ def country_db(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("geo") / "country.mmdb"
     write_mmdb(path, "Test-Country", {
         "81.2.69.0/24": {"country": {"iso_code": "GB"}, "registered_country": {"iso_code": "US"}},
-        "2001:db8:1::/48": {"country": {"iso_code": "FR"}},
-        "198.51.100.0/24": {"registered_country": {"iso_code": "DE"}},
-        "2001:db8:2::/48": {"country_code": "JP"},
-        "203.0.113.0/24": {"continent": {"code": "AN"}},
+        "2001:db8:1::/48": {"country": {"iso_code": "FR"}}, "2001:db8:2::/48": {"country_code": "JP"},
+        "198.51.100.0/24": {"registered_country": {"iso_code": "DE"}}, "203.0.113.0/24": {"continent": {"code": "AN"}},
     })
     return str(path)
 
@@ -809,8 +807,7 @@ def test_art_has_the_shape_that_fits_and_is_the_same_cell_by_cell_in_every_encod
 @pytest.mark.parametrize(("size", "width", "height", "grid"), [
     ((400, 400), 80, None, (80, 40)), ((300, 400), 80, None, (80, 53)), ((400, 305), 80, None, (80, 31)),
     ((400, 400), 80, 20, (40, 20)), ((1, 20000), 80, None, (1, 240)), ((20000, 1), 80, None, (80, 1)),
-    ((400, 304), 80, 30, (80, 30)),
-])
+    ((400, 304), 80, 30, (80, 30))])
 def test_a_cell_is_twice_as_tall_as_wide(size, width, height, grid):
     assert catscii.fit(size, width, height) == grid
 
@@ -2381,12 +2378,15 @@ def test_older_terminals_get_fewer_colours(service, colors, code):
     *rows, _ = service.get(f"/cat/house-2.ansi?colors={colors}").data.decode().splitlines()
     codes = set(re.findall(r"\x1b\[([0-9;]+)m", "".join(rows))) - {"0"}
     assert len(codes) > 10 and all(re.fullmatch(f"({code})(;({code}))?", each) for each in codes)
-    plain = [re.sub(r"\x1b\[[0-9;]*m", "", row) for row in rows]
-    assert plain == json.loads(service.get("/cat/house-2.json").data)["rows"]
-    queries = f".ansi?style=ink&colors={colors}", ".txt"
-    ink, text = (service.get(f"/cat/house-7{query}").data.decode().splitlines()[:30] for query in queries)
-    assert not any(re.search(r"\x1b\[(30|38;5;16)m", row) for row in ink), "black cannot be seen on black"
-    assert colors == "256" or [re.sub(r"\x1b\[\d+m", "", row) for row in ink] == text, "glyphs show all of the tone"
+    bare = [re.sub(r"\x1b\[[0-9;]*m", "", row) for row in rows]
+    assert bare == json.loads(service.get("/cat/house-2.json").data)["rows"]
+
+
+def test_ink_in_16_colours_has_the_glyphs_of_plain_text_and_is_black_on_light_only(service):
+    dark, light, text = (service.get(f"/cat/house-7.{query}").data.decode().splitlines()[:30] for query in (
+        "ansi?style=ink&colors=16", "ansi?style=ink&colors=16&background=light", "txt"))
+    assert [re.sub(r"\x1b\[\d+m", "", row) for row in dark] == text
+    assert ["\x1b[30m" in "".join(rows) for rows in (dark, light)] == [False, True]
 
 
 @pytest.mark.parametrize("colors", ["256", "16"])
