@@ -705,7 +705,7 @@ def tables(least: int) -> dict[str, Sequence[int]]:
     light = [FILL_TONES[luma * len(FILL_TONES) // turn] for luma in range(turn)]
     dark = [FILL_TONES[(255 - luma) * len(FILL_TONES) // (least + 1)] for luma in range(turn, 256)]
     below = [int(least * abs((code > 127) - densities()[code % 128])) for code in range(256)]
-    below[32] = below[160] = 255  # no luma has room for a space, so that all spaces are replaced
+    below[ord(" ")] = below[ord(" ") + 128] = 255  # no luma has room for a space, so that all are replaced
     sizes = [abs(2 * level - 256) or 2000 for level in range(256)]  # a space hides any change
     away = [8 + size // 5 for size in sizes]  # a high contrast masks a change
     nearer = [min(8 + size // 5, max(0, size - least) // 2) for size in sizes]
@@ -2712,19 +2712,19 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             urls = {"root": root_path(), "base_url": base_url()} if cat else {}
             return str(PAGE_TEMPLATE.render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
-            return to_ansi(art, view.colors, view.background) + (f"\x1b[2m{cat_url(view, cat)}\x1b[0m\n" if cat else "")
+            return to_ansi(art, view.colors, view.background) + (link_line(view, cat) if cat else "")
         case "png":
             return to_png(art, view.background)
         case _:
             return to_text(art)
 
 
-def cat_url(view: View, cat: Cat) -> str:
-    """Return a URL that shows the cat in the size of the shell's window, and the guide's path if 80 columns suffice."""
+def link_line(view: View, cat: Cat) -> str:
+    """Return a faint line: a URL of the cat in the size of the window, and the guide's path if 80 columns suffice."""
     given = urlencode(view.given("width", "height", "format") | {"width": ""})
     url, guide = f'"{base_url()}cat/{cat.id}?{given}$COLUMNS', f"  {root_path()}:help"
     whole, short = f'{url}&height=$((LINES-2))"', f'{url}"'
-    return next((line for line in (whole + guide, whole, short + guide) if len(line) <= 80), short)
+    return f"\x1b[2m{next((line for line in (whole + guide, whole, short + guide) if len(line) <= 80), short)}\x1b[0m\n"
 
 
 def bars(visits: Visits, dbip: bool) -> str:
