@@ -86,10 +86,10 @@ if TYPE_CHECKING:
     import maxminddb
     import urllib3
     import waitress  # type: ignore[import-untyped]
-    from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageMath, ImageOps, ImageStat
+    from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageMath, ImageOps, ImageStat
 else:
-    Image, ImageChops, ImageDraw, ImageFilter, ImageMath, ImageOps, ImageStat = (
-        Lazy("PIL.Image" + name) for name in ("", "Chops", "Draw", "Filter", "Math", "Ops", "Stat"))
+    Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageMath, ImageOps, ImageStat = (
+        Lazy("PIL.Image" + name) for name in ("", "Chops", "Draw", "Enhance", "Filter", "Math", "Ops", "Stat"))
     argparse, certifi, maxminddb, resource, ssl, urllib3, waitress = map(Lazy, (
         "argparse", "certifi", "maxminddb", "resource", "ssl", "urllib3", "waitress"))
 
@@ -485,24 +485,27 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
 
 STYLES = ("fill", "ink")  # "fill" has glyphs with backgrounds, "ink" has glyphs alone
 BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; transparent pictures get the dark one
-CONTRAST = 30  # the default minimum of the contrast between a glyph and its background, in levels of luma
+CONTRAST = 26  # levels of luma that a letter and its background differ by at least, unless a terminal shows the art
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # memory, time, and exit status of the decoding process
-MAX_PIXELS, MAX_ROWS, TERMINAL_ROWS = 64_000_000, 240, 22  # of 24 rows, the caption and the prompt take two
+MAX_PIXELS, MAX_COLUMNS, MAX_ROWS = 64_000_000, 240, 240
+TERMINAL_ROWS = 22  # of 24 rows, the caption and the prompt take two
 PARTS = 10, 20  # columns and rows of COVERAGE in a cell; a cell is twice as tall as it is wide
 SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
-FILL_GLYPHS = r"""_*w|C^,$`FM/+J<\~"""  # they fit photographs best; more glyphs hardly improve the art
-FILL_TONES = ".:;clxodk"  # for cells without relief, the thinnest first
-INK_TONES = " .:;!|]}Q@"  # the thinnest first; they cover cells evenly, so that an area of one glyph looks smooth
+FILL_GLYPHS = r"""_+<>LJ^|,`/\=v"""  # lines and corners, which people take for parts of the picture
+LETTERS = ".:;!clits?vxzouneakhdbq"  # for cells without relief, the thinnest first
+INK_TONES = " .:;!lxoSkGXUO8QRB@"  # the thinnest first; the steps of their coverage are about equal
 EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # they show the direction of an edge
-GLYPHS = sorted({*FILL_GLYPHS, *FILL_TONES, *INK_TONES, *EDGES})
+GLYPHS = sorted({*FILL_GLYPHS, *LETTERS, *INK_TONES, *EDGES})
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
-CARRIED = 0.5  # the share of a background's error that dithering corrects: 0 makes patches, 1 makes noise
+KEPT = 0.6  # with few colours, a glyph stays if its error is at most this share of that of a flat cell
+FADE = 2  # the smaller, the fainter are glyphs that fit their cells badly
 COVERAGE = """
-c-rNd0jk3|3`FOW?~-%LSy)>jQuFJDI4#`)+7~IZoj9_U=zpX54l>()91>g!Cq@zh@V``E!X!Cy51EMKB3r@$p|^bP_XdSM`g++D$cstg)wxMzaj)!!+rD!;?4@xvK(@&1`?50KAafxsg9pY|r}D02&+B9!k*UAV`w1m4M3!m!S&=0Ac@cLyCBh_o%an@zk0x?zThGv<
-Z%^O`XE%NSvvDH!`Rn-p^$Pb=P`HZ7@jpmI<t^?GeM*=@C!PCH-Ke}h0;5OeO86LI*E}mC5{Uzrf*j2758_H5-X5W91=%XuXf=V`y2LsNQ;UjN7kX*5QB2ZXuHFu9#EG|y*oxrl-KA6N+lOu>YTQcAY`qR15aCf8I`LS|UlJrIBDNGqgor^3_8>b9BGDklMbdk^TRrh&
-DXxA9mC22~NwikF1Gm{A+_eEZQ}hMsJRM38N1EjIJ*5u&^w<?fL@LScNe<Utl;rev)ad(|ojQeJ_fdV-d?^0=E6u)f{n+mrZxBg}`3RBZo(n0kJpfg4bg-KKeWhf*5mCwR_?x;^!-Dl!gH99{RqWAv_e~a(nA${0YSNrq>sV8r*J4|H2Nd2BVbB1D35sJ4ibF*>MT)Pj
-9ICJU$g-<YM3N7t2eH_%B5CJUY-{gX_5H)HW5)RE(0^50@kV`hUUB`q2%<LJSk5qKUayJ5AiKTZv?+U9_UauXIIs8F72}{*WA?f;K3OXAwX`o17qi`mi`<OK>WlS8dxSQY=jFr*3+j95IsF4x549i
+c-rNe2d?BW3`28CUh-X%TLcsED)4XdB$y={$Fgii#chuN2IdNeK0U`KSf66g2OI^tH62zLev-*2zJe1mTp12nG|mR<Q;d~gdQ-=X^G|kR-R})xHzu#r`6ejQcx%WswgKwJw{D8-zt|-2+D2UHb35i=Ae@`FK-eVWc$g$BOyeh`7K)?|hTC0?v_;pM?Lj%dP51uqc>cO8
+rVJEDm0zeNNtQ?_jg0aj$S!;=eGG&K#SX`l%LyaWXk?UaXt76!%;Erx)fdzc&r(qc+YQD>Vsr>ncRu8*0!#e06bqHSnEqu9siJXYl#&%d-KpQOJ$Y~}_Kyfk!_gqp!wiO78&+o96$Lc>A}i~l`gOFY2sT4HGaNlg%Hmxcp>4-Q7c%9er|o=GIApz)6}GNdNefaH?&qe@
+v8lEq$ZT)%9qzeszy;OeSRs?zjP>eFrt4bK_0e<>JeaIa@kmYLI44$R4-5qjWlVE#=_w@-DRefiyEqrAn7y5CK=S!2#?17hdz7r?Zn0LY%@)US7;18E5f&74k`WIkdt*Fs%+>TUvgFvJb{9&Uft)Hm*IU*C9OrF}$Ju=vk1lfjjIBr3$KqA_8;yNiST|k-*@FP{J4kBg
+{jmcc;Nu{KLZ@#BVN*oC288Xb4E_9)+mpu1hRvR1iPuaywJ;z3H2RrymVVLAcsB;5JgYKo{pEv(MK|L$><)@-G@?)|8_Xx#bC!P5oyU7M;=bg@>EWcnbV3fRG((Gv?f&}Uv_4d<etv`P05lfZ?$Ylw61U4?eZ;cxsM@XJQRfzAV+{=)UDHOXuwISnzPy1o&*+Xv?EC9u
+$G>j+{A-HRPtm>ee>K_UAw-US%r{qu5k~qcx*4yqU|V0eq<JEv`PHS}UFDq3*74Z80K3qnYqq{x-Bagf#Lw8#^XkROeK7Aiu`lJkdO0zlc`w-yID4bDaJP@>SR<|E^OuvG{+w+IPdDEzI;oAf0oH?A@C)QeTb2
 """  # made by bench_catscii.py: 0, 85, 170 or 255 for each of the PARTS of each of GLYPHS in DejaVu Sans Mono
 Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, or None for spaces; its background, if any
 
@@ -623,11 +626,17 @@ def densities() -> list[float]:
 
 
 @cache
+def variances() -> list[float]:
+    """Return the variance of the coverage within each glyph, by character code."""
+    return [ImageStat.Stat(glyphs()[chr(code)]).var[0] / 255**2 if chr(code) in GLYPHS else 0 for code in range(256)]
+
+
+@cache
 def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
     """Return for each of FILL_GLYPHS its stencil (L, SAMPLES) and two tables that say how well the glyph fits a cell.
 
     Their index is the mean difference, 0 to 255, between a cell and the stencil. One has ranks: 2.4 for each level that
-    the glyph explains. One has half the contrasts plus 128: 1.4 times what regression finds, for crisper art.
+    the glyph explains. One has half the contrasts that regression finds, plus 128.
     """
     made = {}
     for name in FILL_GLYPHS:
@@ -638,10 +647,17 @@ def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
         slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about slope * s
         flat = 128 - share  # the mean difference of a cell without relief, for which any glyph is equally wrong
         products = [(flat - match) * slope / (2 * RELIEF) * (match != round(flat)) for match in range(256)]  # <x, m>
-        ranks = [min(255, round(2.4 * abs(product) / deviation)) for product in products]
-        contrasts = [max(0, min(255, round(128 + 1.4 * product / deviation ** 2 / 2))) for product in products]
+        handicap = 5 if name == "_" else 0  # it fits all that is darker or brighter below, but is seen as a thin line
+        ranks = [max(0, min(255, round(2.4 * abs(product) / deviation)) - handicap) for product in products]
+        contrasts = [max(0, min(255, round(128 + product / deviation ** 2 / 2))) for product in products]
         made[name] = Image.frombytes("L", SAMPLES, bytes(255 * w for w in white)), bytes(ranks), bytes(contrasts)
     return made
+
+
+@cache
+def noise() -> Image.Image:
+    """Return random levels for the cells of the largest grid (L)."""
+    return Image.frombytes("L", (MAX_COLUMNS, MAX_ROWS), random.Random(0).randbytes(MAX_COLUMNS * MAX_ROWS))
 
 
 @cache
@@ -652,16 +668,27 @@ def shades() -> dict[str, Image.Image]:
 
 
 def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill",
-           contrast: int = CONTRAST, background: str = "dark", plain: bool = False) -> Art:
+           contrast: int = CONTRAST, background: str = "dark", colors: str = "true") -> Art:
     """Draw the picture in at most `width` columns and `height` rows (MAX_ROWS if None), in one of STYLES.
 
-    In "fill", a glyph and its background differ by at least `contrast` (0 to 100) levels of luma. In "ink", glyphs are
-    drawn for a page that is "dark" or "light"; `plain` glyphs show all of the tone, for 16 colours or none.
+    In "fill", a glyph and its background differ by at least `contrast` (0 to 100) levels of luma; if this is 0, flat
+    parts have no glyphs. In "ink", glyphs are drawn for a page that is "dark" or "light". `colors` is "true" (24-bit),
+    "256" or "16", or "none" for art whose colours nobody sees.
     """
     grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
-    made = render_ink(rgb, grid, background == "light", plain) if style == "ink" else render_fill(rgb, grid, contrast)
-    return Art(tuple(chunks(made[0].decode("ascii"), grid[0])), *made[1:])
+    if style == "ink":
+        planes = render_ink(rgb, grid, light=background == "light", plain=colors in ("16", "none"))
+    else:
+        planes = render_fill(vivid(rgb, grid) if colors == "16" else rgb, grid, contrast)
+    art = Art(tuple(chunks(planes[0].decode("ascii"), grid[0])), *planes[1:])
+    return limited(art, colors, contrast, background) if colors in ("16", "256") else art
+
+
+def varied(luma: Image.Image, most: int) -> Image.Image:
+    """Return the luma of cells (L) with random changes by up to `most`, so that letters take turns in even areas."""
+    changes = noise().crop((0, 0, *luma.size)).point([level * (2 * most + 1) // 256 for level in range(256)])
+    return ImageChops.add(luma, changes, offset=-most)
 
 
 def chunks(data: AnyStr, size: int) -> list[AnyStr]:
@@ -680,13 +707,31 @@ def cell_means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
     return image.reduce((image.width // grid[0], image.height // grid[1]))
 
 
+def vivid(picture: Image.Image, grid: tuple[int, int]) -> Image.Image:
+    """Return the picture (RGB, SAMPLES) as 16 colours can show it: high in contrast, bright, and of strong colours."""
+    samples = picture.resize((grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]), Image.Resampling.BOX)
+    saturated = ImageEnhance.Color(samples).enhance(3)
+    stretched = ImageOps.autocontrast(saturated, cutoff=5, preserve_tone=True)
+    return stretched.point([255 * (level / 255) ** 0.65 for level in range(256)] * 3)
+
+
 def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
     """Return character codes, foreground and background. Glyphs fit the luma of cells. Cells keep their mean colour."""
-    size = grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]
-    luma = picture.convert("L").resize(size, Image.Resampling.BOX)  # BT.601
-    flat = cell_means(luma, grid).resize(size, Image.Resampling.NEAREST)
+    samples = picture.convert("L").resize((grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]), Image.Resampling.BOX)  # BT.601
+    codes, contrasts = match_glyphs(samples, grid)
+    codes, foreground, background = colour_cells(picture.resize(grid, Image.Resampling.BOX), codes, contrasts, least)
+    return codes.tobytes(), foreground.tobytes(), background.tobytes()
+
+
+def match_glyphs(luma: Image.Image, grid: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
+    """Return the code of the glyph that fits each cell best, and its contrast, halved plus 128. `luma` has SAMPLES.
+
+    A glyph that fits exactly has the contrast that regression finds. The worse it fits, the fainter it is, so that it
+    looks like a part of the picture and not like a letter. Cells without relief have spaces.
+    """
+    flat = cell_means(luma, grid).resize(luma.size, Image.Resampling.NEAREST)
     relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
-    codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 3))  # ranks up to 3 are noise
+    codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 8))  # ranks up to 8 are noise
     for name, (stencil, *tables) in stencils().items():
         match = cell_means(ImageChops.difference(relief, tiled(stencil, grid)), grid).tobytes()
         rank, contrast = (Image.frombytes("L", grid, match.translate(table)) for table in tables)
@@ -694,39 +739,46 @@ def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tupl
         codes.paste(ord(name), mask=better)
         contrasts.paste(contrast, mask=better)
         best = ImageChops.lighter(best, rank)
-    codes, foreground, background = colour_cells(picture.resize(grid, Image.Resampling.BOX), codes, contrasts, least)
-    return codes.tobytes(), foreground.tobytes(), background.tobytes()
+    spread = cell_means(relief.point([abs(level - 128) for level in range(256)]), grid)  # the mean of |x|, times RELIEF
+    fainter = ImageMath.lambda_eval(
+        lambda x: 128.5 + (x["contrast"] - 128.0) * x["min"](x["rank"] * FADE / (x["spread"] + 1.0), 1.0) ** 2,
+        contrast=contrasts, rank=best, spread=spread).convert("L")
+    codes.paste(ord(" "), mask=fainter.point([255 * (abs(level - 128) < 3) for level in range(256)]))
+    return codes, fainter
 
 
 @cache
 def tables(least: int) -> dict[str, Sequence[int]]:
     """Return tables for Image.point that depend on the least contrast. In them, contrasts are halved, plus 128."""
     turn, half = 255 - least, least // 2 + 1  # from `turn` on, a lighter glyph has no room, and a darker one is used
-    light = [FILL_TONES[luma * len(FILL_TONES) // turn] for luma in range(turn)]
-    dark = [FILL_TONES[(255 - luma) * len(FILL_TONES) // (least + 1)] for luma in range(turn, 256)]
-    below = [int(least * abs((code > 127) - densities()[code % 128])) for code in range(256)]
-    below[ord(" ")] = below[ord(" ") + 128] = 255  # no luma has room for a space, so that all are replaced
+    light = [LETTERS[level * len(LETTERS) // turn] for level in range(turn)]
+    dark = [LETTERS[(255 - level) * len(LETTERS) // (least + 1)] for level in range(turn, 256)]
     sizes = [abs(2 * level - 256) or 2000 for level in range(256)]  # a space hides any change
     away = [8 + size // 5 for size in sizes]  # a high contrast masks a change
     nearer = [min(8 + size // 5, max(0, size - least) // 2) for size in sizes]
     return {"raised": [max(level, 128 + half) if level > 127 else min(level, 128 - half) for level in range(256)],
-            "below": below,  # by code, plus 128 for dark glyphs: how far the darker colour is below the mean
-            "codes": "".join(light + dark).encode(),  # of cells without relief, by luma
-            "contrasts": [128 + half] * len(light) + [128 - half] * len(dark),  # of these cells
+            "faint": [255 * (abs(2 * level - 256) < 0.7 * least) for level in range(256)],
+            "below": [int(least * abs((code > 127) - densities()[code % 128])) for code in range(256)],
+            "letters": "".join(light + dark).encode(),  # by the largest of R, G, B
+            "contrasts": [128 + half] * len(light) + [128 - half] * len(dark),  # of letters, likewise
             "fall": away[:128] + nearer[128:],  # by contrast: how much darker a shared foreground may be
             "rise": nearer[:128] + away[128:]}  # how much lighter it may be
 
 
 def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
-    """Return codes (L), foreground and background (RGB). Replace glyphs that have no room for `least` levels."""
+    """Return codes (L), foreground and background (RGB). Letters replace glyphs that are faint or have no room."""
     table, luma = tables(least), mean.convert("L")
     if least:
+        faint = contrasts.point(table["faint"])
         contrasts = contrasts.point(table["raised"])
         signed = ImageChops.add(codes, contrasts.point([128] * 128 + [0] * 128))  # 128 more for dark glyphs
-        below = signed.point(table["below"])
-        weak = ImageChops.subtract(luma, below).point([255] + [0] * (255 - least) + [255] * least)
-        codes.paste(luma.point(table["codes"]), mask=weak)
-        contrasts.paste(luma.point(table["contrasts"]), mask=weak)
+        below = signed.point(table["below"])  # how far the darker colour is below the mean
+        no_room = ImageChops.subtract(luma, below).point([255] + [0] * (255 - least) + [255] * least)
+        replaced = ImageChops.lighter(faint, no_room)
+        red, green, blue = mean.split()
+        peak = ImageChops.lighter(ImageChops.lighter(red, green), blue)  # a channel at 255 has no room for a light letter
+        codes.paste(varied(peak, 15).point(table["letters"]), mask=replaced)
+        contrasts.paste(peak.point(table["contrasts"]), mask=replaced)
     foreground, background = solve_colours(mean, codes, contrasts, least)
     apart = ImageChops.difference(background.convert("L"), foreground.convert("L"))
     weak = apart.point([255] * least + [0] * (256 - least))
@@ -777,39 +829,139 @@ def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, least: in
 
 
 def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
-    """Return character codes and foreground. A glyph shows the tone of its cell, or the direction of an edge."""
-    samples = picture.resize((grid[0] * PARTS[0] // 2, grid[1] * PARTS[1] // 2), Image.Resampling.HAMMING)
-    grey, gamma = samples.convert("L"), 1.2 if plain else 0.6 if light else 0.1  # if low, colours show the tone
-    toned = Image.blend(ImageOps.autocontrast(grey, cutoff=1), ImageOps.equalize(grey), 0.4)
-    sharp = toned.filter(ImageFilter.UnsharpMask(radius=5, percent=60, threshold=0))
-    target = sharp.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
+    """Return character codes and foreground. A glyph shows the tone of its cell, or the direction of an edge.
+
+    `plain` glyphs show all of the tone. Others share it with their colours.
+    """
+    samples = picture.resize((grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]), Image.Resampling.HAMMING)
+    grey = clearer(samples.convert("L"), grid, plain)
+    gamma = 1.6 if plain else 0.8 if light else 0.3
+    target = grey.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
     lumas = [255 * density / densities()[ord(INK_TONES[-1])] for density in densities()]  # the densest is white
-    codes = cell_means(target, grid).point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level))
-                                            for level in range(256)])
+    means = cell_means(target, grid) if plain else varied(cell_means(target, grid), 8)
+    codes = means.point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level)) for level in range(256)])
     flat = codes.point(lumas).resize(target.size, Image.Resampling.NEAREST)
-    best = cell_means(ImageChops.difference(target, flat), grid).point(lambda level: level - 6)  # edges must fit better
+    best = cell_means(ImageChops.difference(target, flat), grid).point(lambda level: level - 8)  # edges must fit better
     for name, shade in shades().items():
         difference = cell_means(ImageChops.difference(target, tiled(shade, grid)), grid)
         codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    tone = cell_means(toned, grid).point([255 * (level / 255) ** 1.4 for level in range(256)])  # bright parts stand out
-    return codes.tobytes(), readable_colours(cell_means(samples, grid), tone, light), None
+    tone = cell_means(grey, grid).point([255 * (level / 255) ** 0.5 for level in range(256)])
+    colours = ImageEnhance.Color(cell_means(samples, grid)).enhance(2)
+    return codes.tobytes(), readable_colours(colours, tone, light), None
+
+
+def clearer(grey: Image.Image, grid: tuple[int, int], plain: bool) -> Image.Image:
+    """Return the luma (L, SAMPLES a cell) over the whole range, with local contrast; more of it in `plain` text."""
+    stretched = ImageOps.autocontrast(grey, cutoff=3 if plain else 1)
+    around = cell_means(stretched, grid).filter(ImageFilter.BoxBlur(4)).resize(grey.size, Image.Resampling.BILINEAR)
+    local = Image.blend(around, stretched, 1.6 if plain else 1.3)
+    return Image.blend(local.filter(ImageFilter.BoxBlur(4)), local, 1.4)
 
 
 def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> bytes:
     """Return the colours (RGB) with these lumas (L), limited so that glyphs can be read on a dark or a light page."""
-    made, powers = bytearray(), [((level / 255 + 0.055) / 1.055) ** 2.4 for level in range(256)]  # sRGB to linear
-    for (r, g, b), luma in zip(zip(*[iter(colours.tobytes())] * 3, strict=True), lumas.tobytes(), strict=True):
-        luma = max(luma, 40)
-        gain = luma / (0.299 * r + 0.587 * g + 0.114 * b or 1)
-        most = max(r, g, b) * gain
-        white = (most - 255) / (most - luma) if most > 255 else 0 if most else 1  # a share that keeps the luma
-        r, g, b = (int(level * gain * (1 - white) + luma * white) for level in (r, g, b))
-        if light:  # a relative luminance of 0.28 has a contrast of 3:1 to white (WCAG 2.2)
-            luminance = 0.2126 * powers[r] + 0.7152 * powers[g] + 0.0722 * powers[b]
-            r, g, b = (int(level * min(1.0, (0.28 / luminance) ** 0.5)) for level in (r, g, b))
-        made += bytes((r & ~7, g & ~7, b & ~7))  # so that more neighbours have the same colour
-    return bytes(made)
+    def solve(formula: Callable[[Any], Any]) -> Image.Image:
+        return ImageMath.lambda_eval(lambda x: formula(x) + 0.0, **images)
+
+    shown = colours.point([max(1, level) for level in range(256)] * 3)  # black gets a hue, that of grey
+    images = dict(zip("rgb", shown.split(), strict=True))
+    images["luma"] = lumas.point([max(32, level) for level in range(256)])
+    images["gain"] = solve(lambda x: x["luma"] / (x["r"] * 0.299 + x["g"] * 0.587 + x["b"] * 0.114))
+    images["most"] = solve(lambda x: x["max"](x["max"](x["r"], x["g"]), x["b"]) * x["gain"])
+    # A share of white brings the largest channel down to 255, and keeps the luma.
+    images["white"] = solve(lambda x: x["max"](x["most"] - 255.0, 0.0) / (x["most"] - x["luma"] + 1e-3))
+    for band in "rgb":
+        images[band] = solve(lambda x, band=band: x[band] * x["gain"] * (1.0 - x["white"]) + x["luma"] * x["white"])
+    if light:  # a relative luminance of 0.28 has a contrast of 3:1 to white (WCAG 2.2)
+        linear = {band: solve(lambda x, band=band: ((x[band] / 255.0 + 0.055) / 1.055) ** 2.4) for band in "rgb"}
+        images["luminance"] = ImageMath.lambda_eval(
+            lambda x: x["r"] * 0.2126 + x["g"] * 0.7152 + x["b"] * 0.0722, **linear)
+        images["gain"] = solve(lambda x: x["min"]((0.28 / x["luminance"]) ** 0.5, 1.0))
+        images.update({band: solve(lambda x, band=band: x[band] * x["gain"]) for band in "rgb"})
+    even = [level & ~7 for level in range(256)]  # so that more neighbours have the same colour
+    return Image.merge("RGB", [images[band].convert("L").point(even) for band in "rgb"]).tobytes()
+
+
+@cache
+def palette(colors: str) -> dict[bytes, tuple[str, str]]:
+    """Map xterm's colours (256colres.h) to SGR codes for text and background. "256" omits the 16 that themes change."""
+    if colors == "16":
+        basic = bytes.fromhex("000000cd000000cd00cdcd000000eecd00cd00cdcde5e5e5"
+                              "7f7f7fff000000ff00ffff005c5cffff00ff00ffffffffff")
+        numbers = (*range(30, 38), *range(90, 98))
+        return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(chunks(basic, 3), numbers, strict=True)}
+    cube = itertools.product((0, 95, 135, 175, 215, 255), repeat=3)
+    greys = ((level,) * 3 for level in range(8, 239, 10))
+    return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in enumerate((*cube, *greys), 16)}
+
+
+def limited(art: Art, colors: str, least: int, background: str) -> Art:
+    """Return the art in the nearest of 256 or 16 colours, without the glyphs that would make their cells worse.
+
+    If `least` is not 0, all glyphs stay, and their lumas differ from those of their backgrounds by `least` levels.
+    """
+    allowed, columns, made = [*palette(colors)], len(art.rows[0]), []
+    if not art.background:
+        visible = [rgb for rgb in allowed if any(rgb) or background == "light"]  # no black on black
+        return art._replace(foreground=nearest(art.foreground, columns, visible))
+    cells = [*zip("".join(art.rows), chunks(art.foreground, 3), chunks(art.background, 3), strict=True)]
+    means = b"".join(ground if glyph == " " else cell_mean(glyph, colour, ground) for glyph, colour, ground in cells)
+    few = (chunks(nearest(plane, columns, allowed), 3) for plane in (art.foreground, art.background, means))
+    for (glyph, *wanted), colour, ground, flat in zip(cells, *few, strict=True):
+        if least:
+            colour = contrasting(colour, ground, least, colors)
+        elif glyph == " " or not improves(glyph, wanted, (colour, ground), (flat, flat)):
+            glyph, colour, ground = " ", flat, flat
+        made.append((glyph, colour, ground))
+    text, colours, grounds = zip(*made, strict=True)
+    return Art(tuple(chunks("".join(text), columns)), b"".join(colours), b"".join(grounds))
+
+
+def nearest(plane: bytes, columns: int, colours: Collection[bytes]) -> bytes:
+    """Return for each cell of the plane (R, G, B) the nearest of `colours`."""
+    allowed = Image.new("P", (1, 1))
+    allowed.putpalette(b"".join(colours))
+    wanted = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
+    return wanted.quantize(palette=allowed, dither=Image.Dither.NONE).convert("RGB").tobytes()
+
+
+def cell_mean(glyph: str, foreground: bytes, ground: bytes) -> bytes:
+    """Return the mean colour of a cell."""
+    cover = densities()[ord(glyph)]
+    return bytes(round(low + (high - low) * cover) for high, low in zip(foreground, ground, strict=True))
+
+
+def improves(glyph: str, wanted: Sequence[bytes], shown: Sequence[bytes], flat: Sequence[bytes]) -> bool:
+    """Tell whether a glyph in these colours is clearly closer to the wanted cell than a flat cell is."""
+    return cell_error(glyph, wanted, shown) < KEPT * cell_error(glyph, wanted, flat)
+
+
+def cell_error(glyph: str, wanted: Sequence[bytes], shown: Sequence[bytes]) -> float:
+    """Return how different two cells with a glyph look. `wanted` and `shown` are foreground and background.
+
+    This is the squared difference of the means, plus that of the contrasts, which are seen more than their size tells.
+    """
+    cover, spread, error = densities()[ord(glyph)], variances()[ord(glyph)], 0.0
+    for high, low, shown_high, shown_low in zip(*wanted, *shown, strict=True):
+        contrast = (high - low) - (shown_high - shown_low)
+        error += (low - shown_low + contrast * cover) ** 2 + 3 * spread * contrast ** 2
+    return error
+
+
+@lru_cache(1 << 14)
+def contrasting(colour: bytes, ground: bytes, least: int, colors: str) -> bytes:
+    """Return the colour of the palette that is nearest to a colour, `least` levels of luma from the background."""
+    def difference(other: bytes) -> int:
+        return sum((a - b) ** 2 for a, b in zip(colour, other, strict=True))
+
+    far = [other for other in palette(colors) if abs(luma_of(other) - luma_of(ground)) >= least]
+    return min(far or palette(colors), key=difference)
+
+
+def luma_of(colour: bytes) -> float:
+    """Return the BT.601 luma of a colour, 0 to 255."""
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
 def runs(art: Art) -> Iterator[list[Run]]:
@@ -833,13 +985,9 @@ def to_text(art: Art) -> str:
     return "".join(f"{row}\n" for row in art.rows)
 
 
-def to_ansi(art: Art, colors: str = "true", page: str = "dark") -> str:
-    """Return lines with SGR sequences where colours change, in 24-bit, 256 or 16 colours. Each ends with a reset."""
+def to_ansi(art: Art, colors: str = "true") -> str:
+    """Return lines with SGR sequences where colours change. Each ends with a reset. The art has these `colors`."""
     codes = {} if colors == "true" else palette(colors)
-    if codes:
-        visible = [rgb for rgb in codes if any(rgb) or art.background or page == "light"]  # no black on black
-        ground = art.background and snapped(art.background, len(art.rows[0]), codes, CARRIED)
-        art = art._replace(foreground=snapped(art.foreground, len(art.rows[0]), visible, 0), background=ground)
     parts, levels = list[str](), list[int]()  # the levels fill the placeholders of all parts at once, which is fast
     for row in runs(art):
         current_foreground = current_background = None
@@ -858,28 +1006,6 @@ def to_ansi(art: Art, colors: str = "true", page: str = "dark") -> str:
             current_background = background
         parts.append("\x1b[0m\n")
     return "".join(parts) % tuple(levels)
-
-
-@cache
-def palette(colors: str) -> dict[bytes, tuple[str, str]]:
-    """Map xterm's colours (256colres.h) to SGR codes for text and background. "256" omits the 16 that themes change."""
-    if colors == "16":
-        basic = bytes.fromhex("000000cd000000cd00cdcd000000eecd00cd00cdcde5e5e5"
-                              "7f7f7fff000000ff00ffff005c5cffff00ff00ffffffffff")
-        numbers = (*range(30, 38), *range(90, 98))
-        return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(chunks(basic, 3), numbers, strict=True)}
-    cube = itertools.product((0, 95, 135, 175, 215, 255), repeat=3)
-    greys = ((level,) * 3 for level in range(8, 239, 10))
-    return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in enumerate((*cube, *greys), 16)}
-
-
-def snapped(plane: bytes, columns: int, colours: Collection[bytes], carried: float) -> bytes:
-    """Return the nearest of `colours` for each cell. Dithering moves a share (`carried`) of errors to other cells."""
-    allowed = Image.new("P", (1, 1))
-    allowed.putpalette(b"".join(colours))
-    wanted = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
-    nearest = wanted.quantize(palette=allowed, dither=Image.Dither.NONE).convert("RGB")
-    return Image.blend(nearest, wanted, carried).quantize(palette=allowed).convert("RGB").tobytes()
 
 
 def to_png(art: Art, background: str) -> bytes:
@@ -2048,7 +2174,7 @@ def recent(visits: Mapping[str, int], days: int = 0) -> Counter[str]:
 # Web: the routes
 # ---------------------------------------------------------------------------------------------------------------------
 
-WIDTHS, COLUMNS = range(20, 241), 80  # COLUMNS is the default
+WIDTHS, COLUMNS = range(20, MAX_COLUMNS + 1), 80  # COLUMNS is the default
 TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
 crawls = lru_cache(256)(re.compile(  # finds crawlers and link previews, from monperrus/crawler-user-agents (MIT)
     r"(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|whatsapp|"
@@ -2089,16 +2215,18 @@ class View:
                                    f"{TERMINAL_ROWS} in a terminal if neither is given; to fill the window: "
                                    '"?width=$COLUMNS&height=$((LINES-2))"')
     style: str = parameter("fill", STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one")
-    contrast: int = parameter(CONTRAST, range(101), "?contrast=48",
-                              f"levels that glyph and background of fill differ by, 0 to 100; {CONTRAST} if not given")
+    contrast: int | None = parameter(None, range(101), "?contrast=48", "levels that glyph and background of fill differ"
+                                     f" by, 0 to 100; 0 in a terminal, {CONTRAST} elsewhere if not given")
     background: str = parameter("dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light background")
     colors: str = parameter("true", ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours")
     format: str = parameter("html", PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; "
                             "text is in ink by default")
 
     def draw(self, picture: Image.Image) -> Art:
-        return render(picture, self.width or COLUMNS, self.height, self.style, self.contrast, self.background,
-                      plain=self.format == "text" or (self.format, self.colors) == ("ansi", "16"))
+        usual = 0 if self.format == "ansi" else CONTRAST
+        contrast = usual if self.contrast is None else self.contrast
+        colors = {"ansi": self.colors, "text": "none"}.get(self.format, "true")
+        return render(picture, self.width or COLUMNS, self.height, self.style, contrast, self.background, colors)
 
     def given(self, *without: str) -> dict[str, Any]:
         """Return the parameters that differ from their defaults, except those named in `without`."""
@@ -2712,7 +2840,7 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             urls = {"root": root_path(), "base_url": base_url()} if cat else {}
             return str(PAGE_TEMPLATE.render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
-            return to_ansi(art, view.colors, view.background) + (link_line(view, cat) if cat else "")
+            return to_ansi(art, view.colors) + (link_line(view, cat) if cat else "")
         case "png":
             return to_png(art, view.background)
         case _:
@@ -3224,7 +3352,8 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     format = options.get("format") or ("text" if plain and "colors" not in options else "ansi")
     if terminal and format == "png":
         raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
-    colors = "true" if environ.get("COLORTERM") in ("truecolor", "24bit") else "256"
+    few = "16" if environ.get("TERM") == "linux" else "256"  # the console of Linux
+    colors = "true" if environ.get("COLORTERM") in ("truecolor", "24bit") else few
     window = {"height": max(1, lines - 1), "colors": colors} if terminal else {}  # one line is for the prompt
     view = make_view(format, {"width": min(columns, WIDTHS[-1]), **window, **options}.get)
     try:
