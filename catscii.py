@@ -498,7 +498,7 @@ INK_TONES = " .:;!lxoSkGXUO8QRB@"  # the thinnest first; the steps of their cove
 EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # they show the direction of an edge
 GLYPHS = sorted({*FILL_GLYPHS, *LETTERS, *INK_TONES, *EDGES})
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
-KEPT = 0.6  # with few colours, a glyph stays if its error is at most this share of that of a flat cell
+KEPT = 0.75  # with few colours, a glyph stays if its error is this share of that of a flat cell or less
 FADE = 2  # the smaller, the fainter are glyphs that fit their cells badly
 COVERAGE = """
 c-rNe2d?BW3`28CUh-X%TLcsED)4XdB$y={$Fgii#chuN2IdNeK0U`KSf66g2OI^tH62zLev-*2zJe1mTp12nG|mR<Q;d~gdQ-=X^G|kR-R})xHzu#r`6ejQcx%WswgKwJw{D8-zt|-2+D2UHb35i=Ae@`FK-eVWc$g$BOyeh`7K)?|hTC0?v_;pM?Lj%dP51uqc>cO8
@@ -677,11 +677,15 @@ def render(picture: Image.Image, width: int = 80, height: int | None = None, sty
     """
     grid = fit(picture.size, width, height)
     rgb = picture if picture.mode == "RGB" else flatten(picture)
+    planes: tuple[bytes, bytes, bytes | None]
     if style == "ink":
         planes = render_ink(rgb, grid, light=background == "light", plain=colors in ("16", "none"))
+    elif colors == "16":
+        planes = render_fill(vivid(rgb, grid), grid, contrast)
     else:
-        planes = render_fill(vivid(rgb, grid) if colors == "16" else rgb, grid, contrast)
-    art = Art(tuple(chunks(planes[0].decode("ascii"), grid[0])), *planes[1:])
+        planes = render_fill(rgb, grid, contrast)
+    codes, foreground, ground = planes
+    art = Art(tuple(chunks(codes.decode("ascii"), grid[0])), foreground, ground)
     return limited(art, colors, contrast, background) if colors in ("16", "256") else art
 
 
@@ -708,11 +712,10 @@ def cell_means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
 
 
 def vivid(picture: Image.Image, grid: tuple[int, int]) -> Image.Image:
-    """Return the picture (RGB, SAMPLES) as 16 colours can show it: high in contrast, bright, and of strong colours."""
+    """Return the picture (RGB, SAMPLES a cell) as 16 colours can show it: bright, and of strong colours."""
     samples = picture.resize((grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]), Image.Resampling.BOX)
-    saturated = ImageEnhance.Color(samples).enhance(3)
-    stretched = ImageOps.autocontrast(saturated, cutoff=5, preserve_tone=True)
-    return stretched.point([255 * (level / 255) ** 0.65 for level in range(256)] * 3)
+    saturated = ImageEnhance.Color(samples).enhance(2.5)
+    return ImageOps.autocontrast(saturated, cutoff=(4, 25), preserve_tone=True)
 
 
 def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
@@ -775,8 +778,8 @@ def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, 
         below = signed.point(table["below"])  # how far the darker colour is below the mean
         no_room = ImageChops.subtract(luma, below).point([255] + [0] * (255 - least) + [255] * least)
         replaced = ImageChops.lighter(faint, no_room)
-        red, green, blue = mean.split()
-        peak = ImageChops.lighter(ImageChops.lighter(red, green), blue)  # a channel at 255 has no room for a light letter
+        red, green, blue = mean.split()  # if one of them is 255, there is no room for a lighter letter
+        peak = ImageChops.lighter(ImageChops.lighter(red, green), blue)
         codes.paste(varied(peak, 15).point(table["letters"]), mask=replaced)
         contrasts.paste(peak.point(table["contrasts"]), mask=replaced)
     foreground, background = solve_colours(mean, codes, contrasts, least)
@@ -861,26 +864,28 @@ def clearer(grey: Image.Image, grid: tuple[int, int], plain: bool) -> Image.Imag
 
 def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> bytes:
     """Return the colours (RGB) with these lumas (L), limited so that glyphs can be read on a dark or a light page."""
-    def solve(formula: Callable[[Any], Any]) -> Image.Image:
-        return ImageMath.lambda_eval(lambda x: formula(x) + 0.0, **images)
+    def solve(formula: Callable[[Any, Any], Any], band: str = "red") -> Any:
+        return ImageMath.lambda_eval(lambda x: formula(x, x[band]) + 0.0, **images)
 
     shown = colours.point([max(1, level) for level in range(256)] * 3)  # black gets a hue, that of grey
-    images = dict(zip("rgb", shown.split(), strict=True))
+    bands = "red", "green", "blue"
+    images = dict(zip(bands, shown.split(), strict=True))
     images["luma"] = lumas.point([max(32, level) for level in range(256)])
-    images["gain"] = solve(lambda x: x["luma"] / (x["r"] * 0.299 + x["g"] * 0.587 + x["b"] * 0.114))
-    images["most"] = solve(lambda x: x["max"](x["max"](x["r"], x["g"]), x["b"]) * x["gain"])
+    images["gain"] = solve(lambda x, _: x["luma"] / (x["red"] * 0.299 + x["green"] * 0.587 + x["blue"] * 0.114))
+    images["most"] = solve(lambda x, _: x["max"](x["max"](x["red"], x["green"]), x["blue"]) * x["gain"])
     # A share of white brings the largest channel down to 255, and keeps the luma.
-    images["white"] = solve(lambda x: x["max"](x["most"] - 255.0, 0.0) / (x["most"] - x["luma"] + 1e-3))
-    for band in "rgb":
-        images[band] = solve(lambda x, band=band: x[band] * x["gain"] * (1.0 - x["white"]) + x["luma"] * x["white"])
-    if light:  # a relative luminance of 0.28 has a contrast of 3:1 to white (WCAG 2.2)
-        linear = {band: solve(lambda x, band=band: ((x[band] / 255.0 + 0.055) / 1.055) ** 2.4) for band in "rgb"}
-        images["luminance"] = ImageMath.lambda_eval(
-            lambda x: x["r"] * 0.2126 + x["g"] * 0.7152 + x["b"] * 0.0722, **linear)
-        images["gain"] = solve(lambda x: x["min"]((0.28 / x["luminance"]) ** 0.5, 1.0))
-        images.update({band: solve(lambda x, band=band: x[band] * x["gain"]) for band in "rgb"})
+    images["white"] = solve(lambda x, _: x["max"](x["most"] - 255.0, 0.0) / (x["most"] - x["luma"] + 1e-3))
+    for band in bands:
+        images[band] = solve(lambda x, level: level * x["gain"] * (1.0 - x["white"]) + x["luma"] * x["white"], band)
+    if light:
+        for band in bands:
+            images["linear " + band] = solve(lambda _, level: ((level / 255.0 + 0.055) / 1.055) ** 2.4, band)
+        images["luminance"] = solve(lambda x, _: x["linear red"] * 0.2126 + x["linear green"] * 0.7152
+                                    + x["linear blue"] * 0.0722)
+        for band in bands:  # a relative luminance of 0.28 has a contrast of 3:1 to white (WCAG 2.2)
+            images[band] = solve(lambda x, level: level * x["min"]((0.28 / x["luminance"]) ** 0.5, 1.0), band)
     even = [level & ~7 for level in range(256)]  # so that more neighbours have the same colour
-    return Image.merge("RGB", [images[band].convert("L").point(even) for band in "rgb"]).tobytes()
+    return Image.merge("RGB", [images[band].convert("L").point(even) for band in bands]).tobytes()
 
 
 @cache
