@@ -489,6 +489,7 @@ CONTRAST = 26  # levels of luma that a letter and its background differ by at le
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # memory, time, and exit status of the decoding process
 MAX_PIXELS, MAX_COLUMNS, MAX_ROWS = 64_000_000, 240, 240
+MOST_LARGE_CELLS = 24_000  # in a PNG; a window of 1,920 x 1,080 pixels has 19,000
 TERMINAL_ROWS = 22  # of 24 rows, the caption and the prompt take two
 PARTS = 10, 20  # columns and rows of COVERAGE in a cell; a cell is twice as tall as it is wide
 SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
@@ -1016,7 +1017,7 @@ def to_ansi(art: Art, colors: str = "true") -> str:
 def to_png(art: Art, background: str) -> bytes:
     """Return a PNG of the art as a terminal shows it. A cell has 10 x 20 pixels, or 5 x 10 in large art."""
     grid = len(art.rows[0]), len(art.rows)
-    step = 1 if grid[0] * grid[1] <= 7200 else 2
+    step = 1 if grid[0] * grid[1] <= MOST_LARGE_CELLS else 2
     width, height = PARTS[0] // step, PARTS[1] // step
     size = grid[0] * width, grid[1] * height
     tiles = {name: glyph.reduce(step) for name, glyph in glyphs().items()}
@@ -1036,18 +1037,17 @@ def written(picture: Image.Image, format: str, **options: int) -> bytes:
 
 
 def to_html(art: Art) -> str:
-    """Return the content of a <pre> element, with an element for each run."""
-    return "\n".join("".join(map(element, row)) for row in runs(art))
+    """Return the content of a <pre> element: the glyphs as text. Its colours are the layers."""
+    return html.escape("\n".join(art.rows), quote=False)
 
 
-def element(run: Run) -> str:
-    """Return the run in HTML that is as short as possible: #abc for #aabbcc, and no quotation marks."""
-    text, styles = html.escape(run[0], quote=False), []
-    for name, colour in zip(("color", "background"), run[1:], strict=True):
-        if colour:
-            digits = colour.hex()
-            styles.append(f"{name}:#{digits[::2] if digits[::2] == digits[1::2] else digits}")
-    return f"<b style={';'.join(styles)}>{text}</b>" if styles else text
+def layer(plane: bytes | None, columns: int) -> str:
+    """Return a picture with a pixel for each cell as a URL for CSS, or "none" without a plane. It is lossless."""
+    if plane is None:
+        return "none"
+    picture = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
+    file = written(picture, "WEBP", lossless=True, quality=0, method=0)  # more effort saves less than a tenth
+    return f"url(data:image/webp;base64,{base64.b64encode(file).decode()})"
 
 
 def to_dict(art: Art) -> dict[str, Any]:
@@ -2282,16 +2282,23 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 @media print { nav, form, .links, .about span + span { display: none } }
 [aria-busy=true] figure { opacity: .6; transition: opacity .1s }
 .stage, .text figure { min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
-figure pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
-  font-size: min(100cqw / var(--columns) / .6, 100cqh / var(--rows) / 1.2, var(--most, 100vw));
-  line-height: 1.2; letter-spacing: calc(.6em - 1ch); font-variant-ligatures: none; -webkit-text-size-adjust: none }
-figure b { display: inline-block; height: 1.25em; margin-bottom: -.05em; vertical-align: top; font-weight: normal }
-figure, [scope=row]::after { forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
+.art { --fit: min(200cqw / var(--columns), 100cqh / var(--rows), var(--most, 100vw)); --row: var(--fit);
+  width: calc(var(--row) / 2 * var(--columns)); height: calc(var(--row) * var(--rows));
+  background-image: var(--ground) }
+@supports (width: round(down, 1px, 1px)) { .art { --row: max(1px, round(down, var(--fit), 1px)) } }
+.art, .art pre { background-size: 100% 100%; image-rendering: pixelated }
+.art pre { margin: 0; height: 100%; color: transparent; background-image: var(--ink); -webkit-background-clip: text;
+  background-clip: text; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
+  font-size: calc(var(--row) / 1.2); line-height: var(--row); letter-spacing: calc(var(--row) / 2 - 1ch);
+  font-variant-ligatures: none; -webkit-text-size-adjust: none; text-size-adjust: none }
+.art ::selection { background: #3367d1; color: #fff }
+figure, .art *, [scope=row]::after { forced-color-adjust: none; print-color-adjust: exact;
+  -webkit-print-color-adjust: exact }
 @media (forced-colors: active) { #another { background: LinkText; color: Canvas; forced-color-adjust: none } }
-.fitting pre, #news:not(:has(~ footer .links)) ~ * { visibility: hidden }
-figure { margin: 0; position: relative; user-select: none; -webkit-user-select: none; -webkit-touch-callout: none }
-figure > * { pointer-events: none }
-figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transition: opacity .2s;
+#news:not(:has(~ footer .links)) ~ * { visibility: hidden }
+figure { margin: 0; position: relative; -webkit-touch-callout: none }
+@media (pointer: coarse) { figure { user-select: none; -webkit-user-select: none } }
+figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transition: opacity .2s; pointer-events: none;
   background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat }
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
@@ -2307,32 +2314,40 @@ th:first-child { width: 100%; padding-left: 0; text-align: left }
 """
 
 # The script replaces parts of the page by those of the page that it fetches. All links also work without the script.
-# If the address has no size, the script asks for as many cells as fit the window, and hides the art until it has them.
+# If the address has no size, the script asks for as many cells as fit the window. The art that came with the page shows
+# until it has them, and stays if it has nearly as many.
 SCRIPT = """
 const html = document.documentElement, find = (selector, page = document) => page.querySelector(selector)
 const hasSize = url => /[?&](width|height)=/.test(url), seen = []
+const shown = name => Number(find("#art").style.getPropertyValue(name))
 let latest = new AbortController(), pause
 
-async function show(link, remember, parts = ["main", "footer"]) {
+function room() {  // in cells of 3.5 x 7 pixels or more
+  const {clientWidth, clientHeight} = find("main"), row = Math.max(7, Math.min(12, Math.floor(5 + clientWidth / 200)))
+  return {width: Math.min(find("#width").max, Math.floor(2 * clientWidth / row)),
+    height: Math.min(240, Math.floor(clientHeight / row))}
+}
+
+function fitsBadly() {
+  const {width, height} = room(), columns = Math.min(width, height * shown("--columns") / shown("--rows"))
+  return Math.abs(columns / shown("--columns") - 1) > .15
+}
+
+async function show(link, remember, parts = ["main", "footer"], first = false) {
   latest.abort()
   clearTimeout(pause)
   const {signal} = latest = new AbortController(), focused = document.activeElement.id, url = new URL(link)
-  const {clientWidth, clientHeight} = find("main"), cell = Math.max(7, Math.min(11, 5.5 + clientWidth / 700))
-  if (!hasSize(link)) {
-    url.searchParams.set("width", Math.min(find("#width").max, Math.floor(clientWidth / cell)))
-    url.searchParams.set("height", Math.min(240, Math.floor(clientHeight / cell / 2)))
-  }
+  if (!hasSize(link)) for (const [name, cells] of Object.entries(room())) url.searchParams.set(name, cells)
   if (remember === "pushState") url.searchParams.set("seen", seen.slice(-10))
   document.body.ariaBusy = "true"
   const text = await fetch(url, {signal, headers: {Accept: "text/html"}})
     .then(response => response.ok && response.text()).catch(() => false)
   if (signal.aborted) return
   document.body.ariaBusy = "false"
-  if (!text && !html.classList.contains("fitting")) return location.assign(link)
-  html.classList.remove("fitting")
+  if (!text && !first) return location.assign(link)
   if (!text) return
   const page = new DOMParser().parseFromString(text, "text/html")
-  if (!hasSize(link)) find("figure", page).style.setProperty("--most", "18px")  // cells of at most 10.8 pixels
+  if (!hasSize(link)) find("figure", page).style.setProperty("--most", "22px")
   for (const part of parts) find(part).replaceWith(find(part, page))
   for (const a of hasSize(link) ? [] : document.querySelectorAll("#another, #permalink, #restyle"))
     a.href = a.href.replace(/width=[0-9]+&height=[0-9]+&|.width=[0-9]+&height=[0-9]+$/, "")
@@ -2350,7 +2365,7 @@ async function copy(text, what) {
 
 addEventListener("click", event => {
   const {id, href} = event.target, permalink = new URL(find("#permalink").href)
-  if (event.detail) event.target.closest("a, button, figure")?.blur()  // so that space does not click it again
+  if (event.detail) document.activeElement.closest("a, button, figure")?.blur()  // or space would click it again
   if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
   if (id === "another" || id === "restyle") {
     event.preventDefault()
@@ -2362,6 +2377,8 @@ addEventListener("click", event => {
     navigator.share({title: document.title, url: permalink.href}).catch(() => {})  // the visitor may cancel
   } else if (id === "copy") {
     permalink.pathname += ".txt"
+    permalink.searchParams.set("width", shown("--columns"))
+    permalink.searchParams.set("height", shown("--rows"))
     const scheme = matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"
     if (!permalink.searchParams.has("background")) permalink.searchParams.set("background", scheme)
     copy(fetch(permalink).then(response => response.text()), "text")
@@ -2380,20 +2397,27 @@ addEventListener("input", ({target}) => {
   clearTimeout(pause)
   pause = setTimeout(show, 50, url.href, "replaceState", ["main", "nav", ".links"])
 })
-const onArt = (name, act) => addEventListener(name, event => event.target.id === "art" && act(event, event.target))
+function onArt(name, act) {
+  addEventListener(name, event => event.target.closest?.("#art") && act(event, find("#art")))
+}
 onArt("contextmenu", event => event.pointerType === "touch" && event.preventDefault())
-onArt("pointermove", (event, art) => art.style.setProperty("--pointer", `${event.offsetX}px ${event.offsetY}px`))
-onArt("pointerdown", (event, art) => art.classList.add("held"))
+onArt("pointermove", ({clientX, clientY}, art) => {
+  const {left, top} = art.getBoundingClientRect()
+  art.style.setProperty("--pointer", `${clientX - left}px ${clientY - top}px`)
+})
+onArt("pointerdown", (event, art) => art.classList.toggle("held", !event.shiftKey && !event.altKey))
+onArt("mousedown", event => !event.shiftKey && !event.altKey && event.preventDefault())  // with a key, it selects text
+onArt("dblclick", (event, art) => getSelection().selectAllChildren(find("pre", art)))
 for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => find(".held")?.classList.remove("held"))
 addEventListener("popstate", () => show(location.href))
-addEventListener("DOMContentLoaded", () => html.classList.contains("fitting") && show(find("#permalink").href))
-html.classList.toggle("fitting", !hasSize(location))
+addEventListener("DOMContentLoaded", () =>
+  !hasSize(location) && fitsBadly() && show(find("#permalink").href, undefined, ["main", "footer"], true))
 html.classList.toggle("copies", Boolean(navigator.clipboard))
 """
 
 HEADERS = {  # of every response; a page can load only what is inside it or comes from its own origin
     "Content-Security-Policy": "default-src 'none'; style-src 'sha256-%s'; script-src 'sha256-%s'; connect-src 'self'; "
-    "style-src-attr 'unsafe-inline'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "style-src-attr 'unsafe-inline'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     % tuple(base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT)),
     "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
     "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto",
@@ -2422,10 +2446,12 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <main class="{{"stage" if view else "text"}}">
 <h1>{{title}}</h1>
 % if art:
+%     columns, rows = len(art.rows[0]), len(art.rows)
 <figure role="img" aria-label="{{label}}" {{!'id="art" tabindex="0"' if cat else ""}}
- style="--columns:{{len(art.rows[0])}};--rows:{{len(art.rows)}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
- background:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
-<pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
+ style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
+ --ground:{{layer(art.background, columns)}};--ink:{{layer(art.foreground, columns)}};
+ background-color:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
+<div class="art"><pre aria-hidden="true">{{!to_html(art)}}</pre></div></figure>
 % end
 % if message or visits:
 <p>{{message or visits}}</p>
@@ -2492,7 +2518,7 @@ PRIVACY = ("A page with a cat counts as a visit, except for crawlers and link pr
            "Only the day and the country of a visit are stored, no address and no cookie.")
 PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
     "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
-    "to_html": to_html, "country_name": country_name, "flag": flag, "sparkline": sparkline}
+    "to_html": to_html, "layer": layer, "country_name": country_name, "flag": flag, "sparkline": sparkline}
 GUIDE = (  # of /help; it fits a terminal of 24 lines of 80 columns, with the prompt
     ("curl {base_url}", "a random cat, another one each time"),
     ("{root}cat/house-42", "this cat, forever"),
