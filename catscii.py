@@ -657,8 +657,13 @@ def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
 
 @cache
 def noise() -> Image.Image:
-    """Return random levels for the cells of the largest grid (L)."""
-    return Image.frombytes("L", (MAX_COLUMNS, MAX_ROWS), random.Random(0).randbytes(MAX_COLUMNS * MAX_ROWS))
+    """Return random levels for the cells of the largest grid (L). They repeat, so that pages can be compressed."""
+    made = Image.new("L", (MAX_COLUMNS, MAX_ROWS))
+    tile = Image.frombytes("L", (61, 4), random.Random(0).randbytes(61 * 4))
+    for left in range(0, made.width, tile.width):
+        for top in range(0, made.height, tile.height):
+            made.paste(tile, (left, top))
+    return made
 
 
 @cache
@@ -754,7 +759,7 @@ def match_glyphs(luma: Image.Image, grid: tuple[int, int]) -> tuple[Image.Image,
 @cache
 def tables(least: int) -> dict[str, Sequence[int]]:
     """Return tables for Image.point that depend on the least contrast. In them, contrasts are halved, plus 128."""
-    turn, half = 255 - least, least // 2 + 1  # from `turn` on, a lighter glyph has no room, and a darker one is used
+    turn, half = 255 - least, least // 2 + 2  # from `turn` on, a lighter glyph has no room, and a darker one is used
     light = [LETTERS[level * len(LETTERS) // turn] for level in range(turn)]
     dark = [LETTERS[(255 - level) * len(LETTERS) // (least + 1)] for level in range(turn, 256)]
     sizes = [abs(2 * level - 256) or 2000 for level in range(256)]  # a space hides any change
@@ -816,7 +821,8 @@ def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image,
     images["background"] = solve(lambda x: (x["level"] - x["foreground"] * x["cover"]) / (1.0 - x["cover"]))
     foreground = merged(solve(lambda x: (x["level"] - x["background"] * (1.0 - x["cover"])) / x["cover"]))
     half = merged(solve(lambda x: x["background"] * 0.5))
-    return [foreground, ImageChops.add(half, half)]  # even levels, for longer runs
+    coarse = [min(255, (level + 2) // 4 * 4) for level in range(256)] * 3
+    return [foreground.point(coarse), ImageChops.add(half, half)]  # in few levels, which makes all formats smaller
 
 
 def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, least: int) -> None:
