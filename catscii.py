@@ -1256,7 +1256,7 @@ def draw_house_cat(seed: int) -> Image.Image:
 # Cats: the sources, the store of their pictures, the refresher that fills the store
 # ---------------------------------------------------------------------------------------------------------------------
 
-STORED_CATS, STORED_SIDE = 24, 480  # 480 pixels on the longer side are enough for 96 columns; a JPEG has some 30 kB
+STORED_CATS, STORED_SIDE = 24, 800  # 800 pixels on the longer side are enough for 160 columns; a JPEG has some 70 kB
 REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER, LEASE_SECONDS = 600.0, 86400.0, 120.0  # a lease is longer than a fetch
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # limits to connect and between bytes; for a response with redirects
