@@ -1650,9 +1650,27 @@ def test_a_large_country_owns_the_cell_that_it_lies_in_and_a_small_one_glows_whe
         assert [i for i in range(len(dark)) if dark[i] != lit[i]] == [cell] and "".join(art.rows)[cell] != " ", code
 
 
-@pytest.mark.parametrize("dark", ["BY", "MX", "KZ", "MT", None])
-def test_the_map_has_a_contrast_of_four_and_a_half_even_in_the_halo(dark):
-    art = catscii.world_map({code: 1000 for code in catscii.world().names if code != dark} if dark else {"FR": 1})
+def test_land_without_visits_is_quiet_and_a_country_with_one_visit_glows_beside_one_with_many():
+    codes, homes = catscii.world().names, catscii.world().homes
+    assert set("".join(catscii.world_map({}).rows)) == set(" .:")
+    lit = "".join(catscii.world_map(dict.fromkeys(codes, 1)).rows)
+    assert {lit[cell] for cell in homes} == {"@"} and lit.count("@") == len(homes)
+    for code in ("CA", "GB", "PT", "LU", "MT"):
+        art = catscii.world_map({"US": 10**6, "FR": 10**6, code: 1})
+        glyphs, papers = "".join(art.rows), [*map(relative_luminance, catscii.chunks(art.background, 3))]
+        country = {cell for cell in homes if glyphs[cell] == "o"}
+        assert country and all(code in homes[cell] for cell in country)
+        halo = max(papers[cell] for cell, glyph in enumerate(glyphs) if glyph in " .:")
+        assert all(art.foreground[3 * cell] > 240 and papers[cell] > 2 * halo for cell in country)
+
+
+ALL_COUNTRIES = dict.fromkeys(catscii.world().names, 1000)
+
+
+@pytest.mark.parametrize("visits", [{"FR": 1}, ALL_COUNTRIES, dict.fromkeys(ALL_COUNTRIES, 1) | {"FR": 10**9}] + [
+    ALL_COUNTRIES | {dark: 0} for dark in ("BY", "MX", "KZ", "MT")])
+def test_the_map_has_a_contrast_of_four_and_a_half_even_in_the_halo(visits):
+    art = catscii.world_map(visits)
     for cell in catscii.world().homes:
         ink, paper = (relative_luminance(plane[3 * cell :][:3]) for plane in (art.foreground, art.background))
         assert (ink + 0.05) / (paper + 0.05) >= 4.5
