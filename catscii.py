@@ -1981,11 +1981,6 @@ def country_name(code: str) -> str:
     return world().names.get(code, code)
 
 
-def flag(code: str) -> str:
-    """Return two regional indicators, which fonts show as a flag."""
-    return "\U0001f310" if code == UNKNOWN_COUNTRY else "".join(chr(ord(letter) + 0x1F1A5) for letter in code)
-
-
 def sparkline(counts: Collection[int]) -> str:
     """Draw a block for each count, as high as its share of the largest, and a space for 0."""
     most = max(counts) or 1
@@ -2447,8 +2442,7 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <table>
 <tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr>
 %         for code, count in visits.countries.items():
-<tr><th scope="row" style="--length:{{f"{count / max(visits.countries.values()):.1%}"}}">
-<span aria-hidden="true">{{flag(code)}}</span> {{country_name(code)}}</th>
+<tr><th scope="row" style="--length:{{f"{count / max(visits.countries.values()):.1%}"}}">{{country_name(code)}}</th>
 <td>{{f"{count:,}"}}</td><td>{{f"{count / visits.visits:.1%}"}}</td></tr>
 %         end
 </table>
@@ -2495,7 +2489,7 @@ PRIVACY = ("A page with a cat counts as a visit, except for crawlers and link pr
            "Only the day and the country of a visit are stored, no address and no cookie.")
 PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
     "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
-    "to_html": to_html, "country_name": country_name, "flag": flag, "sparkline": sparkline}
+    "to_html": to_html, "country_name": country_name, "sparkline": sparkline}
 GUIDE = (  # of /help; it fits a terminal of 24 lines of 80 columns, with the prompt
     ("curl {base_url}", "a random cat, another one each time"),
     ("{root}cat/house-42", "this cat, forever"),

@@ -3125,8 +3125,8 @@ def test_analytics_for_people(visited):
     assert 'aria-label="Map of the world. Most visits: France, Singapore, QQ, Unknown"' in page
     assert f'aria-label="Visits a day: 1002{28 * ", 0"}, 4"' in page
     assert page.count('role="img"') == 2
-    for flag, name in {"🇫🇷": "France", "🇸🇬": "Singapore", "🌐": "Unknown"}.items():
-        assert f'<span aria-hidden="true">{flag}</span> {name}</th>' in page
+    assert re.findall('scope="row".*>(.+)</th>', page) == ["France", "Singapore", "QQ", "Unknown"]
+    assert not re.search("[\U0001f000-\U0001ffff]", page), "many systems have no font for flags"
     assert "<td>1,003</td><td>97.8%</td>" in page and "--length:100.0%" in page and "--length:2.0%" in page
     assert catscii.to_html(catscii.world_map({"FR": 1003, "SG": 20, "QQ": 2})) in page
     assert catscii.PRIVACY in page and "Set-Cookie" not in response.headers
