@@ -1981,10 +1981,12 @@ def country_name(code: str) -> str:
     return world().names.get(code, code)
 
 
-def sparkline(counts: Collection[int]) -> str:
-    """Draw a block for each count, as high as its share of the largest, and a space for 0."""
-    most = max(counts) or 1
-    return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // most)] for count in counts)
+def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
+    """Return a block for each day, as high as its share of the largest count; the line they stand on; and its dates."""
+    most, first, last = max(days.values()), min(days), max(days)
+    blocks = "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * count / (most or 1))] for count in days.values())
+    dates = f"{first}{last:>{len(days) - len(first)}}  Visits a day, up to {most:,}"
+    return blocks, "▔" * len(days), dates
 
 
 class Tally:
@@ -2254,7 +2256,7 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-direction: column;
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
-a, .days { color: var(--link); text-underline-offset: .2em }
+a { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
 h1, code { color: var(--strong) } main { flex: 1 1 0; overflow-wrap: break-word }
 footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
@@ -2294,9 +2296,14 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transitio
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
-dd { margin: 0 0 .5rem 1rem } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+dd { margin: 0 0 .5rem 1rem } table { margin-top: 1rem; border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
+.axis { margin: 0; display: flex; justify-content: space-between; font-size: .875rem }
+.days { height: 6rem; display: flex; border: solid; border-width: 1px 0; border-top-style: dotted }
+.days i { flex: 1; display: flex; align-items: end; justify-content: center }
+.days i::before { content: ""; width: 80%; height: var(--height); background: var(--link);
+  forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
 .text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); align-content: start }
 .unseen, .stage h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
@@ -2437,8 +2444,14 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 % end
 % if visits:
 %     if visits.countries:
-<pre class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, visits.days.values()))}}">
-{{sparkline(visits.days.values())}}</pre>
+%         most, first, last = max(visits.days.values()), min(visits.days), max(visits.days)
+<p class="axis">Visits a day, up to {{f"{most:,}"}}</p>
+<div class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, visits.days.values()))}}">
+%         for day, count in visits.days.items():
+<i style="--height:{{ceil(100 * count / (most or 1))}}%" title="{{day}}: {{f"{count:,}"}}"></i>
+%         end
+</div>
+<p class="axis"><time>{{first}}</time> <time>{{last}}</time></p>
 <table>
 <tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr>
 %         for code, count in visits.countries.items():
@@ -2489,7 +2502,7 @@ PRIVACY = ("A page with a cat counts as a visit, except for crawlers and link pr
            "Only the day and the country of a visit are stored, no address and no cookie.")
 PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
     "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
-    "to_html": to_html, "country_name": country_name, "sparkline": sparkline}
+    "to_html": to_html, "country_name": country_name, "ceil": math.ceil}
 GUIDE = (  # of /help; it fits a terminal of 24 lines of 80 columns, with the prompt
     ("curl {base_url}", "a random cat, another one each time"),
     ("{root}cat/house-42", "this cat, forever"),
@@ -2859,14 +2872,16 @@ def link_line(view: View, cat: Cat) -> str:
 
 def bars(visits: Visits, dbip: bool) -> str:
     """Return what a terminal of 80 columns shows below the map: a bar for each country, the totals, the days."""
-    lines, days, glowing = [], [], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
+    lines, days, glowing = [], list[str](), "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
     if visits.countries:
         most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
         for code, count in visits.countries.items():
             blocks, eighths = divmod(-(-8 * (58 - longest) * count // most), 8)
             bar = glowing.format(f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}")
             lines.append(f"{country_name(code):{longest}} {bar} {count:11,} {count / visits.visits:6.1%}")
-        lines, days = [*lines, ""], [glowing.format(sparkline(visits.days.values()))]
+        lines.append("")
+        heights, *axis = sparkline(visits.days)
+        days = [glowing.format(heights), *axis]
     return "\n".join(["", *lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", str(visits), *days]) + "\n"
 
 
