@@ -3139,8 +3139,11 @@ def test_analytics_for_people(visited):
 
 @pytest.mark.browser
 def test_a_day_with_visits_is_a_bar_on_a_baseline(visited, new_tab):
+    from axe_playwright_python.sync_playwright import Axe
+
     tab = new_tab(color_scheme="dark")
     tab.goto(f"{visited.url}/analytics")
+    assert Axe().run(tab).violations_count == 0
     chart = Image.open(io.BytesIO(tab.locator(".days").screenshot())).convert("RGB")
     foot = chart.height - 1
     baseline = {chart.getpixel((x, foot)) for x in range(chart.width)}
