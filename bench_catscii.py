@@ -98,7 +98,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps, ImageStat
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 import catscii
 
@@ -237,19 +237,9 @@ def draw_countries(codes: list[str]) -> tuple[Image.Image, dict[str, tuple[float
 
 
 def land_glyphs(atlas: Image.Image) -> bytearray:
-    """Return for each cell the printable ASCII character that most resembles its land, drawn light on dark."""
-    grid = catscii.WORLD_COLUMNS, catscii.WORLD_ROWS
-    land = atlas.point([0] + [255] * 255).reduce(2 * FINE // catscii.PARTS[0])
-    glyphs = {name: drawn_glyph(name) for name in map(chr, range(33, 127))}
-    densities = {name: ImageStat.Stat(glyph).mean[0] / 255 for name, glyph in glyphs.items()}
-    codes, best = Image.new("L", grid, ord(" ")), catscii.cell_means(land, grid)
-    for name in sorted(glyphs, key=densities.__getitem__):
-        blurred = glyphs[name].filter(ImageFilter.GaussianBlur(2)).reduce(2)
-        shade = blurred.point(lambda level: level / max(densities.values()))  # the mean of the densest is white
-        difference = catscii.cell_means(ImageChops.difference(land, catscii.tiled(shade, grid)), grid)
-        codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
-        best = ImageChops.darker(best, difference)
-    return bytearray(codes.tobytes())
+    """Return for each cell a colon if most of it is land, a dot if some of it is, or a space."""
+    shares = atlas.point([0] + [255] * 255).reduce((FINE, 2 * FINE))
+    return bytearray(shares.point(lambda share: ord(":" if share > 127 else "." if share > 25 else " ")).tobytes())
 
 
 def world() -> bytes:

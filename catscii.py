@@ -1818,7 +1818,7 @@ def house_cats(count: int = 24, seconds: int = 60) -> list[str]:
 # Visitors: count visits by day and country, keep no address; draw the map of the world
 # ---------------------------------------------------------------------------------------------------------------------
 # WORLD holds the names of the countries from Unicode CLDR, and a map of Natural Earth's data in Gall's stereographic
-# projection: for each cell, the glyph that most resembles its land, and the countries in it.
+# projection: for each cell, how much of it is land, and the countries in it.
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
 COUNT_VISITS = """
@@ -1837,27 +1837,27 @@ CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # takes the write 
 MOST_WAITING = 10_000  # pairs of day and country that wait for the database; all countries make 250 a day
 
 WORLD_COLUMNS, WORLD_ROWS = 80, 22
-INLAND = ":o#@"  # glyphs of cells without sea, from no visits to many; WORLD has the last one
-SEA, LAND, EMBER, FLAME, HALO = (8, 12, 24), (132, 144, 172), (250, 112, 44), (255, 240, 180), (84, 28, 8)
+GLOWING = "o#@"  # glyphs of cells with visits, from few to many; the others have those of WORLD
+FAINTEST = 120  # the least glow of cells with visits, of 255; halos reach half of it, so that borders are clear
+LAND, EMBER, FLAME = (152, 164, 192), (250, 112, 44), (255, 240, 180)  # glyphs without visits, with few, with many
+SEA, COALS, BLAZE = (8, 12, 24), (92, 28, 8), (168, 66, 16)  # their backgrounds
 WORLD = """
-c-mZ6*@D_S5`E_@{4%?ef565p4W<b;knXp_uGkf1iIgR{=KtnLW?$dtZPpU*klg82`>AtIsl;S#D$5Ki-5GLNMPr6zl(xj+uv63Vr@8?{odct0W8<jy5dAcYfseidwHTY)lh&YCV||o`pt3Qy7#hzqXJzJtYy&PGm7um`u2D`gpz?8xEMq3hp|zljvF{wqzTLe6TAGJ3
-`y;52zt&)?Xwij#oq8SLkdHv0!HmYS?F@yG=Eyg!?IoNYhxnkfotng8Y7G^3jY?zGHThOeW6vj97fqqFY8HE4LqML#&@hlu3t8YzMd~R=BmGtG-UrUE`Lo8hS6PhQ2L9_<)*-3q*lN0vkWGN;ctoMKM%N$@A#Y=b8)=mb0<_SnB5r)pbRS!PLHEW@9b)UcD+q-b2^QE3
-TWQb@N8?0>1u{u&X}jp>OO$a_|KcIbB(WlR^e$SG=^E%jO%pUh$!Pp(P<o4Jf7Dc}+1Irpt{Ys$LR9noO71p<tQN^X97fg878gs5YMEGjdO)p`hGavQfOu%FQEM46VtHb<ZI2{IC$@7CZG-8%B$&8Q;Ed58xk7bFJi{Nss*g#-)HzY)s{$`cf4<XBZdf)1qjV-(gXz`N
-<TD+ucchjRG%fH+WfR+y2^h~q>wA)tC%Q(KBa*cAAZf1Bv~xD(<}9uIvs3c}b`CkDU;`{sr%a9!RGyzh9u%o-$e!hh#gxoFzNaaDmI$VxPd`e^ETfXG!7gO}6xiZpYCB~xr8qc)qi7WmH!avySGHA?8ROkqVQRT1@og$2WfRRjfstTmUSjO9SMymD1{O0qGH3^^R<ap~
-$g&ySrC-Z7gP=AuA&uJlGpY~i7Z1)dfsWp$w_#_ALRB;stN~jt($LT4$Sal2gGC|7Ic!0Tq0(&CVL0erOkD?Fz07<M21d)dq*k<)KPsCea3x1(<-{7$-_%;mqRKOfI0;*D1ge+=iMPACH#KlSnk-E9rf0ffyi;5)ItJ7#lXEb#pP~#T_hexZJ!aY8Nx-3NqURFjZ-Fes
-mV5PK!SF?G<*!lsq8tt^77lbjN}rH}zS$GBa8IWv%attLJi!^vC|#oI#fW9kb$`1T!+9cV+W@>+64OyQ$bGP_Wh?YTy;zcSoseJSg*vraTXv1;!a;k{_|Z8m{Z*(-=0o3t`BvtZaD!75&_?4G$g%MXk6^4(NjQJy%YeQjxhD=y=a7tA=1kEF%t=62bVQaV`3gJh8mo#G
-xyFMDMRw(XKq26{R{IsWP`h4aLl2{ICLGGrswA@p<o_hIy0RDXK?Vc~Yqn|{LdbxffX*_gpoXplR&yEa8qoT|V>vL-pv1}s>{SL@#L9XIw>bKF?74+ssC8z;gAuHhwP4>QLpA}2z`*0k4+AiL@u;>Lc(M4-Dh~m6$P7*ug5reeFipNwdl{+df}J`@3$CO-X7~dM!<W$S
-L#n-I_9n)LlSkt<v=nYsvc_wafPRZVT~m#$rV`#KtG`x7HM<W7OV%VxK<$O<_m9A{Y`8)%yzmTKZPyZ+SGzR{i`M}0iV#+gvgbB<z5xTRz-^HIqb6*u?uT13+rZgF6gIwH>G`H1P3N<8MD`7whIf0lu|t6fmTd@`G2F?(QHR>SAy)#i`Btzt9@*JYy{*bOLc9xVe|Mco
-0E&&+<7;7ZkR_o4YzEf-X#4>j@F?B>*&7mw=dEoAgL34c=x*z~z~QjH3Zmp(4!)vj%n)YdJUk=zTR=&Uec7Pa0z1ilxS45w#R?_&axyiXEu)$Tesk0qN@T9>1q0+$egS<P>d+H}T<T@pGR(s%WMdu_foO%+plAd`x*03C7!3w~&$)!JDcoBxGtfS&<`7Gf|JFu@ZT~C~
-8~(c~>5OWh>L>?&xj#G~B}ymf0y_bJ$$JjDmUdSN!j6){^C{Gd1Vr-gyC=PY>S6sI68Xn2%nDmuH7^>V;e9ILGrbwVEbIw`GpmAH%kNg=qfiWBEt+A?y71Bpm#(m;7K+8c_(VObq7bT7LC~$RM-Y^K;YCZY4h4|-rd|s$H!vjr?M@72P|bFAFjQr`_xbzi**o2fKMz9r
-+uN5ra1#8>j(tcN^}4$qafo^}-h;b8<O#WcD0O=>B^oD@3~%K<!P7k&ym=w0W^c7$7IIDB@@5gD`2WH6p3sSjYPSdD!THhj09sSff9jn#Ax)vR@{}!YXD@b?zM$w8DoSsilfp2VKYXfE+3WD`9$u+E!tsj2#+;13{*O;O@Q@pb;yB(v<ttp5noe=0>Pnw<1t&R^I<U^X
-hw_T5J5-_l-`m6(J9d+g4Kn-kd-Epw`3hR9zuf)V7xJHnSpNY~Lag`uf~wv<oxV=V-uDkujI6rUQD`W6qS_`mci&#z_0!A2-4(c%Rc{n1i;%&Cx~!IB)#ain>ryWtY?1&=Sjtu^*MR5W>h9vbT<5MVb+bs7&B7@ebo~I(84+C4jqEv2(x*2Ve8@moBVAQRM5%Bkp9YmJ
-2?#>NCOOkjX{5@@W!Dcl(1NC8!l+b^(>#gfZjxcX9M$f);#Ml7F%7D*d;Gk9L@JFhc|>V6BlizeZxE?i6I|WZMUK*XjTu#>k!JydHp?#6_#on^oR^t<SxistvGn~#W9(v#wWFNTSyBe(V_wD?jZmt#*%;hiq3GnCmm1dYz#k%!^1Gg0hJ(V4T;h^ZpSk&qOF-)+Tbj)j
-lPm_#calf#Iu6}O4{zg6<Uxvo+F4~4m1>>SRGmA(A`oLFZccoJ_7n&1hqhY14iZad5ijy+%<XqxSBw3ZTu#1`%1YxtWy_Puz@FQSw0#y>ytB>iu`6;-$Ck&DL-SmuwS83o8Y>6ruA%^pXTI!advBSuk+rPZTdw7rZQEYfY-QWc=F!)E_5REFJ>L7_+<SCISk`<aAt9H6
-6*wY?@^T`x)Ygjp&czshLoEaA{WWG`kx*Q${%h+0dzcRGgoI*sjQyXU-<9aWSZ{H0@fk%p{3R*!3x;~I!pcbt5s$MA7o0<d(1#DiXrF7(z{$~c|N7ZIFb~eF>gZsABu>ED5~ERthMgFXvK;J&CtT5a15;c`8<sO|3^eV-K+{a2ZS8lcVl^(S%F72?>SL(>>(`in?=^;v
-Gk@`-{wa+;bUz0V+17?}QZt>L<mF#FIy#aQ9Y#2YOZjHzIBae{Xi&C^35`Tf%GUN%SXfx?Z16o$4v;5&$tdOL=MTg+OieY<HX%#|zlk?v$2R!BBY{mjAdEXltamNN#TFdE5CozbZn%pX>*0?jIF7+{ssp^dyrQEYJ}fFKQpxX1O(jj<-cN9}mCo{uOT#QVxhC*nF2*!%
-#T!h(GBmEk7OXvmN~y_sJUuq{p?J|PH8nLXsxdjaw>9g^W-X6>awNvP0ylZ3R>k7BEH+4piG8%QtEmYw2uF#50k{kdk`&T;S#-t3#NJ~X^4`BMG&Nw!%*-r!o1V_i{nb-CeE9I*-q46{>~|NPXF%aOMNtK9?a$DGQOVL7+}u|gTV$l5U|)p0`*j3UEKwS-E{q&Gl4w0W
-Jvfc~5fq0QGGE6_rYR0GWQL+rQe;LxN|BM#+$ga9Gr22C>H
+c-mZ6$%5KU4!-jgzRa%V9l)#&rU^EX?wha`Tfwd(auxjM{pLkxUvG1pRfRj`&-7ZWK7F5-Vmvg36+xKn3_B{Kq2Mu^G%V<-h3W89S)t+9p@G@ZI4(U#KaEBxM_(W;hNkpf*9fa&eMG|u$xs>!gJ<2dy7NJ=q2!KpgzZpDQY!`_9X2GoW}*}ui;xX{>x2<@_W{;AJPgGj
+5kCI9MpHzKHvDVhb$BB=B7a6R7>;afIJh(?xlw5^!S*QlhlOonJVH~}SWsKRWJGnzzJck;%ZUv}Q*15FM!qgFAkRlw39^BO9`L4Mcp8z>`6_kq17}zLxu&LrWJJ;g{_ByRBZlXZt@*-AHb&v&k(Ab&Tt(8myd4SNxQ0{_u)!9xQRRcC`;qk*a&O$=FtV<_qCt33XHmSe
+)dAmVFpSZlLdLPpZ5#c3NxE*zUp!<P$5sW8-bG6`ZG|nuG$s?2jE0|jrMGnU$C`7PeLWley5U7bNH9;Y>~6iwu!#TRC@OxoxL6i~Wo+%~0kw)N)(c6D4T-e|*1BLc<gu-7b7T#4Y+HxXHUxbaham1_JX5qMDF_a+7yKhy_!w8hty4w5D)16_=R58AMtQ|Jn9N8TG#xyR
+Kl9Og$FLleX;4m(jBUdvU_AGu??}E5>ykuG#FN}(VFf0W*4dDovq{;V9n25ZI+Bor6^eR25q3fdX?hNMkWF00_N*orQ#N=1o~Ha+J(yyB`YtJxgmbZm+K~BE6ibh-?Nrd@8o?PJt$|TrX(3EyVH+6Fgzk}5rdCSUxJ`8>ucDb}H0tcklbDt|n9r)Pu$b{tuy!c0(#zC)
+mdx-j{aUXXLfFidG}YFh2|i4|cyv}6>*#HJ8*b*LR8>>O>an$u`gy7*ubfv87MYrJ)L^Xv)nNmN-q5=dw=H^jnfVS44wiFk%4n&7Aej?Np(c}jYz@}m)LQGI!V9W6u~>ABkj;@D!*1?PiP8<m3sb!5IavtZDXtc+Ak~nl9g6IyC_w{jJs3nEiQaG3;V?DPa~_H?Bhh6m
+9eh{_eu1t2HIOdy-e9(HSa*ZT6G_lFdBO(o>GWi!Km(g6Jfj&*mSj2&#IlpJyWN}NJXW=B0A4Iv_=xIz65Ga#ReGUcEZMnM$*<|cEo|0SRMw@HpuKARm>ib=itIG=v1`zLYjaDy;i(E}gW(F*>}W+tG}b^I?5}(t&{wQ=;>fg)*uXLsj#g++3bNuO2_vK{YOSj*WGi-+
+M-!Ut%Kt!0z)K1H6}r&7Ui3nTgJGf^^4vn4ScCe1oY=as7mb51C=!)oVH#XWP@IC!5-hO9Hb;TEuC*1`^@GQ<XP#hAg$>xN1Z&oU=`d7r^z)II27dwT#D)hWgi_C<eUpsD1RO?#50f8yVE*C>wh4M+hbAx$4z?tM4l+e?O0?f*-@;y33cgSa2OZ&+;bTHSurhoJ^Dd;?
+YhrI2*kE}uTw}wbqT)4OqZsQq|0ioMNnon(eX{k}t_ZXHatO(qa}+GSQvLBG@T?cE*eNeMV-4FidhxJZv$A*%5U+&c<RE!&Ld-X4uu-@TiGTEjjjg-BDrOrzdyK-xx00T3Dz5o_)``l#!BhWkuQs-C5Fun6CJ_oX893IVcW>C`$YQ=Vtc@peHgs<b=|+jSLG2%v6DvTr
+vEqEGOb&V^bbw9Ix*H5XphFo<wtx1972<hon?67(Nl<jR^=;sA*j^P;b1p?+a5NMQyQ4HbBlep^aY|iYQC%zSIQ5}2C+U?6GB8Wolz6s6Fc19ZR8we?X>BhQAfM6;*2lgNJz>bDPOmM)KAu80ra=*mR%8vSM%bsDv0BAsDDZnu)%}`7-Fn@@=Fv5KU$XSKHp*=CXNB0v
+-%ZYEg8ih9Qmilchv%bu>C`TYQ}CCxlaOnZ_KHE+L7aIxg<cUOhsXWflU`x*2>l(B<ohVhGFw`hXBBe)K4tis-vYnP?1@5TRv9-|-mNr_N-=;nWcoAf%<Cu=U1m+G6tjQHi93QUQ>t8G&@Hn^RFr+@RZ9<t3|Zp_uNj&f8rJyjPJ(O*X1g*36q4Qh^nLW~UEOJX9)!}j
+w=Z?*)cKd4_>eI0y1N~z_j)kgqq{%kF}tpBb$d2B8K<7~Z{<C~Cwnq<^GXnAZ@pg+O3CH{w+LSR|KfVj<P0{j+oSR5{9t;(y5^w&)H`oNnqp&duw2^KUhH7<LaJBjD4lgq8$%!b{!<ksul>7wc;)7Z$15otb29d7{>LaCoWKFYP!LTiQ^6}h{TG(YE?Hr0GDjoke;NI$
+4Q4@Ar7BTX^adZ>uToVRwL}cdymMw|7$3)vZx>X<PauQ7xhH1iJM3qUd86Y6Gs;XAsrfG??3(N~Yh=dLV_KZkePQN}(x&zVXVy(jC+)nJ4(2MOld|i#-)}#-Y+KBX!ln0|YwLwEgMUhgPxU=esY-XSa?PSDQ!!<dQo6X$gUQ}cmC2x+=PYz)tR^33cq#2Nshp=K6%$2;
+JU8AM%$~M-ue8JGh>#<A341K;c+-LTIR{-hZEvWGtFI^SuQ%UbKpWlo+xR@dXBCBE0MGogo9&%t&PLX<W^cKcYqo8BS+kXGH=92_ojd3L*Z0*q0=+g2h{<Hof4{`2;$j-^Raq%8$WQgZsH6s0{9I>Z5|f{=ocSOA*ogK}kBP}w#>D^W^V=?3(AQd?pMOCXHh(Stb-b>Y
+7R<1A+EPU0;?gCTP{Q}+3(d67v}W`b64F1scOTuWz-2`Z4Ga;*8Q7a*JjzhB7n4zxf&FlWBU<lZh68Pf)wEqVLOd9RFdZ!`2f40@^@`HcrtmY>#z^h=@3HvNdyJZ7{N_#dOM(NW-_c{1mX$%3z2@54NlU-AwY8O#vw$8>;aawlF^(G>4;z+lU_cN{dRbb23u08x2iFsM
+A8D$)N-jG)dnj&UW}<Pr0W}re2JVEyE_i;T1>5$39}iBL?^}th4LE`k@I^hG@DOu0!y7Ab8p9Wq`?$Heg@-?VnwOWSklmJ;NISW^pKK&)UQtPyCnZ$}4lKlkx}ErdDOiQtP1u2r=TIs(9nWV+Mm`nJyQie2gk=>5XI~s_OiR15UCrf?6fNXjgS(t!>mqSq5?e%sguYr?
+Ra6A%1fxJl2W&bzI&sM|$(+43g@lAYV-~VLf6g`3>64n8`Y}0~oxLZgaP;WWot=Rp?Ktc#xQK<<EEX#@r>XfBS}-nNJcXV8CMOjd%FEjo65{N98~&_bVJh#gj2%0ciFR~!;5;6OIJ5dhNYGFfX9v~)FM;_-AN2VwK|(@xE6?ul!Nwxw
 """
 
 
@@ -1949,7 +1949,7 @@ def read_visits(database: Database, machines: Mapping[str, Any] = {}) -> Visits:
 
 class World(NamedTuple):
     names: dict[str, str]  # of countries, by code
-    cells: str  # a glyph for each cell, row by row
+    cells: str  # for each cell, row by row: a colon if most of it is land, a dot if some of it is, or a space
     homes: dict[int, list[str]]  # the countries in each cell with land, the largest first
 
 
@@ -1970,29 +1970,29 @@ def world_map(visits: Mapping[str, int]) -> Art:
     most = max((count for code, count in visits.items() if code != UNKNOWN_COUNTRY), default=0)
     for cell, codes in world().homes.items():
         if count := max(visits.get(code, 0) for code in codes):
-            glow[cell] = 55 + round(200 * math.log1p(count) / math.log1p(most))
+            glow[cell] = FAINTEST + round((255 - FAINTEST) * math.log1p(count) / math.log1p(most))
     picture = Image.frombytes("L", (WORLD_COLUMNS, WORLD_ROWS), bytes(glow))
     halo = picture.filter(ImageFilter.GaussianBlur((1.6, 0.8)))  # cells are twice as tall as wide
-    foreground = ImageOps.colorize(picture, LAND, FLAME, EMBER, midpoint=70)
-    background = ImageOps.colorize(halo, SEA, HALO).point(lambda level: level & ~3).tobytes()  # for longer runs
-    cells = "".join(INLAND[round(level / 85)] if glyph == INLAND[-1] else glyph
+    warmth = ImageChops.lighter(picture, halo.point(lambda level: min(level, FAINTEST // 2)))
+    foreground = ImageOps.colorize(picture, LAND, FLAME, EMBER, midpoint=FAINTEST)
+    background = ImageOps.colorize(warmth, SEA, BLAZE, COALS, midpoint=FAINTEST)
+    background = background.point(lambda level: level & ~3)  # for longer runs
+    step = math.ceil((256 - FAINTEST) / len(GLOWING))
+    cells = "".join(GLOWING[(level - FAINTEST) // step] if level else glyph
                     for glyph, level in zip(world().cells, glow, strict=True))
-    return Art(tuple(chunks(cells, WORLD_COLUMNS)), foreground.tobytes(), background)
+    return Art(tuple(chunks(cells, WORLD_COLUMNS)), foreground.tobytes(), background.tobytes())
 
 
 def country_name(code: str) -> str:
     return world().names.get(code, code)
 
 
-def flag(code: str) -> str:
-    """Return two regional indicators, which fonts show as a flag."""
-    return "\U0001f310" if code == UNKNOWN_COUNTRY else "".join(chr(ord(letter) + 0x1F1A5) for letter in code)
-
-
-def sparkline(counts: Collection[int]) -> str:
-    """Draw a block for each count, as high as its share of the largest, and a space for 0."""
-    most = max(counts) or 1
-    return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // most)] for count in counts)
+def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
+    """Return a block for each day, as high as its share of the largest count; the line they stand on; and its dates."""
+    most, first, last = max(days.values()), min(days), max(days)
+    blocks = "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * count / (most or 1))] for count in days.values())
+    dates = f"{first}{last:>{len(days) - len(first)}}  Visits a day, up to {most:,}"
+    return blocks, "▔" * len(days), dates
 
 
 class Tally:
@@ -2262,7 +2262,7 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-direction: column;
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
-a, .days { color: var(--link); text-underline-offset: .2em }
+a { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
 h1, code { color: var(--strong) } main { flex: 1 1 0; overflow-wrap: break-word }
 footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
@@ -2309,9 +2309,14 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transitio
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
-dd { margin: 0 0 .5rem 1rem } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+dd { margin: 0 0 .5rem 1rem } table { margin-top: 1rem; border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
+.axis { margin: 0; display: flex; justify-content: space-between; font-size: .875rem }
+.days { height: 6rem; display: flex; border: solid; border-width: 1px 0; border-top-style: dotted }
+.days i { flex: 1; display: flex; align-items: end; justify-content: center }
+.days i::before { content: ""; width: 80%; height: var(--height); background: var(--link);
+  forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
 .text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); align-content: start }
 .unseen, .stage h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
@@ -2471,13 +2476,18 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 % end
 % if visits:
 %     if visits.countries:
-<pre class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, visits.days.values()))}}">
-{{sparkline(visits.days.values())}}</pre>
+%         most, first, last = max(visits.days.values()), min(visits.days), max(visits.days)
+<p class="axis">Visits a day, up to {{f"{most:,}"}}</p>
+<div class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, visits.days.values()))}}">
+%         for day, count in visits.days.items():
+<i style="--height:{{ceil(100 * count / (most or 1))}}%" title="{{day}}: {{f"{count:,}"}}"></i>
+%         end
+</div>
+<p class="axis"><time>{{first}}</time> <time>{{last}}</time></p>
 <table>
 <tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr>
 %         for code, count in visits.countries.items():
-<tr><th scope="row" style="--length:{{f"{count / max(visits.countries.values()):.1%}"}}">
-<span aria-hidden="true">{{flag(code)}}</span> {{country_name(code)}}</th>
+<tr><th scope="row" style="--length:{{f"{count / max(visits.countries.values()):.1%}"}}">{{country_name(code)}}</th>
 <td>{{f"{count:,}"}}</td><td>{{f"{count / visits.visits:.1%}"}}</td></tr>
 %         end
 </table>
@@ -2524,7 +2534,7 @@ PRIVACY = ("A page with a cat counts as a visit, except for crawlers and link pr
            "Only the day and the country of a visit are stored, no address and no cookie.")
 PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
     "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
-    "to_html": to_html, "layer": layer, "country_name": country_name, "flag": flag, "sparkline": sparkline}
+    "to_html": to_html, "layer": layer, "country_name": country_name, "ceil": math.ceil}
 GUIDE = (  # of /help; it fits a terminal of 24 lines of 80 columns, with the prompt
     ("curl {base_url}", "a random cat, another one each time"),
     ("{root}cat/house-42", "this cat, forever"),
@@ -2894,14 +2904,16 @@ def link_line(view: View, cat: Cat) -> str:
 
 def bars(visits: Visits, dbip: bool) -> str:
     """Return what a terminal of 80 columns shows below the map: a bar for each country, the totals, the days."""
-    lines, days, glowing = [], [], "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
+    lines, days, glowing = [], list[str](), "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
     if visits.countries:
         most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
         for code, count in visits.countries.items():
             blocks, eighths = divmod(-(-8 * (58 - longest) * count // most), 8)
             bar = glowing.format(f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}")
             lines.append(f"{country_name(code):{longest}} {bar} {count:11,} {count / visits.visits:6.1%}")
-        lines, days = [*lines, ""], [glowing.format(sparkline(visits.days.values()))]
+        lines.append("")
+        heights, *axis = sparkline(visits.days)
+        days = [glowing.format(heights), *axis]
     return "\n".join(["", *lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", str(visits), *days]) + "\n"
 
 

@@ -1648,9 +1648,27 @@ def test_a_large_country_owns_the_cell_that_it_lies_in_and_a_small_one_glows_whe
         assert [i for i in range(len(dark)) if dark[i] != lit[i]] == [cell] and "".join(art.rows)[cell] != " ", code
 
 
-@pytest.mark.parametrize("dark", ["BY", "MX", "KZ", "MT", None])
-def test_the_map_has_a_contrast_of_four_and_a_half_even_in_the_halo(dark):
-    art = catscii.world_map({code: 1000 for code in catscii.world().names if code != dark} if dark else {"FR": 1})
+def test_land_without_visits_is_quiet_and_a_country_with_one_visit_glows_beside_one_with_many():
+    codes, homes = catscii.world().names, catscii.world().homes
+    assert set("".join(catscii.world_map({}).rows)) == set(" .:")
+    lit = "".join(catscii.world_map(dict.fromkeys(codes, 1)).rows)
+    assert {lit[cell] for cell in homes} == {"@"} and lit.count("@") == len(homes)
+    for code in ("CA", "GB", "PT", "LU", "MT"):
+        art = catscii.world_map({"US": 10**6, "FR": 10**6, code: 1})
+        glyphs, papers = "".join(art.rows), [*map(relative_luminance, catscii.chunks(art.background, 3))]
+        country = {cell for cell in homes if glyphs[cell] == "o"}
+        assert country and all(code in homes[cell] for cell in country)
+        halo = max(papers[cell] for cell, glyph in enumerate(glyphs) if glyph in " .:")
+        assert all(art.foreground[3 * cell] > 240 and papers[cell] > 2 * halo for cell in country)
+
+
+ALL_COUNTRIES = dict.fromkeys(catscii.world().names, 1000)
+
+
+@pytest.mark.parametrize("visits", [{"FR": 1}, ALL_COUNTRIES, dict.fromkeys(ALL_COUNTRIES, 1) | {"FR": 10**9}] + [
+    ALL_COUNTRIES | {dark: 0} for dark in ("BY", "MX", "KZ", "MT")])
+def test_the_map_has_a_contrast_of_four_and_a_half_even_in_the_halo(visits):
+    art = catscii.world_map(visits)
     for cell in catscii.world().homes:
         ink, paper = (relative_luminance(plane[3 * cell :][:3]) for plane in (art.foreground, art.background))
         assert (ink + 0.05) / (paper + 0.05) >= 4.5
@@ -3094,25 +3112,47 @@ def test_analytics_in_the_terminal(visited):
     assert world == list(catscii.world_map({"FR": 1003, "SG": 20, "QQ": 2}).rows)
     plain = [re.sub("\x1b[^m]*m", "", line) for line in lines]
     assert max(map(len, plain)) <= 80
-    assert plain[-2:] == ["Visits: 1,026 in all, 4 today, 1,006 in the last 30 days", "█" + 28 * " " + "▁"]
+    today = datetime.now(UTC).date()
+    assert plain[-4:] == [
+        "Visits: 1,026 in all, 4 today, 1,006 in the last 30 days", "█" + 28 * " " + "▁", "▔" * 30,
+        f"{today - timedelta(29)}          {today}  Visits a day, up to 1,002"]
     assert [tuple(line.split()) for line in plain[23:27]] == [
         ("France", "█" * 49, "1,003", "97.8%"), ("Singapore", "█", "20", "1.9%"), ("QQ", "▏", "2", "0.2%"),
         ("Unknown", "▏", "1", "0.1%")]
-    assert plain[28:-2] == [*catscii.PRIVACY.split("\n"), ""]
+    assert plain[28:-4] == [*catscii.PRIVACY.split("\n"), ""]
 
 
 def test_analytics_for_people(visited):
     response = visited.get("/analytics", CHROME)
-    page = response.data.decode()
+    page, today = response.data.decode(), datetime.now(UTC).date()
     assert "Visits: 1,026 in all, 4 today, 1,006 in the last 30 days" in page
     assert 'aria-label="Map of the world. Most visits: France, Singapore, QQ, Unknown"' in page
     assert f'aria-label="Visits a day: 1002{28 * ", 0"}, 4"' in page
     assert page.count('role="img"') == 2
-    for flag, name in {"🇫🇷": "France", "🇸🇬": "Singapore", "🌐": "Unknown"}.items():
-        assert f'<span aria-hidden="true">{flag}</span> {name}</th>' in page
+    assert "Visits a day, up to 1,002<" in page and f"<time>{today - timedelta(29)}</time> <time>{today}</time>" in page
+    assert f'title="{today - timedelta(29)}: 1,002"' in page and f'title="{today}: 4"' in page
+    assert re.findall('scope="row".*>(.+)</th>', page) == ["France", "Singapore", "QQ", "Unknown"]
+    assert not re.search("[\U0001f000-\U0001ffff]", page), "many systems have no font for flags"
     assert "<td>1,003</td><td>97.8%</td>" in page and "--length:100.0%" in page and "--length:2.0%" in page
     assert catscii.to_html(catscii.world_map({"FR": 1003, "SG": 20, "QQ": 2})) in page
     assert catscii.PRIVACY in page and "Set-Cookie" not in response.headers
+
+
+@pytest.mark.browser
+def test_a_day_with_visits_is_a_bar_on_a_baseline(visited, new_tab):
+    from axe_playwright_python.sync_playwright import Axe
+
+    tab = new_tab(color_scheme="dark")
+    tab.goto(f"{visited.url}/analytics")
+    assert Axe().run(tab).violations_count == 0
+    chart = Image.open(io.BytesIO(tab.locator(".days").screenshot())).convert("RGB")
+    foot = chart.height - 1
+    baseline = {chart.getpixel((x, foot)) for x in range(chart.width)}
+    assert baseline == {(185, 185, 198)}, "it reaches from the first day to the last"
+    heights = [[chart.getpixel((x, y)) for y in range(foot)].count((255, 184, 112))
+               for x in (12, chart.width // 2, chart.width - 12)]
+    assert heights == [pytest.approx(foot, abs=3), 0, 1], "the highest bar reaches the upper line, the least is visible"
+    assert chart.getpixel((12, foot - 1)) == chart.getpixel((chart.width - 12, foot - 1)) == (255, 184, 112)
 
 
 @pytest.mark.parametrize(("maker", "credited"), [("DBIP-Country-Lite", True), ("GeoLite2-Country", False)])
