@@ -2331,7 +2331,7 @@ SCRIPT = """
 const html = document.documentElement, find = (selector, page = document) => page.querySelector(selector)
 const hasSize = url => /[?&](width|height)=/.test(url), seen = []
 const shown = name => Number(find("#art").style.getPropertyValue(name))
-let latest = new AbortController(), pause
+let latest = new AbortController(), pause, touch
 
 function room() {  // in cells of 3.5 x 7 pixels or more
   const {clientWidth, clientHeight} = find("main"), row = Math.max(7, Math.min(12, Math.floor(5 + clientWidth / 200)))
@@ -2396,7 +2396,8 @@ addEventListener("click", event => {
   }
 })
 addEventListener("keydown", event => {
-  const wanted = event.key.toLowerCase() === "n" || (event.key === " " && !event.target.closest("button"))
+  const {key, target} = event, arrow = key === "ArrowRight" && !target.closest("input")
+  const wanted = arrow || key.toLowerCase() === "n" || (key === " " && !target.closest("button"))
   if (!wanted || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return
   event.preventDefault()
   find("#another").click()
@@ -2420,6 +2421,11 @@ onArt("pointerdown", (event, art) => art.classList.toggle("held", !event.shiftKe
 onArt("mousedown", event => !event.shiftKey && !event.altKey && event.preventDefault())  // with a key, it selects text
 onArt("dblclick", (event, art) => getSelection().selectAllChildren(find("pre", art)))
 for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => find(".held")?.classList.remove("held"))
+onArt("touchstart", ({touches}) => touch = touches.length === 1 && touches[0])
+onArt("touchend", ({changedTouches: [{clientX, clientY}]}) => {
+  const left = touch.clientX - clientX, down = Math.abs(touch.clientY - clientY)
+  if (left > 60 && left > 2 * down) find("#another").click()
+})
 addEventListener("popstate", () => show(location.href))
 addEventListener("DOMContentLoaded", () =>
   !hasSize(location) && fitsBadly() && show(find("#permalink").href, undefined, ["main", "footer"], true))

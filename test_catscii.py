@@ -5,7 +5,8 @@
 #     "babel", "bottle>=0.13", "certifi>=2024.7.4", "maxminddb>=2.6", "Pillow>=11", "urllib3>=2.2.2",
 #     "waitress>=3.0.1,<4", "axe-playwright-python", "httpie", "hypothesis", "matplotlib", "mmdb-writer",
 #     "opencv-python-headless==4.10.0.84", "opentelemetry-exporter-otlp-proto-http", "packaging", "playwright",
-#     "prometheus-client", "pytest", "pytest-timeout", "pytest-xdist", "sentry-sdk", "trustme",
+#     "prometheus-client", "pytest", "pytest-timeout", "pytest-xdist", "selenium", "sentry-sdk", "trustme",
+#     "websocket-client",
 # ]
 # [tool.uv]
 # exclude-newer = "2026-11-01T00:00:00Z"
@@ -75,7 +76,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from prometheus_client.parser import text_string_to_metric_families
 from xdist.scheduler import LoadScopeScheduling
 
@@ -2807,6 +2808,168 @@ def test_everything_is_reached_by_keyboard_with_a_visible_focus(tab):
         tab.keyboard.press("Tab")
         assert tab.evaluate("document.activeElement.id || document.activeElement.textContent") == name
         assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+# Returns what JavaScript returns, and a screenshot, after it opened a URL.
+Look = Callable[[str, str], tuple[Any, bytes]]
+
+
+@contextlib.contextmanager
+def chromium_engine(zoom: int) -> Iterator[Look]:
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("Chromium is not installed")
+    with sync_playwright() as player, player.chromium.launch(executable_path=program, args=["--no-sandbox"]) as browser:
+        tab = browser.new_page(viewport={"width": 1280, "height": 800}, device_scale_factor=zoom)
+
+        def look(url: str, script: str) -> tuple[Any, bytes]:
+            tab.goto(url)
+            return tab.evaluate(script), tab.screenshot()
+
+        yield look
+
+
+@contextlib.contextmanager
+def firefox_engine(zoom: int) -> Iterator[Look]:
+    """Firefox is driven over WebDriver BiDi (w3c.github.io/webdriver-bidi), for which it needs no driver."""
+    import websocket
+
+    program = shutil.which("firefox-esr") or shutil.which("firefox") or pytest.skip("Firefox is not installed")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, subprocess.Popen(
+            [program, "--headless", "--profile", profile, "--remote-debugging-port", "0"], text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            address = next(line.split()[-1] for line in process.stderr if "BiDi listening" in line)
+            connection = websocket.create_connection(address + "/session", timeout=60, suppress_origin=True)
+            ids = itertools.count()
+
+            def call(method: str, **params: object) -> Any:
+                connection.send(json.dumps({"id": next(ids), "method": method, "params": params}))
+                while "id" not in (answer := json.loads(connection.recv())):
+                    pass  # an event
+                return answer["result"]
+
+            call("session.new", capabilities={})
+            tab = call("browsingContext.getTree")["contexts"][0]["context"]
+            viewport = {"width": 1280, "height": 800}
+            call("browsingContext.setViewport", context=tab, viewport=viewport, devicePixelRatio=zoom)
+
+            def look(url: str, script: str) -> tuple[Any, bytes]:
+                call("browsingContext.navigate", context=tab, url=url, wait="complete")
+                returned = call("script.evaluate", expression=script, target={"context": tab}, awaitPromise=True)
+                picture = call("browsingContext.captureScreenshot", context=tab)["data"]
+                return returned["result"]["value"], base64.b64decode(picture)
+
+            yield look
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def webkit_engine(zoom: int) -> Iterator[Look]:
+    from selenium import webdriver
+    from selenium.webdriver.webkitgtk.service import Service
+
+    driver, screen = shutil.which("WebKitWebDriver"), shutil.which("Xvfb")
+    if not driver or not screen:
+        pytest.skip("WebKitGTK's driver or Xvfb is not installed")
+    (browser, *_) = Path("/usr/lib").glob("*/webkit2gtk-4.*/MiniBrowser")
+    options = webdriver.WebKitGTKOptions()
+    options.binary_location = str(browser)
+    options.add_argument("--automation")
+    read, write = os.pipe()
+    with subprocess.Popen([screen, "-displayfd", str(write), "-screen", "0", "2800x2000x24"], pass_fds=[write],
+                          stderr=subprocess.DEVNULL) as display:
+        number = os.read(read, 10).decode().strip()
+        environ = os.environ | {"DISPLAY": f":{number}", "GDK_SCALE": str(zoom), "GDK_BACKEND": "x11"}
+        tab = webdriver.WebKitGTK(options=options, service=Service(driver, env=environ))
+        try:
+            tab.set_window_size(1280, 800)
+
+            def look(url: str, script: str) -> tuple[Any, bytes]:
+                tab.get(url)
+                eventually(lambda: tab.execute_script("return innerWidth") == 1280)  # the window gets its size late
+                tab.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 500))")
+                return tab.execute_script("return " + script), tab.get_screenshot_as_png()
+
+            yield look
+        finally:
+            tab.quit()
+            display.terminate()
+            os.close(read)
+            os.close(write)
+
+
+ART = """(() => {
+    const {left, top, right, bottom} = document.querySelector(".art").getBoundingClientRect()
+    getSelection().selectAllChildren(document.querySelector("pre"))
+    const text = getSelection().toString()
+    getSelection().removeAllRanges()
+    return JSON.stringify([text, devicePixelRatio, left, top, right, bottom])
+})()"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("zoom", [1, 2])
+@pytest.mark.parametrize("engine", [chromium_engine, firefox_engine, webkit_engine])
+def test_three_engines_show_the_art_of_the_png_and_select_it_as_text(service, engine, zoom):
+    with engine(zoom) as look:
+        for width in (60, 100, 140):
+            path = f"/cat/house-5{{}}?width={width}"
+            found, screenshot = look(service.url + path.format(""), ART)
+            text, ratio, *box = json.loads(found)
+            assert ratio == zoom
+            rows = service.get(path.format(".txt") + "&style=fill").data.decode().splitlines()
+            assert text.splitlines() == rows
+            grid = width, len(rows)
+            shown = Image.open(io.BytesIO(screenshot)).convert("RGB").crop([round(side * ratio) for side in box])
+            picture = Image.open(io.BytesIO(service.get(path.format(".png")).data))
+            means = [image.resize(grid, Image.Resampling.BOX) for image in (shown, picture)]
+            differences = sorted(ImageChops.difference(*means).tobytes())
+            assert statistics.fmean(differences) <= 2 and differences[len(differences) * 99 // 100] <= 8
+            fine = shown.resize(picture.size, Image.Resampling.BOX)
+            moved = [ImageChops.offset(picture, *by) for by in ((0, 0), (5, 0), (-5, 0), (0, 7), (0, -7))]
+            still, *others = (statistics.fmean(ImageChops.difference(fine, other).tobytes()) for other in moved)
+            assert still < 0.8 * min(others), "the letters are in their places"
+
+
+@pytest.mark.browser
+def test_art_is_selected_with_a_key_or_two_clicks_and_copied_in_the_size_that_is_shown(tab, service):
+    show(tab, "/cat/house-5")
+    rows = tab.locator("pre").text_content()
+    tab.locator("#art").dblclick()
+    assert tab.evaluate("getSelection().toString()") == rows
+    tab.evaluate("getSelection().removeAllRanges()")
+    tab.keyboard.press("Control+a")
+    assert rows in tab.evaluate("getSelection().toString()")
+    tab.evaluate("getSelection().removeAllRanges()")
+    tab.keyboard.down("Shift")
+    tab.locator("#art").drag_to(tab.locator("#art"), source_position={"x": 300, "y": 50},
+                                target_position={"x": 500, "y": 200})
+    tab.keyboard.up("Shift")
+    assert len(tab.evaluate("getSelection().toString()")) > 100
+    tab.click("#copy")
+    tab.wait_for_selector(".toast")
+    copied = tab.evaluate("navigator.clipboard.readText()").splitlines()
+    assert (len(copied[0]), len(copied)) == (columns(tab), len(rows.split("\n")))
+
+
+@pytest.mark.browser
+def test_a_saved_picture_is_as_large_as_the_window(new_tab):
+    tab = new_tab(1440, 900)
+    show(tab, "/cat/house-5")
+    with tab.expect_download() as download:
+        tab.click("#save")
+    assert Image.open(download.value.path()).width >= 1400
+
+
+@pytest.mark.browser
+def test_art_that_nearly_fits_is_not_fetched_again(new_tab):
+    for width, requests in ((290, 1), (1280, 2)):
+        tab, asked = new_tab(width, 700), []
+        tab.on("request", lambda request, asked=asked: asked.append(request.url))
+        show(tab, "/cat/house-5")
+        assert len(asked) == requests
 
 
 @pytest.mark.browser
