@@ -27,6 +27,7 @@
 """Compare catscii with similar programs, and print the tables of glyphs and of the world that catscii.py contains.
 
     uv run bench_catscii.py art PICTURE...    quality, size and speed of art at 80 columns
+    uv run bench_catscii.py page              size of pages, and time to write them
     uv run bench_catscii.py serve             requests per second and memory, compared with a minimal service
     uv run bench_catscii.py coverage          the literal COVERAGE of catscii.py
     uv run bench_catscii.py map               the literal WORLD of catscii.py, from a package of npm
@@ -48,6 +49,9 @@ with DejaVu Sans Mono in cells of 10 x 20 pixels, and compares this drawing with
   x floor   the ratio of this time to that of Pillow's draft, convert and resize to 4 x 8 samples per cell
 Programs that are not installed (chafa, jp2a, artem) are left out.
 
+page compares pages of 200 columns with those of the simplest way to colour text, an element for each run of cells that
+have the same colours. The table has medians over ten house cats.
+
 serve takes about seven minutes. It requests / like a browser, on 32 connections, with wrk if this is installed. In each
 round, it loads several services in turn. The floor is a bottle route that returns the same bytes, with the same number
 of threads of waitress. catscii, which also counts and logs each visit, runs with house cats only, with 200 clients that
@@ -68,6 +72,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
+import html
 import http.client
 import http.server
 import importlib.util
@@ -599,6 +605,42 @@ def compare(pictures: list[Path]) -> None:
         print(f"| {name} | {quality} | {1e3 * spent:.1f} | {spent / least:.2f} |")
 
 
+def to_elements(art: catscii.Art) -> str:
+    """Return the content of a <pre> element, in which each run of cells with the same colours is an element."""
+    lines = []
+    for row in catscii.runs(art):
+        elements = []
+        for text, foreground, background in row:
+            colours = zip(("color", "background"), (foreground, background), strict=True)
+            style = ";".join(f"{name}:#{colour.hex()}" for name, colour in colours if colour)
+            elements.append(f"<b style={style}>{html.escape(text, quote=False)}</b>")
+        lines.append("".join(elements))
+    return "\n".join(lines)
+
+
+def to_layers(art: catscii.Art) -> str:
+    columns = len(art.rows[0])
+    return catscii.to_html(art) + catscii.layer(art.background, columns) + catscii.layer(art.foreground, columns)
+
+
+def compare_pages() -> None:
+    """Print the size of art in HTML, as it is and compressed, its elements, and the time to write it."""
+    print("| 200 columns | HTML, kB | compressed, kB | elements | ms |\n|---|---|---|---|---|")
+    for style in catscii.STYLES:
+        arts = [catscii.render(catscii.draw_house_cat(seed), 200, style=style) for seed in range(10)]
+        for name, write in (("an element a run", to_elements), ("two pictures", to_layers)):
+            figures = []
+            for art in arts:
+                write(art)  # to warm up
+                start = time.perf_counter()
+                text = write(art)
+                spent = time.perf_counter() - start
+                size = len(text.encode()), len(gzip.compress(text.encode(), 6))
+                figures.append((size[0] / 1000, size[1] / 1000, text.count("</b>"), 1000 * spent))
+            medians = map(statistics.median, zip(*figures, strict=True))
+            print(f"| {style}, {name} | {' | '.join(f'{figure:,.1f}' for figure in medians)} |")
+
+
 FLOOR = """
 import socket, sys, bottle, waitress
 body, app = sys.stdin.buffer.read(), bottle.Bottle()
@@ -987,6 +1029,8 @@ def compare_machines() -> None:
 
 def main(arguments: list[str]) -> None:
     match arguments:
+        case ["page"]:
+            compare_pages()
         case ["serve"]:
             compare_serving()
         case ["art", *pictures]:

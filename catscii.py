@@ -2268,14 +2268,14 @@ h1, code { color: var(--strong) } main { flex: 1 1 0; overflow-wrap: break-word 
 footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
 footer { font-size: .875rem; display: flex; flex-wrap: wrap; place-content: center; gap: .5rem 1rem }
 footer p { margin: 0; display: flex; gap: 0 1rem }
-nav, form, label { flex: auto; display: flex; gap: .5rem; align-items: center; justify-content: space-between }
+nav, form, form div { flex: auto; display: flex; gap: .5rem; align-items: center; justify-content: space-between }
 nav > *, form button { min-height: 2.25rem; padding: 0 .75rem; display: flex; align-items: center; white-space: nowrap;
   justify-content: center; border: 1px solid var(--line); border-radius: .5rem; background: none; color: var(--strong);
   font: inherit; text-decoration: none; cursor: pointer }
 nav > :hover { border-color: var(--link) }
 #another { padding: 0 1.25rem; border-color: var(--link); background: var(--link); color: var(--paper) }
 :root:not(.copies) :is(#copy, #share) { display: none }
-label { flex: 0 1 24rem } input { flex: auto; width: 8rem; accent-color: var(--link) }
+form div { flex: 0 1 24rem } input { flex: auto; width: 8rem; accent-color: var(--link) }
 output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 .about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 1.5rem }
 .about span { max-width: 100%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
@@ -2513,8 +2513,8 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <a id="restyle" href="{{view.link(permalink, style=style)}}">in {{style}}</a>
 </nav>
 <form action="{{permalink}}">
-<label>width <input id="width" type="range" name="width" min="{{WIDTHS[0]}}" max="{{WIDTHS[-1]}}"
- value="{{len(art.rows[0])}}"> <output>{{len(art.rows[0])}}</output></label>
+<div><label for="width">width</label> <input id="width" type="range" name="width" min="{{WIDTHS[0]}}"
+ max="{{WIDTHS[-1]}}" value="{{len(art.rows[0])}}"> <output for="width">{{len(art.rows[0])}}</output></div>
 %         for name, value in view.given("width", "colors", "format").items():
 <input type="hidden" name="{{name}}" value="{{value}}">
 %         end

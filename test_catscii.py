@@ -3000,6 +3000,22 @@ def test_pages_are_accessible(new_tab, path, scheme, forced):
     assert tab.evaluate("getComputedStyle(document.body, '::after').transitionDuration") == "0s"
 
 
+@pytest.mark.npm
+def test_the_nu_html_checker_finds_no_error(service, tmp_path):
+    """It reports some CSS that all browsers know, such as container-type, which is left out here."""
+    java = shutil.which("java") or pytest.skip("Java is not installed")
+    subprocess.run(["npm", "pack", "--silent", "vnu-jar@26.9.27"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    with tarfile.open(tmp_path / "vnu-jar-26.9.27.tgz") as package:
+        package.extract("package/build/dist/vnu.jar", tmp_path, filter="data")
+    paths = "/cat/house-5", "/cat/house-5?style=ink", "/analytics", "/help", "/nothing", "/?width=1"
+    for number, path in enumerate(paths):
+        (tmp_path / f"{number}.html").write_bytes(service.get(path, CHROME).data)
+    checker = [java, "-jar", tmp_path / "package/build/dist/vnu.jar", "--exit-zero-always", "--format", "json"]
+    done = subprocess.run([*checker, *sorted(tmp_path.glob("*.html"))], check=True, stderr=subprocess.PIPE)
+    messages = json.loads(done.stderr)["messages"]
+    assert messages and [each["message"] for each in messages if not each["message"].startswith("CSS: ")] == []
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("client", ["curl", "wget -qO-", "http --ignore-stdin --body"])
 def test_in_a_terminal_of_80x24_each_call_brings_another_cat_and_nothing_scrolls_away(service, client):
