@@ -2333,8 +2333,8 @@ const hasSize = url => /[?&](width|height)=/.test(url), seen = []
 const shown = name => Number(find("#art").style.getPropertyValue(name))
 let latest = new AbortController(), pause, touch
 
-function room() {  // in cells of 3.5 x 7 pixels or more
-  const {clientWidth, clientHeight} = find("main"), row = Math.max(7, Math.min(12, Math.floor(5 + clientWidth / 200)))
+function room() {  // in cells: a row has 7 pixels on a phone, and 22 at most
+  const {clientWidth, clientHeight} = find("main"), row = Math.max(7, Math.min(22, Math.floor(5 + clientWidth / 190)))
   return {width: Math.min(find("#width").max, Math.floor(2 * clientWidth / row)),
     height: Math.min(240, Math.floor(clientHeight / row))}
 }
