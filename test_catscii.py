@@ -2676,8 +2676,8 @@ def test_a_cat_fits_the_window_with_one_more_request_and_no_shift(service, new_t
     assert tab.evaluate("shifts") <= 0.02
     links = [tab.evaluate(f"document.querySelector('{link}').href") for link in ("#another", "#permalink", "#restyle")]
     assert links[0] == f"{service.url}/?style=ink" and links[2] == links[1].removesuffix("?style=ink")
-    tab.click("#another")
-    tab.wait_for_url("**/cat/*")
+    with another_cat(tab):
+        tab.click("#another")
     assert len(asked) == 3 and re.search(r"&width=\d+&height=\d+", asked[2]), "the next one fits at once"
     assert re.fullmatch(r"/cat/house-\d+\?style=ink", tab.url.removeprefix(service.url))
 
