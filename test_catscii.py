@@ -3176,6 +3176,7 @@ def test_every_answer_has_the_security_headers_and_none_names_the_software_and_h
         for answer in answers.values():
             policy = answer.headers["Content-Security-Policy"]
             assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+            assert "img-src 'self' data:;" in policy, "no picture of another host"
             assert "unsafe-inline" not in policy.replace("style-src-attr 'unsafe-inline'", "")
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert answer.headers["Referrer-Policy"] == "no-referrer" and "Server" not in answer.headers
