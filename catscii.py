@@ -287,6 +287,12 @@ class LogHandler(logging.Handler):
         if not self.buffered or record.levelno > logging.INFO:
             self.flush()
 
+    def greet(self, text: str) -> None:
+        """Write a line for people, if standard error is a terminal: what programs read is JSON only."""
+        if os.isatty(self._file):
+            self._unwritten += text.encode() + b"\n"
+            self.flush()
+
     def flush(self, seconds: float = 0.0) -> None:
         """Write the lines that wait. Give up if the reader does not take them within `seconds`."""
         end = time.monotonic() + seconds
@@ -1063,6 +1069,7 @@ def to_dict(art: Art) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 HOUSE_CATS = 2**32
+HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
 PORTRAIT = 480, 360
 BLACK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
@@ -2590,7 +2597,7 @@ class Service:
         try:
             page = self._page(cat_id, self.cattery.find_or_fetch, SUFFIXES.get(suffix))
         except NoSuchCat:
-            message = f"there is no cat {quoted(cat_id)}; the ids house-0 to house-{HOUSE_CATS - 1} always exist"
+            message = f"there is no cat {quoted(cat_id)}; the ids {HOUSE_CAT_IDS} always exist"
             raise bottle.HTTPError(404, message) from None
         except Unavailable as error:
             log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
@@ -2949,10 +2956,12 @@ def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     host, port = listener.getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    handler.greet(f"open http://{f'localhost:{port}' if host in ('0.0.0.0', '::') else address}")
     if not settings.geolite2_country_db:
         log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
     log.info("Listening on %(address)s", {
-        "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "version": __version__,
+        "address": address, "version": __version__,
         "countries": settings.geolite2_country_db or "off",
         "sources": [urlsplit(url).hostname for url in settings.cat_sources],
         "etcd": [urlsplit(url).hostname for url in settings.etcd_endpoints],
@@ -3365,7 +3374,8 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
         picture = house_cat(source) or decode(run_in_box(read_picture(source), longest, store=False), longest)
     except (OSError, PictureError, Unavailable) as error:
-        print(f"catscii: {quoted(source)}: {getattr(error, 'strerror', error)}", file=sys.stderr)
+        hint = f"; house cats are {HOUSE_CAT_IDS}" if source.startswith("house-") else ""
+        print(f"catscii: {quoted(source)}: {getattr(error, 'strerror', error)}{hint}", file=sys.stderr)
         return 1
     try:
         sys.stdout.buffer.write(Page(encode(view.draw(picture), view), "").body)

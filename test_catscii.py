@@ -3137,6 +3137,7 @@ def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
     service.get("/cat/house-1?width=40")
     service.get("/panic")
     assert service.stop() == 0
+    assert len(service.lines) == len(service.log), "only a terminal gets a line that is not JSON"
     for line in service.log:
         assert set(line) == {"timestamp", "level", "target", "fields"} and line["target"] == "catscii"
         assert line["timestamp"].endswith("Z") and datetime.fromisoformat(line["timestamp"]).tzinfo
@@ -3440,6 +3441,20 @@ def test_a_log_that_is_read_again_goes_on_and_says_how_much_is_missing(start):
     assert len(dropped) < 5 and all(isinstance(number, int) and number > 0 for number in dropped)
     assert sum(line.get("path") == "/health" for line in lines) + sum(dropped) == 3001
     assert service.stop() == 0
+
+
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "localhost"), ("127.0.0.1", "127.0.0.1")])
+def test_on_a_terminal_the_log_begins_with_an_address_to_open_and_goes_on_in_json(start, host, shown):
+    (leader, terminal), (port,) = pty.openpty(), free_ports(1)
+    command = ["bash", "-c", f'exec "$@" 2> {os.ttyname(terminal)}', "", *patched("")]
+    service = start(command=command, HOST=host, PORT=str(port))
+    assert service.get("/health", retries=urllib3.Retry(9, backoff_factor=0.05)).status == 200
+    assert service.stop() == 0
+    first, *others = os.read(leader, 65536).decode().splitlines()
+    assert first == f"open http://{shown}:{port}"
+    assert f"Listening on {host}:{port}" in [json.loads(line)["fields"]["message"] for line in others]
+    os.close(leader)
+    os.close(terminal)
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "<&- >&- 2>&-", "2> >(exit)", "2> /dev/full", "2> TERMINAL"])
@@ -3994,7 +4009,7 @@ def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_te
 
 @pytest.mark.parametrize(("command", "status", "words"), [
     ("art /no/such.jpg", 1, "catscii: '/no/such.jpg': No such file or directory"),
-    ("art house-4294967296", 1, "catscii: 'house-4294967296': No such file or directory"),
+    ("art house-99999999999", 1, "No such file or directory; house cats are house-0 to house-4294967295"),
     (f"art {__file__}", 1, f"catscii: {__file__!r}: not a picture"),
     ("art http://127.0.0.1:9/x.jpg", 1, "catscii: 'http://127.0.0.1:9/x.jpg': "),
     ("art house-1 --format json > /dev/full", 1, "catscii: standard output: No space left on device"),
