@@ -2860,11 +2860,19 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
 
 
 def link_line(view: View, cat: Cat) -> str:
-    """Return a faint line: a URL of the cat in the size of the window, and the guide's path if 80 columns suffice."""
-    given = urlencode(view.given("width", "height", "format") | {"width": ""})
-    url, guide = f'"{base_url()}cat/{cat.id}?{given}$COLUMNS', f"  {root_path()}:help"
-    whole, short = f'{url}&height=$((LINES-2))"', f'{url}"'
-    return f"\x1b[2m{next((line for line in (whole + guide, whole, short + guide) if len(line) <= 80), short)}\x1b[0m\n"
+    """Return a faint line of at most 80 columns: what the cat is, a command that shows it again, the guide's path."""
+    description = cat.description or f"a photo from {cat.source}"
+    coat, _, _ = description.partition(" with ")
+    given = view.given("height", "format")
+    larger, same = (shell_command(f"{base_url()}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
+    parts = (f"{description}: ", f"{coat}: ", ""), (larger, same), (f"  {root_path()}:help", "")
+    lines = map("".join, itertools.product(*parts))  # the first ones say most
+    return f"\x1b[2m{next((line for line in lines if len(line) <= 80), same)}\x1b[0m\n"
+
+
+def shell_command(url: str, query: Mapping[str, Any]) -> str:
+    """Return a command for any shell, interactive or not. A shell may expand `?` and ends a command at `&`."""
+    return f'curl "{url}?{urlencode(query)}"' if query else f"curl {url}"
 
 
 def bars(visits: Visits, dbip: bool) -> str:

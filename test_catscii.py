@@ -2405,27 +2405,39 @@ def test_terminals_get_cats_of_24_lines_and_80_columns(service, client):
         size = (53, 20) if "HTTPie" in client else (59, 22)  # HTTPie adds two empty lines
         assert (len(cells_of_ansi(rows[0])[0]), len(rows)) == size
         assert len(re.sub("\x1b[^m]*m", "", below).rstrip("\n")) <= 80
-    url = re.search(r"http[^?]+", below)[0]
+    url = re.search(r"http[^?\x1b]+", below)[0].split()[0]
     assert service.get(urlsplit(url).path, {"User-Agent": client}).data.decode() == "".join([*rows, below])
 
 
-def test_the_line_below_the_art_fits_80_columns_and_fills_the_window_when_pasted_into_a_shell(service):
-    long, query = "house-1234567890", "?style=ink&colors=16&width=50"
+def test_the_line_below_the_art_says_as_much_of_the_cat_its_command_and_the_guide_as_80_columns_take(start):
+    service, local, long = start(), "localhost:8080", "house-2863638742"
+    store_cat(service.database, "abc", "cats.example")
     for path, host, expected in (
-        (f"house-2{query}", "a.example", 'house-2?style=ink&colors=16&width=$COLUMNS"  /:help'),
-        ("house-7", "localhost:8080", 'house-7?width=$COLUMNS&height=$((LINES-2))"  /:help'),
-        (long, "localhost:8080", f'{long}?width=$COLUMNS&height=$((LINES-2))"'),
-        (long, "cats-of-somebody.fly.dev", f'{long}?width=$COLUMNS"  /:help'),
-        (long, "c" * 60 + ".example", f'{long}?width=$COLUMNS"'),
-        ("house-2", urlsplit(service.url).netloc, 'house-2?width=$COLUMNS&height=$((LINES-2))"  /:help'),
+        ("house-2", "a.b", 'a brown tabby with amber eyes: curl "http://a.b/cat/house-2?width=120"  /:help'),
+        ("house-2", "ab.example", 'a brown tabby with amber eyes: curl "http://ab.example/cat/house-2?width=120"'),
+        ("house-2", "calico.fly.dev", "a brown tabby with amber eyes: curl http://calico.fly.dev/cat/house-2  /:help"),
+        (long, "a.b", f"a grey-and-white cat with green eyes: curl http://a.b/cat/{long}"),
+        (long, local, f"a grey-and-white cat: curl http://{local}/cat/{long}  /:help"),
+        (long, "c" * 25, f"a grey-and-white cat: curl http://{'c' * 25}/cat/{long}"),
+        (long, "c" * 27, f'curl "http://{"c" * 27}/cat/{long}?width=120"  /:help'),
+        (long, "c" * 60, f"curl http://{'c' * 60}/cat/{long}"),
+        ("abc", "localhost", 'a photo from cats.example: curl "http://localhost/cat/abc?width=120"  /:help'),
+        ("abc?style=ink&width=50&height=9", "a.b",
+         'a photo from cats.example: curl "http://a.b/cat/abc?width=50&style=ink"  /:help'),
     ):
-        art = service.get(f"/cat/{path}", CURL | {"Host": host}).data.decode()
-        line = re.sub("\x1b[^m]*m", "", art.splitlines()[-1])
-        assert line == f'"http://{host}/cat/{expected}' and len(line) <= max(80, len(host) + 46)
-    for columns, lines, size in ((120, 40, (101, 38)), (40, 20, (40, 15))):
-        script = f"COLUMNS={columns} LINES={lines}; curl --silent {line.split()[0]}"
-        *rows, _ = subprocess.check_output(["bash", "-c", script], text=True).splitlines()
-        assert (len(cells_of_ansi(rows[0] + "\n")[0]), len(rows)) == size
+        line = service.get(f"/cat/{path}", CURL | {"Host": host}).data.decode().splitlines()[-1]
+        assert line == f"\x1b[2m{expected}\x1b[0m" and (len(expected) <= 80 or "c" * 60 in expected)
+
+
+@pytest.mark.parametrize("query", ["", "?width=60", "?style=ink&colors=16"])
+@pytest.mark.parametrize("shell", ["sh -euc", "bash -euc", "bash --norc -ic"])
+def test_the_command_below_the_art_works_in_scripts_and_in_interactive_shells(service, shell, query):
+    line = re.sub("\x1b[^m]*m", "", service.get(f"/cat/house-2{query}").data.decode().splitlines()[-1])
+    command, path = re.search(f'curl "?{service.url}([^ "]+)"?', line).group(0, 1)
+    command = command.replace("curl", "curl --silent")
+    variables = {"PATH": os.environ["PATH"]}  # scripts have no COLUMNS
+    shown = subprocess.check_output([*shell.split(), command], env=variables, stderr=subprocess.DEVNULL)
+    assert shown == service.get(path).data and path.startswith("/cat/house-2") and query.partition("?")[2] in path
 
 
 def test_a_suffix_is_short_for_a_format_also_in_errors(service):
