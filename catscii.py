@@ -2212,27 +2212,42 @@ PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in
                 for page in ("all", "cats", "analytics")}
 
 
-def parameter(default: object, values: range | Sequence[str], example: str, help: str) -> Any:
-    """Return a field of View. The page /help shows `example` and `help`."""
-    return field(default=default, metadata={"values": values, "guide": (example, help)})
+def parameter(default: object, values: range | Sequence[str], example: str, help: str, art: str) -> Any:
+    """Return a field of View. The page /help shows `example` and `help`; `art --help` shows `values` and `art`."""
+    bounds = f"{values[0]} to {values[-1]} " if isinstance(values, range) else ""
+    return field(default=default, metadata={"values": values, "guide": (example, help), "art": bounds + art})
 
 
 @dataclass(frozen=True)
 class View:
     """How to show a cat. Each field is a parameter of the query and an option of the command `art`."""
 
-    width: int | None = parameter(None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given, "
-                                  "in a browser as many as fit")
-    height: int | None = parameter(None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
-                                   f"{TERMINAL_ROWS} in a terminal if neither is given; to fill the window: "
-                                   '"?width=$COLUMNS&height=$((LINES-2))"')
-    style: str = parameter("fill", STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one")
-    contrast: int | None = parameter(None, range(101), "?contrast=48", "levels that glyph and background of fill differ"
-                                     f" by, 0 to 100; 0 in a terminal, {CONTRAST} elsewhere if not given")
-    background: str = parameter("dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light background")
-    colors: str = parameter("true", ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours")
-    format: str = parameter("html", PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; "
-                            "text is in ink by default")
+    width: int | None = parameter(
+        None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given, "
+        "in a browser as many as fit",
+        art=f"columns (as many as the terminal has, else {COLUMNS})")
+    height: int | None = parameter(
+        None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
+        f"{TERMINAL_ROWS} in a terminal if neither is given; to fill the window: "
+        '"?width=$COLUMNS&height=$((LINES-2))"',
+        art=f"rows at most (as many as the terminal shows above the prompt, else {MAX_ROWS})")
+    style: str = parameter(
+        "fill", STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one",
+        art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)")
+    contrast: int | None = parameter(
+        None, range(101), "?contrast=48", "levels that glyph and background of fill differ"
+        f" by, 0 to 100; 0 in a terminal, {CONTRAST} elsewhere if not given",
+        art=f"levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})")
+    background: str = parameter(
+        "dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light background",
+        art="what ink and plain text are drawn for (dark)")
+    colors: str = parameter(
+        "true", ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours",
+        art="true: 24 bits (in a terminal as TERM and COLORTERM tell, else true)")
+    format: str = parameter(
+        "html", PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; "
+        "text is in ink by default",
+        art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)")
 
     def draw(self, picture: Image.Image) -> Art:
         usual = 0 if self.format == "ansi" else CONTRAST
@@ -2252,6 +2267,13 @@ class View:
 
 
 VALUES = {each.name: each.metadata["values"] for each in fields(View)}
+
+
+def value_names(values: range | Sequence[str]) -> str:
+    """Return what stands for a value in the usage of an option."""
+    return "N" if isinstance(values, range) else "|".join(values)
+
+
 
 # The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
 # in any font. The text about the cat (`.about`) has a fixed height, so that the controls never move.
@@ -2937,15 +2959,17 @@ SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from 
 MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes that one client, and all clients, have not read
 TIDY_SECONDS = 0.2  # between calls of `_tidy`; while the service ends, the longest silence of an idle connection
 
-OPTIONS = (f"[--{name} {'N' if isinstance(values, range) else '|'.join(values)}]" for name, values in VALUES.items())
+SOURCES = "PICTURE|URL|house-N|-"
+OPTIONS = (f"[--{name} {value_names(values)}]" for name, values in VALUES.items())
 VARIABLES = (f"  {each.name.upper():21} {each.metadata['help']}" for each in fields(Settings) if each.metadata)
 USAGE = f"""\
 catscii {__version__}: cats as coloured ASCII art
 
 usage:
   catscii.py                          serve over HTTP
-  catscii.py art [PICTURE|URL|house-N|-]   show a picture, or a house cat, as large as the terminal
+  catscii.py art [{SOURCES}]   show a picture, or a house cat, as large as the terminal
              {f"{chr(10):14}".join(OPTIONS)}
+  catscii.py art --help               explain these options
   catscii.py --help | --version
 
 environment (defaults in parentheses):
@@ -3419,11 +3443,15 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     for each in fields(Settings):
         parser.add_argument(f"--{each.name.replace('_', '-')}", type=partial(value, choices=(), name=each.name.upper()))
     art_parser = parser.add_subparsers(dest="command", metavar="art").add_parser(
-        "art", prog="catscii.py art", usage="see catscii.py --help", argument_default=argparse.SUPPRESS)
-    art_parser.format_help = lambda: USAGE  # type: ignore[method-assign]
-    art_parser.add_argument("picture", nargs="?", default=f"house-{random.randrange(HOUSE_CATS)}")
-    for name, values in VALUES.items():
-        art_parser.add_argument("--" + name, type=partial(value, choices=values))
+        "art", prog="catscii.py art", usage=f"catscii.py art [{SOURCES}] [OPTION ...]",
+        argument_default=argparse.SUPPRESS,
+        description="Show a picture as coloured ASCII art. Defaults are in parentheses.")
+    art_parser.add_argument("picture", nargs="?", metavar=SOURCES, default=f"house-{random.randrange(HOUSE_CATS)}",
+                            help="a file, an address, a house cat, or - for standard input (a random house cat)")
+    for each in fields(View):
+        values = each.metadata["values"]
+        art_parser.add_argument(f"--{each.name}", metavar=value_names(values), type=partial(value, choices=values),
+                                help=each.metadata["art"])
     return parser.parse_args(arguments)
 
 

@@ -426,6 +426,18 @@ def test_help_names_commands_variables_and_defaults():
     assert run("--version").stdout.decode() == f"catscii {catscii.__version__}\n"
 
 
+def test_help_of_art_explains_its_options_with_ranges_and_defaults_and_nothing_else():
+    result, usage = run("art", "--help"), run("--help").stdout.decode()
+    text = " ".join(result.stdout.decode().split())
+    options = {option.split()[0]: option for option in text.split(" --")[2:]}
+    assert result.returncode == 0 and "catscii.py art --help" in usage
+    assert [*options] == [field.name for field in dataclasses.fields(catscii.View)]
+    for name, values in catscii.VALUES.items():
+        choices = f"{values[0]} to {values[-1]} " if isinstance(values, range) else f"{name} {'|'.join(values)} "
+        assert choices in options[name] and re.search(r"\(.+\)$", options[name]), "the default is in parentheses"
+    assert not any(variable.name.upper() in text.split() for variable in dataclasses.fields(catscii.Settings))
+
+
 def test_an_option_that_is_a_setting_names_its_variable():
     result = run("--host=::1")
     assert (result.returncode, result.stdout) == (2, b"")
