@@ -2287,7 +2287,8 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-dir
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
 a, .days { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
-h1, code { color: var(--strong) } main { flex: 1 1 0; overflow-wrap: break-word }
+h1, h2, dt, code { color: var(--strong) } h2 { font-size: 1.125rem; margin: 1.5rem 0 .5rem }
+main { flex: 1 1 0; overflow-wrap: break-word }
 footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
 footer { font-size: .875rem; display: flex; flex-wrap: wrap; place-content: center; gap: .5rem 1rem }
 footer p { margin: 0; display: flex; gap: 0 1rem }
@@ -2325,7 +2326,10 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transitio
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
-dd { margin: 0 0 .5rem 1rem } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+dd { margin: 0 0 .5rem 1rem } code { font-size: min(.9em, 3.75vw) } dd code { white-space: nowrap }
+a code { color: inherit }
+@media (min-width: 48rem) { dl { display: grid; grid-template-columns: 17rem 1fr; gap: .25rem 1rem } dd { margin: 0 } }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
@@ -2460,11 +2464,19 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <p>{{message or visits}}</p>
 % end
 % if guide:
+%     for group, hints in guide.items():
+<h2>{{group}}</h2>
 <dl>
-%     for term, meaning in guide:
-<dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
-%     end
+%         for term, meaning, link in hints:
+%             if link:
+<dt><a href="{{link}}"><code>{{term}}</code></a></dt>
+%             else:
+<dt>{{term}}</dt>
+%             end
+<dd>{{!with_links(meaning, link)}}</dd>
+%         end
 </dl>
+%     end
 % end
 % if visits:
 %     if visits.countries:
@@ -2519,18 +2531,44 @@ photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a>
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
 PRIVACY = ("A page with a cat counts as a visit, except for crawlers and link previews.\n"
            "Only the day and the country of a visit are stored, no address and no cookie.")
+
+
+class Hint(NamedTuple):
+    """A line of the guide. On the page, the term links to an example, unless `link` is empty."""
+
+    term: str
+    meaning: str
+    link: str
+
+
+GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 lines of 80 columns, with the prompt
+    "Look at a cat": [
+        Hint("curl {base_url}", "a random cat, another one each time", "{root}"),
+        Hint("{root}cat/house-42", "this cat, forever", "{root}cat/house-42"),
+        Hint("in the browser", "space or n: another cat; hold the art to see its picture", ""),
+    ],
+    "Options": [Hint(example, meaning, "{root}cat/house-42" + example)
+                for example, meaning in (each.metadata["guide"] for each in fields(View))],
+    "Formats": [
+        Hint("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)", "{root}cat/house-42.txt"),
+        Hint("JSON", "colours: one string per row, six hexadecimal digits per cell", "{root}cat/house-42.json"),
+    ],
+    "Visitors": [
+        Hint("{root}analytics", "where visitors come from; ?format=csv and ?format=json too", "{root}analytics"),
+    ],
+}
+
+
+def with_links(meaning: str, link: str) -> str:
+    """Return the meaning of a hint as HTML. Suffixes and queries in it link to variants of the hint's example."""
+    page = link.removesuffix(".txt")
+    text = re.sub('"[^"]+"', r"<code>\g<0></code>", html.escape(meaning, quote=False))
+    return re.sub(r"(\?[a-z]+=|(?<= )\.)[a-z]+", rf'<a href="{page}\g<0>"><code>\g<0></code></a>', text)
+
+
 PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
     "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
-    "to_html": to_html, "country_name": country_name, "flag": flag, "sparkline": sparkline}
-GUIDE = (  # of /help; it fits a terminal of 24 lines of 80 columns, with the prompt
-    ("curl {base_url}", "a random cat, another one each time"),
-    ("{root}cat/house-42", "this cat, forever"),
-    *(each.metadata["guide"] for each in fields(View)),
-    ("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)"),
-    ("{root}analytics", "where visitors come from; ?format=csv and ?format=json too"),
-    ("in the browser", "space or n: another cat; hold the art to see its picture"),
-    ("JSON", "colours: one string per row, six hexadecimal digits per cell"),
-)
+    "to_html": to_html, "with_links": with_links, "country_name": country_name, "flag": flag, "sparkline": sparkline}
 
 
 class Page:
@@ -2671,9 +2709,12 @@ class Service:
         return send_page(format, "Visitors", facts, text, visits=visits, art=art, label=label, dbip=dbip)
 
     def help(self) -> bytes:
-        """Serve the guide, which fits one screen. As JSON, it is a list of pairs."""
+        """Serve the guide. As text, it fits one screen; as JSON, it is a list of pairs."""
         format, dbip = read_format(), self.countries.from_dbip
-        guide = [(term.format(base_url=base_url(), root=root_path()), meaning) for term, meaning in GUIDE]
+        places = {"base_url": base_url(), "root": root_path()}
+        groups = {group: [Hint(term.format_map(places), meaning, link.format_map(places))
+                          for term, meaning, link in hints] for group, hints in GUIDE.items()}
+        guide = [(hint.term, hint.meaning) for hint in itertools.chain(*groups.values())]
         bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
         title, column = "Cats as coloured ASCII art", max(len(term) for term, _ in guide if len(term) <= 24)
         lines = [title, ""]
@@ -2681,7 +2722,7 @@ class Service:
             text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
             lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
         text = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
-        return send_page(format, title, guide, text, guide=guide, dbip=dbip)
+        return send_page(format, title, guide, text, guide=groups, dbip=dbip)
 
     def health(self) -> bytes:
         health = {"status": "ok", "version": __version__}

@@ -2507,19 +2507,32 @@ def assert_fits_24_lines(text: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/help", "/:help"])
-@pytest.mark.parametrize("headers", [CURL, CHROME], ids=["curl", "browser"])
-def test_help_is_one_screen_of_commands_that_work(service, path, headers):
-    response = service.get(path, headers)
-    body = html.unescape(response.data.decode()).split("<main")[-1]
-    assert (response.status, kind(response)) == (200, "html" if headers == CHROME else "ansi")
-    if headers == CURL:
-        assert_fits_24_lines(body)
-    urls = [urlsplit(url).path for url in re.findall(r"http://[^\s<\x1b]+", body)]
-    paths = re.findall(r"(?m)^(?:<dt><code>|\x1b\[1m)(/[^\s<\x1b]+)", body)
+def test_help_is_one_screen_of_commands_that_work(service, path):
+    response = service.get(path)
+    body = response.data.decode()
+    assert (response.status, kind(response)) == (200, "ansi")
+    assert_fits_24_lines(body)
+    urls = [urlsplit(url).path for url in re.findall(r"http://[^\s\x1b]+", body)]
+    paths = re.findall(r"(?m)^\x1b\[1m(/[^\s\x1b]+)", body)
     examples = {*re.findall(r"\?[a-z]+=[a-z0-9=&]+", body), *re.findall(r" (\.[a-z]+)\b", body)} - {"?format=csv"}
     assert urls and paths and examples
     for path in {*urls, *paths, *(f"/cat/house-42{example}" for example in examples)}:
         assert service.get(path).status == 200
+
+
+@pytest.mark.parametrize("path", ["/help", "/:help"])
+def test_help_in_a_browser_has_the_lines_of_the_text_in_groups_and_an_example_to_click_for_each_option(service, path):
+    page, pairs = service.get(path, CHROME).data.decode(), service.json(path)
+    for group in ("Look at a cat", "Options", "Formats", "Visitors"):
+        assert f"<h2>{group}</h2>" in page
+    shown = re.findall("(?s)<dt>(.*?)</dt>\n<dd>(.*?)</dd>", page)
+    assert [[html.unescape(re.sub("<[^>]*>", "", part)) for part in pair] for pair in shown] == pairs
+    links = [html.unescape(link) for link in re.findall('href="(/[^"]*)"', page.split("<main")[1])]
+    for field in dataclasses.fields(catscii.View):
+        assert f"/cat/house-42{field.metadata['guide'][0]}" in links
+    assert {f"/cat/house-42.{suffix}" for suffix in catscii.SUFFIXES} | {"/analytics?format=csv"} <= {*links}
+    assert {service.get(link, CHROME).status for link in links} == {200}
+    assert '<code>"?width=$COLUMNS&amp;height=$((LINES-2))"</code>' in page
 
 
 def test_the_guide_has_every_parameter_and_format_as_the_usage_and_the_errors_have(service):
@@ -2635,6 +2648,15 @@ def test_pages_fit_every_window_and_do_not_shift_on_a_slow_line(new_tab, path, s
         filled = max(art["width"] / stage["width"], art["height"] / stage["height"])
         assert filled > 0.97 or art["width"] / columns(tab) > 10.7, "the art fills its room, or has the largest cells"
         assert abs(art["width"] / art["height"] - 4 / 3) < 0.05
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [320, 768, 1280])
+def test_no_command_of_the_guide_is_broken_into_lines(new_tab, width):
+    tab = new_tab(width)
+    tab.goto("/help")
+    lines = tab.locator("main code").evaluate_all("codes => codes.map(code => code.getClientRects().length)")
+    assert len(lines) > 15 and {*lines} == {1}
 
 
 @pytest.mark.browser
