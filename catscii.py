@@ -2309,7 +2309,11 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
   nav { flex-wrap: wrap; gap: .4rem } nav > * { flex: auto; padding: 0 .4rem } #another { flex: 1 0 100% } }
 @media (max-height: 30rem) and (min-width: 40rem) { body:has(nav) { flex-direction: row; footer { width: 16rem } } }
 @media (pointer: coarse) { nav > *, form button, input { min-height: 2.75rem } .links a { line-height: 2.75rem } }
-@media print { nav, form, .links, .about span + span { display: none } }
+.links { flex-wrap: wrap } .links, .end { justify-content: center } .end { flex: 1 0 100%; white-space: nowrap }
+.end code { flex: auto; overflow: hidden; text-overflow: ellipsis; color: inherit; user-select: all }
+@media (max-width: 48rem), (max-height: 40rem) { .end code, .end:not(:has(a)) { display: none } }
+@media (max-height: 30rem) { .links { gap: 0 .5rem } }
+@media print { nav, form, .links, .end, .about span + span { display: none } }
 [aria-busy=true] figure { opacity: .6; transition: opacity .1s }
 .stage, .text figure { min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
 figure pre { margin: 0; color: #d8d8e0; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
@@ -2517,15 +2521,23 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a>
 %         end
 </span><span>hold to see the {{original}}</span></p>
-<p class="links"><a id="permalink" href="{{view.link(permalink)}}" rel="bookmark">permalink</a>
+<p class="links"><a href="{{root}}">catscii</a>
+<a id="permalink" href="{{view.link(permalink)}}" rel="bookmark">permalink</a>
 %     else:
 <p class="links"><a href="{{root}}">a cat</a>
 %     end
-<a href="{{root}}analytics">visitors</a> <a href="{{root}}help">help</a>
-%     if dbip:
+<a href="{{root}}analytics">visitors</a> <a href="{{root}}help">help</a></p>
+%     if cat or dbip:
+<p class="end">
+%         if cat:
+<code>curl {{url.removeprefix("http://")}}</code>
+%         end
+%         if dbip:
 <a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
+%         end
+</p>
 %     end
-</p></footer>
+</footer>
 % end
 """)
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"

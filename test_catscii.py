@@ -2830,10 +2830,26 @@ def test_style_and_width_are_redrawn_in_place_at_once_and_kept_in_the_address(ta
 @pytest.mark.browser
 def test_everything_is_reached_by_keyboard_with_a_visible_focus(tab):
     show(tab, "/cat/house-5")
-    for name in ("art", "another", "share", "save", "copy", "restyle", "width", "permalink", "visitors", "help"):
+    names = "art another share save copy restyle width catscii permalink visitors help"
+    for name in names.split():
         tab.keyboard.press("Tab")
         assert tab.evaluate("document.activeElement.id || document.activeElement.textContent") == name
         assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+@pytest.mark.browser
+def test_a_page_with_a_cat_names_the_site_and_where_there_is_room_the_command_that_shows_the_cat(service, new_tab):
+    for width, height, room in ((1280, 720, True), (1024, 768, True), (390, 844, False), (1280, 480, False)):
+        tab = new_tab(width, height)
+        show(tab, "/cat/house-5")
+        assert tab.is_visible("footer >> text=catscii") and tab.is_visible("footer code") == room
+    command = tab.locator("footer code").text_content()
+    assert command == f"curl {service.url.removeprefix('http://')}/cat/house-5"
+    assert subprocess.check_output([*command.split(), "--silent"]) == service.get("/cat/house-5").data
+    secure = service.get("/cat/house-5", CHROME | {"Host": "a.example", "X-Forwarded-Proto": "https"}).data
+    assert b"<code>curl https://a.example/cat/house-5</code>" in secure, "curl would take http without the scheme"
+    tab.click("footer >> text=catscii")
+    tab.wait_for_url(f"{service.url}/")
 
 
 @pytest.mark.browser
