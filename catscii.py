@@ -287,6 +287,12 @@ class LogHandler(logging.Handler):
         if not self.buffered or record.levelno > logging.INFO:
             self.flush()
 
+    def greet(self, text: str) -> None:
+        """Write a line for people, if standard error is a terminal: what programs read is JSON only."""
+        if os.isatty(self._file):
+            self._unwritten += text.encode() + b"\n"
+            self.flush()
+
     def flush(self, seconds: float = 0.0) -> None:
         """Write the lines that wait. Give up if the reader does not take them within `seconds`."""
         end = time.monotonic() + seconds
@@ -1069,6 +1075,7 @@ def to_dict(art: Art) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 HOUSE_CATS = 2**32
+HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
 PORTRAIT = 480, 360
 BLACK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
@@ -2211,27 +2218,42 @@ PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in
                 for page in ("all", "cats", "analytics")}
 
 
-def parameter(default: object, values: range | Sequence[str], example: str, help: str) -> Any:
-    """Return a field of View. The page /help shows `example` and `help`."""
-    return field(default=default, metadata={"values": values, "guide": (example, help)})
+def parameter(default: object, values: range | Sequence[str], example: str, help: str, art: str) -> Any:
+    """Return a field of View. The page /help shows `example` and `help`; `art --help` shows `values` and `art`."""
+    bounds = f"{values[0]} to {values[-1]} " if isinstance(values, range) else ""
+    return field(default=default, metadata={"values": values, "guide": (example, help), "art": bounds + art})
 
 
 @dataclass(frozen=True)
 class View:
     """How to show a cat. Each field is a parameter of the query and an option of the command `art`."""
 
-    width: int | None = parameter(None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given, "
-                                  "in a browser as many as fit")
-    height: int | None = parameter(None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
-                                   f"{TERMINAL_ROWS} in a terminal if neither is given; to fill the window: "
-                                   '"?width=$COLUMNS&height=$((LINES-2))"')
-    style: str = parameter("fill", STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one")
-    contrast: int | None = parameter(None, range(101), "?contrast=48", "levels that glyph and background of fill differ"
-                                     f" by, 0 to 100; 0 in a terminal, {CONTRAST} elsewhere if not given")
-    background: str = parameter("dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light background")
-    colors: str = parameter("true", ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours")
-    format: str = parameter("html", PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; "
-                            "text is in ink by default")
+    width: int | None = parameter(
+        None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given, "
+        "in a browser as many as fit",
+        art=f"columns (as many as the terminal has, else {COLUMNS})")
+    height: int | None = parameter(
+        None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
+        f"{TERMINAL_ROWS} in a terminal if neither is given; to fill the window: "
+        '"?width=$COLUMNS&height=$((LINES-2))"',
+        art=f"rows at most (as many as the terminal shows above the prompt, else {MAX_ROWS})")
+    style: str = parameter(
+        "fill", STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one",
+        art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)")
+    contrast: int | None = parameter(
+        None, range(101), "?contrast=48", "levels that glyph and background of fill differ"
+        f" by, 0 to 100; 0 in a terminal, {CONTRAST} elsewhere if not given",
+        art=f"levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})")
+    background: str = parameter(
+        "dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light background",
+        art="what ink and plain text are drawn for (dark)")
+    colors: str = parameter(
+        "true", ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours",
+        art="true: 24 bits (in a terminal as TERM and COLORTERM tell, else true)")
+    format: str = parameter(
+        "html", PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; "
+        "text is in ink by default",
+        art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)")
 
     def draw(self, picture: Image.Image) -> Art:
         usual = 0 if self.format == "ansi" else CONTRAST
@@ -2252,6 +2274,13 @@ class View:
 
 VALUES = {each.name: each.metadata["values"] for each in fields(View)}
 
+
+def value_names(values: range | Sequence[str]) -> str:
+    """Return what stands for a value in the usage of an option."""
+    return "N" if isinstance(values, range) else "|".join(values)
+
+
+
 # The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
 # in any font. The text about the cat (`.about`) has a fixed height, so that the controls never move.
 STYLE = """
@@ -2264,7 +2293,8 @@ body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-dir
   background: var(--paper); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
 a { color: var(--link); text-underline-offset: .2em }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 3px }
-h1, code { color: var(--strong) } main { flex: 1 1 0; overflow-wrap: break-word }
+h1, h2, dt, code { color: var(--strong) } h2 { font-size: 1.125rem; margin: 1.5rem 0 .5rem }
+main { flex: 1 1 0; overflow-wrap: break-word }
 footer, .text { width: 100%; max-width: 48rem; margin: 0 auto; padding: .5rem 1rem }
 footer { font-size: .875rem; display: flex; flex-wrap: wrap; place-content: center; gap: .5rem 1rem }
 footer p { margin: 0; display: flex; gap: 0 1rem }
@@ -2285,7 +2315,11 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
   nav { flex-wrap: wrap; gap: .4rem } nav > * { flex: auto; padding: 0 .4rem } #another { flex: 1 0 100% } }
 @media (max-height: 30rem) and (min-width: 40rem) { body:has(nav) { flex-direction: row; footer { width: 16rem } } }
 @media (pointer: coarse) { nav > *, form button, input { min-height: 2.75rem } .links a { line-height: 2.75rem } }
-@media print { nav, form, .links, .about span + span { display: none } }
+.links { flex-wrap: wrap } .links, .end { justify-content: center } .end { flex: 1 0 100%; white-space: nowrap }
+.end code { flex: auto; overflow: hidden; text-overflow: ellipsis; color: inherit; user-select: all }
+@media (max-width: 48rem), (max-height: 40rem) { .end code, .end:not(:has(a)) { display: none } }
+@media (max-height: 30rem) { .links { gap: 0 .5rem } }
+@media print { nav, form, .links, .end, .about span + span { display: none } }
 [aria-busy=true] figure { opacity: .6; transition: opacity .1s }
 .stage, .text figure { min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
 .art { --fit: min(200cqw / var(--columns), 100cqh / var(--rows), var(--most, 100vw)); --row: var(--fit);
@@ -2309,7 +2343,10 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transitio
 @media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
-dd { margin: 0 0 .5rem 1rem } table { margin-top: 1rem; border-collapse: collapse; font-variant-numeric: tabular-nums }
+dd { margin: 0 0 .5rem 1rem } code { font-size: min(.9em, 3.75vw) } dd code { white-space: nowrap }
+a code { color: inherit }
+@media (min-width: 48rem) { dl { display: grid; grid-template-columns: 17rem 1fr; gap: .25rem 1rem } dd { margin: 0 } }
+table { margin-top: 1rem; border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
 .axis { margin: 0; display: flex; justify-content: space-between; font-size: .875rem }
@@ -2474,11 +2511,19 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <p>{{message or visits}}</p>
 % end
 % if guide:
+%     for group, hints in guide.items():
+<h2>{{group}}</h2>
 <dl>
-%     for term, meaning in guide:
-<dt><code>{{term}}</code></dt><dd>{{meaning}}</dd>
-%     end
+%         for term, meaning, link in hints:
+%             if link:
+<dt><a href="{{link}}"><code>{{term}}</code></a></dt>
+%             else:
+<dt>{{term}}</dt>
+%             end
+<dd>{{!with_links(meaning, link)}}</dd>
+%         end
 </dl>
+%     end
 % end
 % if visits:
 %     if visits.countries:
@@ -2524,32 +2569,66 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a>
 %         end
 </span><span>hold to see the {{original}}</span></p>
-<p class="links"><a id="permalink" href="{{view.link(permalink)}}" rel="bookmark">permalink</a>
+<p class="links"><a href="{{root}}">catscii</a>
+<a id="permalink" href="{{view.link(permalink)}}" rel="bookmark">permalink</a>
 %     else:
 <p class="links"><a href="{{root}}">a cat</a>
 %     end
-<a href="{{root}}analytics">visitors</a> <a href="{{root}}help">help</a>
-%     if dbip:
+<a href="{{root}}analytics">visitors</a> <a href="{{root}}help">help</a></p>
+%     if cat or dbip:
+<p class="end">
+%         if cat:
+<code>curl {{url.removeprefix("http://")}}</code>
+%         end
+%         if dbip:
 <a href="https://db-ip.com" rel="external">IP Geolocation by DB-IP</a>
+%         end
+</p>
 %     end
-</p></footer>
+</footer>
 % end
 """)
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
 PRIVACY = ("A page with a cat counts as a visit, except for crawlers and link previews.\n"
            "Only the day and the country of a visit are stored, no address and no cookie.")
+
+
+class Hint(NamedTuple):
+    """A line of the guide. On the page, the term links to an example, unless `link` is empty."""
+
+    term: str
+    meaning: str
+    link: str
+
+
+GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 lines of 80 columns, with the prompt
+    "Look at a cat": [
+        Hint("curl {base_url}", "a random cat, another one each time", "{root}"),
+        Hint("{root}cat/house-42", "this cat, forever", "{root}cat/house-42"),
+        Hint("in the browser", "space, n or a swipe: another cat; hold the art to see its picture", ""),
+    ],
+    "Options": [Hint(example, meaning, "{root}cat/house-42" + example)
+                for example, meaning in (each.metadata["guide"] for each in fields(View))],
+    "Formats": [
+        Hint("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)", "{root}cat/house-42.txt"),
+        Hint("JSON", "colours: one string per row, six hexadecimal digits per cell", "{root}cat/house-42.json"),
+    ],
+    "Visitors": [
+        Hint("{root}analytics", "where visitors come from; ?format=csv and ?format=json too", "{root}analytics"),
+    ],
+}
+
+
+def with_links(meaning: str, link: str) -> str:
+    """Return the meaning of a hint as HTML. Suffixes and queries in it link to variants of the hint's example."""
+    page = link.removesuffix(".txt")
+    text = re.sub('"[^"]+"', r"<code>\g<0></code>", html.escape(meaning, quote=False))
+    return re.sub(r"(\?[a-z]+=|(?<= )\.)[a-z]+", rf'<a href="{page}\g<0>"><code>\g<0></code></a>', text)
+
+
 PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
     "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
-    "to_html": to_html, "layer": layer, "country_name": country_name, "ceil": math.ceil}
-GUIDE = (  # of /help; it fits a terminal of 24 lines of 80 columns, with the prompt
-    ("curl {base_url}", "a random cat, another one each time"),
-    ("{root}cat/house-42", "this cat, forever"),
-    *(each.metadata["guide"] for each in fields(View)),
-    ("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)"),
-    ("{root}analytics", "where visitors come from; ?format=csv and ?format=json too"),
-    ("in the browser", "space or n: another cat; hold the art to see its picture"),
-    ("JSON", "colours: one string per row, six hexadecimal digits per cell"),
-)
+    "to_html": to_html, "layer": layer, "with_links": with_links, "country_name": country_name, "ceil": math.ceil}
 
 
 class Page:
@@ -2638,7 +2717,7 @@ class Service:
         try:
             page = self._page(cat_id, self.cattery.find_or_fetch, SUFFIXES.get(suffix))
         except NoSuchCat:
-            message = f"there is no cat {quoted(cat_id)}; the ids house-0 to house-{HOUSE_CATS - 1} always exist"
+            message = f"there is no cat {quoted(cat_id)}; the ids {HOUSE_CAT_IDS} always exist"
             raise bottle.HTTPError(404, message) from None
         except Unavailable as error:
             log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
@@ -2690,9 +2769,12 @@ class Service:
         return send_page(format, "Visitors", facts, text, visits=visits, art=art, label=label, dbip=dbip)
 
     def help(self) -> bytes:
-        """Serve the guide, which fits one screen. As JSON, it is a list of pairs."""
+        """Serve the guide. As text, it fits one screen; as JSON, it is a list of pairs."""
         format, dbip = read_format(), self.countries.from_dbip
-        guide = [(term.format(base_url=base_url(), root=root_path()), meaning) for term, meaning in GUIDE]
+        places = {"base_url": base_url(), "root": root_path()}
+        groups = {group: [Hint(term.format_map(places), meaning, link.format_map(places))
+                          for term, meaning, link in hints] for group, hints in GUIDE.items()}
+        guide = [(hint.term, hint.meaning) for hint in itertools.chain(*groups.values())]
         bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
         title, column = "Cats as coloured ASCII art", max(len(term) for term, _ in guide if len(term) <= 24)
         lines = [title, ""]
@@ -2700,7 +2782,7 @@ class Service:
             text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
             lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
         text = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
-        return send_page(format, title, guide, text, guide=guide, dbip=dbip)
+        return send_page(format, title, guide, text, guide=groups, dbip=dbip)
 
     def health(self) -> bytes:
         health = {"status": "ok", "version": __version__}
@@ -2901,11 +2983,19 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
 
 
 def link_line(view: View, cat: Cat) -> str:
-    """Return a faint line: a URL of the cat in the size of the window, and the guide's path if 80 columns suffice."""
-    given = urlencode(view.given("width", "height", "format") | {"width": ""})
-    url, guide = f'"{base_url()}cat/{cat.id}?{given}$COLUMNS', f"  {root_path()}:help"
-    whole, short = f'{url}&height=$((LINES-2))"', f'{url}"'
-    return f"\x1b[2m{next((line for line in (whole + guide, whole, short + guide) if len(line) <= 80), short)}\x1b[0m\n"
+    """Return a faint line of at most 80 columns: what the cat is, a command that shows it again, the guide's path."""
+    description = cat.description or f"a photo from {cat.source}"
+    coat, _, _ = description.partition(" with ")
+    given = view.given("height", "format")
+    larger, same = (shell_command(f"{base_url()}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
+    parts = (f"{description}: ", f"{coat}: ", ""), (larger, same), (f"  {root_path()}:help", "")
+    lines = map("".join, itertools.product(*parts))  # the first ones say most
+    return f"\x1b[2m{next((line for line in lines if len(line) <= 80), same)}\x1b[0m\n"
+
+
+def shell_command(url: str, query: Mapping[str, Any]) -> str:
+    """Return a command for any shell, interactive or not. A shell may expand `?` and ends a command at `&`."""
+    return f'curl "{url}?{urlencode(query)}"' if query else f"curl {url}"
 
 
 def bars(visits: Visits, dbip: bool) -> str:
@@ -2972,15 +3062,17 @@ SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from 
 MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes that one client, and all clients, have not read
 TIDY_SECONDS = 0.2  # between calls of `_tidy`; while the service ends, the longest silence of an idle connection
 
-OPTIONS = (f"[--{name} {'N' if isinstance(values, range) else '|'.join(values)}]" for name, values in VALUES.items())
+SOURCES = "PICTURE|URL|house-N|-"
+OPTIONS = (f"[--{name} {value_names(values)}]" for name, values in VALUES.items())
 VARIABLES = (f"  {each.name.upper():21} {each.metadata['help']}" for each in fields(Settings) if each.metadata)
 USAGE = f"""\
 catscii {__version__}: cats as coloured ASCII art
 
 usage:
   catscii.py                          serve over HTTP
-  catscii.py art [PICTURE|URL|house-N|-]   show a picture, or a house cat, as large as the terminal
+  catscii.py art [{SOURCES}]   show a picture, or a house cat, as large as the terminal
              {f"{chr(10):14}".join(OPTIONS)}
+  catscii.py art --help               explain these options
   catscii.py --help | --version
 
 environment (defaults in parentheses):
@@ -2999,10 +3091,12 @@ def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     host, port = listener.getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    handler.greet(f"open http://{f'localhost:{port}' if host in ('0.0.0.0', '::') else address}")
     if not settings.geolite2_country_db:
         log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
     log.info("Listening on %(address)s", {
-        "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "version": __version__,
+        "address": address, "version": __version__,
         "countries": settings.geolite2_country_db or "off",
         "sources": [urlsplit(url).hostname for url in settings.cat_sources],
         "etcd": [urlsplit(url).hostname for url in settings.etcd_endpoints],
@@ -3415,7 +3509,8 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
         picture = house_cat(source) or decode(run_in_box(read_picture(source), longest, store=False), longest)
     except (OSError, PictureError, Unavailable) as error:
-        print(f"catscii: {quoted(source)}: {getattr(error, 'strerror', error)}", file=sys.stderr)
+        hint = f"; house cats are {HOUSE_CAT_IDS}" if source.startswith("house-") else ""
+        print(f"catscii: {quoted(source)}: {getattr(error, 'strerror', error)}{hint}", file=sys.stderr)
         return 1
     try:
         sys.stdout.buffer.write(Page(encode(view.draw(picture), view), "").body)
@@ -3451,11 +3546,15 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     for each in fields(Settings):
         parser.add_argument(f"--{each.name.replace('_', '-')}", type=partial(value, choices=(), name=each.name.upper()))
     art_parser = parser.add_subparsers(dest="command", metavar="art").add_parser(
-        "art", prog="catscii.py art", usage="see catscii.py --help", argument_default=argparse.SUPPRESS)
-    art_parser.format_help = lambda: USAGE  # type: ignore[method-assign]
-    art_parser.add_argument("picture", nargs="?", default=f"house-{random.randrange(HOUSE_CATS)}")
-    for name, values in VALUES.items():
-        art_parser.add_argument("--" + name, type=partial(value, choices=values))
+        "art", prog="catscii.py art", usage=f"catscii.py art [{SOURCES}] [OPTION ...]",
+        argument_default=argparse.SUPPRESS,
+        description="Show a picture as coloured ASCII art. Defaults are in parentheses.")
+    art_parser.add_argument("picture", nargs="?", metavar=SOURCES, default=f"house-{random.randrange(HOUSE_CATS)}",
+                            help="a file, an address, a house cat, or - for standard input (a random house cat)")
+    for each in fields(View):
+        values = each.metadata["values"]
+        art_parser.add_argument(f"--{each.name}", metavar=value_names(values), type=partial(value, choices=values),
+                                help=each.metadata["art"])
     return parser.parse_args(arguments)
 
 

@@ -427,6 +427,18 @@ def test_help_names_commands_variables_and_defaults():
     assert run("--version").stdout.decode() == f"catscii {catscii.__version__}\n"
 
 
+def test_help_of_art_explains_its_options_with_ranges_and_defaults_and_nothing_else():
+    result, usage = run("art", "--help"), run("--help").stdout.decode()
+    text = " ".join(result.stdout.decode().split())
+    options = {option.split()[0]: option for option in text.split(" --")[2:]}
+    assert result.returncode == 0 and "catscii.py art --help" in usage
+    assert [*options] == [field.name for field in dataclasses.fields(catscii.View)]
+    for name, values in catscii.VALUES.items():
+        choices = f"{values[0]} to {values[-1]} " if isinstance(values, range) else f"{name} {'|'.join(values)} "
+        assert choices in options[name] and re.search(r"\(.+\)$", options[name]), "the default is in parentheses"
+    assert not any(variable.name.upper() in text.split() for variable in dataclasses.fields(catscii.Settings))
+
+
 def test_an_option_that_is_a_setting_names_its_variable():
     result = run("--host=::1")
     assert (result.returncode, result.stdout) == (2, b"")
@@ -2422,27 +2434,39 @@ def test_terminals_get_cats_of_24_lines_and_80_columns(service, client):
         size = (53, 20) if "HTTPie" in client else (59, 22)  # HTTPie adds two empty lines
         assert (len(cells_of_ansi(rows[0])[0]), len(rows)) == size
         assert len(re.sub("\x1b[^m]*m", "", below).rstrip("\n")) <= 80
-    url = re.search(r"http[^?]+", below)[0]
+    url = re.search(r"http[^?\x1b]+", below)[0].split()[0]
     assert service.get(urlsplit(url).path, {"User-Agent": client}).data.decode() == "".join([*rows, below])
 
 
-def test_the_line_below_the_art_fits_80_columns_and_fills_the_window_when_pasted_into_a_shell(service):
-    long, query = "house-1234567890", "?style=ink&colors=16&width=50"
+def test_the_line_below_the_art_says_as_much_of_the_cat_its_command_and_the_guide_as_80_columns_take(start):
+    service, local, long = start(), "localhost:8080", "house-2863638742"
+    store_cat(service.database, "abc", "cats.example")
     for path, host, expected in (
-        (f"house-2{query}", "a.example", 'house-2?style=ink&colors=16&width=$COLUMNS"  /:help'),
-        ("house-7", "localhost:8080", 'house-7?width=$COLUMNS&height=$((LINES-2))"  /:help'),
-        (long, "localhost:8080", f'{long}?width=$COLUMNS&height=$((LINES-2))"'),
-        (long, "cats-of-somebody.fly.dev", f'{long}?width=$COLUMNS"  /:help'),
-        (long, "c" * 60 + ".example", f'{long}?width=$COLUMNS"'),
-        ("house-2", urlsplit(service.url).netloc, 'house-2?width=$COLUMNS&height=$((LINES-2))"  /:help'),
+        ("house-2", "a.b", 'a brown tabby with amber eyes: curl "http://a.b/cat/house-2?width=120"  /:help'),
+        ("house-2", "ab.example", 'a brown tabby with amber eyes: curl "http://ab.example/cat/house-2?width=120"'),
+        ("house-2", "calico.fly.dev", "a brown tabby with amber eyes: curl http://calico.fly.dev/cat/house-2  /:help"),
+        (long, "a.b", f"a grey-and-white cat with green eyes: curl http://a.b/cat/{long}"),
+        (long, local, f"a grey-and-white cat: curl http://{local}/cat/{long}  /:help"),
+        (long, "c" * 25, f"a grey-and-white cat: curl http://{'c' * 25}/cat/{long}"),
+        (long, "c" * 27, f'curl "http://{"c" * 27}/cat/{long}?width=120"  /:help'),
+        (long, "c" * 60, f"curl http://{'c' * 60}/cat/{long}"),
+        ("abc", "localhost", 'a photo from cats.example: curl "http://localhost/cat/abc?width=120"  /:help'),
+        ("abc?style=ink&width=50&height=9", "a.b",
+         'a photo from cats.example: curl "http://a.b/cat/abc?width=50&style=ink"  /:help'),
     ):
-        art = service.get(f"/cat/{path}", CURL | {"Host": host}).data.decode()
-        line = re.sub("\x1b[^m]*m", "", art.splitlines()[-1])
-        assert line == f'"http://{host}/cat/{expected}' and len(line) <= max(80, len(host) + 46)
-    for columns, lines, size in ((120, 40, (101, 38)), (40, 20, (40, 15))):
-        script = f"COLUMNS={columns} LINES={lines}; curl --silent {line.split()[0]}"
-        *rows, _ = subprocess.check_output(["bash", "-c", script], text=True).splitlines()
-        assert (len(cells_of_ansi(rows[0] + "\n")[0]), len(rows)) == size
+        line = service.get(f"/cat/{path}", CURL | {"Host": host}).data.decode().splitlines()[-1]
+        assert line == f"\x1b[2m{expected}\x1b[0m" and (len(expected) <= 80 or "c" * 60 in expected)
+
+
+@pytest.mark.parametrize("query", ["", "?width=60", "?style=ink&colors=16"])
+@pytest.mark.parametrize("shell", ["sh -euc", "bash -euc", "bash --norc -ic"])
+def test_the_command_below_the_art_works_in_scripts_and_in_interactive_shells(service, shell, query):
+    line = re.sub("\x1b[^m]*m", "", service.get(f"/cat/house-2{query}").data.decode().splitlines()[-1])
+    command, path = re.search(f'curl "?{service.url}([^ "]+)"?', line).group(0, 1)
+    command = command.replace("curl", "curl --silent")
+    variables = {"PATH": os.environ["PATH"]}  # scripts have no COLUMNS
+    shown = subprocess.check_output([*shell.split(), command], env=variables, stderr=subprocess.DEVNULL)
+    assert shown == service.get(path).data and path.startswith("/cat/house-2") and query.partition("?")[2] in path
 
 
 def test_a_suffix_is_short_for_a_format_also_in_errors(service):
@@ -2500,19 +2524,32 @@ def assert_fits_24_lines(text: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/help", "/:help"])
-@pytest.mark.parametrize("headers", [CURL, CHROME], ids=["curl", "browser"])
-def test_help_is_one_screen_of_commands_that_work(service, path, headers):
-    response = service.get(path, headers)
-    body = html.unescape(response.data.decode()).split("<main")[-1]
-    assert (response.status, kind(response)) == (200, "html" if headers == CHROME else "ansi")
-    if headers == CURL:
-        assert_fits_24_lines(body)
-    urls = [urlsplit(url).path for url in re.findall(r"http://[^\s<\x1b]+", body)]
-    paths = re.findall(r"(?m)^(?:<dt><code>|\x1b\[1m)(/[^\s<\x1b]+)", body)
+def test_help_is_one_screen_of_commands_that_work(service, path):
+    response = service.get(path)
+    body = response.data.decode()
+    assert (response.status, kind(response)) == (200, "ansi")
+    assert_fits_24_lines(body)
+    urls = [urlsplit(url).path for url in re.findall(r"http://[^\s\x1b]+", body)]
+    paths = re.findall(r"(?m)^\x1b\[1m(/[^\s\x1b]+)", body)
     examples = {*re.findall(r"\?[a-z]+=[a-z0-9=&]+", body), *re.findall(r" (\.[a-z]+)\b", body)} - {"?format=csv"}
     assert urls and paths and examples
     for path in {*urls, *paths, *(f"/cat/house-42{example}" for example in examples)}:
         assert service.get(path).status == 200
+
+
+@pytest.mark.parametrize("path", ["/help", "/:help"])
+def test_help_in_a_browser_has_the_lines_of_the_text_in_groups_and_an_example_to_click_for_each_option(service, path):
+    page, pairs = service.get(path, CHROME).data.decode(), service.json(path)
+    for group in ("Look at a cat", "Options", "Formats", "Visitors"):
+        assert f"<h2>{group}</h2>" in page
+    shown = re.findall("(?s)<dt>(.*?)</dt>\n<dd>(.*?)</dd>", page)
+    assert [[html.unescape(re.sub("<[^>]*>", "", part)) for part in pair] for pair in shown] == pairs
+    links = [html.unescape(link) for link in re.findall('href="(/[^"]*)"', page.split("<main")[1])]
+    for field in dataclasses.fields(catscii.View):
+        assert f"/cat/house-42{field.metadata['guide'][0]}" in links
+    assert {f"/cat/house-42.{suffix}" for suffix in catscii.SUFFIXES} | {"/analytics?format=csv"} <= {*links}
+    assert {service.get(link, CHROME).status for link in links} == {200}
+    assert '<code>"?width=$COLUMNS&amp;height=$((LINES-2))"</code>' in page
 
 
 def test_the_guide_has_every_parameter_and_format_as_the_usage_and_the_errors_have(service):
@@ -2629,6 +2666,15 @@ def test_pages_fit_every_window_and_do_not_shift_on_a_slow_line(new_tab, path, s
         row = art["width"] / columns(tab) * 2
         assert filled > row / (row + 1) - 0.01 or row > 21.4, "a whole number of pixels a row, or the largest cells"
         assert abs(art["width"] / art["height"] - 4 / 3) < 0.05
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [320, 768, 1280])
+def test_no_command_of_the_guide_is_broken_into_lines(new_tab, width):
+    tab = new_tab(width)
+    tab.goto("/help")
+    lines = tab.locator("main code").evaluate_all("codes => codes.map(code => code.getClientRects().length)")
+    assert len(lines) > 15 and {*lines} == {1}
 
 
 @pytest.mark.browser
@@ -2804,7 +2850,8 @@ def test_style_and_width_are_redrawn_in_place_at_once_and_kept_in_the_address(ta
 @pytest.mark.browser
 def test_everything_is_reached_by_keyboard_with_a_visible_focus(tab):
     show(tab, "/cat/house-5")
-    for name in ("art", "another", "share", "save", "copy", "restyle", "width", "permalink", "visitors", "help"):
+    names = "art another share save copy restyle width catscii permalink visitors help"
+    for name in names.split():
         tab.keyboard.press("Tab")
         assert tab.evaluate("document.activeElement.id || document.activeElement.textContent") == name
         assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -2970,6 +3017,21 @@ def test_art_that_nearly_fits_is_not_fetched_again(new_tab):
         tab.on("request", lambda request, asked=asked: asked.append(request.url))
         show(tab, "/cat/house-5")
         assert len(asked) == requests
+
+
+@pytest.mark.browser
+def test_a_page_with_a_cat_names_the_site_and_where_there_is_room_the_command_that_shows_the_cat(service, new_tab):
+    for width, height, room in ((1280, 720, True), (1024, 768, True), (390, 844, False), (1280, 480, False)):
+        tab = new_tab(width, height)
+        show(tab, "/cat/house-5")
+        assert tab.is_visible("footer >> text=catscii") and tab.is_visible("footer code") == room
+    command = tab.locator("footer code").text_content()
+    assert command == f"curl {service.url.removeprefix('http://')}/cat/house-5"
+    assert subprocess.check_output([*command.split(), "--silent"]) == service.get("/cat/house-5").data
+    secure = service.get("/cat/house-5", CHROME | {"Host": "a.example", "X-Forwarded-Proto": "https"}).data
+    assert b"<code>curl https://a.example/cat/house-5</code>" in secure, "curl would take http without the scheme"
+    tab.click("footer >> text=catscii")
+    tab.wait_for_url(f"{service.url}/")
 
 
 @pytest.mark.browser
@@ -3358,6 +3420,7 @@ def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
     service.get("/cat/house-1?width=40")
     service.get("/panic")
     assert service.stop() == 0
+    assert len(service.lines) == len(service.log), "only a terminal gets a line that is not JSON"
     for line in service.log:
         assert set(line) == {"timestamp", "level", "target", "fields"} and line["target"] == "catscii"
         assert line["timestamp"].endswith("Z") and datetime.fromisoformat(line["timestamp"]).tzinfo
@@ -3661,6 +3724,20 @@ def test_a_log_that_is_read_again_goes_on_and_says_how_much_is_missing(start):
     assert len(dropped) < 5 and all(isinstance(number, int) and number > 0 for number in dropped)
     assert sum(line.get("path") == "/health" for line in lines) + sum(dropped) == 3001
     assert service.stop() == 0
+
+
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "localhost"), ("127.0.0.1", "127.0.0.1")])
+def test_on_a_terminal_the_log_begins_with_an_address_to_open_and_goes_on_in_json(start, host, shown):
+    (leader, terminal), (port,) = pty.openpty(), free_ports(1)
+    command = ["bash", "-c", f'exec "$@" 2> {os.ttyname(terminal)}', "", *patched("")]
+    service = start(command=command, HOST=host, PORT=str(port))
+    assert service.get("/health", retries=urllib3.Retry(9, backoff_factor=0.05)).status == 200
+    assert service.stop() == 0
+    first, *others = os.read(leader, 65536).decode().splitlines()
+    assert first == f"open http://{shown}:{port}"
+    assert f"Listening on {host}:{port}" in [json.loads(line)["fields"]["message"] for line in others]
+    os.close(leader)
+    os.close(terminal)
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "<&- >&- 2>&-", "2> >(exit)", "2> /dev/full", "2> TERMINAL"])
@@ -4215,7 +4292,7 @@ def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_te
 
 @pytest.mark.parametrize(("command", "status", "words"), [
     ("art /no/such.jpg", 1, "catscii: '/no/such.jpg': No such file or directory"),
-    ("art house-4294967296", 1, "catscii: 'house-4294967296': No such file or directory"),
+    ("art house-99999999999", 1, "No such file or directory; house cats are house-0 to house-4294967295"),
     (f"art {__file__}", 1, f"catscii: {__file__!r}: not a picture"),
     ("art http://127.0.0.1:9/x.jpg", 1, "catscii: 'http://127.0.0.1:9/x.jpg': "),
     ("art house-1 --format json > /dev/full", 1, "catscii: standard output: No space left on device"),
