@@ -277,7 +277,7 @@ class Upstream(ThreadingHTTPServer):
         return {"id": cat, "url": f"{self.url}/images/{cat}.jpg", "width": 640, "height": 480}
 
     def cataas_entry(self, cat: str) -> dict[str, Any]:
-        return {"_id": cat, "url": f"/cat/{cat}", "mimetype": "image/jpeg", "tags": []}
+        return {"_id": cat, "url": f"/cat/{cat}", "mimetype": "image/jpeg", "tags": ["cute", "sleepy"]}
 
     def asked(self, start: str) -> int:
         return sum(path.startswith(start) for path, _ in self.requests)
@@ -1230,6 +1230,27 @@ def test_an_empty_store_is_filled_and_requests_are_served_from_it(start, upstrea
     assert all(re.match(r"catscii/\d", headers["User-Agent"]) for _, headers in upstream.requests)
 
 
+@pytest.mark.parametrize("name", catscii.SHADES)
+def test_a_plain_picture_has_one_main_colour_and_a_picture_of_two_has_both_the_larger_first(name):
+    for shade in catscii.SHADES[name].split():
+        picture = Image.new("RGB", (90, 60), shade)
+        assert catscii.main_colours(picture) == name
+        other = "green" if name != "green" else "pink"
+        picture.paste(catscii.SHADES[other].split()[0], (0, 0, 30, 60))
+        assert catscii.main_colours(picture) == f"{name} and {other}"
+        picture.paste("cyan", (0, 0, 9, 60))
+        picture.paste(shade, (9, 0, 30, 60))
+        assert catscii.main_colours(picture) == name, "a tenth is no main colour"
+
+
+@pytest.mark.parametrize(("colour", "name"), [
+    ((20, 18, 16), "black"), ((128, 128, 128), "grey"), ((250, 250, 245), "white"), ((120, 80, 50), "brown"),
+    ((221, 143, 64), "orange"), ((238, 212, 166), "cream"), ((250, 220, 50), "yellow"), ((60, 140, 50), "green"),
+    ((70, 110, 190), "blue"), ((240, 160, 180), "pink")])
+def test_colours_have_the_names_that_people_use(colour, name):
+    assert catscii.main_colours(Image.new("RGB", (3, 2), colour)) == name
+
+
 def test_another_cat_is_one_that_was_not_seen_or_else_the_one_seen_longest_ago(tmp_path):
     store, _ = make_refresher(tmp_path)
     for cat in "abcdef":
@@ -1429,6 +1450,7 @@ def test_a_permalink_leads_to_an_evicted_cat_and_to_one_that_only_a_source_knows
     assert (response.status, response.headers["Retry-After"]) == (503, "60")
     upstream.known.add("abc123")
     assert service.json("/cat/abc123")["credit"] == f"{upstream.url}/images/abc123.jpg"
+    assert service.json("/cat/abc123")["description"].startswith(f"a photograph from {upstream.url[7:]}, mainly ")
     assert service.get("/cat/nobody").status == 404
     upstream.answers["/v1/images/nobody"] = sends(b"", 500)
     assert service.get("/cat/nobody").status == 503
@@ -1527,6 +1549,22 @@ def test_a_credit_is_harmless_wherever_it_is_shown(start, upstream):
         body = response.data.decode()
         assert response.status == 200 and (format == "json" or "\"><script>'" not in body)
         assert format != "html" or "/images/&quot;&gt;&lt;script&gt;&#039; onclick=x" in body
+
+
+@pytest.mark.parametrize(("tags", "shown"), [
+    (["cute", "sleepy"], "cute, sleepy"), ([" two \n words ", "two words", "", "\t", "\u200b"], "two words"),
+    (["\x1b[31m\x07red", "\u202egnp\ud800\0", "<script>alert(1)</script>"], "[31mred, gnp, <script>alert(1)</script>"),
+    ([*"abcdefgh"], "a, b, c, d, e"), (["x" * 1000], "x" * 30), ([None, 1, ["a"], {}], ""), ("cute", ""), (None, ""),
+])
+def test_tags_are_harmless_wherever_they_are_shown(start, upstream, tags, shown):
+    upstream.answers["/cat"] = sends({"id": "x", "url": "/images/x.jpg", "tags": tags})
+    service = start(CAT_SOURCES=upstream.cataas)
+    eventually(service.stored)
+    description = service.json("/cat/x")["description"]
+    assert description.partition("; tags: ")[2] == shown and description.startswith("a photograph from localhost")
+    html_page, ansi, text = (service.get(f"/cat/x.{suffix}").data.decode() for suffix in ("html", "ansi", "txt"))
+    assert f"{html.escape(description)}</a>" in html_page and f"A{html.escape(description[1:])}, drawn in" in html_page
+    assert "alert(1)</script>" not in html_page + ansi + text and "\x07" not in html_page + ansi + text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2670,6 +2708,7 @@ def test_the_controls_never_move(start, new_tab, size):
     service, tab, places = start(), new_tab(*size, has_touch=True, is_mobile=True), []
     for name, host in (("abc", "a.example"), ("b" * 40, "photographs-of-cats-" * 5 + ".example")):
         store_cat(service.database, name, host)
+    sql(service.database, "UPDATE cats SET tags = 'cute, sleepy'")
     for name in ("house-1", "abc", "house-61", "b" * 40):
         show(tab, f"{service.url}/cat/{name}")
         boxes = [tab.locator(f"#{name}").bounding_box() for name in ("another", "share", "width", "permalink")]
@@ -2677,6 +2716,9 @@ def test_the_controls_never_move(start, new_tab, size):
         first = tab.evaluate("document.querySelector('footer').querySelector('a, button, input').id")
         assert first == "another" and places[-1][0]["height"] >= 44
         assert tab.evaluate("document.documentElement.scrollWidth") == size[0] and boxes[3]["y"] + 20 < size[1]
+        whole = tab.locator(".about span").first.evaluate(
+            "span => span.scrollWidth <= span.clientWidth && span.scrollHeight <= span.clientHeight")
+        assert whole or len(name) == 40 or size == (740, 360), "there is room for the words about usual cats"
     assert places == places[:1] * 4
 
 
@@ -3035,14 +3077,21 @@ def test_pages_are_compressed_for_those_who_take_it_and_are_small(service, path)
     assert {"Accept-Encoding", "User-Agent"} <= set(plain.headers["Vary"].split(", "))
 
 
-def test_the_page_of_a_photograph_has_its_id_and_source(start, upstream):
-    service = start(CAT_SOURCES=upstream.cataas)
-    eventually(service.stored)
-    cat = service.json("/")
-    assert cat["description"] == ""
-    body = service.get(f"/cat/{cat['id']}", CHROME).data.decode()
-    assert f"<title>Cat {cat['id']} from {cat['source']} &middot;" in body
-    assert f'photo: <a href="{html.escape(cat["credit"])}" rel="external">{cat["source"]}</a>' in body
+@pytest.mark.parametrize(("host", "name"), [
+    ("api.thecatapi.com", "The Cat API"), ("cataas.com", "CATAAS"), ("cats.example:8443", "cats.example:8443")])
+def test_the_page_of_a_photograph_says_what_is_known_of_it_and_names_its_source(start, host, name):
+    service = start()
+    store_cat(service.database, "tom", host)
+    picture = Image.new("RGB", (360, 480), "white")
+    picture.paste("orange", (0, 0, 360, 300))
+    sql(service.database, "UPDATE cats SET tags = 'cute, sleepy', picture = ?", encoded(picture, "JPEG"))
+    words = f"photograph from {name}, mainly orange and white; tags: cute, sleepy"
+    told, body = service.json("/cat/tom"), service.get("/cat/tom?width=40", CHROME).data.decode()
+    assert (told["source"], told["description"]) == (host, f"a {words}")
+    assert f"<title>A {words} &middot;" in body and f'og:image:alt" content="A {words} as' in body
+    alternative = f"A {words}, drawn in 40 by 27 coloured characters; its picture of 360 by 480 pixels shows while"
+    assert f'aria-label="{alternative} you hold' in body
+    assert f'<a href="http://{host}/" rel="external">a {words}</a>' in body
 
 
 def test_other_files_have_their_types_and_crawlers_are_told_to_leave_variations_of_the_random_cat(service):
@@ -3613,6 +3662,7 @@ def test_sums_are_exact_whoever_writes_and_a_migration_keeps_visits_and_cats(sta
     add_visits(database, many_visits(50, 20))
     service = start()
     assert service.json("/cat/stored")["source"] == "localhost"
+    assert sql(database, "SELECT tags FROM cats") == [("",)]
     for statement in (
         "SELECT 1",
         f"INSERT INTO visits VALUES ('{today}', 'FR', 7), ('2001-02-03', 'FR', 5), ('2001-02-03', 'GB', 1)",
