@@ -2289,7 +2289,8 @@ class View:
 VALUES = {each.name: each.metadata["values"] for each in fields(View)}
 
 # The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
-# in any font. The text about the cat (`.about`) has a fixed height, so that the controls never move.
+# in any font. The text about the cat (`.about`) has a fixed height, so that the controls never move. The message of an
+# error stands above or beside its art, so that nothing moves when the art arrives.
 STYLE = """
 :root { color-scheme: light dark; --paper: #101014; --text: #b9b9c6; --strong: #f2f2f7; --link: #ffb870; --line: #556 }
 @media print, (prefers-color-scheme: light) {
@@ -2344,6 +2345,10 @@ th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
 .text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); align-content: start }
+.error { display: grid; align-content: start; gap: 0 2rem; overflow-wrap: anywhere } .error h1 { margin-bottom: 0 }
+.error p::first-letter { text-transform: uppercase }
+@media (min-width: 40rem) { .error { grid-template: auto auto 1fr / 1fr 1fr }
+  .error figure { grid-area: 1 / 2 / 4; align-self: start; margin-top: 1rem } }
 .unseen, .stage h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 .toast { position: fixed; z-index: 1; top: 1rem; left: 50%; translate: -50%; margin: 0; padding: .5rem 1rem;
   border: 1px solid; border-radius: .5rem; background: var(--strong); color: var(--paper) }
@@ -2462,16 +2467,19 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <script>{{!SCRIPT}}</script>
 <p class="unseen" id="news" role="status"></p>
 % end
-<main class="{{"stage" if view else "text"}}">
+<main class="{{"stage" if view else "text error" if message else "text"}}">
 <h1>{{title}}</h1>
+% if message:
+<p>{{message}}. Here is <a href="{{root}}">another cat</a>.</p>
+% end
 % if art:
 <figure role="img" aria-label="{{label}}" {{!'id="art" tabindex="0"' if cat else ""}}
  style="--columns:{{len(art.rows[0])}};--rows:{{len(art.rows)}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
  background:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
 <pre aria-hidden="true">{{!to_html(art)}}</pre></figure>
 % end
-% if message or visits:
-<p>{{message or visits}}</p>
+% if visits:
+<p>{{visits}}</p>
 % end
 % if guide:
 <dl>
@@ -2930,7 +2938,12 @@ def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> 
 
 
 icon = cache(lambda: Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png"))
-lost_cat = cache(lambda seed: render(draw_house_cat(seed), 60))
+
+
+@cache
+def lost_cat(seed: int, format: str) -> Art:
+    """Return a small cat, which fits a terminal of 24 lines with the message of an error."""
+    return View(width=60, height=TERMINAL_ROWS, format=format).draw(draw_house_cat(seed))
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
@@ -2942,19 +2955,30 @@ def show_error(error: bottle.HTTPError) -> bytes:
         format = suffix if suffix in PAGE_FORMATS["all"] else read_format()
     except bottle.HTTPError:
         format = negotiated_format()
-    message, art = str(error.body), None
+    message = str(error.body)
     if error.status_code == 405:
         bottle.response.set_header("Allow", "GET, HEAD")
         message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
     elif error.status_code == 503:
         bottle.response.set_header("Retry-After", "60")
-    elif error.status_code == 404:
-        art = lost_cat(zlib.crc32(path.encode()) % 32)  # robots ask for thousands of pages: 32 cats stay in memory
-        if "bottle.route" not in bottle.request.environ:
-            message = f"there is nothing at {quoted(path)}; / has a cat for you"
-    text = (to_ansi(art) if art and format == "ansi" else "") + f"{error.status_line}: {message}\n"
-    facts = {"status": error.status_code, "error": message}
-    return send_page(format, error.status_line, facts, text, message=message, art=art, label="A cat")
+    elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
+        message = f"there is nothing at {quoted(path)}"
+    illustrated = ("html", "ansi") if error.status_code == 404 else ("html",)  # other errors are short in a terminal
+    refused = bottle.request.environ.get("catscii.refusal")  # then no browser is likely to have asked
+    if format in illustrated and not refused:
+        try:
+            seed = zlib.crc32(path.encode()) % 32  # robots ask for thousands of pages: 32 cats stay in memory
+            return send_error(error, message, format, lost_cat(seed, format))
+        except Exception:
+            log.exception("The cat of an error page cannot be drawn")
+    return send_error(error, message, format)
+
+
+def send_error(error: bottle.HTTPError, message: str, format: str, art: Art | None = None) -> bytes:
+    """Send the message of an error, and the art, if there is any."""
+    line, facts = error.status_line, {"status": error.status_code, "error": message}
+    text = (to_ansi(art) if art else "") + f"{line}: {message}\n"
+    return send_page(format, line, facts, text, message=message, art=art, label="A cat")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2633,13 +2633,17 @@ def another_cat(tab: Page) -> Iterator[None]:
     tab.wait_for_function(f"link => {LINK} !== link", arg=before)
 
 
+def slow_down(tab: Page) -> None:
+    line = {"offline": False, "latency": 20, "downloadThroughput": 60_000, "uploadThroughput": 60_000}
+    tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", line)
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink&width=200", "/analytics", "/help", "/none"])
 @pytest.mark.parametrize("size", [(320, 640), (390, 844), (768, 1024), (1280, 720), (2560, 1440), (3840, 2160)])
 def test_pages_fit_every_window_and_do_not_shift_on_a_slow_line(new_tab, path, size):
     tab = new_tab(*size)
-    line = {"offline": False, "latency": 20, "downloadThroughput": 60_000, "uploadThroughput": 60_000}
-    tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", line)
+    slow_down(tab)
     show(tab, path)
     width, height = tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
     assert width == size[0] and tab.evaluate("shifts") <= 0.02
@@ -2649,6 +2653,35 @@ def test_pages_fit_every_window_and_do_not_shift_on_a_slow_line(new_tab, path, s
         filled = max(art["width"] / stage["width"], art["height"] / stage["height"])
         assert filled > 0.97 or art["width"] / columns(tab) > 10.7, "the art fills its room, or has the largest cells"
         assert abs(art["width"] / art["height"] - 4 / 3) < 0.05
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", [(844, 390), (390, 844), (1280, 720)])
+def test_an_error_has_a_cat_below_or_beside_its_message_and_a_link_to_another_one(start, upstream, new_tab, size):
+    upstream.answers["/v1/images/nobody"] = sends(b"", 500)
+    service, tab = start(CAT_SOURCES=upstream.the_cat_api), new_tab(*size)
+    slow_down(tab)
+    for path, status in (("/?width=1", 400), ("/" + "x" * 300, 404), ("/panic", 500), ("/cat/nobody", 503)):
+        assert tab.goto(service.url + path).status == status
+        assert tab.evaluate("document.documentElement.scrollWidth") == size[0]
+        message, art = (tab.locator(part).bounding_box() for part in ("main p", "main figure pre"))
+        assert message["y"] + message["height"] < size[1] / 2 and art["y"] + art["height"] < size[1], "above the fold"
+        below, beside = art["y"] >= message["y"] + message["height"], art["x"] >= message["x"] + message["width"]
+        assert (below or beside) and art["width"] > 300
+        assert tab.evaluate("shifts") < 0.001, "nothing moves, but for a footer that arrives in two parts"
+        tab.click("text=another cat")
+        tab.wait_for_selector("#another")
+        assert urlsplit(tab.url).path == "/"
+
+
+@pytest.mark.parametrize("broken", ["catscii.draw_house_cat", "catscii.PAGE_TEMPLATE.defaults['to_html']"])
+def test_an_error_whose_cat_cannot_be_drawn_is_sent_without_it(start, broken):
+    service = start(command=patched(f"{broken} = lambda *_: 1 / 0"))
+    for path, status, words in (("/panic", 500, "something went wrong"), ("/nothing", 404, "there is nothing at")):
+        response = service.get(path, CHROME)
+        body = response.data.decode()
+        assert (response.status, kind(response)) == (status, "html") and words in body and "<figure" not in body
+    service.wait_for("The cat of an error page cannot be drawn")
 
 
 @pytest.mark.browser
@@ -2888,7 +2921,8 @@ def test_a_bad_parameter_is_a_400_that_names_it_and_what_would_be_right(service,
             response = service.get(f"{path}?{name}={value}", headers)
             body = response.data.decode("ascii" if expected == "text" else "utf-8")
             assert (response.status, kind(response)) == (400, expected) and "X" not in response.headers
-            assert f"{name}: " in body and re.search(right, body) and len(body) < (8000 if expected == "html" else 1200)
+            told = body.partition("<figure")[0]
+            assert f"{name}: " in told and re.search(right, told) and len(told) < (8000 if expected == "html" else 1200)
     assert service.get(f"{path}?{name}x=%ff&{name.upper()}=%00").status == 200, "other names mean nothing"
 
 
@@ -2913,11 +2947,17 @@ def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(serv
         body = response.data.decode()
         if expected == "ansi":
             *rows, body = body.splitlines()
-            assert {len(row) for row in cells_of_ansi("\n".join(rows) + "\n")} == {60}
+            assert {len(row) for row in cells_of_ansi("\n".join(rows) + "\n")} == {59}
         assert "Traceback" not in body and "\x1b" not in body and "\0" not in body
         assert expected != "html" or "<script" not in body
         assert expected != "json" or json.loads(body)["status"] == status
         assert status != 405 or response.headers["Allow"] == "GET, HEAD"
+
+
+def test_in_a_terminal_a_page_that_does_not_exist_has_a_calm_cat_that_fits_24_lines(service):
+    cat = catscii.draw_house_cat(zlib.crc32(b"/nothing") % 32)
+    art = catscii.to_ansi(catscii.render(cat, 60, catscii.TERMINAL_ROWS, contrast=0))
+    assert service.get("/nothing").data.decode() == f"{art}404 Not Found: there is nothing at '/nothing'\n"
 
 
 def exchange(service: Running, request: bytes, patience: float = 60) -> bytes:
@@ -3012,6 +3052,7 @@ def test_requests_are_answered_as_they_are_meant_or_refused_once_and_the_connect
         if statuses[0] in (400, 413, 431):
             assert b"\r\nContent-Security-Policy: default-src 'none'" in answer
             assert answer.count(b"%d " % statuses[0]) > 1 and b"Traceback" not in answer and b"\x1b" not in answer
+            assert b"<figure" not in answer, "a refusal is short"
 
 
 def test_every_answer_has_the_security_headers_and_none_names_the_software_and_head_is_get_without_a_body(service):
