@@ -2290,11 +2290,15 @@ VALUES = {each.name: each.metadata["values"] for each in fields(View)}
 
 # The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
 # in any font. The text about the cat (`.about`) has a fixed height, so that the controls never move. The message of an
-# error stands above or beside its art, so that nothing moves when the art arrives.
+# error stands above or beside its art, and all starts at the top left, so that nothing moves while the page arrives.
 STYLE = """
 :root { color-scheme: light dark; --paper: #101014; --text: #b9b9c6; --strong: #f2f2f7; --link: #ffb870; --line: #556 }
 @media print, (prefers-color-scheme: light) {
   :root { --paper: #faf8f4; --text: #4a4a55; --strong: #17171c; --link: #984500; --line: #c9c4bb } }
+@media screen and (prefers-contrast: more) {
+  :root { --text: #e9e9f0; --strong: #fff; --link: #ffd9ae; --line: #b4b4c2 } }
+@media (prefers-contrast: more) and (prefers-color-scheme: light) {
+  :root { --text: #22222a; --strong: #000; --link: #5c2a00; --line: #55524c } }
 @media (prefers-reduced-motion: reduce) { *, ::after { transition: none !important } }
 * { box-sizing: border-box }
 body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-direction: column;
@@ -2345,7 +2349,8 @@ th, td { padding: .2rem 0 .2rem 1rem; text-align: right; font-weight: normal }
 th:first-child { width: 100%; padding-left: 0; text-align: left }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
 .text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); align-content: start }
-.error { display: grid; align-content: start; gap: 0 2rem; overflow-wrap: anywhere } .error h1 { margin-bottom: 0 }
+.error { flex: none; display: grid; gap: 0 2rem; overflow-wrap: anywhere } .error h1 { margin-bottom: 0 }
+.error + footer { place-content: start }
 .error p::first-letter { text-transform: uppercase }
 @media (min-width: 40rem) { .error { grid-template: auto auto 1fr / 1fr 1fr }
   .error figure { grid-area: 1 / 2 / 4; align-self: start; margin-top: 1rem } }
