@@ -1270,7 +1270,16 @@ SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # limits to connect and between bytes
 REVIVALS_AT_ONCE, VISITORS_REQUESTS_A_MINUTE = 2, 30  # limits of what visitors cause; redirects are requests too
 SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # paths and terminals show ids without escapes
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
+MAX_TAGS, MAX_TAG_LENGTH = 5, 30
+SOURCE_NAMES = {"api.thecatapi.com": "The Cat API", "cataas.com": "CATAAS"}  # by host; others are called by their host
 LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at start
+SHADES = {
+    "black": "#000000 #201c1c", "grey": "#5c5c5c #8c8c8c #b8b8b8", "white": "#e0e0e0 #ffffff",
+    "brown": "#3c2818 #6b4a30 #977050", "orange": "#c87832 #f08c28", "cream": "#cdb492 #f2e2c4", "yellow": "#f0d23c",
+    "green": "#2d4b23 #508240 #96b96e", "blue": "#233264 #3c64b4 #8cb4dc", "purple": "#6e468c",
+    "pink": "#e196a0 #f0c4c8", "red": "#b42828"}
+COLOUR_NAMES = {bytes.fromhex(shade[1:]): name for name, shades in SHADES.items() for shade in shades.split()}
+MAIN_SHARE = 0.2  # a second main colour has at least this share of the picture
 
 SCHEMA = """
 CREATE TABLE visits (
@@ -1317,16 +1326,20 @@ INSERT INTO machine VALUES (0, '{}');
 CREATE VIEW here AS SELECT * FROM visits UNION ALL SELECT '', country, count FROM totals;  -- day '': of all time
 CREATE VIEW everywhere AS SELECT * FROM here UNION ALL
     SELECT substr(key, 1, length(key) - 2), substr(key, -2), value FROM machine, json_each(state, '$.elsewhere');
+""", """
+ALTER TABLE cats ADD COLUMN tags TEXT NOT NULL DEFAULT '';  -- what the source calls the cat, such as 'cute, sleepy'
 """  # each entry upgrades the schema by one version
 
 
 class Cat(NamedTuple):
-    """A cat's id and where its picture comes from. A house cat has a description instead of a `url`."""
+    """A cat's id, where its picture comes from, and what is known of it. A house cat has no `url`."""
 
     id: str
     source: str
     url: str
-    description: str = ""
+    description: str = ""  # made from the picture; sources and the store do not know it
+    tags: str = ""  # words of the source about the cat, from `readable_tags`
+    size: tuple[int, int] = (0, 0)  # of the picture, in pixels
 
 
 class NoSuchCat(LookupError):
@@ -1433,14 +1446,15 @@ class Store:
 
     def get(self, cat_id: str) -> tuple[Cat, bytes | None] | None:
         """Return the cat and its JPEG, or the cat and None if the JPEG was evicted, or None for an unknown id."""
-        for picture, *cat in self._execute("SELECT picture, id, source, url FROM cats WHERE id = ?", cat_id):
-            return Cat(*cat), picture
+        row = self._execute("SELECT source, url, tags, picture FROM cats WHERE id = ?", cat_id)
+        for source, url, tags, jpeg in row:
+            return Cat(cat_id, source, url, tags=tags), jpeg
         return None
 
     def put(self, cat: Cat, picture: bytes) -> None:
         """Store the cat with its picture, a JPEG from Fetcher.picture, and evict the oldest pictures."""
-        row = *cat[:3], datetime.now(UTC).isoformat(timespec="seconds"), picture
-        self._execute("REPLACE INTO cats (id, source, url, fetched, picture) VALUES (?,?,?,?,?)", *row)
+        row = cat.id, cat.source, cat.url, cat.tags, datetime.now(UTC).isoformat(timespec="seconds"), picture
+        self._execute("REPLACE INTO cats (id, source, url, tags, fetched, picture) VALUES (?,?,?,?,?,?)", *row)
         oldest = "SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?"
         self._execute(f"UPDATE cats SET picture = NULL WHERE id IN ({oldest})", STORED_CATS)
         self._listed = -math.inf
@@ -1638,7 +1652,7 @@ class Source:
                 with contextlib.suppress(ValueError):  # is_web_url refuses this URL below
                     url = urljoin(self._search_url, url)
                 if is_web_url(url) and (url.startswith("https:") or self._search_url.startswith("http:")):
-                    return Cat(cat_id, self.name, url)
+                    return Cat(cat_id, self.name, url, tags=readable_tags(entry.get("tags")))
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(entry))}")
 
     def failed(self, retry_after: float = 0.0) -> None:
@@ -1646,6 +1660,15 @@ class Source:
         self.failures += 1
         rest = min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
         self.ready = time.monotonic() + max(rest, min(retry_after, LONGEST_RETRY_AFTER))
+
+
+def readable_tags(tags: Any) -> str:
+    """Return the first tags of a list from a source, without characters that are not printable, for use in a text."""
+    texts = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    printable = ("".join(filter(str.isprintable, " ".join(text.split()))) for text in texts)
+    short = (text[:MAX_TAG_LENGTH].strip() for text in printable)
+    different = dict.fromkeys(filter(None, short))
+    return ", ".join(itertools.islice(different, MAX_TAGS))
 
 
 class Refresher:
@@ -1746,6 +1769,23 @@ class Cache:
                 self._size -= self._values.popitem(last=False)[1][1]
 
 
+def main_colours(picture: Image.Image) -> str:
+    """Return the names of the one or two colours that most of the picture has, such as "orange and white"."""
+    side = 32  # small, so that the stripes of a coat become its colour
+    small = picture.convert("RGB").resize((side, side), Image.Resampling.BOX)
+    shades = chunks(nearest(small.tobytes(), side, COLOUR_NAMES), 3)
+    most = Counter(COLOUR_NAMES[shade] for shade in shades).most_common(2)
+    return " and ".join(name for i, (name, count) in enumerate(most) if i == 0 or count >= MAIN_SHARE * len(shades))
+
+
+def described(cat: Cat, photograph: Image.Image) -> Cat:
+    """Return the cat with a description of its photograph."""
+    source = SOURCE_NAMES.get(cat.source, cat.source)
+    description = f"a photograph from {source}, mainly {main_colours(photograph)}"
+    tags = f"; tags: {cat.tags}" if cat.tags else ""
+    return cat._replace(description=description + tags, size=photograph.size)
+
+
 class Cattery:
     """Finds cats for requests: stored cats, house cats, and, for permalinks, cats that only the sources have."""
 
@@ -1766,11 +1806,12 @@ class Cattery:
     def find_local(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """Return the cat and its picture without a request to a source. Raises NoSuchCat."""
         if portrait := house_cat(cat_id):
-            return Cat(cat_id, "house", "", portrait.info["description"]), portrait
+            return Cat(cat_id, "house", "", portrait.info["description"], size=portrait.size), portrait
         cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
         if cat is None or jpeg is None:
             raise NoSuchCat(cat_id)
-        return cat, decode(jpeg, STORED_SIDE)
+        photograph = decode(jpeg, STORED_SIDE)
+        return described(cat, photograph), photograph
 
     def find_or_fetch(self, cat_id: str) -> tuple[Cat, Image.Image]:
         """Return the cat and its picture, from a source if necessary. Raises NoSuchCat and Unavailable."""
@@ -1787,7 +1828,8 @@ class Cattery:
         finally:
             self._free.release()
         self._revived.put(cat_id, (cat, jpeg), len(jpeg))
-        return cat, decode(jpeg, STORED_SIDE)
+        photograph = decode(jpeg, STORED_SIDE)
+        return described(cat, photograph), photograph
 
     def _permit(self) -> None:
         """Count a request to a source that a visitor causes. Raises Unavailable if there were too many."""
@@ -2282,11 +2324,16 @@ def value_names(values: range | Sequence[str]) -> str:
 
 
 # The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
-# in any font. The text about the cat (`.about`) has a fixed height, so that the controls never move.
+# in any font. The text about the cat (`.about`) has a fixed height, so that the controls never move. The message of an
+# error stands above or beside its art, and all starts at the top left, so that nothing moves while the page arrives.
 STYLE = """
 :root { color-scheme: light dark; --paper: #101014; --text: #b9b9c6; --strong: #f2f2f7; --link: #ffb870; --line: #556 }
 @media print, (prefers-color-scheme: light) {
   :root { --paper: #faf8f4; --text: #4a4a55; --strong: #17171c; --link: #984500; --line: #c9c4bb } }
+@media screen and (prefers-contrast: more) {
+  :root { --text: #e9e9f0; --strong: #fff; --link: #ffd9ae; --line: #b4b4c2 } }
+@media (prefers-contrast: more) and (prefers-color-scheme: light) {
+  :root { --text: #22222a; --strong: #000; --link: #5c2a00; --line: #55524c } }
 @media (prefers-reduced-motion: reduce) { *, ::after { transition: none !important } }
 * { box-sizing: border-box }
 body { margin: 0; min-height: 100vh; min-height: 100dvh; display: flex; flex-direction: column;
@@ -2307,10 +2354,11 @@ nav > :hover { border-color: var(--link) }
 :root:not(.copies) :is(#copy, #share) { display: none }
 form div { flex: 0 1 24rem } input { flex: auto; width: 8rem; accent-color: var(--link) }
 output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
-.about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 1.5rem }
+.about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 3rem; flex-direction: column }
 .about span { max-width: 100%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
 @media (max-width: 48rem), (max-height: 30rem) { nav, form, .about { flex: 1 0 100%; justify-content: center }
-  .about { height: 3rem; flex-direction: column; align-items: center } }
+  .about { height: 4.5rem; align-items: center; text-align: center }
+  .about span { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; white-space: normal } }
 @media (max-width: 30rem), (max-height: 30rem) {
   nav { flex-wrap: wrap; gap: .4rem } nav > * { flex: auto; padding: 0 .4rem } #another { flex: 1 0 100% } }
 @media (max-height: 30rem) and (min-width: 40rem) { body:has(nav) { flex-direction: row; footer { width: 16rem } } }
@@ -2356,6 +2404,11 @@ th:first-child { width: 100%; padding-left: 0; text-align: left }
   forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
 .text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); align-content: start }
+.error { flex: none; display: grid; gap: 0 2rem; overflow-wrap: anywhere } .error h1 { margin-bottom: 0 }
+.error + footer { place-content: start }
+.error p::first-letter { text-transform: uppercase }
+@media (min-width: 40rem) { .error { grid-template: auto auto 1fr / 1fr 1fr }
+  .error figure { grid-area: 1 / 2 / 4; align-self: start; margin-top: 1rem } }
 .unseen, .stage h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 .toast { position: fixed; z-index: 1; top: 1rem; left: 50%; translate: -50%; margin: 0; padding: .5rem 1rem;
   border: 1px solid; border-radius: .5rem; background: var(--strong); color: var(--paper) }
@@ -2497,8 +2550,11 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <script>{{!SCRIPT}}</script>
 <p class="unseen" id="news" role="status"></p>
 % end
-<main class="{{"stage" if view else "text"}}">
+<main class="{{"stage" if view else "text error" if message else "text"}}">
 <h1>{{title}}</h1>
+% if message:
+<p>{{message}}. Here is <a href="{{root}}">another cat</a>.</p>
+% end
 % if art:
 %     columns, rows = len(art.rows[0]), len(art.rows)
 <figure role="img" aria-label="{{label}}" {{!'id="art" tabindex="0"' if cat else ""}}
@@ -2507,8 +2563,8 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
  background-color:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
 <div class="art"><pre aria-hidden="true">{{!to_html(art)}}</pre></div></figure>
 % end
-% if message or visits:
-<p>{{message or visits}}</p>
+% if visits:
+<p>{{visits}}</p>
 % end
 % if guide:
 %     for group, hints in guide.items():
@@ -2564,9 +2620,11 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <input type="hidden" name="{{name}}" value="{{value}}">
 %         end
 <noscript><button>draw</button></noscript></form>
-<p class="about"><span>{{cat.description}}
+<p class="about"><span>
 %         if cat.url:
-photo: <a href="{{cat.url}}" rel="external">{{cat.source}}</a>
+<a href="{{cat.url}}" rel="external">{{cat.description}}</a>
+%         else:
+{{cat.description}}
 %         end
 </span><span>hold to see the {{original}}</span></p>
 <p class="links"><a href="{{root}}">catscii</a>
@@ -2969,9 +3027,11 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             credit = dict(zip(("id", "source", "credit", "description"), cat or (), strict=False))
             return json.dumps({**credit, **to_dict(art)}) + "\n"
         case "html":
-            title = (cat.description.capitalize() or f"Cat {cat.id} from {cat.source}") if cat else "A cat"
+            title = cat.description[0].upper() + cat.description[1:] if cat else "A cat"
             label = f"{title}, drawn in {len(art.rows[0])} by {len(art.rows)} coloured characters"
-            label += "; its picture shows while you hold or focus it" if cat else ""
+            if cat:
+                width, height = cat.size
+                label += f"; its picture of {width} by {height} pixels shows while you hold or focus it"
             urls = {"root": root_path(), "base_url": base_url()} if cat else {}
             return str(PAGE_TEMPLATE.render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
@@ -3023,7 +3083,12 @@ def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> 
 
 
 icon = cache(lambda: Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png"))
-lost_cat = cache(lambda seed: render(draw_house_cat(seed), 60))
+
+
+@cache
+def lost_cat(seed: int, format: str) -> Art:
+    """Return a small cat, which fits a terminal of 24 lines with the message of an error."""
+    return View(width=60, height=TERMINAL_ROWS, format=format).draw(draw_house_cat(seed))
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
@@ -3035,19 +3100,30 @@ def show_error(error: bottle.HTTPError) -> bytes:
         format = suffix if suffix in PAGE_FORMATS["all"] else read_format()
     except bottle.HTTPError:
         format = negotiated_format()
-    message, art = str(error.body), None
+    message = str(error.body)
     if error.status_code == 405:
         bottle.response.set_header("Allow", "GET, HEAD")
         message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
     elif error.status_code == 503:
         bottle.response.set_header("Retry-After", "60")
-    elif error.status_code == 404:
-        art = lost_cat(zlib.crc32(path.encode()) % 32)  # robots ask for thousands of pages: 32 cats stay in memory
-        if "bottle.route" not in bottle.request.environ:
-            message = f"there is nothing at {quoted(path)}; / has a cat for you"
-    text = (to_ansi(art) if art and format == "ansi" else "") + f"{error.status_line}: {message}\n"
-    facts = {"status": error.status_code, "error": message}
-    return send_page(format, error.status_line, facts, text, message=message, art=art, label="A cat")
+    elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
+        message = f"there is nothing at {quoted(path)}"
+    illustrated = ("html", "ansi") if error.status_code == 404 else ("html",)  # other errors are short in a terminal
+    refused = bottle.request.environ.get("catscii.refusal")  # then no browser is likely to have asked
+    if format in illustrated and not refused:
+        try:
+            seed = zlib.crc32(path.encode()) % 32  # robots ask for thousands of pages: 32 cats stay in memory
+            return send_error(error, message, format, lost_cat(seed, format))
+        except Exception:
+            log.exception("The cat of an error page cannot be drawn")
+    return send_error(error, message, format)
+
+
+def send_error(error: bottle.HTTPError, message: str, format: str, art: Art | None = None) -> bytes:
+    """Send the message of an error, and the art, if there is any."""
+    line, facts = error.status_line, {"status": error.status_code, "error": message}
+    text = (to_ansi(art) if art else "") + f"{line}: {message}\n"
+    return send_page(format, line, facts, text, message=message, art=art, label="A cat")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

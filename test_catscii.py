@@ -278,7 +278,7 @@ class Upstream(ThreadingHTTPServer):
         return {"id": cat, "url": f"{self.url}/images/{cat}.jpg", "width": 640, "height": 480}
 
     def cataas_entry(self, cat: str) -> dict[str, Any]:
-        return {"_id": cat, "url": f"/cat/{cat}", "mimetype": "image/jpeg", "tags": []}
+        return {"_id": cat, "url": f"/cat/{cat}", "mimetype": "image/jpeg", "tags": ["cute", "sleepy"]}
 
     def asked(self, start: str) -> int:
         return sum(path.startswith(start) for path, _ in self.requests)
@@ -1241,6 +1241,27 @@ def test_an_empty_store_is_filled_and_requests_are_served_from_it(start, upstrea
     assert all(re.match(r"catscii/\d", headers["User-Agent"]) for _, headers in upstream.requests)
 
 
+@pytest.mark.parametrize("name", catscii.SHADES)
+def test_a_plain_picture_has_one_main_colour_and_a_picture_of_two_has_both_the_larger_first(name):
+    for shade in catscii.SHADES[name].split():
+        picture = Image.new("RGB", (90, 60), shade)
+        assert catscii.main_colours(picture) == name
+        other = "green" if name != "green" else "pink"
+        picture.paste(catscii.SHADES[other].split()[0], (0, 0, 30, 60))
+        assert catscii.main_colours(picture) == f"{name} and {other}"
+        picture.paste("cyan", (0, 0, 9, 60))
+        picture.paste(shade, (9, 0, 30, 60))
+        assert catscii.main_colours(picture) == name, "a tenth is no main colour"
+
+
+@pytest.mark.parametrize(("colour", "name"), [
+    ((20, 18, 16), "black"), ((128, 128, 128), "grey"), ((250, 250, 245), "white"), ((120, 80, 50), "brown"),
+    ((221, 143, 64), "orange"), ((238, 212, 166), "cream"), ((250, 220, 50), "yellow"), ((60, 140, 50), "green"),
+    ((70, 110, 190), "blue"), ((240, 160, 180), "pink")])
+def test_colours_have_the_names_that_people_use(colour, name):
+    assert catscii.main_colours(Image.new("RGB", (3, 2), colour)) == name
+
+
 def test_another_cat_is_one_that_was_not_seen_or_else_the_one_seen_longest_ago(tmp_path):
     store, _ = make_refresher(tmp_path)
     for cat in "abcdef":
@@ -1440,6 +1461,7 @@ def test_a_permalink_leads_to_an_evicted_cat_and_to_one_that_only_a_source_knows
     assert (response.status, response.headers["Retry-After"]) == (503, "60")
     upstream.known.add("abc123")
     assert service.json("/cat/abc123")["credit"] == f"{upstream.url}/images/abc123.jpg"
+    assert service.json("/cat/abc123")["description"].startswith(f"a photograph from {upstream.url[7:]}, mainly ")
     assert service.get("/cat/nobody").status == 404
     upstream.answers["/v1/images/nobody"] = sends(b"", 500)
     assert service.get("/cat/nobody").status == 503
@@ -1538,6 +1560,22 @@ def test_a_credit_is_harmless_wherever_it_is_shown(start, upstream):
         body = response.data.decode()
         assert response.status == 200 and (format == "json" or "\"><script>'" not in body)
         assert format != "html" or "/images/&quot;&gt;&lt;script&gt;&#039; onclick=x" in body
+
+
+@pytest.mark.parametrize(("tags", "shown"), [
+    (["cute", "sleepy"], "cute, sleepy"), ([" two \n words ", "two words", "", "\t", "\u200b"], "two words"),
+    (["\x1b[31m\x07red", "\u202egnp\ud800\0", "<script>alert(1)</script>"], "[31mred, gnp, <script>alert(1)</script>"),
+    ([*"abcdefgh"], "a, b, c, d, e"), (["x" * 1000], "x" * 30), ([None, 1, ["a"], {}], ""), ("cute", ""), (None, ""),
+])
+def test_tags_are_harmless_wherever_they_are_shown(start, upstream, tags, shown):
+    upstream.answers["/cat"] = sends({"id": "x", "url": "/images/x.jpg", "tags": tags})
+    service = start(CAT_SOURCES=upstream.cataas)
+    eventually(service.stored)
+    description = service.json("/cat/x")["description"]
+    assert description.partition("; tags: ")[2] == shown and description.startswith("a photograph from localhost")
+    html_page, ansi, text = (service.get(f"/cat/x.{suffix}").data.decode() for suffix in ("html", "ansi", "txt"))
+    assert f"{html.escape(description)}</a>" in html_page and f"A{html.escape(description[1:])}, drawn in" in html_page
+    assert "alert(1)</script>" not in html_page + ansi + text and "\x07" not in html_page + ansi + text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2649,13 +2687,17 @@ def another_cat(tab: Page) -> Iterator[None]:
     tab.wait_for_function(f"link => {LINK} !== link", arg=before)
 
 
+def slow_down(tab: Page) -> None:
+    line = {"offline": False, "latency": 20, "downloadThroughput": 60_000, "uploadThroughput": 60_000}
+    tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", line)
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink&width=200", "/analytics", "/help", "/none"])
 @pytest.mark.parametrize("size", [(320, 640), (390, 844), (768, 1024), (1280, 720), (2560, 1440), (3840, 2160)])
 def test_pages_fit_every_window_and_do_not_shift_on_a_slow_line(new_tab, path, size):
     tab = new_tab(*size)
-    line = {"offline": False, "latency": 20, "downloadThroughput": 60_000, "uploadThroughput": 60_000}
-    tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", line)
+    slow_down(tab)
     show(tab, path)
     width, height = tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
     assert width == size[0] and tab.evaluate("shifts") <= 0.02
@@ -2675,6 +2717,35 @@ def test_no_command_of_the_guide_is_broken_into_lines(new_tab, width):
     tab.goto("/help")
     lines = tab.locator("main code").evaluate_all("codes => codes.map(code => code.getClientRects().length)")
     assert len(lines) > 15 and {*lines} == {1}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", [(844, 390), (390, 844), (1280, 720)])
+def test_an_error_has_a_cat_below_or_beside_its_message_and_a_link_to_another_one(start, upstream, new_tab, size):
+    upstream.answers["/v1/images/nobody"] = sends(b"", 500)
+    service, tab = start(CAT_SOURCES=upstream.the_cat_api), new_tab(*size)
+    slow_down(tab)
+    for path, status in (("/?width=1", 400), ("/" + "x" * 300, 404), ("/panic", 500), ("/cat/nobody", 503)):
+        assert tab.goto(service.url + path).status == status
+        assert tab.evaluate("document.documentElement.scrollWidth") == size[0]
+        message, art = (tab.locator(part).bounding_box() for part in ("main p", "main figure pre"))
+        assert message["y"] + message["height"] < size[1] and art["y"] + art["height"] < size[1], "above the fold"
+        below, beside = art["y"] >= message["y"] + message["height"], art["x"] >= message["x"] + message["width"]
+        assert (below or beside) and art["width"] > 300
+        assert tab.evaluate("shifts") == 0
+        tab.click("text=another cat")
+        tab.wait_for_selector("#another")
+        assert urlsplit(tab.url).path == "/"
+
+
+@pytest.mark.parametrize("broken", ["catscii.draw_house_cat", "catscii.PAGE_TEMPLATE.defaults['to_html']"])
+def test_an_error_whose_cat_cannot_be_drawn_is_sent_without_it(start, broken):
+    service = start(command=patched(f"{broken} = lambda *_: 1 / 0"))
+    for path, status, words in (("/panic", 500, "something went wrong"), ("/nothing", 404, "there is nothing at")):
+        response = service.get(path, CHROME)
+        body = response.data.decode()
+        assert (response.status, kind(response)) == (status, "html") and words in body and "<figure" not in body
+    service.wait_for("The cat of an error page cannot be drawn")
 
 
 @pytest.mark.browser
@@ -2735,6 +2806,7 @@ def test_the_controls_never_move(start, new_tab, size):
     service, tab, places = start(), new_tab(*size, has_touch=True, is_mobile=True), []
     for name, host in (("abc", "a.example"), ("b" * 40, "photographs-of-cats-" * 5 + ".example")):
         store_cat(service.database, name, host)
+    sql(service.database, "UPDATE cats SET tags = 'cute, sleepy'")
     for name in ("house-1", "abc", "house-61", "b" * 40):
         show(tab, f"{service.url}/cat/{name}")
         boxes = [tab.locator(f"#{name}").bounding_box() for name in ("another", "share", "width", "permalink")]
@@ -2742,6 +2814,9 @@ def test_the_controls_never_move(start, new_tab, size):
         first = tab.evaluate("document.querySelector('footer').querySelector('a, button, input').id")
         assert first == "another" and places[-1][0]["height"] >= 44
         assert tab.evaluate("document.documentElement.scrollWidth") == size[0] and boxes[3]["y"] + 20 < size[1]
+        whole = tab.locator(".about span").first.evaluate(
+            "span => span.scrollWidth <= span.clientWidth && span.scrollHeight <= span.clientHeight")
+        assert whole or len(name) == 40 or size == (740, 360), "there is room for the words about usual cats"
     assert places == places[:1] * 4
 
 
@@ -3078,6 +3153,30 @@ def test_the_nu_html_checker_finds_no_error(service, tmp_path):
     assert messages and [each["message"] for each in messages if not each["message"].startswith("CSS: ")] == []
 
 
+CONTRASTS = """["--text", "--strong", "--link", "--line"].map(name => {
+    const luminance = name => {
+        document.body.style.outlineColor = `var(${name})`
+        const levels = getComputedStyle(document.body).outlineColor.match(/[0-9]+/g).map(level => level / 255)
+        const [r, g, b] = levels.map(level => level <= .04045 ? level / 12.92 : ((level + .055) / 1.055) ** 2.4)
+        return .2126 * r + .7152 * g + .0722 * b + .05
+    }, [dark, light] = [luminance(name), luminance("--paper")].sort((a, b) => a - b)
+    return light / dark
+})"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_those_who_prefer_more_contrast_get_stronger_text_links_and_lines_and_the_same_art(new_tab, scheme):
+    usual, more = (new_tab(color_scheme=scheme, contrast=contrast) for contrast in ("no-preference", "more"))
+    arts = []
+    for tab in (usual, more):
+        show(tab, "/cat/house-1?width=40")
+        arts.append(tab.locator("figure").screenshot())
+    before, after = (tab.evaluate(CONTRASTS) for tab in (usual, more))
+    assert all(a > b for a, b in zip(after, before, strict=True)) and arts[0] == arts[1]
+    assert min(after[:3]) > 11 and after[3] > 7
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("client", ["curl", "wget -qO-", "http --ignore-stdin --body"])
 def test_in_a_terminal_of_80x24_each_call_brings_another_cat_and_nothing_scrolls_away(service, client):
@@ -3106,7 +3205,8 @@ def test_a_bad_parameter_is_a_400_that_names_it_and_what_would_be_right(service,
             response = service.get(f"{path}?{name}={value}", headers)
             body = response.data.decode("ascii" if expected == "text" else "utf-8")
             assert (response.status, kind(response)) == (400, expected) and "X" not in response.headers
-            assert f"{name}: " in body and re.search(right, body) and len(body) < (8000 if expected == "html" else 1200)
+            told = body.partition("<figure")[0]
+            assert f"{name}: " in told and re.search(right, told) and len(told) < (8000 if expected == "html" else 1200)
     assert service.get(f"{path}?{name}x=%ff&{name.upper()}=%00").status == 200, "other names mean nothing"
 
 
@@ -3131,11 +3231,17 @@ def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(serv
         body = response.data.decode()
         if expected == "ansi":
             *rows, body = body.splitlines()
-            assert {len(row) for row in cells_of_ansi("\n".join(rows) + "\n")} == {60}
+            assert {len(row) for row in cells_of_ansi("\n".join(rows) + "\n")} == {59}
         assert "Traceback" not in body and "\x1b" not in body and "\0" not in body
         assert expected != "html" or "<script" not in body
         assert expected != "json" or json.loads(body)["status"] == status
         assert status != 405 or response.headers["Allow"] == "GET, HEAD"
+
+
+def test_in_a_terminal_a_page_that_does_not_exist_has_a_calm_cat_that_fits_24_lines(service):
+    cat = catscii.draw_house_cat(zlib.crc32(b"/nothing") % 32)
+    art = catscii.to_ansi(catscii.render(cat, 60, catscii.TERMINAL_ROWS, contrast=0))
+    assert service.get("/nothing").data.decode() == f"{art}404 Not Found: there is nothing at '/nothing'\n"
 
 
 def exchange(service: Running, request: bytes, patience: float = 60) -> bytes:
@@ -3230,6 +3336,7 @@ def test_requests_are_answered_as_they_are_meant_or_refused_once_and_the_connect
         if statuses[0] in (400, 413, 431):
             assert b"\r\nContent-Security-Policy: default-src 'none'" in answer
             assert answer.count(b"%d " % statuses[0]) > 1 and b"Traceback" not in answer and b"\x1b" not in answer
+            assert b"<figure" not in answer, "a refusal is short"
 
 
 def test_every_answer_has_the_security_headers_and_none_names_the_software_and_head_is_get_without_a_body(service):
@@ -3296,14 +3403,21 @@ def test_pages_are_compressed_for_those_who_take_it_and_are_small(service, path)
     assert {"Accept-Encoding", "User-Agent"} <= set(plain.headers["Vary"].split(", "))
 
 
-def test_the_page_of_a_photograph_has_its_id_and_source(start, upstream):
-    service = start(CAT_SOURCES=upstream.cataas)
-    eventually(service.stored)
-    cat = service.json("/")
-    assert cat["description"] == ""
-    body = service.get(f"/cat/{cat['id']}", CHROME).data.decode()
-    assert f"<title>Cat {cat['id']} from {cat['source']} &middot;" in body
-    assert f'photo: <a href="{html.escape(cat["credit"])}" rel="external">{cat["source"]}</a>' in body
+@pytest.mark.parametrize(("host", "name"), [
+    ("api.thecatapi.com", "The Cat API"), ("cataas.com", "CATAAS"), ("cats.example:8443", "cats.example:8443")])
+def test_the_page_of_a_photograph_says_what_is_known_of_it_and_names_its_source(start, host, name):
+    service = start()
+    store_cat(service.database, "tom", host)
+    picture = Image.new("RGB", (360, 480), "white")
+    picture.paste("orange", (0, 0, 360, 300))
+    sql(service.database, "UPDATE cats SET tags = 'cute, sleepy', picture = ?", encoded(picture, "JPEG"))
+    words = f"photograph from {name}, mainly orange and white; tags: cute, sleepy"
+    told, body = service.json("/cat/tom"), service.get("/cat/tom?width=40", CHROME).data.decode()
+    assert (told["source"], told["description"]) == (host, f"a {words}")
+    assert f"<title>A {words} &middot;" in body and f'og:image:alt" content="A {words} as' in body
+    alternative = f"A {words}, drawn in 40 by 27 coloured characters; its picture of 360 by 480 pixels shows while"
+    assert f'aria-label="{alternative} you hold' in body
+    assert f'<a href="http://{host}/" rel="external">a {words}</a>' in body
 
 
 def test_other_files_have_their_types_and_crawlers_are_told_to_leave_variations_of_the_random_cat(service):
@@ -3911,6 +4025,7 @@ def test_sums_are_exact_whoever_writes_and_a_migration_keeps_visits_and_cats(sta
     add_visits(database, many_visits(50, 20))
     service = start()
     assert service.json("/cat/stored")["source"] == "localhost"
+    assert sql(database, "SELECT tags FROM cats") == [("",)]
     for statement in (
         "SELECT 1",
         f"INSERT INTO visits VALUES ('{today}', 'FR', 7), ('2001-02-03', 'FR', 5), ('2001-02-03', 'GB', 1)",
