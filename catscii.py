@@ -2408,7 +2408,7 @@ th:first-child { width: 100%; padding-left: 0; text-align: left }
 .error + footer { place-content: start }
 .error p::first-letter { text-transform: uppercase }
 @media (min-width: 40rem) { .error { grid-template: auto auto 1fr / 1fr 1fr }
-  .error figure { grid-area: 1 / 2 / 4; align-self: start; margin-top: 1rem } }
+  .error > * { grid-column: 1 } .error figure { grid-area: 1 / 2 / 4; align-self: start; margin-top: 1rem } }
 .unseen, .stage h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 .toast { position: fixed; z-index: 1; top: 1rem; left: 50%; translate: -50%; margin: 0; padding: .5rem 1rem;
   border: 1px solid; border-radius: .5rem; background: var(--strong); color: var(--paper) }
@@ -3044,11 +3044,10 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
 
 def link_line(view: View, cat: Cat) -> str:
     """Return a faint line of at most 80 columns: what the cat is, a command that shows it again, the guide's path."""
-    description = cat.description or f"a photo from {cat.source}"
-    coat, _, _ = description.partition(" with ")
+    coat = re.split(" with |, ", cat.description)[0]
     given = view.given("height", "format")
     larger, same = (shell_command(f"{base_url()}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
-    parts = (f"{description}: ", f"{coat}: ", ""), (larger, same), (f"  {root_path()}:help", "")
+    parts = (f"{cat.description}: ", f"{coat}: ", ""), (larger, same), (f"  {root_path()}:help", "")
     lines = map("".join, itertools.product(*parts))  # the first ones say most
     return f"\x1b[2m{next((line for line in lines if len(line) <= 80), same)}\x1b[0m\n"
 
