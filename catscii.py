@@ -239,6 +239,8 @@ METRICS = {
     "catscii_requests_total": ("counter", "Requests by route and status."),
     "catscii_request_seconds": ("histogram", "Time to answer a request, by route."),
     "catscii_render_seconds": ("histogram", "Time to render a cat that was not in the cache."),
+    "catscii_waiting_drawings": ("gauge", "Requests that wait for a drawing, or whose cat is being drawn."),
+    "catscii_refused_drawings_total": ("counter", "Requests that got 503 because too many waited for a drawing."),
     "catscii_visits_total": ("counter", "Visits by country, of all time."),
     "catscii_stored_cats": ("gauge", "Pictures in the store, by source."),
     "catscii_refreshes_total": ("counter", "Refreshes of the store, by result."),
@@ -1279,6 +1281,7 @@ SHADES = {
     "green": "#2d4b23 #508240 #96b96e", "blue": "#233264 #3c64b4 #8cb4dc", "purple": "#6e468c",
     "pink": "#e196a0 #f0c4c8", "red": "#b42828"}
 COLOUR_NAMES = {bytes.fromhex(shade[1:]): name for name, shades in SHADES.items() for shade in shades.split()}
+PORTRAITS = 8  # that are kept, with 0.5 MB each: a page asks for a cat again in the size of its window
 MAIN_SHARE = 0.2  # a second main colour has at least this share of the picture
 
 SCHEMA = """
@@ -1803,18 +1806,20 @@ class Cattery:
         self._picked = min(ids, key=lambda cat_id: (order.get(cat_id, -1), random.random()))
         return self._picked
 
-    def find_local(self, cat_id: str) -> tuple[Cat, Image.Image]:
-        """Return the cat and its picture without a request to a source. Raises NoSuchCat."""
-        if portrait := house_cat(cat_id):
-            return Cat(cat_id, "house", "", portrait.info["description"], size=portrait.size), portrait
+    def find_local(self, cat_id: str) -> tuple[Cat, bytes]:
+        """Return the cat and its JPEG without a request to a source. The JPEG of a house cat is empty.
+
+        Raises NoSuchCat.
+        """
+        if seed_of(cat_id) is not None:
+            return Cat(cat_id, "house", ""), b""
         cat, jpeg = self._revived.get(cat_id) or self._store.get(cat_id) or (None, None)
         if cat is None or jpeg is None:
             raise NoSuchCat(cat_id)
-        photograph = decode(jpeg, STORED_SIDE)
-        return described(cat, photograph), photograph
+        return cat, jpeg
 
-    def find_or_fetch(self, cat_id: str) -> tuple[Cat, Image.Image]:
-        """Return the cat and its picture, from a source if necessary. Raises NoSuchCat and Unavailable."""
+    def find_or_fetch(self, cat_id: str) -> tuple[Cat, bytes]:
+        """Return the cat and its JPEG, from a source if necessary. Raises NoSuchCat and Unavailable."""
         try:
             return self.find_local(cat_id)
         except NoSuchCat:
@@ -1828,8 +1833,7 @@ class Cattery:
         finally:
             self._free.release()
         self._revived.put(cat_id, (cat, jpeg), len(jpeg))
-        photograph = decode(jpeg, STORED_SIDE)
-        return described(cat, photograph), photograph
+        return cat, jpeg
 
     def _permit(self) -> None:
         """Count a request to a source that a visitor causes. Raises Unavailable if there were too many."""
@@ -1851,10 +1855,24 @@ class Cattery:
         raise failure
 
 
-def house_cat(cat_id: str) -> Image.Image | None:
-    """Return the portrait of the house cat with this id, or None if the id is another cat's."""
-    seed = re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)
-    return draw_house_cat(int(seed[1])) if seed and int(seed[1]) < HOUSE_CATS else None
+def seed_of(cat_id: str) -> int | None:
+    """Return the seed of the house cat with this id, or None if the id is another cat's."""
+    found = re.fullmatch(r"house-(0|[1-9][0-9]{0,9})", cat_id)
+    seed = int(found[1]) if found else HOUSE_CATS
+    return seed if seed < HOUSE_CATS else None
+
+
+portrait = lru_cache(PORTRAITS)(draw_house_cat)
+
+
+def picture_of(cat: Cat, jpeg: bytes) -> tuple[Cat, Image.Image]:
+    """Return the cat with its description, and its picture, which callers must not change."""
+    seed = seed_of(cat.id)
+    if seed is None:
+        photograph = decode(jpeg, STORED_SIDE)
+        return described(cat, photograph), photograph
+    picture = portrait(seed)
+    return cat._replace(description=picture.info["description"], size=picture.size), picture
 
 
 def house_cats(count: int = 24, seconds: int = 60) -> list[str]:
@@ -1953,14 +1971,32 @@ class Countries:
         """Return the ISO 3166-1 alpha-2 code for a client's address, or for the last address in a header's list."""
         if not self._reader:
             return UNKNOWN_COUNTRY
-        text = address.rpartition(",")[2].strip()
-        if match := re.fullmatch(r"\[(.*)\](:\d+)?|([^:]*):\d+", text):  # with a port
-            text = match[1] or match[3] or ""
         try:
-            ip = ipaddress.ip_address(text.partition("%")[0])
-            return country_of(self._reader.get(getattr(ip, "ipv4_mapped", None) or ip))
+            return country_of(self._reader.get(parse_address(address)))
         except Exception:  # no address, IPv6 in a database of IPv4, or a damaged record: it raises almost anything
             return UNKNOWN_COUNTRY
+
+
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return a client's address, or the last one in a header's list, which the proxy added. Raises ValueError."""
+    last = text.rpartition(",")[2].strip()
+    if match := re.fullmatch(r"\[(.*)\](:\d+)?|([^:]*):\d+", last):  # with a port
+        last = match[1] or match[3] or ""
+    address = ipaddress.ip_address(last.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+@lru_cache(4096)
+def client_of(address: str) -> str:
+    """Return the name of the client at an address: an IPv4 address, or the /64 network of an IPv6 address.
+
+    A customer of a network usually has all addresses of a /64 (RFC 6177).
+    """
+    try:
+        parsed = parse_address(address)
+    except ValueError:
+        return address
+    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((int(parsed), 64), strict=False))
 
 
 def country_of(record: object) -> str:
@@ -2244,6 +2280,7 @@ MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies sen
 REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
             431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
 ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match wins (RFC 9309, 2.2.2)
+PLACES, PLACES_OF_A_CLIENT = 32, 16  # for requests that wait for a drawing; a drawing takes some 50 ms
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
 FORMATS = {  # media type, suffix of permalinks, and the pages that have the format
     "html": ("text/html", "html", "all"),
@@ -2297,11 +2334,15 @@ class View:
         "text is in ink by default",
         art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)")
 
-    def draw(self, picture: Image.Image) -> Art:
+    def options(self) -> tuple[int, int | None, str, int, str, str]:
+        """Return the arguments of `render` after the picture. Views with equal options show the same art."""
         usual = 0 if self.format == "ansi" else CONTRAST
         contrast = usual if self.contrast is None else self.contrast
         colors = {"ansi": self.colors, "text": "none"}.get(self.format, "true")
-        return render(picture, self.width or COLUMNS, self.height, self.style, contrast, self.background, colors)
+        return self.width or COLUMNS, self.height, self.style, contrast, self.background, colors
+
+    def draw(self, picture: Image.Image) -> Art:
+        return render(picture, *self.options())
 
     def given(self, *without: str) -> dict[str, Any]:
         """Return the parameters that differ from their defaults, except those named in `without`."""
@@ -2705,6 +2746,41 @@ class Page:
         return f'W/"{hashlib.blake2b(self.body, digest_size=12).hexdigest()}"'
 
 
+class LineFull(Exception):
+    """Too many requests wait for a drawing."""
+
+
+class Line:
+    """The requests that wait for a drawing, each in a thread of its own. One is drawn at a time.
+
+    Two at a time would take as long, because Pillow holds the GIL while it draws.
+    """
+
+    def __init__(self) -> None:
+        self.refused = 0
+        self._waiting = Counter[str]()  # by client, with the one that is being drawn
+        self._lock, self._drawing = threading.Lock(), threading.Lock()
+
+    def __len__(self) -> int:
+        return self._waiting.total()
+
+    @contextlib.contextmanager
+    def turn(self, client: str) -> Iterator[None]:
+        """Wait for a turn to draw. Raises LineFull if all places are taken, or those that one client may have."""
+        with self._lock:
+            if len(self) >= PLACES or self._waiting[client] >= PLACES_OF_A_CLIENT:
+                self.refused += 1
+                raise LineFull
+            self._waiting[client] += 1
+        try:
+            with self._drawing:
+                yield
+        finally:
+            with self._lock:
+                self._waiting[client] -= 1
+                self._waiting += Counter()  # drops clients that do not wait
+
+
 class Service:
     """The routes and what they share: the database, the cats, the countries and the rendered pages."""
 
@@ -2718,7 +2794,9 @@ class Service:
         sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
-        self.pages, self.rendering = Cache(8 << 20), threading.Lock()
+        self.pages = Cache(8 << 20)  # by cat, view, and the URL of the service if the page has links
+        self.drawings = Cache(8 << 20)  # a Cat and its Art, by id and options
+        self.line = Line()
         self.metrics, self.started = Metrics(), time.time()
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
         self.refusals = deque([-math.inf] * 5, maxlen=5)  # time.monotonic() of the last ones that were logged
@@ -2782,33 +2860,47 @@ class Service:
             raise bottle.HTTPError(503, "the source of this cat's picture is unavailable right now", error) from None
         return send(page, max_age=3600)
 
-    def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, Image.Image]], format: str | None = None) -> Page:
-        """Return the cat's page from the cache, or render the picture that `find` returns. Count the visit, if any."""
+    def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, bytes]], format: str | None = None) -> Page:
+        """Return the cat's page from the cache, or make it from what `find` returns. Count the visit, if any."""
         view = read_view(format, bottle.request.query_string, request_header("Accept"), request_header("User-Agent"))
         key = cat_id, view, base_url() if view.format in ("html", "ansi") else ""  # other formats have no links
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
-                cat, picture = find(cat_id)
-            with self.rendering:  # one at a time: most threads that wait here wait for the same page
-                page = self.pages.get(key) or Page(self._draw(cat, picture, view), CONTENT_TYPES[view.format])
-                self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
+                cat, jpeg = find(cat_id)
+            with self.line.turn(bottle.request.environ["catscii.client"]):
+                page = self.pages.get(key)  # a request before this one may have waited for the same page
+                if page is None:
+                    page = Page(self._body(cat, jpeg, view), CONTENT_TYPES[view.format])
+                    self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
         navigation = request_header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
         visit = bottle.request.method == "GET" and (navigation or bottle.request.path == "/")
         if visit and not crawls(request_header("User-Agent")):
             self.visits.count(bottle.request.environ["catscii.country"])
         return page
 
-    def _draw(self, cat: Cat, picture: Image.Image, view: View) -> str | bytes:
+    def _body(self, cat: Cat, jpeg: bytes, view: View) -> str | bytes:
         if view.format == "jpg":
-            return written(picture, "JPEG", quality=88)
-        started = time.perf_counter()
-        with span("render", width=view.width or COLUMNS, style=view.style):
-            art = view.draw(picture)
-        self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
+            return jpeg or written(picture_of(cat, jpeg)[1], "JPEG", quality=88)
+        key = cat.id, view.options()
+        drawing = self.drawings.get(key)
+        if drawing is None:
+            drawing = self._draw(cat, jpeg, view)
+            _, art = drawing
+            self.drawings.put(key, drawing, 7 * len(art.foreground) // 3 + 2000)  # 7 bytes a cell, and the key
+        cat, art = drawing
         with span("encode", format=view.format):
             return encode(art, view, cat, self.countries.from_dbip)
+
+    def _draw(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
+        """Draw the cat. Return what is known of it now, and the art."""
+        started = time.perf_counter()
+        with span("render", width=view.width or COLUMNS, style=view.style):
+            cat, picture = picture_of(cat, jpeg)
+            art = view.draw(picture)
+        self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
+        return cat, art
 
     def analytics(self) -> bytes:
         visits, format = read_visits(self.database, self.machines.summary()), read_format("analytics")
@@ -2863,6 +2955,7 @@ class Service:
             others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
         if agreed := self.machines.agreed:
             others |= {"catscii_machines": self.machines.count, "catscii_agreed_age_seconds": time.time() - agreed}
+        others |= {"catscii_waiting_drawings": len(self.line), "catscii_refused_drawings_total": self.line.refused}
         try:
             visits = self.database.execute(VISITS_BY_COUNTRY)
             others |= {sample("catscii_visits_total", country=country): n for country, n in visits}
@@ -2881,6 +2974,9 @@ class Service:
             yield
         except bottle.HTTPResponse:
             raise
+        except LineFull as error:
+            message = "too many cats are being drawn right now; try again in a few seconds"
+            raise bottle.HTTPError(503, message, error) from None
         except sqlite3.Error as error:
             self.read_trouble.begin(error)
             raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
@@ -2894,6 +2990,7 @@ class Service:
         environ["catscii.started"] = time.perf_counter()
         address = request_header(name) if name else environ.get("REMOTE_ADDR", "")
         environ["catscii.country"] = self.countries.country(address)
+        environ["catscii.client"] = client_of(address)
         environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
         if refusal := environ.get("catscii.refusal"):
             raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
@@ -3104,14 +3201,15 @@ def show_error(error: bottle.HTTPError) -> bytes:
         bottle.response.set_header("Allow", "GET, HEAD")
         message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
     elif error.status_code == 503:
-        bottle.response.set_header("Retry-After", "60")
+        busy = isinstance(error.exception, LineFull)
+        bottle.response.set_header("Retry-After", "3" if busy else "60")
     elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
         message = f"there is nothing at {quoted(path)}"
     illustrated = ("html", "ansi") if error.status_code == 404 else ("html",)  # other errors are short in a terminal
     refused = bottle.request.environ.get("catscii.refusal")  # then no browser is likely to have asked
-    if format in illustrated and not refused:
+    if format in illustrated and not refused and not isinstance(error.exception, LineFull):
         try:
-            seed = zlib.crc32(path.encode()) % 32  # robots ask for thousands of pages: 32 cats stay in memory
+            seed = zlib.crc32(path.encode()) % 8  # robots ask for thousands of pages: 8 cats stay in memory
             return send_error(error, message, format, lost_cat(seed, format))
         except Exception:
             log.exception("The cat of an error page cannot be drawn")
@@ -3129,7 +3227,7 @@ def send_error(error: bottle.HTTPError, message: str, format: str, art: Art | No
 # Running: the server, one CGI request, the art command
 # ---------------------------------------------------------------------------------------------------------------------
 
-THREADS = 4  # a cat takes milliseconds of one core; REVIVALS_AT_ONCE of the threads may wait for an upstream
+QUICK_THREADS = 4  # answer what needs no drawing; REVIVALS_AT_ONCE of them may wait for an upstream
 GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within ten seconds
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
 MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # open files for the database, the sources and modules
@@ -3394,8 +3492,8 @@ class ClientQueues(OrderedDict[str, deque[Channel]]):
         self._header = client_header and client_header.upper().replace("-", "_")
 
     def append(self, channel: Channel) -> None:
-        client = str(channel.requests[0].headers.get(self._header) or channel.addr[0])
-        self.setdefault(client.rpartition(",")[2].strip(), deque()).append(channel)
+        address = str(channel.requests[0].headers.get(self._header) or channel.addr[0])
+        self.setdefault(client_of(address), deque()).append(channel)
 
     def popleft(self) -> Channel:
         client, line = self.popitem(last=False)
@@ -3435,7 +3533,7 @@ class Server:
 
     def run(self, stopping: threading.Event) -> None:
         """Serve until `stop` is called. Then set `stopping`, and use GRACE_SECONDS to answer what has arrived."""
-        self.task_dispatcher.set_thread_count(THREADS)
+        self.task_dispatcher.set_thread_count(QUICK_THREADS + PLACES)
         while not self._stopping:
             self._turn(TIDY_SECONDS)
         log.info("Initiating graceful shutdown")
@@ -3582,7 +3680,11 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     view = make_view(format, {"width": min(columns, WIDTHS[-1]), **window, **options}.get)
     try:
         longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
-        picture = house_cat(source) or decode(run_in_box(read_picture(source), longest, store=False), longest)
+        seed = seed_of(source)
+        if seed is None:
+            picture = decode(run_in_box(read_picture(source), longest, store=False), longest)
+        else:
+            picture = draw_house_cat(seed)
     except (OSError, PictureError, Unavailable) as error:
         hint = f"; house cats are {HOUSE_CAT_IDS}" if source.startswith("house-") else ""
         print(f"catscii: {quoted(source)}: {getattr(error, 'strerror', error)}{hint}", file=sys.stderr)

@@ -35,6 +35,7 @@ import pty
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -53,7 +54,7 @@ import time
 import tomllib
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -2532,6 +2533,14 @@ def test_a_png_shows_the_art(service, query, size, likeness):
     assert statistics.correlation([*shown], [*drawn]) > likeness
 
 
+def test_the_jpg_of_a_photograph_is_the_stored_one(start):
+    service = start()
+    store_cat(service.database, "abc", "cats.example")
+    with contextlib.closing(sqlite3.connect(service.database)) as database:
+        ((stored,),) = database.execute("SELECT picture FROM cats")
+    assert service.get("/cat/abc.jpg").data == stored
+
+
 def test_a_jpg_is_the_picture_behind_the_art_and_no_visit(start):
     service = start()
     response = service.get("/cat/house-2.jpg", CHROME | {"Accept-Encoding": "gzip"})
@@ -3663,7 +3672,7 @@ def test_clients_that_ask_on_and_on_and_read_nothing_wait_and_are_then_given_up(
         assert service.get("/").status == 200
         assert len(open_files(service)) >= before + 12, "others do not wait until these are given up"
         assert resident_megabytes(service.process.pid) < 100
-        assert counted(service) < 2 + 12 * 20, "what nobody reads is not drawn"
+        assert counted(service) < 2 + 12 * 60, "what nobody reads is not drawn"
         eventually(lambda: len(open_files(service)) <= before)
     assert service.stop() == 0
 
@@ -3686,13 +3695,103 @@ def test_of_clients_who_together_leave_too_much_unread_the_greediest_are_given_u
 
 
 def test_clients_behind_a_proxy_have_a_line_each(start):
-    service = start(command=patched("catscii.THREADS = 1"), CLIENT_IP_HEADER="X-Real-IP")
+    one_thread = patched("catscii.QUICK_THREADS, catscii.PLACES = 1, 0")
+    service = start(command=one_thread, CLIENT_IP_HEADER="X-Real-IP")
     with contextlib.ExitStack() as stack:
         with suspended(service):
-            address = "X-Real-IP: 1.1.1.1, 192.0.2."
-            stack.enter_context(crowd(service, 30, asking(HUGE, headers=f"{address}1\r\n")))
-            (client,) = stack.enter_context(crowd(service, 1, asking("/health", headers=f"{address}2\r\n")))
-        assert whole_answers(read_answers(client)) == 1 and counted(service) < 25
+            address = "X-Real-IP: 1.1.1.1, 2001:db8::"
+            first = stack.enter_context(crowd(service, 200, asking("/help", headers=f"{address}{{}}\r\n")))
+            (client,) = stack.enter_context(crowd(service, 1, asking("/help", headers=f"{address}1:0:0:0:0\r\n")))
+        assert whole_answers(read_answers(client)) == 1
+        waiting = [each for each in first if not select.select([each], [], [], 0)[0]]
+        assert len(waiting) > 100, "the /64 network of the others is one client"
+
+
+def drawings(service: Running) -> dict[str, int]:
+    """Return how many drawings are made, waited for and refused."""
+    text = service.get("/metrics").data.decode()
+    shown = dict(re.findall(r"^catscii_(render_seconds_count|\w+_drawings\w*)(?:{})? (\d+)", text, re.MULTILINE))
+    names = {"made": "render_seconds_count", "waiting": "waiting_drawings", "refused": "refused_drawings_total"}
+    return {short: int(shown.get(name, 0)) for short, name in names.items()}
+
+
+def asking_from_clients(path: str, network: str = "192.0.2.{}") -> Callable[[socket.socket], object]:
+    """Return a function that requests a path on a connection, behind a proxy, each time from another client."""
+    seeds = itertools.count(1)
+
+    def ask(connection: socket.socket) -> None:
+        seed = next(seeds)
+        headers = f"X-Real-IP: {network.format(seed)}\r\nConnection: close\r\n"
+        connection.sendall(f"GET {path.format(seed)} HTTP/1.1\r\n{headers}\r\n".encode())
+
+    return ask
+
+
+def statuses(connections: Sequence[socket.socket]) -> Counter[str]:
+    return Counter(read_all(connection)[9:12].decode() for connection in connections)
+
+
+def test_what_needs_no_drawing_does_not_wait_for_drawings(start):
+    service = start(CLIENT_IP_HEADER="X-Real-IP")
+    client = {"X-Real-IP": "192.0.2.1"}
+    service.get("/cat/house-0", client)
+    with suspended(service):
+        stack = contextlib.ExitStack()
+        connections = stack.enter_context(crowd(service, 32, asking_from_clients(HUGE)))
+    with stack:
+        eventually(lambda: drawings(service)["waiting"] > 25)
+        for path in ("/health", "/cat/house-0", "/help", "/analytics", "/nothing", "/?width=1"):
+            assert service.get(path, client).status in (200, 400, 404)
+        assert drawings(service)["waiting"] > 5
+        assert statuses(connections) == {"200": 32}
+    assert drawings(service) == {"made": 33, "waiting": 0, "refused": 0}
+
+
+def test_a_fixed_number_of_requests_waits_for_drawings_and_others_get_a_short_503(start):
+    service = start(CLIENT_IP_HEADER="X-Real-IP")
+    with suspended(service):
+        stack = contextlib.ExitStack()
+        connections = stack.enter_context(crowd(service, 100, asking_from_clients(HUGE)))
+    with stack:
+        answers = [read_all(connection) for connection in connections]
+    refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503")]
+    assert 50 <= len(refused) == drawings(service)["refused"] <= 68
+    assert all(b"\r\nRetry-After: 3\r\n" in answer and b"<figure" not in answer for answer in refused)
+    assert all(answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503")) for answer in answers)
+    assert service.get("/cat/house-1000").status == 200
+
+
+@pytest.mark.parametrize("network", ["192.0.2.1", "2001:db8:0:7::{}", "::ffff:192.0.2.1"])
+def test_one_client_cannot_take_all_places_for_drawings(start, network):
+    service = start(CLIENT_IP_HEADER="X-Real-IP")
+    with suspended(service):
+        stack = contextlib.ExitStack()
+        connections = stack.enter_context(crowd(service, 40, asking_from_clients(HUGE, network)))
+    with stack:
+        assert service.get("/cat/house-1000", {"X-Real-IP": "192.0.2.2"}).status == 200
+        assert service.get("/cat/house-1001", {"X-Real-IP": "2001:db8:0:8::1"}).status == 200
+        assert 15 <= statuses(connections)["503"] <= 24
+
+
+def test_a_page_that_many_ask_for_is_drawn_once(service):
+    before = drawings(service)["made"]
+    with suspended(service):
+        stack = contextlib.ExitStack()
+        connections = stack.enter_context(crowd(service, 12, asking_from_clients("/cat/house-4040?width=200")))
+    with stack:
+        assert statuses(connections) == {"200": 12}
+    assert drawings(service)["made"] == before + 1
+
+
+def test_the_same_art_is_drawn_once_for_all_formats_hosts_and_paths(service):
+    before = drawings(service)["made"]
+    for path in ("", ".json", ".png", "?background=dark", "?style=fill"):
+        for host in ("a.example", "b.example"):
+            headers = CHROME | {"Host": host, "X-Forwarded-Proto": "https"}
+            assert service.get(f"/cat/house-4041{path}", headers).status == 200
+    assert drawings(service)["made"] == before + 1
+    assert service.get("/cat/house-4041.ansi").status == 200, "with another contrast"
+    assert drawings(service)["made"] == before + 2
 
 
 def prompt(service: Running, seconds: float = 0) -> None:
