@@ -56,7 +56,9 @@ serve takes about seven minutes. It requests / like a browser, on 32 connections
 round, it loads several services in turn. The floor is a bottle route that returns the same bytes, with the same number
 of threads of waitress. catscii, which also counts and logs each visit, runs with house cats only, with 200 clients that
 send one byte per second, with an upstream that answers after 2 seconds, and with an upstream that never answers. The
-ratios are medians of the ratios within each round.
+ratios are medians of the ratios within each round. Then serve measures how long /health and a cached page take while 16
+and 64 other clients, each with an address of its own, ask for large cats that are not in the cache, again and again. It
+also measures the processor time of a house cat at 80 columns that is not in the cache.
 
 start runs the service and CGI in turn, with a full store. The floor is Python that imports bottle and sqlite3, and, for
 the service, waitress. The script is compiled to bytecode beforehand, unless the table says otherwise.
@@ -843,6 +845,50 @@ def compare_serving() -> None:
         print(f"resident: {memory[0]:.0f} MB after 10,000 mixed requests, {memory[-1]:.0f} MB after 100,000")
 
 
+CLIENTS = """
+import http.client, itertools, sys, threading
+
+def ask(client):
+    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=600)
+    for number in itertools.count():
+        path = f"/cat/house-{1_000_000 * client + number}?width=240&height=240"
+        connection.request("GET", path, headers={"Accept": "text/html", "X-Real-IP": f"192.0.2.{client}"})
+        connection.getresponse().read()
+
+for client in range(int(sys.argv[2])):
+    threading.Thread(target=ask, args=[client], daemon=True).start()
+sys.stdin.read()
+"""
+
+
+def compare_drawing() -> None:
+    """Print how long answers without a drawing take while clients ask for drawings, and the time for a drawing."""
+    print("\n| clients that ask for drawings | /health, p50 ms | p99 | a cached page, p50 ms | p99 | MB |")
+    print(f"|{'---|' * 6}")
+    for clients in (0, 16, 64):
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            server = Server(f"{folder}/server", [catscii.__file__], CAT_SOURCES="", CLIENT_IP_HEADER="X-Real-IP")
+            stack.callback(server.close)
+            cached = "/cat/house-1"
+            ask(iter([cached]), server.port)
+            command = [sys.executable, "-c", CLIENTS, str(server.port), str(clients)]
+            crowd = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE))
+            stack.callback(crowd.kill)
+            time.sleep(2)
+            columns = []
+            for path in ("/health", cached):
+                taken = sorted(ask(itertools.repeat(path, 1000), server.port, time.perf_counter() + 10))
+                columns += [1000 * statistics.median(taken), 1000 * taken[len(taken) * 99 // 100]]
+            print(f"| {clients} | {' | '.join(f'{column:.1f}' for column in columns)} | {server.resident():.0f} |")
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(f"{folder}/server", [catscii.__file__], CAT_SOURCES="")
+        ask(iter(["/cat/house-0"]), server.port)
+        used, count = server.processor_seconds(), 100
+        ask((f"/cat/house-{seed}" for seed in range(1, count + 1)), server.port)
+        print(f"\nan uncached house cat: {1000 * (server.processor_seconds() - used) / count:.1f} ms of processor time")
+        server.close()
+
+
 STARTS = 21
 SERVER_FLOOR, CGI_FLOOR = "import bottle, waitress, sqlite3", "import bottle, sqlite3"
 WAIT = "; print(flush=True); open(0).read()"
@@ -1033,6 +1079,7 @@ def main(arguments: list[str]) -> None:
             compare_pages()
         case ["serve"]:
             compare_serving()
+            compare_drawing()
         case ["art", *pictures]:
             with tempfile.TemporaryDirectory() as folder:
                 house_cats = [Path(folder, f"house-{seed}.png") for seed in range(4)]
