@@ -235,7 +235,9 @@ let
       ps.pytest
       ps.pytest-timeout
       ps.pytest-xdist
+      ps.selenium
       ps.trustme
+      ps.websocket-client
     ]
   );
 

@@ -4782,8 +4782,8 @@ archive.close()
 """
 
 PACKAGES = """babel bottle certifi hypothesis matplotlib maxminddb netaddr opentelemetry-exporter-otlp-proto-http
-    opentelemetry-sdk packaging pillow prometheus-client pytest pytest-timeout pytest-xdist sentry-sdk trustme urllib3
-    waitress"""
+    opentelemetry-sdk packaging pillow prometheus-client pytest pytest-timeout pytest-xdist selenium sentry-sdk trustme
+    urllib3 waitress websocket-client"""
 
 
 def parts_of(name: str, seen: set[str]) -> list[str]:
