@@ -290,7 +290,7 @@ class LogHandler(logging.Handler):
             self.flush()
 
     def greet(self, text: str) -> None:
-        """Write a line for people, if standard error is a terminal: what programs read is JSON only."""
+        """Write a line for people, but only to a terminal, so that programs read nothing but JSON."""
         if os.isatty(self._file):
             self._unwritten += text.encode() + b"\n"
             self.flush()
@@ -493,21 +493,22 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
 
 STYLES = ("fill", "ink")  # "fill" has glyphs with backgrounds, "ink" has glyphs alone
 BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; transparent pictures get the dark one
-CONTRAST = 26  # levels of luma that a letter and its background differ by at least, unless a terminal shows the art
+CONTRAST = 26  # levels of luma that a letter and its background differ by at least, except in the format "ansi"
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # memory, time, and exit status of the decoding process
 MAX_PIXELS, MAX_COLUMNS, MAX_ROWS = 64_000_000, 240, 240
-MOST_LARGE_CELLS = 24_000  # in a PNG; a window of 1,920 x 1,080 pixels has 19,000
+MOST_LARGE_CELLS = 24_000  # in a PNG; a window of 2,560 x 1,440 pixels has at most 19,200
 TERMINAL_ROWS = 22  # of 24 rows, the caption and the prompt take two
 PARTS = 10, 20  # columns and rows of COVERAGE in a cell; a cell is twice as tall as it is wide
 SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
 FILL_GLYPHS = r"""_+<>LJ^|,`/\=v"""  # lines and corners, which people take for parts of the picture
-LETTERS = ".:;!clits?vxzouneakhdbq"  # for cells without relief, the thinnest first
-INK_TONES = " .:;!lxoSkGXUO8QRB@"  # the thinnest first; the steps of their coverage are about equal
+LETTERS = ".:;!clits?vxzouneakhdbq"  # for cells without relief, roughly from thin to dense
+INK_TONES = " .:;!lxoSkGXUO8QRB@"  # roughly from thin to dense
 EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # they show the direction of an edge
 GLYPHS = sorted({*FILL_GLYPHS, *LETTERS, *INK_TONES, *EDGES})
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
 KEPT = 0.75  # with few colours, a glyph stays if its error is this share of that of a flat cell or less
+MOST_LUMINANCE = 0.3  # of glyphs on white: a relative luminance of 0.3 has a contrast of 3:1 (WCAG 2.2)
 FADE = 2  # the smaller, the fainter are glyphs that fit their cells badly
 COVERAGE = """
 c-rNe2d?BW3`28CUh-X%TLcsED)4XdB$y={$Fgii#chuN2IdNeK0U`KSf66g2OI^tH62zLev-*2zJe1mTp12nG|mR<Q;d~gdQ-=X^G|kR-R})xHzu#r`6ejQcx%WswgKwJw{D8-zt|-2+D2UHb35i=Ae@`FK-eVWc$g$BOyeh`7K)?|hTC0?v_;pM?Lj%dP51uqc>cO8
@@ -760,7 +761,9 @@ def match_glyphs(luma: Image.Image, grid: tuple[int, int]) -> tuple[Image.Image,
     fainter = ImageMath.lambda_eval(
         lambda x: 128.5 + (x["contrast"] - 128.0) * x["min"](x["rank"] * FADE / (x["spread"] + 1.0), 1.0) ** 2,
         contrast=contrasts, rank=best, spread=spread).convert("L")
-    codes.paste(ord(" "), mask=fainter.point([255 * (abs(level - 128) < 3) for level in range(256)]))
+    unseen = fainter.point([255 * (abs(level - 128) < 3) for level in range(256)])
+    codes.paste(ord(" "), mask=unseen)
+    fainter.paste(128, mask=unseen)
     return codes, fainter
 
 
@@ -921,10 +924,15 @@ def limited(art: Art, colors: str, least: int, background: str) -> Art:
 
     If `least` is not 0, all glyphs stay, and their lumas differ from those of their backgrounds by `least` levels.
     """
-    allowed, columns, made = [*palette(colors)], len(art.rows[0]), []
+    allowed = [*palette(colors)]
+    columns = len(art.rows[0])
     if not art.background:
-        visible = [rgb for rgb in allowed if any(rgb) or background == "light"]  # no black on black
+        if background == "light":
+            visible = [rgb for rgb in allowed if luminance(rgb) <= MOST_LUMINANCE]
+        else:
+            visible = [rgb for rgb in allowed if any(rgb)]  # no black on black
         return art._replace(foreground=nearest(art.foreground, columns, visible))
+    made = []
     cells = [*zip("".join(art.rows), chunks(art.foreground, 3), chunks(art.background, 3), strict=True)]
     means = b"".join(ground if glyph == " " else cell_mean(glyph, colour, ground) for glyph, colour, ground in cells)
     few = (chunks(nearest(plane, columns, allowed), 3) for plane in (art.foreground, art.background, means))
@@ -962,7 +970,9 @@ def cell_error(glyph: str, wanted: Sequence[bytes], shown: Sequence[bytes]) -> f
 
     This is the squared difference of the means, plus that of the contrasts, which are seen more than their size tells.
     """
-    cover, spread, error = densities()[ord(glyph)], variances()[ord(glyph)], 0.0
+    cover = densities()[ord(glyph)]
+    spread = variances()[ord(glyph)]
+    error = 0.0
     for high, low, shown_high, shown_low in zip(*wanted, *shown, strict=True):
         contrast = (high - low) - (shown_high - shown_low)
         error += (low - shown_low + contrast * cover) ** 2 + 3 * spread * contrast ** 2
@@ -975,13 +985,25 @@ def contrasting(colour: bytes, ground: bytes, least: int, colors: str) -> bytes:
     def difference(other: bytes) -> int:
         return sum((a - b) ** 2 for a, b in zip(colour, other, strict=True))
 
-    far = [other for other in palette(colors) if abs(luma_of(other) - luma_of(ground)) >= least]
-    return min(far or palette(colors), key=difference)
+    return min(far_colours(ground, least, colors), key=difference)
+
+
+@cache
+def far_colours(ground: bytes, least: int, colors: str) -> list[bytes]:
+    """Return the colours of the palette with at least `least` levels of luma between them and the background."""
+    luma = luma_of(ground)
+    return [other for other in palette(colors) if abs(luma_of(other) - luma) >= least]
 
 
 def luma_of(colour: bytes) -> float:
     """Return the BT.601 luma of a colour, 0 to 255."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+
+
+def luminance(colour: bytes) -> float:
+    """Return the relative luminance of a colour, 0 to 1 (WCAG 2.2)."""
+    red, green, blue = (((level / 255 + 0.055) / 1.055) ** 2.4 for level in colour)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def runs(art: Art) -> Iterator[list[Run]]:
@@ -1029,7 +1051,7 @@ def to_ansi(art: Art, colors: str = "true") -> str:
 
 
 def to_png(art: Art, background: str) -> bytes:
-    """Return a PNG of the art as a terminal shows it. A cell has 10 x 20 pixels, or 5 x 10 in large art."""
+    """Return a PNG of the art. A cell has 10 x 20 pixels, or 5 x 10 in large art."""
     grid = len(art.rows[0]), len(art.rows)
     step = 1 if grid[0] * grid[1] <= MOST_LARGE_CELLS else 2
     width, height = PARTS[0] // step, PARTS[1] // step
@@ -1275,12 +1297,12 @@ MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
 MAX_TAGS, MAX_TAG_LENGTH = 5, 30
 SOURCE_NAMES = {"api.thecatapi.com": "The Cat API", "cataas.com": "CATAAS"}  # by host; others are called by their host
 LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at start
-SHADES = {
+NAMED_COLOURS = {
     "black": "#000000 #201c1c", "grey": "#5c5c5c #8c8c8c #b8b8b8", "white": "#e0e0e0 #ffffff",
     "brown": "#3c2818 #6b4a30 #977050", "orange": "#c87832 #f08c28", "cream": "#cdb492 #f2e2c4", "yellow": "#f0d23c",
     "green": "#2d4b23 #508240 #96b96e", "blue": "#233264 #3c64b4 #8cb4dc", "purple": "#6e468c",
     "pink": "#e196a0 #f0c4c8", "red": "#b42828"}
-COLOUR_NAMES = {bytes.fromhex(shade[1:]): name for name, shades in SHADES.items() for shade in shades.split()}
+COLOUR_NAMES = {bytes.fromhex(shade[1:]): name for name, tones in NAMED_COLOURS.items() for shade in tones.split()}
 PORTRAITS = 8  # that are kept, with 0.5 MB each: a page asks for a cat again in the size of its window
 MAIN_SHARE = 0.2  # a second main colour has at least this share of the picture
 
@@ -1773,12 +1795,13 @@ class Cache:
 
 
 def main_colours(picture: Image.Image) -> str:
-    """Return the names of the one or two colours that most of the picture has, such as "orange and white"."""
+    """Return the names of the one or two colours that most of the picture (RGB) has, such as "orange and white"."""
     side = 32  # small, so that the stripes of a coat become its colour
-    small = picture.convert("RGB").resize((side, side), Image.Resampling.BOX)
-    shades = chunks(nearest(small.tobytes(), side, COLOUR_NAMES), 3)
-    most = Counter(COLOUR_NAMES[shade] for shade in shades).most_common(2)
-    return " and ".join(name for i, (name, count) in enumerate(most) if i == 0 or count >= MAIN_SHARE * len(shades))
+    small = picture.resize((side, side), Image.Resampling.BOX)
+    pixels = chunks(nearest(small.tobytes(), side, COLOUR_NAMES), 3)
+    (main, _), *others = Counter(COLOUR_NAMES[pixel] for pixel in pixels).most_common(2)
+    second = [name for name, count in others if count >= MAIN_SHARE * len(pixels)]
+    return " and ".join([main, *second])
 
 
 def described(cat: Cat, photograph: Image.Image) -> Cat:
@@ -2280,7 +2303,7 @@ MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies sen
 REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
             431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
 ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match wins (RFC 9309, 2.2.2)
-PLACES, PLACES_OF_A_CLIENT = 32, 16  # for requests that wait for a drawing; a drawing takes some 50 ms
+PLACES, PLACES_OF_A_CLIENT = 32, 16  # for requests that wait for a drawing; a usual drawing takes some 30 ms
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
 FORMATS = {  # media type, suffix of permalinks, and the pages that have the format
     "html": ("text/html", "html", "all"),
@@ -2308,7 +2331,7 @@ class View:
     """How to show a cat. Each field is a parameter of the query and an option of the command `art`."""
 
     width: int | None = parameter(
-        None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; 80 if not given, "
+        None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; {COLUMNS} if not given, "
         "in a browser as many as fit",
         art=f"columns (as many as the terminal has, else {COLUMNS})")
     height: int | None = parameter(
@@ -2320,8 +2343,8 @@ class View:
         "fill", STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one",
         art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)")
     contrast: int | None = parameter(
-        None, range(101), "?contrast=48", "levels that glyph and background of fill differ"
-        f" by, 0 to 100; 0 in a terminal, {CONTRAST} elsewhere if not given",
+        None, range(101), "?contrast=48",
+        f"levels that glyph and background of fill differ by, 0 to 100; if not given, 0 for ansi, else {CONTRAST}",
         art=f"levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})")
     background: str = parameter(
         "dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light background",
@@ -2361,7 +2384,6 @@ VALUES = {each.name: each.metadata["values"] for each in fields(View)}
 def value_names(values: range | Sequence[str]) -> str:
     """Return what stands for a value in the usage of an option."""
     return "N" if isinstance(values, range) else "|".join(values)
-
 
 
 # The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
@@ -2500,8 +2522,8 @@ async function show(link, remember, parts = ["main", "footer"], first = false) {
 }
 
 async function copy(text, what) {
-  await navigator.clipboard.writeText(await text)
-  Object.assign(find("#news"), {textContent: what + " copied", className: "toast"})
+  const done = await text.then(text => navigator.clipboard.writeText(text)).then(() => true, () => false)
+  Object.assign(find("#news"), {textContent: what + (done ? " copied" : " not copied"), className: "toast"})
   setTimeout(() => find("#news").className = "unseen", 2000)
 }
 
@@ -2515,15 +2537,15 @@ addEventListener("click", event => {
     seen.push(permalink.pathname.split("/").pop())
     show(href, id === "another" ? "pushState" : "replaceState")
   } else if (id === "share") {
-    if (!navigator.share) return copy(permalink.href, "link")
+    if (!navigator.share) return copy(Promise.resolve(permalink.href), "link")
     navigator.share({title: document.title, url: permalink.href}).catch(() => {})  // the visitor may cancel
   } else if (id === "copy") {
     permalink.pathname += ".txt"
-    permalink.searchParams.set("width", shown("--columns"))
+    permalink.searchParams.set("width", Math.max(find("#width").min, shown("--columns")))
     permalink.searchParams.set("height", shown("--rows"))
     const scheme = matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"
     if (!permalink.searchParams.has("background")) permalink.searchParams.set("background", scheme)
-    copy(fetch(permalink).then(response => response.text()), "text")
+    copy(fetch(permalink).then(response => response.ok ? response.text() : Promise.reject()), "text")
   }
 })
 addEventListener("keydown", event => {
@@ -2594,7 +2616,11 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <main class="{{"stage" if view else "text error" if message else "text"}}">
 <h1>{{title}}</h1>
 % if message:
-<p>{{message}}. Here is <a href="{{root}}">another cat</a>.</p>
+<p>{{message}}.
+%     if art:
+Here is <a href="{{root}}">another cat</a>.
+%     end
+</p>
 % end
 % if art:
 %     columns, rows = len(art.rows[0]), len(art.rows)
@@ -2676,7 +2702,7 @@ PAGE_TEMPLATE = bottle.SimpleTemplate("""\
 <a href="{{root}}analytics">visitors</a> <a href="{{root}}help">help</a></p>
 %     if cat or dbip:
 <p class="end">
-%         if cat:
+%         if cat and "://" in url:
 <code>curl {{url.removeprefix("http://")}}</code>
 %         end
 %         if dbip:
@@ -2704,7 +2730,7 @@ GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 
     "Look at a cat": [
         Hint("curl {base_url}", "a random cat, another one each time", "{root}"),
         Hint("{root}cat/house-42", "this cat, forever", "{root}cat/house-42"),
-        Hint("in the browser", "space, n or a swipe: another cat; hold the art to see its picture", ""),
+        Hint("in the browser", "space, n or a swipe to the left: another cat; hold the art to see its picture", ""),
     ],
     "Options": [Hint(example, meaning, "{root}cat/house-42" + example)
                 for example, meaning in (each.metadata["guide"] for each in fields(View))],
@@ -2990,7 +3016,7 @@ class Service:
         environ["catscii.started"] = time.perf_counter()
         address = request_header(name) if name else environ.get("REMOTE_ADDR", "")
         environ["catscii.country"] = self.countries.country(address)
-        environ["catscii.client"] = client_of(address)
+        environ["catscii.client"] = client_of(address or environ.get("REMOTE_ADDR", ""))
         environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
         if refusal := environ.get("catscii.refusal"):
             raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
@@ -3140,7 +3166,10 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
 
 
 def link_line(view: View, cat: Cat) -> str:
-    """Return a faint line of at most 80 columns: what the cat is, a command that shows it again, the guide's path."""
+    """Return a faint line: what the cat is, a command that shows it again, the guide's path.
+
+    The line has at most 80 characters, unless the shortest command is longer.
+    """
     coat = re.split(" with |, ", cat.description)[0]
     given = view.given("height", "format")
     larger, same = (shell_command(f"{base_url()}cat/{cat.id}", query) for query in ({"width": 120} | given, given))

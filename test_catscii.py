@@ -913,6 +913,12 @@ def squared(a: bytes, b: bytes) -> int:
     return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.parametrize("contrast", [1, 2, 3, 4, 5, 6, 26, 100])
+def test_each_cell_has_a_glyph_if_a_contrast_is_given(contrast):
+    art = catscii.render(catscii.draw_house_cat(1), contrast=contrast)
+    assert " " not in "".join(art.rows)
+
+
 @pytest.mark.parametrize("colors", ["256", "16"])
 @settings(max_examples=rounds(40), deadline=None)
 @given(pictures, st.integers(0, 60), st.sampled_from(catscii.STYLES))
@@ -1242,13 +1248,13 @@ def test_an_empty_store_is_filled_and_requests_are_served_from_it(start, upstrea
     assert all(re.match(r"catscii/\d", headers["User-Agent"]) for _, headers in upstream.requests)
 
 
-@pytest.mark.parametrize("name", catscii.SHADES)
+@pytest.mark.parametrize("name", catscii.NAMED_COLOURS)
 def test_a_plain_picture_has_one_main_colour_and_a_picture_of_two_has_both_the_larger_first(name):
-    for shade in catscii.SHADES[name].split():
+    for shade in catscii.NAMED_COLOURS[name].split():
         picture = Image.new("RGB", (90, 60), shade)
         assert catscii.main_colours(picture) == name
         other = "green" if name != "green" else "pink"
-        picture.paste(catscii.SHADES[other].split()[0], (0, 0, 30, 60))
+        picture.paste(catscii.NAMED_COLOURS[other].split()[0], (0, 0, 30, 60))
         assert catscii.main_colours(picture) == f"{name} and {other}"
         picture.paste("cyan", (0, 0, 9, 60))
         picture.paste(shade, (9, 0, 30, 60))
@@ -2566,6 +2572,14 @@ def test_ink_in_16_colours_has_the_glyphs_of_plain_text_and_is_black_on_light_on
     assert ["\x1b[30m" in "".join(rows) for rows in (dark, light)] == [False, True]
 
 
+@pytest.mark.parametrize("colors", ["true", "256", "16"])
+def test_ink_on_light_can_be_read_in_all_colours(colors):
+    for seed in range(10):
+        art = catscii.render(catscii.draw_house_cat(seed), style="ink", background="light", colors=colors)
+        colours = set(catscii.chunks(art.foreground, 3))
+        assert max(map(catscii.luminance, colours)) <= catscii.MOST_LUMINANCE
+
+
 def assert_fits_24_lines(text: str) -> None:
     lines = re.sub("\x1b[^m]*m", "", text).splitlines()
     assert len(lines) < 24 and max(map(len, lines)) <= 80, "with a line for the prompt"
@@ -2849,6 +2863,21 @@ def test_space_and_n_are_for_another_cat_after_a_click_and_space_presses_a_butto
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize(("left", "down", "swipes"), [(150, 10, True), (30, 0, False), (100, 90, False)])
+def test_a_swipe_to_the_left_shows_another_cat(new_tab, left, down, swipes):
+    tab = new_tab(360, 740, has_touch=True, is_mobile=True)
+    show(tab, "/cat/house-5")
+    box, touch = tab.locator("figure").bounding_box(), tab.context.new_cdp_session(tab)
+    begun = {"x": box["x"] + 250, "y": box["y"] + 100}
+    ended = {"x": begun["x"] - left, "y": begun["y"] + down}
+    with another_cat(tab) if swipes else contextlib.nullcontext():
+        for kind, points in (("touchStart", [begun]), ("touchMove", [ended]), ("touchEnd", [])):
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    tab.wait_for_load_state("networkidle")
+    assert tab.url.endswith("/cat/house-5") is not swipes
+
+
+@pytest.mark.browser
 def test_a_long_touch_shows_the_photograph_and_no_menu(new_tab):
     tab = new_tab(360, 740, has_touch=True, is_mobile=True)
     tab.goto("/cat/house-5?width=40")
@@ -3081,6 +3110,15 @@ def test_art_is_selected_with_a_key_or_two_clicks_and_copied_in_the_size_that_is
     tab.wait_for_selector(".toast")
     copied = tab.evaluate("navigator.clipboard.readText()").splitlines()
     assert (len(copied[0]), len(copied)) == (columns(tab), len(rows.split("\n")))
+    show(tab, "/cat/house-5?height=5")
+    tab.click("#copy")
+    tab.wait_for_selector("text=text copied")
+    copied = tab.evaluate("navigator.clipboard.readText()").splitlines()
+    assert (len(copied[0]), len(copied)) == (13, 5), "fewer columns than a width may have"
+    tab.evaluate("navigator.clipboard.writeText = () => Promise.reject()")
+    tab.click("#copy")
+    tab.wait_for_selector("text=text not copied")
+    assert tab.evaluate("navigator.clipboard.readText()").splitlines() == copied
 
 
 @pytest.mark.browser
@@ -3247,7 +3285,7 @@ def test_errors_come_in_the_format_that_was_asked_for_and_carry_nothing_raw(serv
 
 
 def test_in_a_terminal_a_page_that_does_not_exist_has_a_calm_cat_that_fits_24_lines(service):
-    cat = catscii.draw_house_cat(zlib.crc32(b"/nothing") % 32)
+    cat = catscii.draw_house_cat(zlib.crc32(b"/nothing") % 8)
     art = catscii.to_ansi(catscii.render(cat, 60, catscii.TERMINAL_ROWS, contrast=0))
     assert service.get("/nothing").data.decode() == f"{art}404 Not Found: there is nothing at '/nothing'\n"
 
@@ -3635,7 +3673,7 @@ def test_every_request_that_arrived_before_the_signal_is_answered(start, signal_
     service = start(command=patched("catscii.GRACE_SECONDS = 60"))  # a busy machine takes its time
     with contextlib.ExitStack() as stack:
         with suspended(service):
-            clients = stack.enter_context(crowd(service, 24, asking("/cat/house-{}?format=text", times=3)))
+            clients = stack.enter_context(crowd(service, 16, asking("/cat/house-{}?format=text", times=3)))
             service.process.send_signal(signal_number)
         assert service.stop(signal_number) == 0, "a second signal changes nothing"
         for client in clients:
@@ -3938,16 +3976,18 @@ def test_a_log_that_is_read_again_goes_on_and_says_how_much_is_missing(start):
     assert service.stop() == 0
 
 
-@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "localhost"), ("127.0.0.1", "127.0.0.1")])
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", "localhost"), ("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
 def test_on_a_terminal_the_log_begins_with_an_address_to_open_and_goes_on_in_json(start, host, shown):
     (leader, terminal), (port,) = pty.openpty(), free_ports(1)
     command = ["bash", "-c", f'exec "$@" 2> {os.ttyname(terminal)}', "", *patched("")]
     service = start(command=command, HOST=host, PORT=str(port))
-    assert service.get("/health", retries=urllib3.Retry(9, backoff_factor=0.05)).status == 200
+    patient = urllib3.Retry(9, backoff_factor=0.05)
+    assert urllib3.request("GET", f"http://{shown}:{port}/health", retries=patient).status == 200
     assert service.stop() == 0
     first, *others = os.read(leader, 65536).decode().splitlines()
     assert first == f"open http://{shown}:{port}"
-    assert f"Listening on {host}:{port}" in [json.loads(line)["fields"]["message"] for line in others]
+    listening = shown if host == "::1" else host
+    assert f"Listening on {listening}:{port}" in [json.loads(line)["fields"]["message"] for line in others]
     os.close(leader)
     os.close(terminal)
 
@@ -4482,6 +4522,7 @@ def in_terminal(columns: int, lines: int, *command: Any, **environment: str) -> 
         ("", {"COLORTERM": "truecolor"}, "8;2;"), ("", {"COLORTERM": "24bit"}, "8;2;"),
         ("", {"COLORTERM": "yes"}, "8;5;"), ("", {"NO_COLOR": "1", "COLORTERM": "truecolor"}, ""),
         ("", {"NO_COLOR": ""}, "8;5;"), ("", {"TERM": "dumb"}, ""), ("--colors true", {}, "8;2;"),
+        ("", {"TERM": "linux"}, "[10"), ("", {"TERM": "linux", "COLORTERM": "truecolor"}, "8;2;"),
         ("--colors 16", {"COLORTERM": "truecolor"}, "[10"), ("--colors 256", {"NO_COLOR": "1"}, "8;5;"),
         ("--format ansi", {"TERM": "dumb"}, "8;5;"))),
 ])
