@@ -1178,7 +1178,8 @@ PATTERNS: dict[str, list[Layer]] = {
 FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth and nose, whiskers
     (SHADOW, 0.05, 0.3, both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j))),
     (LIGHT, 0.07, 0.25, [oval(0.12j, 0.07, 0.2), *MUZZLE[:2]]),
-    (BLACK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011) for i in range(9)))),
+    (BLACK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011)[::4]
+                            for i in range(9)))),
     (BLACK, 0, 1, [whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), stroke(0.035, 0.46j, 0.53j, 0.61j),
                    *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
     ("nose", 0, 1, [whole(0.04+0.335j, 0.12+0.355j, 0.09+0.42j, 0.02+0.475j)]),
@@ -1190,35 +1191,64 @@ FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth
 class Easel(NamedTuple):
     """A picture and a cat on it. A point z of the cat is at origin + turn * z, after its x is multiplied by `broad`."""
 
-    picture: Image.Image
+    picture: Image.Image  # width and height are multiples of 4
     coat: Coat
     rng: random.Random
     origin: complex  # in pixels
     turn: complex  # its length is the size in pixels
     broad: float  # the cat is mirrored if this is negative
 
-    def mask(self, shapes: Iterable[Shape], blur: float = 0) -> Image.Image:
-        """Return the shapes as a mask (L, 480 x 360)."""
+    def mask(self, shapes: Iterable[Shape], blur: float = 0, alpha: float = 1) -> Image.Image:
+        """Return the shapes as a mask (L, as large as the picture)."""
         scale = 0.25 if blur else 2  # a small sheet is faster to blur; a large one gives smoother edges
-        sheet = Image.new("L", (int(PORTRAIT[0] * scale), int(PORTRAIT[1] * scale)))
+        width, height = self.picture.size
+        sheet, mask = Image.new("L", (int(width * scale), int(height * scale))), Image.new("L", (width, height))
+        pen, level, origin = ImageDraw.Draw(sheet), int(255 * alpha), scale * self.origin
+        turn, mirror = (scale * self.turn * (self.broad + sign) / 2 for sign in (1, -1))
         for shape in shapes:
-            spots = [scale * (self.origin + self.turn * complex(z.real * self.broad, z.imag)) for z in shape]
-            ImageDraw.Draw(sheet).polygon([(spot.real, spot.imag) for spot in spots], fill=255)
-        soft = ImageFilter.GaussianBlur(blur * scale * abs(self.turn))
-        return sheet.filter(soft).resize(PORTRAIT, Image.Resampling.BILINEAR) if blur else sheet.reduce(2)
+            spots = [origin + turn * z + mirror * z.conjugate() for z in shape]
+            pen.polygon([(spot.real, spot.imag) for spot in spots], level)
+        if drawn := sheet.getbbox():  # most shapes are small, so that most of the sheet stays empty
+            radius = blur * abs(self.turn)
+            left, top, right, bottom = box = self.frame([edge / scale for edge in drawn], 3 * radius)
+            part = sheet.crop((int(left * scale), int(top * scale), int(right * scale), int(bottom * scale)))
+            if blur:
+                soft = part.filter(ImageFilter.GaussianBlur(scale * radius))
+                mask.paste(soft.resize((right - left, bottom - top), Image.Resampling.BILINEAR), box)
+            else:
+                mask.paste(part.reduce(2), box)
+        return mask
+
+    def frame(self, box: Sequence[float], margin: float) -> tuple[int, int, int, int]:
+        """Return the box with a margin, as far as it is in the picture, and in multiples of 4, to suit all sheets."""
+        left, top, right, bottom = box
+        width, height = self.picture.size
+        return (max(0, math.floor((left - margin) / 4) * 4), max(0, math.floor((top - margin) / 4) * 4),
+                min(width, math.ceil((right + margin) / 4) * 4), min(height, math.ceil((bottom + margin) / 4) * 4))
+
+    def fill(self, colour: str, mask: Image.Image, within: Image.Image | None = None) -> None:
+        """Paint with the mask, where the mask `within` allows it."""
+        if box := mask.getbbox():
+            part = ImageChops.multiply(mask.crop(box), within.crop(box)) if within else mask.crop(box)
+            flat = Image.new("RGB", part.size, getattr(self.coat, colour, colour))
+            self.picture.paste(flat, box, part)  # faster than pasting the colour itself
 
     def paint(self, colour: str, blur: float, alpha: float, shapes: Iterable[Shape],
               within: Image.Image | None = None, hair: float = 0) -> Image.Image:
         """Paint the shapes where the mask `within` allows it, with a fringe of hairs. Return the shapes' own mask."""
-        mask = self.mask([self.furry(shape, hair) for shape in shapes] if hair else shapes, blur)
-        if box := mask.getbbox():  # pasting takes most of the time, and most shapes are small
-            part = ImageChops.multiply(mask.crop(box), within.crop(box)) if within else mask.crop(box)
-            self.picture.paste(getattr(self.coat, colour, colour), box, part.point(lambda level: int(level * alpha)))
+        mask = self.mask([self.furry(shape, hair) for shape in shapes] if hair else shapes, blur, alpha)
+        self.fill(colour, mask, within)
         return mask
 
     def furry(self, shape: Shape, length: float) -> Shape:
         """Return the shape with a hair at each corner, of at most this length, that points outwards and down."""
         return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * self.rng.random())]
+
+    def hair(self) -> Shape:
+        """Return a hair: a line away from the nose and down."""
+        way = cmath.rect(1, cmath.tau * self.rng.random())
+        root = 0.3j + way * 1.45 * self.rng.random() ** 0.6
+        return root, root + (way + 0.6j * self.rng.random()) * (0.08 + 0.1 * self.rng.random())
 
 
 def paint_eyes(easel: Easel) -> str:
@@ -1229,15 +1259,18 @@ def paint_eyes(easel: Easel) -> str:
     lids, eyes = (both([0.42 + z * look * size for z in LIDS]) for size in (1, 0.82))
     easel.paint("belly", 0.06, 0.45, [[z * 1.06 for z in lid] for lid in lids])
     easel.paint(BLACK, 0, 1, lids)
-    for side, shape, name in zip((0.42, -0.42), eyes, [first, *others, first], strict=False):
-        (iris, glow), centre = EYES[name].split(), side + gaze
-        eye = easel.paint(iris, 0, 1, [shape])
-        easel.paint(glow, 0.05, 1, [oval(centre + 0.07j, 0.19, 0.13)], eye)
-        rays = [cmath.rect(0.22, i / 3.2) for i in range(20)]
-        easel.paint(glow, 0, 0.45, [(centre + z * 0.4, centre + z, centre + z * (1+0.12j)) for z in rays], eye)
-        easel.paint(SHADOW, 0, 0.75, [shape], ImageChops.invert(easel.mask([oval(side + 0.05j, 0.25, 0.2)], 0.035)))
-        easel.paint(BLACK, 0, 1, [oval(centre, pupil, 0.175)], eye)
-        easel.paint("white", 0, 1, [oval(centre + 0.07-0.09j, 0.055, 0.06), oval(centre - 0.08+0.09j, 0.025, 0.025)])
+    sockets, centres = easel.mask(eyes), [0.42 + gaze, -0.42 + gaze]
+    rays = [cmath.rect(0.22, i / 3.2) for i in range(20)]
+    for start, name in enumerate((first, *others)):  # a second colour replaces the first one in the second eye
+        iris, glow = EYES[name].split()
+        easel.paint(iris, 0, 1, eyes[start:])
+        easel.paint(glow, 0.05, 1, [oval(centre + 0.07j, 0.19, 0.13) for centre in centres[start:]], sockets)
+        easel.paint(glow, 0, 0.45, [(centre + z * 0.4, centre + z, centre + z * (1+0.12j))
+                                    for centre in centres[start:] for z in rays], sockets)
+    easel.paint(SHADOW, 0, 0.75, eyes, ImageChops.invert(easel.mask(both(oval(0.42+0.05j, 0.25, 0.2)), 0.035)))
+    easel.paint(BLACK, 0, 1, [oval(centre, pupil, 0.175) for centre in centres], sockets)
+    glints = [(0.07-0.09j, 0.06), (-0.08+0.09j, 0.025)]
+    easel.paint("white", 0, 1, [oval(centre + place, size, size) for centre in centres for place, size in glints])
     return f"one {first} and one {others[0]} eye" if others else f"{first} eyes"
 
 
@@ -1247,11 +1280,14 @@ def draw_house_cat(seed: int) -> Image.Image:
     coat, fluff, size = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(110, 122)
     markings = [layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]]
     far, near = rng.choice(ROOMS[coat.room]).split()
-    body = Easel(Image.new("RGB", PORTRAIT, far), coat, rng, complex(rng.uniform(210, 270), rng.uniform(190, 206)),
-                 size, rng.uniform(0.97, 1.08) * rng.choice((-1, 1)))
-    body.paint(near, 0.5, 1, [oval(complex(rng.uniform(-1, 1), rng.uniform(-0.6, 0.6)), 1.5, 1.2)])
-    spots = [oval(complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)), 0.22, 0.22) for _ in range(9)]
-    body.paint(LIGHT, 0.05, 0.2, spots)  # lamps, out of focus
+    origin, broad = complex(rng.uniform(210, 270), rng.uniform(190, 206)), rng.uniform(0.97, 1.08) * rng.choice((-1, 1))
+    room = Easel(Image.new("RGB", (160, 120), far), coat, rng, origin / 3, size / 3, broad)  # it is out of focus
+    room.paint(near, 0.5, 1, [oval(complex(rng.uniform(-1, 1), rng.uniform(-0.6, 0.6)), 1.5, 1.2)])
+    lamps = [oval(complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)), 0.22, 0.22) for _ in range(9)]
+    room.paint(LIGHT, 0, 0.2, lamps)
+    blurred = room.picture.filter(ImageFilter.BoxBlur(1)).resize(PORTRAIT, Image.Resampling.BILINEAR)
+
+    body = Easel(blurred, coat, rng, origin, size, broad)
     torso = body.paint("fur", 0, 1, [BODY], hair=fluff)
     for layer in markings:
         body.paint(*layer, torso, 0.03)
@@ -1270,13 +1306,12 @@ def draw_house_cat(seed: int) -> Image.Image:
     head.paint(PINK, 0.02, 1, conches, face)
     head.paint(SHADOW, 0.06, 0.4, [[z + 0.12j for z in shape] for shape in conches], face)
     head.paint(LIGHT, 0.15, 0.3, [oval(0.25-0.5j, 0.6, 0.35)], face)
+    fur = ImageChops.lighter(face, torso)
     for colour, shift, blur in ((SHADOW, 0.07-0.10j, 0.11), (LIGHT, -0.05+0.05j, 0.03)):  # a dark and a bright edge
-        inner = head.mask([[z + shift for z in shape] for shape in outline], blur)
-        head.paint(colour, 0, 0.5, outline, ImageChops.invert(inner))
-        ways = [cmath.rect(1, rng.uniform(0, cmath.tau)) for _ in range(600)]  # hairs grow away from the nose
-        roots = [(0.3j + way * 2 * rng.random() ** 0.6, way) for way in ways]
-        hairs = [(root, root + way * 0.012j, root + (way + 0.35j) * 0.13) for root, way in roots]
-        head.paint(colour, 0, 0.2, hairs, ImageChops.lighter(face, torso))
+        inner = head.mask([[z + shift for z in shape] for shape in (SKULL, *ears)], blur)
+        edge = ImageChops.subtract(face, inner, scale=2)  # half as opaque
+        hairs = head.mask([head.hair() for _ in range(300)], alpha=0.4)
+        head.fill(colour, ImageChops.lighter(edge, hairs), fur)
     for layer in FACE:
         head.paint(*layer)
     head.picture.info["description"] = f"a {coat.name} with {paint_eyes(head)}"
