@@ -1002,7 +1002,7 @@ def luma_of(colour: bytes) -> float:
 
 def luminance(colour: bytes) -> float:
     """Return the relative luminance of a colour, 0 to 1 (WCAG 2.2)."""
-    red, green, blue = (((level / 255 + 0.055) / 1.055) ** 2.4 for level in colour)
+    red, green, blue = (math.pow((level / 255 + 0.055) / 1.055, 2.4) for level in colour)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
