@@ -60,8 +60,11 @@ ratios are medians of the ratios within each round. Then serve measures how long
 and 64 other clients, each with an address of its own, ask for large cats that are not in the cache, again and again. It
 also measures the processor time of a house cat at 80 columns that is not in the cache.
 
-start runs the service and CGI in turn, with a full store. The floor is Python that imports bottle and sqlite3, and, for
-the service, waitress. The script is compiled to bytecode beforehand, unless the table says otherwise.
+start runs commands, CGI and the service in turn, with a full store. Each has a floor: bare Python for --help and
+--version; for art, Python that opens a JPEG of two megapixels with Pillow's draft and scales it; for CGI, Python that
+imports bottle, sqlite3 and Pillow; for the service, Python that imports bottle, waitress and sqlite3. Commands and CGI
+are measured from exec to their end, the service to the first byte of an answer. Everything is byte-compiled, unless the
+table says otherwise.
 
 machines needs etcd, and takes about four minutes. It starts 1, 3 and then 10 machines, and one machine without etcd. It
 loads one machine and the one without etcd in turn, like serve; the ratios are medians of the ratios within each round.
@@ -890,8 +893,14 @@ def compare_drawing() -> None:
 
 
 STARTS = 21
-SERVER_FLOOR, CGI_FLOOR = "import bottle, waitress, sqlite3", "import bottle, sqlite3"
+SERVER_FLOOR, CGI_FLOOR = "import bottle, waitress, sqlite3", "import bottle, sqlite3, PIL.Image"
 WAIT = "; print(flush=True); open(0).read()"
+ART_FLOOR = """
+from PIL import Image
+picture = Image.open("photograph.jpg")
+picture.draft("RGB", (480, 360))
+picture.resize((400, 300))
+"""
 TERMINAL = {"HTTP_USER_AGENT": "curl/8", "HTTP_ACCEPT": "*/*"}
 BROWSER_VARIABLES = {"HTTP_USER_AGENT": "Mozilla/5.0", "HTTP_ACCEPT": "text/html", "HTTP_ACCEPT_ENCODING": "gzip, br"}
 REQUEST = {
@@ -922,6 +931,16 @@ def first_byte(arguments: list[str], variables: dict[str, str]) -> tuple[float, 
         return taken, memory
 
 
+def whole(arguments: list[str], variables: dict[str, str], folder: str) -> tuple[float, float]:
+    """Run Python. Return the seconds until it has ended, and the most memory that it used, in MB."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], env=variables, cwd=folder, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    taken = time.perf_counter() - start
+    assert status == 0, arguments
+    return taken, used.ru_maxrss / 1000
+
+
 def resident(pid: int) -> float:
     """Return the resident memory of a process in megabytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -941,20 +960,33 @@ def compare_starts() -> None:
             "ANALYTICS_DB": folder + "/catscii.db", "CAT_SOURCES": "http://localhost:9/",
         }  # fmt: skip
         service, cgi = {"HOST": "127.0.0.1", "PORT": "0"}, REQUEST | TERMINAL
+        noise = Image.effect_noise((1600, 1250), 60).resize((160, 125)).resize((1600, 1250)).convert("RGB")
+        noise.save(f"{folder}/photograph.jpg", quality=85)
         module, script = ["-m", "catscii"], [catscii.__file__]
+        no_sources = cgi | {"CAT_SOURCES": ""}
         starts = {
+            "floor: bare Python": (["-c", "pass"], {}),
+            "`--help`": ([*module, "--help"], {}),
+            "`--version`": ([*module, "--version"], {}),
+            "floor of `art`": (["-c", ART_FLOOR], {}),
+            "`art` of a photograph": ([*module, "art", "photograph.jpg"], {}),
+            "`art house-1`": ([*module, "art", "house-1"], {}),
+            "floor of CGI": (["-c", CGI_FLOOR], {}),
+            "CGI, a house cat": (module, no_sources | {"PATH_INFO": "/cat/house-1"}),
+            "CGI, a stored photograph": (module, cgi),
+            "CGI, the same for a browser": (module, cgi | BROWSER_VARIABLES),
+            "CGI, not byte-compiled": (script, cgi),
             "floor of the service": (["-c", SERVER_FLOOR + WAIT], {}),
             "service": (module, service),
             "service, not byte-compiled": (script, service),
-            "floor of CGI": (["-c", CGI_FLOOR + WAIT], {}),
-            "CGI, for curl": (module, cgi),
-            "CGI, for a browser": (module, cgi | BROWSER_VARIABLES),
-            "CGI, not byte-compiled": (script, cgi),
         }
         figures: dict[str, list[tuple[float, float]]] = {name: [] for name in starts}
         for turn in range(STARTS + 1):
             for name, (arguments, more) in starts.items():
-                taken = first_byte(arguments, variables | more)
+                if "service" in name:
+                    taken = first_byte(arguments, variables | more)
+                else:
+                    taken = whole(arguments, variables | more, folder)
                 if turn:  # the first turn compiles
                     figures[name].append(taken)
     print("| | ms | x floor | MB | x floor |\n|---|---|---|---|---|")

@@ -19,34 +19,19 @@ The sections stand in the order of the data: Settings, Telemetry, Art, House cat
 
 from __future__ import annotations
 
-import base64
+import atexit
 import cmath
 import contextlib
-import contextvars
 import errno
-import gzip
-import hashlib
-import html
 import importlib
 import io
-import ipaddress
 import itertools
-import json
-import logging
 import math
 import os
-import random
 import re
-import reprlib
 import select
-import shutil
 import signal
-import socket
-import sqlite3
-import subprocess
 import sys
-import textwrap
-import threading
 import time
 import warnings
 import zlib
@@ -54,46 +39,80 @@ from array import array
 from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, lru_cache, partial
-from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple
-from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
-
-import bottle  # type: ignore[import-untyped]
-from PIL import UnidentifiedImageError
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn
 
 
 class Lazy:
-    """A module that is imported when it is first used, because importing Pillow and others is slow."""
+    """An object that is made when it is first used, such as a module: a start imports only what it needs."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = make
 
     def __getattr__(self, attribute: str) -> Any:
-        value = vars(self)[attribute] = getattr(importlib.import_module(self._name), attribute)
+        value = vars(self)[attribute] = getattr(self._make(), attribute)
         return value
 
 
 if TYPE_CHECKING:
     import argparse
+    import base64
+    import contextvars
+    import datetime
+    import gzip
+    import hashlib
+    import html
+    import ipaddress
+    import json
+    import logging
+    import random
+    import reprlib
     import resource
+    import shutil
+    import socket
+    import sqlite3
     import ssl
+    import subprocess
+    import textwrap
+    import threading
+    from concurrent import futures
+    from contextlib import AbstractContextManager
+    from http import client as http_client
+    from urllib import parse as urllib_parse
 
+    import bottle  # type: ignore[import-untyped]
     import certifi
     import maxminddb
+    import PIL
     import urllib3
     import waitress  # type: ignore[import-untyped]
-    from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageMath, ImageOps, ImageStat
+    from PIL import (
+        Image,
+        ImageChops,
+        ImageDraw,
+        ImageEnhance,
+        ImageFilter,
+        ImageMath,
+        ImageOps,
+        ImageStat,
+        JpegImagePlugin,
+    )
 else:
-    Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageMath, ImageOps, ImageStat = (
-        Lazy("PIL.Image" + name) for name in ("", "Chops", "Draw", "Enhance", "Filter", "Math", "Ops", "Stat"))
-    argparse, certifi, maxminddb, resource, ssl, urllib3, waitress = map(Lazy, (
-        "argparse", "certifi", "maxminddb", "resource", "ssl", "urllib3", "waitress"))
+    def lazy(names: str) -> list[Lazy]:
+        return [Lazy(partial(importlib.import_module, name)) for name in names.split()]
 
-Mixin: Any = object  # stands for the class of waitress that Server.__init__ adds as a base
+    argparse, base64, contextvars, datetime, gzip, hashlib, html = lazy(
+        "argparse base64 contextvars datetime gzip hashlib html")
+    ipaddress, json, logging, random, reprlib, resource, shutil = lazy(
+        "ipaddress json logging random reprlib resource shutil")
+    socket, sqlite3, ssl, subprocess, textwrap, threading = lazy("socket sqlite3 ssl subprocess textwrap threading")
+    futures, http_client, urllib_parse = lazy("concurrent.futures http.client urllib.parse")
+    bottle, certifi, maxminddb, PIL, urllib3, waitress = lazy("bottle certifi maxminddb PIL urllib3 waitress")
+    Image, ImageChops, ImageDraw, ImageEnhance = lazy("PIL.Image PIL.ImageChops PIL.ImageDraw PIL.ImageEnhance")
+    ImageFilter, ImageMath, ImageOps, ImageStat = lazy("PIL.ImageFilter PIL.ImageMath PIL.ImageOps PIL.ImageStat")
+    JpegImagePlugin, = lazy("PIL.JpegImagePlugin")
+
+Mixin: Any = object  # stands for a class of logging or waitress, which is added as a base when it is needed
 __version__ = "0.1.0"
 
 
@@ -138,8 +157,10 @@ def source_urls(text: str) -> tuple[str, ...]:
 
 
 def is_web_url(text: str) -> bool:
+    if "://" not in text:  # most names of files need no further look
+        return False
     try:
-        parts = urlsplit(text)
+        parts = urllib_parse.urlsplit(text)
         usual = len(text) <= 2048 and text.isprintable() and parts.scheme in ("http", "https")
         return usual and bool(parts.hostname) and parts.port != 0
     except ValueError:
@@ -158,45 +179,67 @@ def certificate_file(text: str) -> str:
 existing_file = partial(ensure, valid=os.path.isfile, what="a file")
 database_file = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
                         what="in a folder that exists")
-header_name = partial(ensure, valid=re.compile("[A-Za-z0-9-]+").fullmatch, what="a header, such as Fly-Client-IP")
-key_text = partial(ensure, valid=re.compile("[!-~]+").fullmatch, what="printable ASCII without spaces", secret=True)
+header_name = partial(ensure, valid=partial(re.fullmatch, "[A-Za-z0-9-]+"), what="a header, such as Fly-Client-IP")
+key_text = partial(ensure, valid=partial(re.fullmatch, "[!-~]+"), what="printable ASCII without spaces", secret=True)
 etcd_url = partial(ensure, valid=is_web_url, what="a list of URLs such as http://localhost:2379", secret=True)
 otlp_url = partial(ensure, valid=is_web_url, what="a URL such as http://localhost:4318", secret=True)
-otlp_headers = partial(ensure, valid=re.compile(r"(?a)( *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*(,|$))+").fullmatch,
-                       what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded", secret=True)
-dsn = partial(ensure, valid=re.compile(r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+").fullmatch,
+otlp_headers = partial(
+    ensure, valid=partial(re.fullmatch, r"(?a)( *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*(,|$))+"),
+    what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded", secret=True)
+dsn = partial(ensure, valid=partial(re.fullmatch, r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+"),
               what="a DSN such as https://KEY@HOST/PROJECT", secret=True)
 
 
-def setting(default: object, parse: Callable[[str], object], help: str, secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"parse": parse, "help": help})
-
-
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings. Each is read from the environment variable of the same name. None means that it is not set."""
 
-    host: str = setting("0.0.0.0", str, "address to listen on (0.0.0.0)")
-    port: int = setting(8080, partial(one_of, choices=range(65536)), "port to listen on, 0 for any free one (8080)")
-    analytics_db: str = setting("catscii.db", database_file, "SQLite file for visits and pictures (catscii.db)")
-    geolite2_country_db: str | None = setting(None, existing_file, "MaxMind DB of countries (none: all count for ZZ)")
-    client_ip_header: str | None = setting(
-        None, header_name, "header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)")
-    cat_sources: tuple[str, ...] = setting(
-        DEFAULT_SOURCES, source_urls, "comma-separated API URLs, tried in order; empty: house cats only\n"
-        f"                        ({','.join(DEFAULT_SOURCES)})")
-    cat_api_key: str | None = setting(None, key_text, "key for The Cat API, sent as x-api-key (none)", secret=True)
-    etcd_endpoints: tuple[str, ...] = setting((), lambda text: tuple(map(etcd_url, re.split(r"\s*,\s*", text))),
-        "comma-separated URLs of etcd, where machines add up visits (none)", secret=True)
-    ssl_cert_file: str | None = setting(
-        None, certificate_file, "CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)")
-    log_level: int = setting(
-        logging.INFO, lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)], "debug, info, warn or error (info)")
-    sentry_dsn: str | None = setting(None, dsn, "DSN of the Sentry project for errors (none)", secret=True)
-    sentry_environment: str | None = setting(None, str, "environment of these errors (FLY_APP_NAME, else production)")
-    honeycomb_api_key: str | None = setting(
-        None, key_text, "key for traces to Honeycomb (none), or OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_*", secret=True)
-    otlp_endpoint: str | None = field(default=None, repr=False)  # None: send no traces
+    host: str = "0.0.0.0"
+    port: int = 8080
+    analytics_db: str = "catscii.db"
+    geolite2_country_db: str | None = None
+    client_ip_header: str | None = None
+    cat_sources: tuple[str, ...] = DEFAULT_SOURCES
+    cat_api_key: str | None = None
+    etcd_endpoints: tuple[str, ...] = ()
+    ssl_cert_file: str | None = None
+    log_level: int = LOG_LEVELS["info"]
+    sentry_dsn: str | None = None
+    sentry_environment: str | None = None
+    honeycomb_api_key: str | None = None
+    otlp_endpoint: str | None = None  # made from several variables; None: send no traces
+
+    def __repr__(self) -> str:
+        return "Settings(...)"  # many of them are secret
+
+
+class Setting(NamedTuple):
+    """How the text of a setting is read, and what --help says about it, with its default in parentheses."""
+
+    parse: Callable[[str], object]
+    help: str
+
+
+SETTINGS = {
+    "host": Setting(str, "address to listen on (0.0.0.0)"),
+    "port": Setting(partial(one_of, choices=range(65536)), "port to listen on, 0 for any free one (8080)"),
+    "analytics_db": Setting(database_file, "SQLite file for visits and pictures (catscii.db)"),
+    "geolite2_country_db": Setting(existing_file, "MaxMind DB of countries (none: all count for ZZ)"),
+    "client_ip_header": Setting(
+        header_name, "header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)"),
+    "cat_sources": Setting(
+        source_urls, "comma-separated API URLs, tried in order; empty: house cats only\n"
+        f"                        ({','.join(DEFAULT_SOURCES)})"),
+    "cat_api_key": Setting(key_text, "key for The Cat API, sent as x-api-key (none)"),
+    "etcd_endpoints": Setting(lambda text: tuple(map(etcd_url, re.split(r"\s*,\s*", text))),
+                              "comma-separated URLs of etcd, where machines add up visits (none)"),
+    "ssl_cert_file": Setting(certificate_file, "CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)"),
+    "log_level": Setting(lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)],
+                         "debug, info, warn or error (info)"),
+    "sentry_dsn": Setting(dsn, "DSN of the Sentry project for errors (none)"),
+    "sentry_environment": Setting(str, "environment of these errors (FLY_APP_NAME, else production)"),
+    "honeycomb_api_key": Setting(
+        key_text, "key for traces to Honeycomb (none), or OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_*"),
+}
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -212,8 +255,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             problems.append(f"{name}: {error}")
             return default
 
-    values = {each.name: read(each.name.upper(), each.metadata["parse"], each.default)
-              for each in fields(Settings) if each.metadata}
+    values = {name: read(name.upper(), setting.parse, Settings._field_defaults[name])
+              for name, setting in SETTINGS.items()}
     if "SSL_CERT_FILE" not in given:
         values["ssl_cert_file"] = read("NIX_SSL_CERT_FILE", certificate_file)
     collector = None
@@ -250,10 +293,15 @@ METRICS = {
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
-log = logging.getLogger("catscii")
+log: Any = Lazy(lambda: logging.getLogger("catscii"))
 
 
-class LogHandler(logging.Handler):
+def utc(seconds: float) -> datetime.datetime:
+    """Return the date and time in UTC that is this many seconds after the start of 1970."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+
+
+class LogHandler(Mixin):  # type: ignore[misc]
     """Writes JSON lines to standard error without blocking: keeps 256 KiB for a slow reader, and drops the rest."""
 
     def __init__(self) -> None:
@@ -274,7 +322,7 @@ class LogHandler(logging.Handler):
         if (trace := sys.modules.get(TRACE)) and (context := trace.get_current_span().get_span_context()).is_valid:
             fields["trace_id"] = trace.format_trace_id(context.trace_id)
         return json.dumps({
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+            "timestamp": utc(record.created).isoformat(timespec="microseconds")[:-6] + "Z",
             "level": {"WARNING": "WARN", "CRITICAL": "ERROR"}.get(record.levelname, record.levelname),
             "fields": fields, "target": record.name})
 
@@ -319,8 +367,8 @@ class LogHandler(logging.Handler):
         super().close()
 
 
-def start_logging(level: int) -> LogHandler:
-    handler = LogHandler()
+def start_logging(level: int) -> Any:
+    handler: Any = type("LogHandler", (LogHandler, logging.Handler), {})()
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging._srcfile = None  # this saves time, as does the next line: docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -333,7 +381,7 @@ def start_logging(level: int) -> LogHandler:
 class Trouble:
     """A failure that lasts for a while. It is true from `begin` to `end`, and each of the two logs one line."""
 
-    def __init__(self, begins: str, ends: str, level: int = logging.ERROR, quiet_seconds: float = 0.0) -> None:
+    def __init__(self, begins: str, ends: str, level: int = LOG_LEVELS["error"], quiet_seconds: float = 0.0) -> None:
         self._begins, self._ends, self._level, self._quiet_seconds = begins, ends, level, quiet_seconds
         self.reason, self.since, self._last = "", math.inf, 0.0  # `since` and `_last` are times of time.monotonic()
 
@@ -495,7 +543,8 @@ STYLES = ("fill", "ink")  # "fill" has glyphs with backgrounds, "ink" has glyphs
 BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; transparent pictures get the dark one
 CONTRAST = 26  # levels of luma that a letter and its background differ by at least, except in the format "ansi"
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-BOX_BYTES, BOX_SECONDS, UNREADABLE = 160 << 20, 9.0, 3  # memory, time, and exit status of the decoding process
+JPEG_START = b"\xff\xd8\xff"
+BOX_BYTES, BOX_SECONDS = 120 << 20, 9.0  # what a box takes at most: memory beyond that of its program, and time
 MAX_PIXELS, MAX_COLUMNS, MAX_ROWS = 64_000_000, 240, 240
 MOST_LARGE_CELLS = 24_000  # in a PNG; a window of 2,560 x 1,440 pixels has at most 19,200
 TERMINAL_ROWS = 22  # of 24 rows, the caption and the prompt take two
@@ -532,10 +581,17 @@ class Art(NamedTuple):
     background: bytes | None  # R, G, B of each cell; None if the glyphs have the page as their background
 
 
+def opened(data: bytes) -> Image.Image:
+    """Open a picture. Most are JPEGs, which need only one of Pillow's plugins: to import the others takes a while."""
+    if data.startswith(JPEG_START):
+        return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    return Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
+
+
 def decode(data: bytes, longest: int) -> Image.Image:
     """Return the first frame, upright, in RGB, with `longest` pixels or more if it has them. Raises PictureError."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
+        with warnings.catch_warnings(action="ignore"), opened(data) as picture:
             if picture.width * picture.height > MAX_PIXELS:  # Pillow only warns
                 raise MemoryError
             scale = min(1.0, longest / max(picture.size))
@@ -550,50 +606,149 @@ def decode(data: bytes, longest: int) -> Image.Image:
             return small if small.mode == "RGB" else flatten(small)
     except (Image.DecompressionBombError, MemoryError) as error:
         raise PictureError("the picture takes too much memory") from error
-    except UnidentifiedImageError as error:
+    except PIL.UnidentifiedImageError as error:
         raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
     except Exception as error:  # decoders raise almost anything on broken data
         raise PictureError(f"the picture cannot be read: {error}") from error
 
 
-def run_in_box(data: bytes, longest: int, store: bool) -> bytes:
-    """Run `work_in_box` on a picture from outside, in a process with limits. Return its output. Raises PictureError."""
-    folder, name = os.path.split(os.path.abspath(__file__))
-    code = (f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
-            f"script.work_in_box({longest}, {store})")
-    kept = {name: value for name, value in os.environ.items() if name.startswith(("PATH", "PYTHON", "LD_", "DYLD_"))}
-    try:
-        done = subprocess.run([sys.executable, "-P", "-c", code], env=kept, input=data, stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL, timeout=BOX_SECONDS)  # other variables may hold keys
-    except subprocess.TimeoutExpired:
-        raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
-    if done.returncode == 0:
-        return done.stdout
-    reason = done.stdout.decode("utf-8", "replace") if done.returncode == UNREADABLE else ""
-    ended = "takes too much memory or time" if done.returncode < 0 else f"fails with exit status {done.returncode}"
-    raise PictureError(reason or f"decoding {ended}")
+def import_decoders(data: bytes) -> None:
+    """Import what `decode` needs for this data, or for any if it is empty, because a box can open no file."""
+    plugins = ["Jpeg"] if data.startswith(JPEG_START) else ["Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP"]
+    if b"Exif" in data:
+        plugins.append("Tiff")  # which reads EXIF data, too
+    modules = [f"PIL.{plugin}ImagePlugin" for plugin in plugins]
+    for name in (*modules, "PIL.ImageChops", "PIL.ImageMath", "PIL.ImageOps", "copy"):
+        importlib.import_module(name)
 
 
-def work_in_box(longest: int, store: bool) -> None:
-    """Decode standard input. Write a JPEG if it is to be stored, else a PPM, or the reason for a failure. Then exit."""
-    plugins = [name + "ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP")]
-    for name in (*plugins, "ImageChops", "ImageFilter", "ImageMath", "ImageOps", "ImageStat"):
-        importlib.import_module("PIL." + name)  # now, because no file can be opened below
-    data = sys.stdin.buffer.read()
-    for limit, most in ((resource.RLIMIT_AS, BOX_BYTES), (resource.RLIMIT_CPU, int(BOX_SECONDS / 2)),
+def confine() -> None:
+    """Limit this process. It keeps standard input, and can open nothing. Its environment is empty."""
+    mapped = 0
+    with contextlib.suppress(OSError), open("/proc/self/statm") as file:  # macOS has none, and no limit of memory
+        mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # the descriptor that listed the folder is closed
+            if name != "0":
+                os.close(int(name))
+    os.environ.clear()
+    for limit, most in ((resource.RLIMIT_AS, mapped + BOX_BYTES), (resource.RLIMIT_CPU, int(BOX_SECONDS / 2)),
                         (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 0), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(ValueError, OSError):  # macOS does not have all of them
             resource.setrlimit(limit, (most, most))
+
+
+def work_in_box(channel: socket.socket) -> NoReturn:
+    """Decode the picture that arrives on the channel, answer with its pixels or the reason for a failure, and end."""
     try:
-        picture = decode(data, longest)
-        if store:
-            picture.thumbnail((longest, longest))
-        status, output = 0, written(picture, "JPEG", quality=88) if store else written(picture, "PPM")
-    except (PictureError, MemoryError) as error:
-        status, output = UNREADABLE, (str(error) or "the picture takes too much memory").encode()
-    sys.stdout.buffer.write(output)
-    sys.stdout.flush()
-    os._exit(status)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the process that made the box ends it
+        os.dup2(channel.fileno(), 0)
+        confine()
+        with open(0, "rb", closefd=False) as question:
+            longest, _, data = question.read().partition(b" ")
+        try:
+            picture = decode(data, int(longest))
+            answer = b"picture %d %d\n" % picture.size + picture.tobytes()
+        except (PictureError, MemoryError) as error:
+            answer = b"reason\n" + (str(error) or "the picture takes too much memory").encode()
+        with open(0, "wb", closefd=False) as file:
+            file.write(answer)
+    finally:
+        os._exit(0)
+
+
+@contextlib.contextmanager
+def forked_box(channel: socket.socket) -> Iterator[None]:
+    """Let a fork of this process work in a box on the channel, until the block ends.
+
+    This process must have no other thread, and must have called `import_decoders`.
+    """
+    pid = os.fork()
+    if pid == 0:
+        work_in_box(channel)
+    channel.close()
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+class BoxKeeper:
+    """Makes boxes for a process that has threads and keys, through another one that has neither, one box at a time.
+
+    That process starts with the first box. It ends when this process does, because its standard input is closed then.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @contextlib.contextmanager
+    def box(self, channel: socket.socket) -> Iterator[None]:
+        """Let another process be the box on the channel until the block ends. Raises OSError."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            socket.send_fds(self._control, [b"+"], [channel.fileno()])
+            channel.close()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # the keeper was killed
+                    self._control.send(b"-")
+
+    def _start(self) -> None:
+        folder, name = os.path.split(os.path.abspath(__file__))
+        code = (f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
+                "script.keep_boxes()")
+        kept = ("PATH", "PYTHON", "LD_", "DYLD_")  # other variables may hold keys
+        environment = {name: value for name, value in os.environ.items() if name.startswith(kept)}
+        self._control, standard_input = socket.socketpair()
+        with standard_input:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code], env=environment, stdin=standard_input.fileno(),
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def keep_boxes() -> None:
+    """Make a box for each channel that arrives at standard input, and end it when another byte arrives."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the last requests may need boxes
+    import_decoders(b"")
+    control = socket.socket(fileno=0)
+    while files := socket.recv_fds(control, 1, 1)[1]:
+        with forked_box(socket.socket(fileno=files[0])):
+            control.recv(1)
+
+
+def decode_in_box(data: bytes, longest: int,
+                  box: Callable[[socket.socket], AbstractContextManager[None]]) -> Image.Image:
+    """Return what `decode` returns for a picture from outside. Raises PictureError."""
+    end = time.monotonic() + BOX_SECONDS
+    ours, channel = socket.socketpair()
+    answer = bytearray()
+    try:
+        with ours, channel, box(channel):
+            ours.settimeout(BOX_SECONDS)
+            ours.sendall(b"%d " % longest + data)
+            ours.shutdown(socket.SHUT_WR)
+            while part := ours.recv(1 << 20):
+                answer += part
+                ours.settimeout(max(0.001, end - time.monotonic()))
+    except TimeoutError:
+        raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
+    except OSError:  # the box ended before it had read everything
+        answer.clear()
+    head, _, body = answer.partition(b"\n")
+    if head == b"reason":
+        raise PictureError(body.decode("utf-8", "replace"))
+    if size := re.fullmatch(rb"picture ([1-9][0-9]{0,7}) ([1-9][0-9]{0,7})", head):
+        width, height = int(size[1]), int(size[2])
+        if len(body) == 3 * width * height:
+            return Image.frombytes("RGB", (width, height), body)
+    raise PictureError("decoding takes too much memory or time")
 
 
 def flatten(picture: Image.Image) -> Image.Image:
@@ -652,14 +807,18 @@ def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
     for name in FILL_GLYPHS:
         mean, deviation = densities()[ord(name)], ImageStat.Stat(glyphs()[name]).stddev[0] / 255
         covers = [level / 255 - mean for level in glyphs()[name].resize(SAMPLES, Image.Resampling.BOX).tobytes()]
-        white = [cover > 0.1 * max(covers) for cover in covers]
+        least = 0.1 * max(covers)
+        white = [cover > least for cover in covers]
         share = sum(white) / len(white)
         slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about slope * s
         flat = 128 - share  # the mean difference of a cell without relief, for which any glyph is equally wrong
-        products = [(flat - match) * slope / (2 * RELIEF) * (match != round(flat)) for match in range(256)]  # <x, m>
-        handicap = 5 if name == "_" else 0  # it fits all that is darker or brighter below, but is seen as a thin line
-        ranks = [max(0, min(255, round(2.4 * abs(product) / deviation)) - handicap) for product in products]
-        contrasts = [max(0, min(255, round(128 + product / deviation ** 2 / 2))) for product in products]
+        gain = slope / (2 * RELIEF)  # times the difference from `flat`, this is <x, m>
+        rise, fall = 2.4 * gain / deviation, gain / deviation ** 2 / 2
+        ranks = bytearray(min(255, round(rise * abs(match - flat))) for match in range(256))
+        contrasts = bytearray(max(0, min(255, round(128 - fall * (match - flat)))) for match in range(256))
+        ranks[round(flat)], contrasts[round(flat)] = 0, 128
+        if name == "_":  # it fits all that is darker or brighter below, but is seen as a thin line
+            ranks = bytearray(max(0, rank - 5) for rank in ranks)
         made[name] = Image.frombytes("L", SAMPLES, bytes(255 * w for w in white)), bytes(ranks), bytes(contrasts)
     return made
 
@@ -1327,8 +1486,9 @@ REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
 LONGEST_BACKOFF, LONGEST_RETRY_AFTER, LEASE_SECONDS = 600.0, 86400.0, 120.0  # a lease is longer than a fetch
 SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # limits to connect and between bytes; for a response with redirects
 REVIVALS_AT_ONCE, VISITORS_REQUESTS_A_MINUTE = 2, 30  # limits of what visitors cause; redirects are requests too
-SOURCE_CAT_ID = re.compile(r"(?!house-)[A-Za-z0-9_-]{1,64}")  # paths and terminals show ids without escapes
+SOURCE_CAT_ID = r"(?!house-)[A-Za-z0-9_-]{1,64}"  # paths and terminals show ids without escapes
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
+MAX_FILE_BYTES = 64 << 20  # of a file that `art` shows
 MAX_TAGS, MAX_TAG_LENGTH = 5, 30
 SOURCE_NAMES = {"api.thecatapi.com": "The Cat API", "cataas.com": "CATAAS"}  # by host; others are called by their host
 LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at start
@@ -1513,7 +1673,7 @@ class Store:
 
     def put(self, cat: Cat, picture: bytes) -> None:
         """Store the cat with its picture, a JPEG from Fetcher.picture, and evict the oldest pictures."""
-        row = cat.id, cat.source, cat.url, cat.tags, datetime.now(UTC).isoformat(timespec="seconds"), picture
+        row = cat.id, cat.source, cat.url, cat.tags, utc(time.time()).isoformat(timespec="seconds"), picture
         self._execute("REPLACE INTO cats (id, source, url, tags, fetched, picture) VALUES (?,?,?,?,?,?)", *row)
         oldest = "SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?"
         self._execute(f"UPDATE cats SET picture = NULL WHERE id IN ({oldest})", STORED_CATS)
@@ -1565,7 +1725,7 @@ class Fetcher:
 
     def __init__(self, ssl_cert_file: str | None, trusted: Iterable[str]) -> None:
         self._ssl_cert_file, self._trusted = ssl_cert_file, trusted
-        self._box = threading.Lock()
+        self._boxes = BoxKeeper()
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:  # one for all connections: the certificates take megabytes
@@ -1586,14 +1746,18 @@ class Fetcher:
         return connection
 
     def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
-            permit: Callable[[], None] = lambda: None, post: str = "", seconds: float | None = None) -> bytes:
-        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above the `limit`."""
+            permit: Callable[[], None] = lambda: None, post: str = "", seconds: float | None = None,
+            tell: Callable[[int, int | None], None] = lambda *_: None) -> bytes:
+        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above the `limit`.
+
+        Call `tell` with the number of bytes that have arrived and, if it is known, that of the whole body.
+        """
         # urllib3 limits only the time between bytes. To limit the whole time, read in a thread.
-        body: Future[bytes] = Future()
+        body: futures.Future[bytes] = futures.Future()
 
         def read() -> None:
             try:
-                body.set_result(self._read(url, limit, headers, kind, permit, post))
+                body.set_result(self._read(url, limit, headers, kind, permit, post, tell))
             except Exception as error:
                 body.set_exception(error)
 
@@ -1603,15 +1767,17 @@ class Fetcher:
         reader.socket, reader.given_up = None, False
         reader.start()
         try:
-            return body.result(seconds)
+            data = body.result(seconds)
         except TimeoutError:
             reader.given_up = True
             with contextlib.suppress(AttributeError, OSError):  # the reader has no socket yet, or a closed one
                 reader.socket.shutdown(socket.SHUT_RDWR)
             raise Unavailable(f"no whole answer after {seconds:.0f} seconds") from None
+        reader.join()  # a process can fork only without other threads
+        return data
 
     def _read(self, url: str, limit: int, headers: Mapping[str, str], kind: str, permit: Callable[[], None],
-              post: str) -> bytes:
+              post: str, tell: Callable[[int, int | None], None]) -> bytes:
         schemes = ["https", "http"]
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -1631,10 +1797,11 @@ class Fetcher:
                         response = connection.getresponse()
                     with response, span(kind and f"{kind}_body", status=response.status):
                         if not (location := response.get_redirect_location()):
-                            return read_body(response, limit)
-                url, headers = urljoin(target.url, location), {}  # they may have the key, which is for the API alone
+                            return read_body(response, limit, tell)
+                url = urllib_parse.urljoin(target.url, location)
+                headers = {}  # they may have the key, which is for the API alone
             raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
-        except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError, OverflowError) as error:
+        except (urllib3.exceptions.HTTPError, http_client.HTTPException, OSError, ValueError, OverflowError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
     def json(self, url: str, headers: Mapping[str, str], permit: Callable[[], None] = lambda: None) -> Any:
@@ -1649,20 +1816,23 @@ class Fetcher:
         with span("download_file", url=cat.url):
             data = self.get(cat.url, MAX_PICTURE_BYTES, permit=permit)
         try:
-            with span("decode", bytes=len(data)), self._box:  # one at a time
-                return run_in_box(data, STORED_SIDE, store=True)
+            with span("decode", bytes=len(data)):
+                picture = decode_in_box(data, STORED_SIDE, self._boxes.box)
         except PictureError as error:
             raise Unavailable(str(error)) from error
+        picture.thumbnail((STORED_SIDE, STORED_SIDE))
+        return written(picture, "JPEG", quality=88)
 
 
-def read_body(response: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+def read_body(response: urllib3.BaseHTTPResponse, limit: int, tell: Callable[[int, int | None], None]) -> bytes:
     """Return the body of a 200. Raises Unavailable for other statuses, and for more than `limit` bytes."""
     if response.status != 200:
         retry_after = urllib3.Retry().get_retry_after(response) or 0.0
         raise Unavailable(f"status {response.status}", response.status, retry_after)
-    body = bytearray()
+    body, whole = bytearray(), response.length_remaining
     while chunk := response.read1(65536):
         body += chunk
+        tell(len(body), whole)
         if len(body) > limit:
             raise Unavailable(f"more than {limit} bytes")
     return bytes(body)
@@ -1672,7 +1842,7 @@ class Source:
     """The API at `url`: CATAAS if the host is cataas.com or the path ends in /cat, else The Cat API."""
 
     def __init__(self, url: str, fetcher: Fetcher, key: str | None) -> None:
-        parts = urlsplit(url)
+        parts = urllib_parse.urlsplit(url)
         api = parts._replace(query="", fragment="").geturl().rstrip("/")
         self.name, self._fetcher = parts.netloc.rpartition("@")[2], fetcher
         self.listed: deque[Cat] = deque()  # results of a search that are not stored yet
@@ -1708,9 +1878,9 @@ class Source:
         """Return the cat that a JSON object describes. Raises Unavailable for anything else."""
         if isinstance(entry, dict):
             cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
-            if isinstance(cat_id, str) and SOURCE_CAT_ID.fullmatch(cat_id) and isinstance(url, str) and url:
+            if isinstance(cat_id, str) and re.fullmatch(SOURCE_CAT_ID, cat_id) and isinstance(url, str) and url:
                 with contextlib.suppress(ValueError):  # is_web_url refuses this URL below
-                    url = urljoin(self._search_url, url)
+                    url = urllib_parse.urljoin(self._search_url, url)
                 if is_web_url(url) and (url.startswith("https:") or self._search_url.startswith("http:")):
                     return Cat(cat_id, self.name, url, tags=readable_tags(entry.get("tags")))
         raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(entry))}")
@@ -1881,7 +2051,7 @@ class Cattery:
         try:
             return self.find_local(cat_id)
         except NoSuchCat:
-            if not self._sources or not SOURCE_CAT_ID.fullmatch(cat_id):
+            if not self._sources or not re.fullmatch(SOURCE_CAT_ID, cat_id):
                 raise
         if not self._free.acquire(blocking=False):
             raise Unavailable("other pictures are being fetched")
@@ -2083,8 +2253,8 @@ class Visits(NamedTuple):  # by days in UTC
 
 
 def read_visits(database: Database, machines: Mapping[str, Any] = {}) -> Visits:
-    today, view = datetime.now(UTC).date(), "everywhere" if machines else "here"
-    days = {str(today - timedelta(days)): 0 for days in range(29, -1, -1)}
+    today, view = utc(time.time()).date(), "everywhere" if machines else "here"
+    days = {str(today - datetime.timedelta(days)): 0 for days in range(29, -1, -1)}
     days |= database.execute(VISITS_BY_DAY.format(view=view), min(days), max(days))
     countries = {country: n for _, country, n in database.execute(VISITS_BY_DAY_AND_COUNTRY.format(view=view), "", "")}
     return Visits(sum(countries.values()), days[str(today)], sum(days.values()), days, countries, machines)
@@ -2187,7 +2357,8 @@ class Machines:
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self._endpoints = deque(map(urlsplit, settings.etcd_endpoints))  # the last one that worked comes first
+        # The endpoint that worked last comes first.
+        self._endpoints = deque(map(urllib_parse.urlsplit, settings.etcd_endpoints))
         self._fetcher = Fetcher(settings.ssl_cert_file, settings.etcd_endpoints)
         self._execute, self._path, self._token = database.execute, settings.analytics_db, ""
         self._failing = Trouble("Visits cannot be exchanged with etcd", "Visits are exchanged again", logging.WARNING)
@@ -2215,7 +2386,7 @@ class Machines:
 
     def summary(self) -> dict[str, Any]:
         """Return how many machines there are and when they last agreed, for JSON; an empty dict without etcd."""
-        agreed = datetime.fromtimestamp(self.agreed, UTC).isoformat(timespec="seconds") if self.agreed else None
+        agreed = utc(self.agreed).isoformat(timespec="seconds") if self.agreed else None
         return {"count": self.count, "agreed": agreed} if self.on else {}
 
     def exchange(self) -> None:
@@ -2256,7 +2427,7 @@ class Machines:
 
     def _here(self) -> Counter[str]:
         """Return the visits in the database."""
-        rows = self._execute(VISITS_HERE, str(datetime.now(UTC).date() - timedelta(29)))
+        rows = self._execute(VISITS_HERE, str(utc(time.time()).date() - datetime.timedelta(29)))
         return Counter({key: n for key, n in rows if key[-2:] in world().names})
 
     def _read(self) -> dict[str, tuple[str, Counter[str]]]:
@@ -2286,7 +2457,8 @@ class Machines:
             server = f"{url.scheme}://{url.netloc.rpartition('@')[2]}/v3/"
             try:
                 if url.username and not self._token:
-                    user = {"name": unquote(url.username), "password": unquote(url.password or "")}
+                    name, password = urllib_parse.unquote(url.username), urllib_parse.unquote(url.password or "")
+                    user = {"name": name, "password": password}
                     self._token = self._post(server + "auth/authenticate", user)["token"]
                 return self._post(server + path, message)
             except Exception as error:
@@ -2320,7 +2492,7 @@ def read_document(data: bytes) -> Counter[str]:
 
 def recent(visits: Mapping[str, int], days: int = 0) -> Counter[str]:
     """Return the visits of the last `days`. For 0, return the visits of all time, and those of the last 30 days."""
-    first = str(datetime.now(UTC).date() - timedelta((days or 30) - 1))
+    first = str(utc(time.time()).date() - datetime.timedelta((days or 30) - 1))
     return Counter({key: n for key, n in visits.items() if n and (key > first if len(key) > 2 else not days)})
 
 
@@ -2329,11 +2501,11 @@ def recent(visits: Mapping[str, int], days: int = 0) -> Counter[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 WIDTHS, COLUMNS = range(20, MAX_COLUMNS + 1), 80  # COLUMNS is the default
-TERMINALS = re.compile(r"(curl|wget2?|httpie|xh|fetch)\b|.*powershell", re.IGNORECASE)
-crawls = lru_cache(256)(re.compile(  # finds crawlers and link previews, from monperrus/crawler-user-agents (MIT)
-    r"(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|whatsapp|"
-    r"viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b", re.IGNORECASE).search)
-GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
+TERMINALS = r"(?i)(curl|wget2?|httpie|xh|fetch)\b|.*powershell"
+CRAWLERS = (  # found in the names of crawlers and link previews, from monperrus/crawler-user-agents (MIT)
+    r"(?i)(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|"
+    r"whatsapp|viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b")
+GZIP = r"(?i)\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))"
 MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies send less; catscii ignores bodies
 REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
             431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
@@ -2355,42 +2527,54 @@ PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in
                 for page in ("all", "cats", "analytics")}
 
 
-def parameter(default: object, values: range | Sequence[str], example: str, help: str, art: str) -> Any:
-    """Return a field of View. The page /help shows `example` and `help`; `art --help` shows `values` and `art`."""
-    bounds = f"{values[0]} to {values[-1]} " if isinstance(values, range) else ""
-    return field(default=default, metadata={"values": values, "guide": (example, help), "art": bounds + art})
+class Parameter(NamedTuple):
+    """What is known of a field of View. /help shows `example` and `help`; `art --help` shows `values` and `art`."""
+
+    values: range | Sequence[str]
+    example: str
+    help: str
+    art: str
 
 
-@dataclass(frozen=True)
-class View:
-    """How to show a cat. Each field is a parameter of the query and an option of the command `art`."""
-
-    width: int | None = parameter(
-        None, WIDTHS, "?width=120", f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; {COLUMNS} if not given, "
-        "in a browser as many as fit",
-        art=f"columns (as many as the terminal has, else {COLUMNS})")
-    height: int | None = parameter(
-        None, range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
+PARAMETERS = {
+    "width": Parameter(
+        WIDTHS, "?width=120",
+        f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; {COLUMNS} if not given, in a browser as many as fit",
+        art=f"{WIDTHS[0]} to {WIDTHS[-1]} columns (as many as the terminal has, else {COLUMNS})"),
+    "height": Parameter(
+        range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
         f"{TERMINAL_ROWS} in a terminal if neither is given; to fill the window: "
         '"?width=$COLUMNS&height=$((LINES-2))"',
-        art=f"rows at most (as many as the terminal shows above the prompt, else {MAX_ROWS})")
-    style: str = parameter(
-        "fill", STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one",
-        art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)")
-    contrast: int | None = parameter(
-        None, range(101), "?contrast=48",
+        art=f"1 to {MAX_ROWS} rows at most (as many as the terminal shows above the prompt, else {MAX_ROWS})"),
+    "style": Parameter(
+        STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one",
+        art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)"),
+    "contrast": Parameter(
+        range(101), "?contrast=48",
         f"levels that glyph and background of fill differ by, 0 to 100; if not given, 0 for ansi, else {CONTRAST}",
-        art=f"levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})")
-    background: str = parameter(
-        "dark", tuple(BACKGROUNDS), "?background=light", "ink and text for a light background",
-        art="what ink and plain text are drawn for (dark)")
-    colors: str = parameter(
-        "true", ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours",
-        art="true: 24 bits (in a terminal as TERM and COLORTERM tell, else true)")
-    format: str = parameter(
-        "html", PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; "
-        "text is in ink by default",
-        art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)")
+        art=f"0 to 100 levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})"),
+    "background": Parameter(
+        tuple(BACKGROUNDS), "?background=light", "ink and text for a light background",
+        art="what ink and plain text are drawn for (dark)"),
+    "colors": Parameter(
+        ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours",
+        art="true: 24 bits (in a terminal as TERM and COLORTERM tell, else true)"),
+    "format": Parameter(
+        PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; text is in ink by default",
+        art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)"),
+}
+
+
+class View(NamedTuple):
+    """How to show a cat. Each field is a parameter of the query and an option of the command `art`."""
+
+    width: int | None = None
+    height: int | None = None
+    style: str = "fill"
+    contrast: int | None = None
+    background: str = "dark"
+    colors: str = "true"
+    format: str = "html"
 
     def options(self) -> tuple[int, int | None, str, int, str, str]:
         """Return the arguments of `render` after the picture. Views with equal options show the same art."""
@@ -2404,16 +2588,13 @@ class View:
 
     def given(self, *without: str) -> dict[str, Any]:
         """Return the parameters that differ from their defaults, except those named in `without`."""
-        return {name: value for name, value in vars(self).items()
-                if value != getattr(View, name) and name not in without}
+        return {name: value for name, value in self._asdict().items()
+                if value != View._field_defaults[name] and name not in without}
 
     def link(self, path: str, **changes: Any) -> str:
         """Return a link to `path` for a browser, with the parameters of this view after the changes."""
-        given = replace(self, **changes).given("colors", "format")
-        return path + "?" * bool(given) + urlencode(given)
-
-
-VALUES = {each.name: each.metadata["values"] for each in fields(View)}
+        given = self._replace(**changes).given("colors", "format")
+        return path + "?" * bool(given) + urllib_parse.urlencode(given)
 
 
 def value_names(values: range | Sequence[str]) -> str:
@@ -2620,15 +2801,19 @@ addEventListener("DOMContentLoaded", () =>
 html.classList.toggle("copies", Boolean(navigator.clipboard))
 """
 
-HEADERS = {  # of every response; a page can load only what is inside it or comes from its own origin
-    "Content-Security-Policy": "default-src 'none'; style-src 'sha256-%s'; script-src 'sha256-%s'; connect-src 'self'; "
-    "style-src-attr 'unsafe-inline'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    % tuple(base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT)),
-    "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
-    "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto",
-}
 
-PAGE_TEMPLATE = bottle.SimpleTemplate("""\
+@cache
+def security_headers() -> dict[str, str]:
+    """Return headers for every response. A page can load only what is inside it or comes from its own origin."""
+    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT))
+    policy = (f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; "
+              "style-src-attr 'unsafe-inline'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
+              "frame-ancestors 'none'")
+    return {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+            "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto"}
+
+
+PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -2747,7 +2932,7 @@ Here is <a href="{{root}}">another cat</a>.
 %     end
 </footer>
 % end
-""")
+"""
 DBIP_CREDIT = "IP Geolocation by DB-IP, https://db-ip.com"
 PRIVACY = ("A page with a cat counts as a visit, except for crawlers and link previews.\n"
            "Only the day and the country of a visit are stored, no address and no cookie.")
@@ -2768,7 +2953,7 @@ GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 
         Hint("in the browser", "space, n or a swipe to the left: another cat; hold the art to see its picture", ""),
     ],
     "Options": [Hint(example, meaning, "{root}cat/house-42" + example)
-                for example, meaning in (each.metadata["guide"] for each in fields(View))],
+                for _, example, meaning, _ in PARAMETERS.values()],
     "Formats": [
         Hint("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)", "{root}cat/house-42.txt"),
         Hint("JSON", "colours: one string per row, six hexadecimal digits per cell", "{root}cat/house-42.json"),
@@ -2786,9 +2971,13 @@ def with_links(meaning: str, link: str) -> str:
     return re.sub(r"(\?[a-z]+=|(?<= )\.)[a-z]+", rf'<a href="{page}\g<0>"><code>\g<0></code></a>', text)
 
 
-PAGE_TEMPLATE.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
-    "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
-    "to_html": to_html, "layer": layer, "with_links": with_links, "country_name": country_name, "ceil": math.ceil}
+@cache
+def page_template() -> bottle.SimpleTemplate:
+    template = bottle.SimpleTemplate(PAGE)
+    template.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
+        "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
+        "to_html": to_html, "layer": layer, "with_links": with_links, "country_name": country_name, "ceil": math.ceil}
+    return template
 
 
 class Page:
@@ -3103,7 +3292,7 @@ def request_header(name: str) -> str:
 
 def root_path() -> str:
     """Return the path of the service, encoded as in a URL, with a slash at both ends."""
-    return quote(bottle.request.script_name, encoding="latin-1")
+    return urllib_parse.quote(bottle.request.script_name, encoding="latin-1")
 
 
 def base_url() -> str:
@@ -3115,18 +3304,24 @@ def base_url() -> str:
     return f"{'https' if scheme == 'https' else 'http'}://{host}{root_path()}"
 
 
+@lru_cache(256)
+def crawls(agent: str) -> bool:
+    """Tell whether the User-Agent is that of a crawler or a link preview."""
+    return bool(re.search(CRAWLERS, agent))
+
+
 @lru_cache(256)  # each key has less than MAX_HEADER_BYTES
 def read_view(format: str | None, query: str, accept: str, client: str) -> View:
     """Return the current request's view. The arguments are its parts, as a key of the cache. Raises HTTPError 400."""
     view = make_view(format or read_format("cats"), read_parameter)
-    if format or view.format != "ansi" or not TERMINALS.match(client) or view.width or view.height:
+    if format or view.format != "ansi" or not re.match(TERMINALS, client) or view.width or view.height:
         return view
-    return replace(view, height=TERMINAL_ROWS - 2 * client.startswith("HTTPie"))  # HTTPie adds two empty lines
+    return view._replace(height=TERMINAL_ROWS - 2 * client.startswith("HTTPie"))  # HTTPie adds two empty lines
 
 
 def make_view(format: str, read: Callable[[str], Any]) -> View:
     """Return a view. `read` returns a parameter's value, or None for the default. Text is in ink by default."""
-    given = {name: value for name in VALUES if name != "format" and (value := read(name)) is not None}
+    given = {name: value for name in PARAMETERS if name != "format" and (value := read(name)) is not None}
     return View(**{"style": "ink" if format == "text" else "fill", **given, "format": format})
 
 
@@ -3141,7 +3336,7 @@ def read_parameter(name: str, values: Any = None) -> Any:
     try:
         if len(given) > 1:
             raise ValueError(f"is given {len(given)} times")
-        return one_of(given[0], values or VALUES[name]) if given else None
+        return one_of(given[0], values or PARAMETERS[name].values) if given else None
     except ValueError as error:
         raise bottle.HTTPError(400, f"{name}: {error}") from None
 
@@ -3153,7 +3348,7 @@ def negotiated_format() -> str:
         media, *parameters = (piece.strip() for piece in part.split(";"))
         weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=([01]\.?|[01]?\.[0-9]+)", p)), 1.0)
         weights.setdefault(media, weight)
-    first = "ansi" if TERMINALS.match(request_header("User-Agent")) else "html"
+    first = "ansi" if re.match(TERMINALS, request_header("User-Agent")) else "html"
     default = next((name for name in (first, "text", "json") if weights.get(FORMATS[name][0], 1)), first)
     known = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html", "*/*": default}
     best = max((media for media in weights if media in known), key=lambda media: weights[media], default="*/*")
@@ -3164,7 +3359,7 @@ def send(page: Page, max_age: int = 0) -> bytes:
     """Set the headers of the response. Return its body, or none if the client has it. `max_age` is in seconds."""
     response = bottle.response
     response.content_type = page.content_type
-    response.headers.update(HEADERS)
+    response.headers.update(security_headers())
     response.set_header("Cache-Control", f"public, max-age={max_age}" if max_age else "no-store")
     if max_age:
         response.set_header("ETag", page.etag)
@@ -3172,7 +3367,8 @@ def send(page: Page, max_age: int = 0) -> bytes:
         if cached.strip() == "*" or page.etag.removeprefix("W/") in re.findall(r'"[^"]*"', cached):
             response.status = 304
             return b""
-    if len(page.body) > 1400 and "image" not in page.content_type and GZIP.search(request_header("Accept-Encoding")):
+    unzipped = "image" not in page.content_type and re.search(GZIP, request_header("Accept-Encoding"))
+    if unzipped and len(page.body) > 1400:
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
     return page.body  # up to 1,400 bytes fit one packet uncompressed
@@ -3191,7 +3387,7 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
                 width, height = cat.size
                 label += f"; its picture of {width} by {height} pixels shows while you hold or focus it"
             urls = {"root": root_path(), "base_url": base_url()} if cat else {}
-            return str(PAGE_TEMPLATE.render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
+            return str(page_template().render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
             return to_ansi(art, view.colors) + (link_line(view, cat) if cat else "")
         case "png":
@@ -3215,7 +3411,7 @@ def link_line(view: View, cat: Cat) -> str:
 
 def shell_command(url: str, query: Mapping[str, Any]) -> str:
     """Return a command for any shell, interactive or not. A shell may expand `?` and ends a command at `&`."""
-    return f'curl "{url}?{urlencode(query)}"' if query else f"curl {url}"
+    return f'curl "{url}?{urllib_parse.urlencode(query)}"' if query else f"curl {url}"
 
 
 def bars(visits: Visits, dbip: bool) -> str:
@@ -3238,7 +3434,7 @@ def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> 
     if format == "json":
         text = json.dumps(facts) + "\n"
     elif format == "html":
-        text = PAGE_TEMPLATE.render(values, title=title, root=root_path())
+        text = page_template().render(values, title=title, root=root_path())
     return send(Page(text, CONTENT_TYPES[format]))
 
 
@@ -3299,21 +3495,26 @@ SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from 
 MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes that one client, and all clients, have not read
 TIDY_SECONDS = 0.2  # between calls of `_tidy`; while the service ends, the longest silence of an idle connection
 
+CLEAR_LINE = b"\r\x1b[K"
+
 SOURCES = "PICTURE|URL|house-N|-"
-OPTIONS = (f"[--{name} {value_names(values)}]" for name, values in VALUES.items())
-VARIABLES = (f"  {each.name.upper():21} {each.metadata['help']}" for each in fields(Settings) if each.metadata)
-USAGE = f"""\
+
+
+def usage() -> str:
+    options = (f"[--{name} {value_names(parameter.values)}]" for name, parameter in PARAMETERS.items())
+    variables = (f"  {name.upper():21} {setting.help}" for name, setting in SETTINGS.items())
+    return f"""\
 catscii {__version__}: cats as coloured ASCII art
 
 usage:
   catscii.py                          serve over HTTP
   catscii.py art [{SOURCES}]   show a picture, or a house cat, as large as the terminal
-             {f"{chr(10):14}".join(OPTIONS)}
+             {f"{chr(10):14}".join(options)}
   catscii.py art --help               explain these options
   catscii.py --help | --version
 
 environment (defaults in parentheses):
-{chr(10).join(VARIABLES)}
+{chr(10).join(variables)}
   NO_COLOR              makes art print plain text, like TERM=dumb; COLORTERM=truecolor gives 24-bit colours, not 256
 """
 
@@ -3335,10 +3536,10 @@ def serve(settings: Settings) -> int:
     log.info("Listening on %(address)s", {
         "address": address, "version": __version__,
         "countries": settings.geolite2_country_db or "off",
-        "sources": [urlsplit(url).hostname for url in settings.cat_sources],
-        "etcd": [urlsplit(url).hostname for url in settings.etcd_endpoints],
-        "sentry": urlsplit(settings.sentry_dsn or "").hostname or "off",
-        "otlp": urlsplit(settings.otlp_endpoint or "").hostname or "off"})
+        "sources": [urllib_parse.urlsplit(url).hostname for url in settings.cat_sources],
+        "etcd": [urllib_parse.urlsplit(url).hostname for url in settings.etcd_endpoints],
+        "sentry": urllib_parse.urlsplit(settings.sentry_dsn or "").hostname or "off",
+        "otlp": urllib_parse.urlsplit(settings.otlp_endpoint or "").hostname or "off"})
     stopping, ended = threading.Event(), threading.Event()
     events = {service.maintain: stopping, service.refresher.run: stopping, service.machines.run: ended}
     maintenance, _, exchanger = threads = [
@@ -3408,7 +3609,7 @@ def serve_cgi() -> int:
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
 # The classes that extend waitress are mixins, so that CGI and `art` do not import waitress, which takes 25 ms.
 
-REQUEST_HEAD = re.compile(  # RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
+REQUEST_HEAD = (  # RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
     rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/[0-9]\.[0-9]\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
 
@@ -3417,10 +3618,10 @@ def check_head(head: bytes) -> None:
     """Raise ValueError, with the reason, if the service refuses the head of a request."""
     if head.count(b"\r\n") > MAX_HEADERS + 2:
         raise ValueError(f"a request has at most {MAX_HEADERS} headers here")
-    if not REQUEST_HEAD.fullmatch(head):
+    if not re.fullmatch(REQUEST_HEAD, head):
         first, *headers = head.split(b"\r\n")
         tried = {first: first, **{line: b"GET / HTTP/1.1\r\n" + line for line in headers}}
-        wrong = next((line for line, text in tried.items() if not REQUEST_HEAD.fullmatch(text + b"\r\n")), first)
+        wrong = next((line for line, text in tried.items() if not re.fullmatch(REQUEST_HEAD, text + b"\r\n")), first)
         raise ValueError(f"{quoted(wrong.decode('latin-1'))} is not HTTP")
     if b"\r\ntransfer-encoding:" in head.lower():  # waitress accepts chunks that a proxy may read differently
         raise ValueError("Transfer-Encoding is not supported: no request needs a body here")
@@ -3731,8 +3932,38 @@ def listen(host: str, port: int) -> socket.socket:
         raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
 
 
+class Progress:
+    """Shows on standard error, if that is a terminal, how much of a picture has arrived, while a block runs.
+
+    The line appears after half a second. A timer shows it, because no thread may run when a box is made.
+    """
+
+    def __init__(self) -> None:
+        self._text, self._shown = "0 bytes", False
+
+    def __enter__(self) -> Progress:
+        if os.isatty(2):
+            signal.signal(signal.SIGALRM, lambda *_: self._show())
+            signal.setitimer(signal.ITIMER_REAL, 0.5, 0.1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._shown:
+            os.write(2, CLEAR_LINE)
+
+    def tell(self, arrived: int, whole: int | None) -> None:
+        self._text = f"{arrived:,} of {whole:,} bytes" if whole else f"{arrived:,} bytes"
+
+    def _show(self) -> None:
+        self._shown = True
+        os.write(2, CLEAR_LINE + f"catscii: {self._text}".encode())
+
+
 def show_picture(source: str, options: Mapping[str, Any]) -> int:
     """Print a picture as art. The terminal provides missing options. Return 0, or 1 if the picture cannot be shown."""
+    if sys.stdout is None:
+        raise SetupError("standard output is closed")
     terminal, (columns, lines), environ = sys.stdout.isatty(), shutil.get_terminal_size(), os.environ
     plain = not terminal or environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
     format = options.get("format") or ("text" if plain and "colors" not in options else "ansi")
@@ -3745,13 +3976,11 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     try:
         longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
         seed = seed_of(source)
-        if seed is None:
-            picture = decode(run_in_box(read_picture(source), longest, store=False), longest)
-        else:
-            picture = draw_house_cat(seed)
+        picture = read_picture(source, longest) if seed is None else draw_house_cat(seed)
     except (OSError, PictureError, Unavailable) as error:
         hint = f"; house cats are {HOUSE_CAT_IDS}" if source.startswith("house-") else ""
-        print(f"catscii: {quoted(source)}: {getattr(error, 'strerror', error)}{hint}", file=sys.stderr)
+        reason = "".join(filter(str.isprintable, str(getattr(error, "strerror", error))))  # a server may have chosen it
+        print(f"catscii: {quoted(source)}: {reason}{hint}", file=sys.stderr)
         return 1
     try:
         sys.stdout.buffer.write(Page(encode(view.draw(picture), view), "").body)
@@ -3764,13 +3993,31 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     return 0
 
 
-def read_picture(source: str) -> bytes:
-    """Return the bytes of a file, a URL or, for "-", standard input. Raises OSError, SetupError, Unavailable."""
-    if is_web_url(source):
-        variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
-        return Fetcher(read_settings(variables).ssl_cert_file, [source]).get(source, MAX_PICTURE_BYTES)
-    with open(0 if source == "-" else source, "rb") as file:
-        return file.read()
+def read_picture(source: str, longest: int) -> Image.Image:
+    """Return the picture in a file, at a URL or, for "-", in standard input. See `decode` for `longest`.
+
+    Raises OSError, PictureError, SetupError and Unavailable.
+    """
+    data = read_source(source)
+    import_decoders(data)
+    return decode_in_box(data, longest, forked_box)
+
+
+def read_source(source: str) -> bytes:
+    with Progress() as progress:
+        if is_web_url(source):
+            variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
+            fetcher = Fetcher(read_settings(variables).ssl_cert_file, [source])
+            return fetcher.get(source, MAX_PICTURE_BYTES, tell=progress.tell)
+        data = bytearray()
+        with open(0 if source == "-" else source, "rb") as file:
+            whole = os.fstat(file.fileno()).st_size or None  # 0 for a pipe
+            while part := file.read1(1 << 20):
+                data += part
+                if len(data) > MAX_FILE_BYTES:
+                    raise PictureError(f"it has more than {MAX_FILE_BYTES:,} bytes")
+                progress.tell(len(data), whole)
+        return bytes(data)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -3782,20 +4029,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(hint if name else str(error)) from None
 
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
-    parser.format_help = lambda: USAGE  # type: ignore[method-assign]
+    parser.format_help = usage  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
-    for each in fields(Settings):
-        parser.add_argument(f"--{each.name.replace('_', '-')}", type=partial(value, choices=(), name=each.name.upper()))
+    for name in Settings._fields:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=partial(value, choices=(), name=name.upper()))
     art_parser = parser.add_subparsers(dest="command", metavar="art").add_parser(
         "art", prog="catscii.py art", usage=f"catscii.py art [{SOURCES}] [OPTION ...]",
         argument_default=argparse.SUPPRESS,
         description="Show a picture as coloured ASCII art. Defaults are in parentheses.")
-    art_parser.add_argument("picture", nargs="?", metavar=SOURCES, default=f"house-{random.randrange(HOUSE_CATS)}",
+    art_parser.add_argument("picture", nargs="?", metavar=SOURCES, default="",
                             help="a file, an address, a house cat, or - for standard input (a random house cat)")
-    for each in fields(View):
-        values = each.metadata["values"]
-        art_parser.add_argument(f"--{each.name}", metavar=value_names(values), type=partial(value, choices=values),
-                                help=each.metadata["art"])
+    for name, parameter in PARAMETERS.items():
+        art_parser.add_argument(f"--{name}", metavar=value_names(parameter.values),
+                                type=partial(value, choices=parameter.values), help=parameter.art)
     return parser.parse_args(arguments)
 
 
@@ -3806,10 +4052,11 @@ def main(arguments: list[str]) -> int:
     os.close(spare)
     if "GATEWAY_INTERFACE" in os.environ:  # then the arguments may come from the query
         return serve_cgi()
-    options = parse_arguments(arguments)
     try:
-        if options.command == "art":
-            return show_picture(options.picture, vars(options))
+        options = parse_arguments(arguments) if arguments else None  # the service need not import argparse
+        if options and options.command == "art":
+            picture = options.picture or f"house-{random.randrange(HOUSE_CATS)}"
+            return show_picture(picture, vars(options))
         return serve(read_settings(os.environ))
     except SetupError as error:
         for problem in error.args:
@@ -3819,5 +4066,14 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
+def end(status: int) -> NoReturn:
+    """End the process, without the time to free its memory, which is a sixth of that of `art` and of a CGI request."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream:  # it is None if it was closed when Python started
+            stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

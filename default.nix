@@ -63,7 +63,7 @@ let
         import sys
         sys.path.append("$out/lib")
         import catscii
-        sys.exit(catscii.main(sys.argv[1:]))
+        catscii.end(catscii.main(sys.argv[1:]))
         END
         chmod +x $out/bin/catscii
       '';

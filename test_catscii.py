@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import fcntl
 import gzip
 import html
@@ -433,11 +432,11 @@ def test_help_of_art_explains_its_options_with_ranges_and_defaults_and_nothing_e
     text = " ".join(result.stdout.decode().split())
     options = {option.split()[0]: option for option in text.split(" --")[2:]}
     assert result.returncode == 0 and "catscii.py art --help" in usage
-    assert [*options] == [field.name for field in dataclasses.fields(catscii.View)]
-    for name, values in catscii.VALUES.items():
+    assert [*options] == [*catscii.View._fields] == [*catscii.PARAMETERS]
+    for name, (values, *_) in catscii.PARAMETERS.items():
         choices = f"{values[0]} to {values[-1]} " if isinstance(values, range) else f"{name} {'|'.join(values)} "
         assert choices in options[name] and re.search(r"\(.+\)$", options[name]), "the default is in parentheses"
-    assert not any(variable.name.upper() in text.split() for variable in dataclasses.fields(catscii.Settings))
+    assert not any(name.upper() in text.split() for name in catscii.Settings._fields)
 
 
 def test_an_option_that_is_a_setting_names_its_variable():
@@ -678,12 +677,14 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, 
 
 
 def test_without_telemetry_the_start_says_so_and_nothing_of_it_is_imported(start):
-    service = start(command=[sys.executable, "-X", "importtime", str(SCRIPT)])
+    listing = "import atexit; atexit.register(lambda: print('modules:', *sys.modules, file=sys.stderr))"
+    service = start(command=patched(listing))
     service.get("/")
     assert service.stop() == 0
     off = {"version": catscii.__version__, "countries": "off", "sources": [], "sentry": "off", "otlp": "off"}
     assert service.wait_for("Listening on ") | off == service.wait_for("Listening on ")
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in service.lines if "import time:" in line}
+    listed = next(line for line in service.lines if line.startswith("modules:"))
+    imported = {name.partition(".")[0] for name in listed.split()}
     assert "bottle" in imported
     assert not imported & {"sentry_sdk", "opentelemetry", "requests", "google", "certifi", "urllib3"}
 
@@ -1022,10 +1023,13 @@ MODES = {"JPEG": "RGB L CMYK", "PNG": "1 L LA P RGB RGBA I;16", "GIF": "P", "WEB
 
 
 @pytest.mark.parametrize(("format", "mode"), [(format, mode) for format in MODES for mode in MODES[format].split()])
-def test_every_format_and_mode_shows_the_same_picture(format, mode):
+def test_every_format_and_mode_shows_the_same_picture_also_in_a_box(format, mode):
     picture = Image.open(io.BytesIO(photograph(3, (320, 240)))).convert("L")
     deep = picture.convert("I").point(lambda level: level * 257).convert("I;16")
-    seen = catscii.decode(encoded(deep if mode == "I;16" else picture.convert(mode), format), 320).convert("L")
+    data = encoded(deep if mode == "I;16" else picture.convert(mode), format)
+    in_process, in_box = catscii.decode(data, 320), catscii.decode_in_box(data, 320, catscii.BoxKeeper().box)
+    assert (in_process.size, in_process.tobytes()) == (in_box.size, in_box.tobytes())
+    seen = in_process.convert("L")
     difference = sum(abs(a - b) for a, b in zip(seen.tobytes(), picture.tobytes(), strict=True)) / (320 * 240)
     assert difference < (125 if mode == "1" else 20 if mode == "F" else 3)
 
@@ -1051,13 +1055,16 @@ def test_a_large_picture_is_reduced_and_one_of_too_many_pixels_is_refused_from_i
         catscii.decode(encoded(Image.new("1", (9000, 9000)), "PNG")[:99], 480)
 
 
-def test_a_picture_of_any_shape_is_stored_as_a_small_jpeg():
+def test_a_picture_of_any_shape_is_stored_as_a_small_jpeg(upstream, monkeypatch):
+    monkeypatch.setattr(catscii, "STORED_SIDE", 480)
+    fetcher = catscii.Fetcher(None, [upstream.url])
     first, *others = (Image.new("P", (8, 8), i % 256) for i in range(2000))
     film = encoded(first, "GIF", save_all=True, append_images=others)
     shapes = [(photograph(1, size, "PNG"), small) for size, small in (
         ((1, 1), (1, 1)), ((1, 20_000), (1, 480)), ((2000, 1000), (480, 240)))]
     for data, size in [*shapes, (film, (8, 8))]:
-        stored = Image.open(io.BytesIO(catscii.run_in_box(data, 480, store=True)))
+        upstream.answers["/picture"] = sends(data)
+        stored = Image.open(io.BytesIO(fetcher.picture(catscii.Cat("", "", upstream.url + "/picture"))))
         assert (stored.format, stored.size) == ("JPEG", size)
 
 
@@ -1113,6 +1120,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the children of a process, their children, and so on."""
+    found = children(pid)
+    return [*found, *itertools.chain(*map(descendants, found))]
+
+
 def resident_megabytes(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -1132,7 +1145,7 @@ def test_greedy_pictures_are_refused_in_little_time_memory_and_log_and_the_next_
             response = pool.submit(service.get, f"/cat/{name}", timeout=200)
             while not response.done():
                 with contextlib.suppress(OSError):  # a process has ended
-                    most = max(most, sum(map(resident_megabytes, [pid, *children(pid)])))
+                    most = max(most, sum(map(resident_megabytes, [pid, *descendants(pid)])))
                 time.sleep(0.01)
         statuses[name] = response.result().status
         assert processor_seconds(service) - used < catscii.BOX_SECONDS and 0 < most < 250, name
@@ -1145,22 +1158,84 @@ def test_greedy_pictures_are_refused_in_little_time_memory_and_log_and_the_next_
     assert len(service.lines) == len(service.log) < 3 * len(GREEDY) + 10  # none from libtiff
 
 
-def test_the_process_that_decodes_has_no_secret_no_file_and_no_module_of_the_working_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("CAT_API_KEY", "s3cret")
-    monkeypatch.chdir(tmp_path)
-    Path("random.py").write_text("raise SystemExit")
-    with ThreadPoolExecutor(1) as executor, open(os.devnull) as file:
-        os.set_inheritable(file.fileno(), True)
-        known = children(os.getpid())
-        refused = executor.submit(catscii.run_in_box, GREEDY["scans"](), 480, True)
-        (child,) = eventually(lambda: set(children(os.getpid())).difference(known))
-        limits = Path(f"/proc/{child}/limits")
-        eventually(lambda: re.search(r"(?m)^Max open files +0 +0 ", limits.read_text()))
-        assert {path.name for path in Path(f"/proc/{child}/fd").iterdir()} == {"0", "1", "2"}
-        assert b"s3cret" not in Path(f"/proc/{child}/environ").read_bytes()
-        os.kill(child, signal.SIGKILL)
-        with pytest.raises(catscii.PictureError, match="too much memory or time"):
-            refused.result()
+def decoding(box: str, tmp_path: Path, data: bytes, code: str = "") -> subprocess.Popen[bytes]:
+    """Start a process that decodes the data in a box, and prints why that fails."""
+    (tmp_path / "data").write_bytes(data)
+    (tmp_path / "random.py").write_text("raise SystemExit")
+    code = f"""
+import sys
+sys.path.insert(0, {str(FOLDER)!r})
+import catscii
+{code}
+data = open("data", "rb").read()
+catscii.import_decoders(data)
+try:
+    catscii.decode_in_box(data, 480, {box})
+except catscii.PictureError as error:
+    print(error)
+"""
+    return subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, cwd=tmp_path,
+                            env={"PATH": os.environ["PATH"], "CAT_API_KEY": "s3cret"})
+
+
+BOXES = {"forked": "catscii.forked_box", "kept": "catscii.BoxKeeper().box"}
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_a_box_has_no_file_and_no_key_in_its_environment_and_cannot_get_more_than_its_limits(box, tmp_path):
+    with decoding(BOXES[box], tmp_path, GREEDY["scans"]()) as process:
+        def confined() -> int:
+            for child in descendants(process.pid):
+                with contextlib.suppress(OSError):  # a process has ended
+                    if re.search(r"(?m)^Max open files +0 +0 ", Path(f"/proc/{child}/limits").read_text()):
+                        return child
+            return 0
+
+        child = eventually(confined)
+        limits = dict(re.findall(r"(?m)^(.+?)  +(\d+)  +\d+ ", Path(f"/proc/{child}/limits").read_text()))
+        assert {limits[f"Max {name}"] for name in ("open files", "file size", "core file size")} == {"0"}
+        assert limits["Max cpu time"] == "4"
+        assert 0 < int(limits["Max address space"]) - catscii.BOX_BYTES < 100 << 20
+        assert {path.name for path in Path(f"/proc/{child}/fd").iterdir()} == {"0"}
+        assert box == "forked" or b"s3cret" not in Path(f"/proc/{child}/environ").read_bytes()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            assert Path(f"/proc/{child}/stat").exists()
+            os.kill(child, number)
+        assert process.communicate(timeout=60) == (b"decoding takes too much memory or time\n", None)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_a_box_that_takes_too_long_is_killed(box, tmp_path):
+    with decoding(BOXES[box], tmp_path, GREEDY["scans"](), "catscii.BOX_SECONDS = 2") as process:
+        eventually(lambda: len(descendants(process.pid)) == (1 if box == "forked" else 2))
+        os.kill(descendants(process.pid)[-1], signal.SIGSTOP)
+        assert process.communicate(timeout=60) == (b"decoding takes more than 2 seconds\n", None)
+
+
+def test_photographs_with_exif_are_upright_after_a_box_too():
+    exif, picture = Image.Exif(), Image.new("RGB", (64, 32), "red")
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    for format in ("JPEG", "PNG", "WEBP", "TIFF"):
+        made = run("art", "-", "--format", "json", "--width", "20", stdin=encoded(picture, format, exif=exif))
+        assert json.loads(made.stdout)["height"] == 20, format
+
+
+def test_the_keeper_of_boxes_is_replaced_if_it_is_killed_and_ends_with_the_service(start, upstream):
+    upstream.known |= {"one", "two", "three"}
+    upstream.answers["/v1/images/search"] = sends([upstream.the_cat_api_entry("one")])
+    service = start(CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == 1)
+    (keeper,) = children(service.process.pid)
+    assert service.get("/cat/two").status == 200 and children(service.process.pid) == [keeper]
+    os.kill(keeper, signal.SIGTERM)  # as a terminal or systemd does, which sends it to all processes
+    assert service.get("/cat/three").status == 200 and children(service.process.pid) == [keeper]
+    assert not children(keeper), "boxes end, and leave no zombie"
+    os.kill(keeper, signal.SIGKILL)
+    upstream.known.add("four")
+    assert service.get("/cat/four").status == 200
+    (keeper,) = children(service.process.pid)
+    service.process.kill()
+    eventually(lambda: not Path(f"/proc/{keeper}").exists())
 
 
 def damaged(seed: int) -> bytes:
@@ -1183,13 +1258,14 @@ def damaged(seed: int) -> bytes:
 def test_damaged_pictures_are_drawn_or_refused_with_a_reason():
     def outcome(seed: int) -> str:
         try:
-            made = catscii.run_in_box(damaged(seed), 480, True)
+            made = catscii.decode_in_box(damaged(seed), 480, keeper.box)
         except catscii.PictureError as error:
             assert re.match("(the|not a) picture .{10,300}", str(error)), (seed, error)
             return "refused"
-        assert max(Image.open(io.BytesIO(made)).size) <= 480, seed
+        assert max(made.size) < 2 * 480, seed
         return "drawn"
 
+    keeper = catscii.BoxKeeper()
     with ThreadPoolExecutor(2) as pool:
         outcomes = Counter(pool.map(outcome, range(rounds(200))))
     assert min(outcomes["drawn"], outcomes["refused"]) > rounds(50)
@@ -1428,7 +1504,7 @@ def resolve_once(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         found = names.pop(host) if host == "cats.example" else [host]
         return [entry for address in found for entry in getaddrinfo(address, *arguments, **options)]
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(catscii.socket, "getaddrinfo", resolve)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -1698,7 +1774,7 @@ def test_crawlers_are_told_from_browsers(tmp_path):
     assert not [entry["userAgent"] for entry in browsers if catscii.crawls(entry["userAgent"])]
     crawlers = packed("crawler-user-agents@1.60.0", "crawler-user-agents.json")
     programs = {agent for entry in crawlers for agent in entry["instances"] if "http-library" not in entry["tags"]}
-    programs -= {agent for agent in programs if catscii.TERMINALS.match(agent)}
+    programs -= {agent for agent in programs if re.match(catscii.TERMINALS, agent)}
     assert len(programs) > 1500 and sum(map(bool, map(catscii.crawls, programs))) > 0.88 * len(programs)
 
 
@@ -2637,8 +2713,8 @@ def test_help_in_a_browser_has_the_lines_of_the_text_in_groups_and_an_example_to
     shown = re.findall("(?s)<dt>(.*?)</dt>\n<dd>(.*?)</dd>", page)
     assert [[html.unescape(re.sub("<[^>]*>", "", part)) for part in pair] for pair in shown] == pairs
     links = [html.unescape(link) for link in re.findall('href="(/[^"]*)"', page.split("<main")[1])]
-    for field in dataclasses.fields(catscii.View):
-        assert f"/cat/house-42{field.metadata['guide'][0]}" in links
+    for parameter in catscii.PARAMETERS.values():
+        assert f"/cat/house-42{parameter.example}" in links
     assert {f"/cat/house-42.{suffix}" for suffix in catscii.SUFFIXES} | {"/analytics?format=csv"} <= {*links}
     assert {service.get(link, CHROME).status for link in links} == {200}
     assert '<code>"?width=$COLUMNS&amp;height=$((LINES-2))"</code>' in page
@@ -2647,8 +2723,8 @@ def test_help_in_a_browser_has_the_lines_of_the_text_in_groups_and_an_example_to
 def test_the_guide_has_every_parameter_and_format_as_the_usage_and_the_errors_have(service):
     guide, suffixes = (service.get(path).data.decode() for path in ("/help?format=text", "/cat/house-1.gif"))
     usage = run("--help").stdout.decode()
-    for field in dataclasses.fields(catscii.View):
-        assert f"{field.name}=" in guide and f"[--{field.name} " in usage
+    for name in catscii.View._fields:
+        assert f"{name}=" in guide and f"[--{name} " in usage
     cats, analytics = ["/", "/cat/house-1"], ["/analytics"]
     named = {"all": [*cats, *analytics, "/help"], "cats": cats, "analytics": analytics, "none": []}
     for name, (_, suffix, pages) in catscii.FORMATS.items():
@@ -2792,7 +2868,7 @@ def test_an_error_has_a_cat_below_or_beside_its_message_and_a_link_to_another_on
         assert urlsplit(tab.url).path == "/"
 
 
-@pytest.mark.parametrize("broken", ["catscii.draw_house_cat", "catscii.PAGE_TEMPLATE.defaults['to_html']"])
+@pytest.mark.parametrize("broken", ["catscii.draw_house_cat", "catscii.page_template().defaults['to_html']"])
 def test_an_error_whose_cat_cannot_be_drawn_is_sent_without_it(start, broken):
     service = start(command=patched(f"{broken} = lambda *_: 1 / 0"))
     for path, status, words in (("/panic", 500, "something went wrong"), ("/nothing", 404, "there is nothing at")):
@@ -3716,9 +3792,12 @@ def test_every_request_that_arrived_before_the_signal_is_answered(start, signal_
 
 
 def processor_seconds(service: Running) -> float:
-    """Return the processor time that the process and its ended children have used."""
-    fields = Path(f"/proc/{service.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    """Return the processor time that the process, its descendants and their ended children have used."""
+    seconds = 0.0
+    for pid in (service.process.pid, *descendants(service.process.pid)):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def open_files(service: Running) -> list[str]:
@@ -4565,6 +4644,82 @@ def test_art_in_a_terminal_leaves_a_line_for_the_prompt_and_heeds_its_colours(wi
     assert not any(other in output for other in {"8;5;", "8;2;"} - {code})
 
 
+UNUSED = {"bottle", "waitress", "http.client", "sqlite3", "ssl", "urllib3", "maxminddb", "certifi", "dataclasses"}
+
+
+@pytest.mark.parametrize(("arguments", "also_unused"), [
+    ("--version", {"PIL.Image", "socket", "logging", "subprocess", "random", "json", "urllib.parse"}),
+    ("--help", {"PIL.Image", "socket", "logging", "subprocess", "random", "json", "urllib.parse"}),
+    ("art house-1", {"socket", "subprocess", "json", "urllib.parse"}),
+    ("art cat.jpg", {"random", "json", "urllib.parse", "PIL.PngImagePlugin", "PIL.ImageDraw"}),
+    ("art cat.png", {"random", "json", "urllib.parse", "PIL.ImageDraw"}),
+])
+def test_a_command_imports_only_what_it_needs(arguments, also_unused, tmp_path):
+    (tmp_path / "cat.jpg").write_bytes(photograph(1, (64, 48)))
+    (tmp_path / "cat.png").write_bytes(photograph(1, (64, 48), "PNG"))
+    listing = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+    running = "import catscii; catscii.end(catscii.main(sys.argv[1:]))"
+    options = {"capture_output": True, "text": True, "cwd": tmp_path, "timeout": 60}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(FOLDER)}
+    result = subprocess.run([sys.executable, "-c", listing + running, *arguments.split()], env=environment, **options)
+    bare = subprocess.run([sys.executable, "-c", listing], env=environment, **options)
+    imported = set(result.stderr.split()) - set(bare.stderr.split())
+    assert result.returncode == 0 and result.stdout and "argparse" in imported
+    assert not imported & (UNUSED | also_unused)
+
+
+def test_art_of_a_file_starts_no_program(tmp_path):
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(photograph())
+    code = f"""
+import sys
+sys.path.insert(0, {str(FOLDER)!r})
+import catscii
+watched = ("os.fork", "os.exec", "os.posix_spawn", "os.system", "subprocess.Popen")
+sys.addaudithook(lambda event, arguments: event in watched and print(event, file=sys.stderr))
+sys.exit(catscii.main(["art", {str(path)!r}]))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "os.fork\n") and result.stdout.count("\n") > 10
+
+
+def trickle(handler: BaseHTTPRequestHandler) -> None:
+    """Send a photograph, after a second without a byte, and a second in its middle."""
+    data = photograph()
+    time.sleep(1)
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    for part in (data[:1000], data[1000:]):
+        handler.wfile.write(part)
+        time.sleep(1)
+
+
+@pytest.mark.parametrize(("command", "shown"), [
+    ("(sleep 1; head -c 1000 {file}; sleep 1; tail -c +1001 {file}) | {art} -", "1,000 bytes"),
+    ("{art} {url}", "1,000 of {size:,} bytes"),
+])
+def test_a_picture_that_arrives_slowly_shows_its_progress_in_a_terminal_only(command, shown, tmp_path, upstream):
+    size = (tmp_path / "cat.jpg").write_bytes(photograph())
+    upstream.answers["/slow"] = trickle
+    values = {"file": tmp_path / "cat.jpg", "url": f"{upstream.url}/slow", "size": size}
+    command = command.format(art=f"{sys.executable} {SCRIPT} art --width 40", **values)
+    status, output = in_terminal(80, 24, "bash", "-c", command, COLORTERM="")
+    *progress, art = output.split("\r\x1b[K")
+    lines = [text for i, text in enumerate(progress) if i and text != progress[i - 1]]
+    assert (status, lines[0]) == (0, "catscii: 0 bytes")
+    assert f"catscii: {shown.format(**values)}" in lines and len({len(row) for row in cells_of_ansi(art)}) == 1
+    piped = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert (piped.returncode, piped.stderr) == (0, b"")
+
+
+def test_progress_is_gone_when_an_error_is_shown_and_does_not_show_for_what_comes_at_once(tmp_path):
+    art = f"{sys.executable} {SCRIPT} art"
+    status, output = in_terminal(80, 24, "bash", "-c", f"(sleep 1; echo no picture) | {art} -")
+    assert status == 1 and output.rpartition("\r\x1b[K")[2].startswith("catscii: '-': not a picture")
+    assert "\r" not in in_terminal(80, 24, "bash", "-c", f"echo no picture | {art} -")[1]
+
+
 def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_terminal():
     art = catscii.render(catscii.draw_house_cat(42), 80)
     assert json.loads(run("art", "house-42", "--format", "json").stdout)["rows"] == list(art.rows)
@@ -5093,9 +5248,9 @@ def test_the_readme_is_one_page_and_its_commands_tables_and_links_are_right(serv
     setup = "    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet uv && python3 -m uv run {}catscii.py\n"
     assert len(readme.splitlines()) <= 130 and setup.format("") in readme and setup.format("test_") in readme
     rows = {n: row for row in re.findall(r"(?m)^\| `.*", readme) for n in re.findall("`([^`]+)`", row.split("|")[1])}
-    settings = {each.name.upper() for each in dataclasses.fields(catscii.Settings) if each.metadata}
+    settings = {name.upper() for name in catscii.SETTINGS}
     assert {name for name in rows if name.isupper()} == settings | {"OTEL_*", "OTEL_EXPORTER_OTLP_ENDPOINT"}
-    for name, values in catscii.VALUES.items():
+    for name, (values, *_) in catscii.PARAMETERS.items():
         words = [f" {values[0]} to {values[-1]}"] if isinstance(values, range) else [f"`{value}`" for value in values]
         assert all(word in rows[name] for word in words), name
     for path in (path for path in rows if path.startswith("/")):
