@@ -410,6 +410,24 @@ class Trouble:
             self.begin(error)
 
 
+class Limit:
+    """Allows `count` events in any period of so many seconds."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.seconds = seconds
+        self._recent = deque([-math.inf] * count, maxlen=count)  # time.monotonic() of events that were allowed
+        self._lock = threading.Lock()
+
+    def allows(self) -> bool:
+        """Return whether an event is allowed now, and count the event if so."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._recent[0] < self.seconds:
+                return False
+            self._recent.append(now)
+            return True
+
+
 class Metrics:
     """Counters and histograms since the start. Labels must not come from a request: each new label takes memory."""
 
@@ -439,7 +457,8 @@ class Metrics:
                 samples[sample(name + "_count", **dict(labels))] = sum(buckets)
         for name, (kind, meaning) in METRICS.items():
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
-            lines += [f"{key} {value}" for key, value in samples.items() if key.startswith(name)]
+            series = {name, name + "_bucket", name + "_sum", name + "_count"} if kind == "histogram" else {name}
+            lines += [f"{key} {value}" for key, value in samples.items() if key.partition("{")[0] in series]
         return "\n".join(lines) + "\n"
 
 
@@ -520,6 +539,8 @@ def traced(app: Callable[..., Any]) -> Callable[..., Any]:
     from opentelemetry import propagate, trace
 
     def traced_app(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] in ("/health", "/metrics"):  # programs ask for these again and again
+            return app(environ, start_response)
         headers = {name[5:].replace("_", "-").lower(): environ[name] for name in environ if name.startswith("HTTP_")}
         with span("request", propagate.extract(headers), trace.SpanKind.SERVER) as current:
             body = app(environ, start_response)
@@ -1490,6 +1511,7 @@ SOURCE_CAT_ID = r"(?!house-)[A-Za-z0-9_-]{1,64}"  # paths and terminals show ids
 MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
 MAX_FILE_BYTES = 64 << 20  # of a file that `art` shows
 MAX_TAGS, MAX_TAG_LENGTH = 5, 30
+KEY_HOST = "api.thecatapi.com"  # gets CAT_API_KEY; other sources get the key if their URLs end in #key
 SOURCE_NAMES = {"api.thecatapi.com": "The Cat API", "cataas.com": "CATAAS"}  # by host; others are called by their host
 LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at start
 NAMED_COLOURS = {
@@ -1734,7 +1756,7 @@ class Fetcher:
     def _open(self, url: urllib3.util.Url, reader: Any) -> urllib3.connection.HTTPConnection:
         """Connect to the URL's host, and tell the reader the socket. Raises Unavailable and OSError."""
         host, secure = str(url.host).strip("[]"), url.scheme == "https"
-        trusted = any(url.host == urllib3.util.parse_url(each).host for each in self._trusted)
+        trusted = place_of(url) in {place_of(urllib3.util.parse_url(each)) for each in self._trusted}
         connection_class = urllib3.connection.HTTPSConnection if secure else urllib3.connection.HTTPConnection
         connection = connection_class(host, url.port, timeout=SILENT_SECONDS)
         connection.sock = connect(host, connection.port, trusted)
@@ -1824,6 +1846,11 @@ class Fetcher:
         return written(picture, "JPEG", quality=88)
 
 
+def place_of(url: urllib3.util.Url) -> tuple[str | None, int]:
+    """Return the host and the port of a URL."""
+    return url.host, url.port or (443 if url.scheme == "https" else 80)
+
+
 def read_body(response: urllib3.BaseHTTPResponse, limit: int, tell: Callable[[int, int | None], None]) -> bytes:
     """Return the body of a 200. Raises Unavailable for other statuses, and for more than `limit` bytes."""
     if response.status != 200:
@@ -1854,7 +1881,8 @@ class Source:
             api = api.removesuffix("/search").removesuffix("/images") + "/images"
             query = parts.query or "limit=10&mime_types=jpg,png"
             self._search_url, self._cat_url = f"{api}/search?{query}", api + "/{id}"
-            self._headers = {"x-api-key": key} if key else {}
+            trusted = parts.hostname == KEY_HOST or parts.fragment == "key"
+            self._headers = {"x-api-key": key} if key and trusted else {}
 
     def search(self) -> list[Cat]:
         answer = self._fetcher.json(self._search_url, self._headers)
@@ -2023,8 +2051,8 @@ class Cattery:
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
         self._revived = Cache(4 << 20)
-        self._recent: deque[float] = deque(maxlen=VISITORS_REQUESTS_A_MINUTE)
-        self._free, self._lock = threading.BoundedSemaphore(REVIVALS_AT_ONCE), threading.Lock()
+        self._free = threading.BoundedSemaphore(REVIVALS_AT_ONCE)
+        self._budgets = {known: Limit(VISITORS_REQUESTS_A_MINUTE, 60) for known in (True, False)}
         self._picked = ""
 
     def pick(self, seen: Sequence[str] = ()) -> str:
@@ -2056,26 +2084,29 @@ class Cattery:
         if not self._free.acquire(blocking=False):
             raise Unavailable("other pictures are being fetched")
         try:
-            cat, _ = self._store.get(cat_id) or (self._ask(cat_id), None)
-            jpeg = self._fetcher.picture(cat, self._permit)
+            stored = self._store.get(cat_id)
+            permit = partial(self._permit, known=bool(stored))
+            cat = stored[0] if stored else self._ask(cat_id, permit)
+            jpeg = self._fetcher.picture(cat, permit)
         finally:
             self._free.release()
         self._revived.put(cat_id, (cat, jpeg), len(jpeg))
         return cat, jpeg
 
-    def _permit(self) -> None:
-        """Count a request to a source that a visitor causes. Raises Unavailable if there were too many."""
-        with self._lock:
-            if len(self._recent) == VISITORS_REQUESTS_A_MINUTE and time.monotonic() - self._recent[0] < 60:
-                raise Unavailable("visitors caused too many requests in the last minute")
-            self._recent.append(time.monotonic())
+    def _permit(self, known: bool) -> None:
+        """Count a request to a source that a visitor causes. Raises Unavailable if there were too many.
 
-    def _ask(self, cat_id: str) -> Cat:
+        Cats that were `known` to the store have a budget of their own, which made-up ids cannot use up.
+        """
+        if not self._budgets[known].allows():
+            raise Unavailable("visitors caused too many requests in the last minute")
+
+    def _ask(self, cat_id: str, permit: Callable[[], None]) -> Cat:
         """Ask the sources for a cat that was never stored. Raises NoSuchCat, and Unavailable if one fails."""
         failure: Exception = NoSuchCat(cat_id)
         for source in self._sources:
             try:
-                return source.find(cat_id, self._permit)
+                return source.find(cat_id, permit)
             except NoSuchCat:
                 log.debug("Cat not found", {"source": source.name, "id": cat_id})
             except Unavailable as error:
@@ -2511,6 +2542,7 @@ REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here,
             431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
 ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match wins (RFC 9309, 2.2.2)
 PLACES, PLACES_OF_A_CLIENT = 32, 16  # for requests that wait for a drawing; a usual drawing takes some 30 ms
+MOST_LOGGED = 200  # characters of a path in the log
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
 FORMATS = {  # media type, suffix of permalinks, and the pages that have the format
     "html": ("text/html", "html", "all"),
@@ -2522,6 +2554,7 @@ FORMATS = {  # media type, suffix of permalinks, and the pages that have the for
     "csv": ("text/csv", "", "analytics"),
 }
 CONTENT_TYPES = {name: media + "; charset=utf-8" * media.startswith("text/") for name, (media, *_) in FORMATS.items()}
+COMPRESSED = {CONTENT_TYPES["png"], CONTENT_TYPES["jpg"]}  # by themselves
 SUFFIXES = {suffix: name for name, (_, suffix, *_) in FORMATS.items() if suffix}
 PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in ("all", page)]
                 for page in ("all", "cats", "analytics")}
@@ -2809,8 +2842,7 @@ def security_headers() -> dict[str, str]:
     policy = (f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; "
               "style-src-attr 'unsafe-inline'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
               "frame-ancestors 'none'")
-    return {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
-            "Vary": "Accept, Accept-Encoding, User-Agent, X-Forwarded-Proto"}
+    return {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 
 
 PAGE = """\
@@ -2983,8 +3015,15 @@ def page_template() -> bottle.SimpleTemplate:
 class Page:
     """The body of a response. Its compressed form and its ETag are made once, when they are first needed."""
 
-    def __init__(self, body: str | bytes, content_type: str) -> None:
-        self.body, self.content_type = body.encode() if isinstance(body, str) else body, content_type
+    def __init__(self, body: str | bytes, content_type: str, links: bool = False) -> None:
+        self.body = body.encode() if isinstance(body, str) else body
+        self.content_type = content_type
+        self.links = links  # to this service, with the host that the request names
+
+    @property
+    def compressible(self) -> bool:
+        """Whether compression makes the body smaller. Up to 1,400 bytes fit one packet without it."""
+        return len(self.body) > 1400 and self.content_type not in COMPRESSED
 
     @cached_property
     def gzipped(self) -> bytes:
@@ -3049,7 +3088,8 @@ class Service:
         self.line = Line()
         self.metrics, self.started = Metrics(), time.time()
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
-        self.refusals = deque([-math.inf] * 5, maxlen=5)  # time.monotonic() of the last ones that were logged
+        self.refusals, self.failures = Limit(5, 1), Limit(5, 1)  # what is logged of them
+        self.panics = Limit(1, 10)
 
     def maintain(self, stopping: threading.Event) -> None:
         """Every second until `stopping` is set, check the database and the countries, whose files may be replaced."""
@@ -3094,7 +3134,7 @@ class Service:
             if not isinstance(error, NoSuchCat):  # NoSuchCat: the store dropped the cat after `pick`
                 self.read_trouble.begin(error)
             page = self._page(random.choice(house_cats()), self.cattery.find_local)
-        return send(page)
+        return send(page, format_from=format_headers())
 
     def cat_by_id(self, cat_id: str) -> bytes:
         cat_id, dot, suffix = cat_id.partition(".")
@@ -3106,14 +3146,16 @@ class Service:
             message = f"there is no cat {quoted(cat_id)}; the ids {HOUSE_CAT_IDS} always exist"
             raise bottle.HTTPError(404, message) from None
         except Unavailable as error:
-            log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
+            if self.failures.allows():
+                log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
             raise bottle.HTTPError(503, "the source of this cat's picture is unavailable right now", error) from None
-        return send(page, max_age=3600)
+        return send(page, 3600, format_headers(suffix=bool(dot)))
 
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, bytes]], format: str | None = None) -> Page:
         """Return the cat's page from the cache, or make it from what `find` returns. Count the visit, if any."""
         view = read_view(format, bottle.request.query_string, request_header("Accept"), request_header("User-Agent"))
-        key = cat_id, view, base_url() if view.format in ("html", "ansi") else ""  # other formats have no links
+        links = view.format in ("html", "ansi")
+        key = cat_id, view, base_url() if links else ""
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
@@ -3122,7 +3164,7 @@ class Service:
             with self.line.turn(bottle.request.environ["catscii.client"]):
                 page = self.pages.get(key)  # a request before this one may have waited for the same page
                 if page is None:
-                    page = Page(self._body(cat, jpeg, view), CONTENT_TYPES[view.format])
+                    page = Page(self._body(cat, jpeg, view), CONTENT_TYPES[view.format], links)
                     self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
         navigation = request_header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
         visit = bottle.request.method == "GET" and (navigation or bottle.request.path == "/")
@@ -3153,7 +3195,7 @@ class Service:
         return cat, art
 
     def analytics(self) -> bytes:
-        visits, format = read_visits(self.database, self.machines.summary()), read_format("analytics")
+        visits, format = read_visits(self.database, self.machines.summary()), requested_format("analytics")
         dbip = self.countries.from_dbip
         art = world_map(visits.countries) if format in ("html", "ansi") else None
         label = f"Map of the world. Most visits: {', '.join(map(country_name, [*visits.countries][:5])) or 'none yet'}"
@@ -3170,7 +3212,7 @@ class Service:
 
     def help(self) -> bytes:
         """Serve the guide. As text, it fits one screen; as JSON, it is a list of pairs."""
-        format, dbip = read_format(), self.countries.from_dbip
+        format, dbip = requested_format(), self.countries.from_dbip
         places = {"base_url": base_url(), "root": root_path()}
         groups = {group: [Hint(term.format_map(places), meaning, link.format_map(places))
                           for term, meaning, link in hints] for group, hints in GUIDE.items()}
@@ -3215,6 +3257,8 @@ class Service:
         return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"))
 
     def panic(self) -> bytes:
+        if not self.panics.allows():
+            raise bottle.HTTPError(429, f"somebody asked for this less than {self.panics.seconds:.0f} seconds ago")
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
     @contextlib.contextmanager
@@ -3225,13 +3269,15 @@ class Service:
         except bottle.HTTPResponse:
             raise
         except LineFull as error:
+            bottle.request.environ["catscii.refused"] = True
             message = "too many cats are being drawn right now; try again in a few seconds"
             raise bottle.HTTPError(503, message, error) from None
         except sqlite3.Error as error:
             self.read_trouble.begin(error)
             raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
         except Exception as error:
-            log.exception("Request failed", {"path": bottle.request.path})
+            if self.failures.allows():  # /metrics counts all failures
+                log.exception("Request failed", {"path": bottle.request.path})
             raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
 
     def before_request(self) -> None:
@@ -3243,6 +3289,7 @@ class Service:
         environ["catscii.client"] = client_of(address or environ.get("REMOTE_ADDR", ""))
         environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
         if refusal := environ.get("catscii.refusal"):
+            environ["catscii.refused"] = True
             raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
 
     def after_request(self) -> None:
@@ -3250,17 +3297,24 @@ class Service:
         environ, status = bottle.request.environ, bottle.response.status_code
         seconds = time.perf_counter() - environ["catscii.started"]
         route = environ["bottle.route"].rule if "bottle.route" in environ else "none"
-        method, path, country = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["catscii.country"]
+        method, country = environ["REQUEST_METHOD"], environ["catscii.country"]
+        path = environ["PATH_INFO"]
+        if len(path) > MOST_LOGGED:
+            path = path[:MOST_LOGGED] + "..."
         if "catscii.refusal" not in environ:  # CGI; Server commits the visits of many responses at once
             self.visits.write()
         self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
-        annotate({"http.request.method": method, "http.route": route, "http.response.status_code": status,
-                  "url.path": path, "user_agent.original": request_header("User-Agent"), "country": country})
-        now = time.monotonic()
-        if not environ.get("catscii.refusal") or now - self.refusals[0] > 1:  # /metrics counts all refusals
-            if environ.get("catscii.refusal"):
-                self.refusals.append(now)
+        facts: dict[str, Any] = {
+            "http.request.method": method, "http.response.status_code": status, "url.path": path,
+            "url.scheme": environ["wsgi.url_scheme"], "user_agent.original": request_header("User-Agent"),
+            "country": country}
+        if route != "none":
+            facts["http.route"] = route
+        if status >= 500:
+            facts["error.type"] = str(status)
+        annotate(facts)
+        if not environ.get("catscii.refused") or self.refusals.allows():  # /metrics counts all refusals
             facts = {"method": method, "path": path, "status": status, "country": country}
             log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
 
@@ -3312,8 +3366,9 @@ def crawls(agent: str) -> bool:
 
 @lru_cache(256)  # each key has less than MAX_HEADER_BYTES
 def read_view(format: str | None, query: str, accept: str, client: str) -> View:
-    """Return the current request's view. The arguments are its parts, as a key of the cache. Raises HTTPError 400."""
-    view = make_view(format or read_format("cats"), read_parameter)
+    """Return the view that a request asks for. `format` is that of the path's suffix, if any. Raises HTTPError 400."""
+    given = parse_query(query)
+    view = make_view(format or read_format(given, accept, client, "cats"), partial(read_parameter, given))
     if format or view.format != "ansi" or not re.match(TERMINALS, client) or view.width or view.height:
         return view
     return view._replace(height=TERMINAL_ROWS - 2 * client.startswith("HTTPie"))  # HTTPie adds two empty lines
@@ -3325,53 +3380,84 @@ def make_view(format: str, read: Callable[[str], Any]) -> View:
     return View(**{"style": "ink" if format == "text" else "fill", **given, "format": format})
 
 
-def read_format(page: str = "all") -> str:
-    """Return the format that the query names, or else the Accept header. Raises HTTPError 400."""
-    return read_parameter("format", PAGE_FORMATS[page]) or negotiated_format()
+def parse_query(query: str) -> dict[str, list[str]]:
+    """Return all values of each parameter in the query of a WSGI request."""
+    text = query.encode("latin-1").decode("utf-8", "replace")
+    return urllib_parse.parse_qs(text, keep_blank_values=True, errors="replace")
 
 
-def read_parameter(name: str, values: Any = None) -> Any:
-    """Return a parameter of the query, or None. Raises HTTPError 400, which tells the value and the valid ones."""
-    given = [value.encode("latin-1").decode("utf-8", "replace") for value in bottle.request.query.getall(name)]
+def requested_format(page: str = "all") -> str:
+    """Return the format that the current request asks for. Raises HTTPError 400."""
+    given = parse_query(bottle.request.query_string)
+    return read_format(given, request_header("Accept"), request_header("User-Agent"), page)
+
+
+def read_format(given: Mapping[str, list[str]], accept: str, client: str, page: str) -> str:
+    """Return the format that the parameters name, or else the Accept header. Raises HTTPError 400."""
+    return read_parameter(given, "format", PAGE_FORMATS[page]) or negotiated_format(accept, client)
+
+
+def read_parameter(given: Mapping[str, list[str]], name: str, values: Any = None) -> Any:
+    """Return a parameter, or None. Raises HTTPError 400, which tells the value and the valid ones."""
+    texts = given.get(name, [])
     try:
-        if len(given) > 1:
-            raise ValueError(f"is given {len(given)} times")
-        return one_of(given[0], values or PARAMETERS[name].values) if given else None
+        if len(texts) > 1:
+            raise ValueError(f"is given {len(texts)} times")
+        return one_of(texts[0], values or PARAMETERS[name].values) if texts else None
     except ValueError as error:
         raise bottle.HTTPError(400, f"{name}: {error}") from None
 
 
-def negotiated_format() -> str:
+def negotiated_format(accept: str, client: str) -> str:
     """Return the format with the largest weight in Accept (RFC 9110, 12.5.1), else ANSI for terminals, else HTML."""
     weights: dict[str, float] = {}
-    for part in request_header("Accept").lower().split(","):
+    for part in accept.lower().split(","):
         media, *parameters = (piece.strip() for piece in part.split(";"))
         weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=([01]\.?|[01]?\.[0-9]+)", p)), 1.0)
         weights.setdefault(media, weight)
-    first = "ansi" if re.match(TERMINALS, request_header("User-Agent")) else "html"
+    first = "ansi" if re.match(TERMINALS, client) else "html"
     default = next((name for name in (first, "text", "json") if weights.get(FORMATS[name][0], 1)), first)
     known = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html", "*/*": default}
     best = max((media for media in weights if media in known), key=lambda media: weights[media], default="*/*")
     return known[best] if weights.get(best) else default
 
 
-def send(page: Page, max_age: int = 0) -> bytes:
-    """Set the headers of the response. Return its body, or none if the client has it. `max_age` is in seconds."""
+def send(page: Page, max_age: int = 0, format_from: Collection[str] = ()) -> bytes:
+    """Set the headers of the response. Return its body, or none if the client has it.
+
+    `max_age` is in seconds. `format_from` names the headers of the request that its format depends on.
+    """
     response = bottle.response
     response.content_type = page.content_type
     response.headers.update(security_headers())
-    response.set_header("Cache-Control", f"public, max-age={max_age}" if max_age else "no-store")
+    shared = "private" if page.links else "public"  # the host in a link may be one that no other client uses
+    response.set_header("Cache-Control", f"{shared}, max-age={max_age}" if max_age else "no-store")
+    varies = [*format_from, *["X-Forwarded-Proto"] * page.links, *["Accept-Encoding"] * page.compressible]
+    if varies:
+        response.set_header("Vary", ", ".join(varies))
     if max_age:
         response.set_header("ETag", page.etag)
         cached = request_header("If-None-Match")
         if cached.strip() == "*" or page.etag.removeprefix("W/") in re.findall(r'"[^"]*"', cached):
             response.status = 304
             return b""
-    unzipped = "image" not in page.content_type and re.search(GZIP, request_header("Accept-Encoding"))
-    if unzipped and len(page.body) > 1400:
+    if page.compressible and re.search(GZIP, request_header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
-    return page.body  # up to 1,400 bytes fit one packet uncompressed
+    return page.body
+
+
+def format_headers(suffix: bool = False) -> list[str]:
+    """Return the headers of the current request that the format of its response depends on."""
+    if suffix:
+        return []
+    match bottle.request.query.get("format"):
+        case None:
+            return ["Accept", "User-Agent"]
+        case "ansi":
+            return ["User-Agent"]  # terminals get fewer rows
+        case _:
+            return []
 
 
 def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> str | bytes:
@@ -3435,7 +3521,7 @@ def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> 
         text = json.dumps(facts) + "\n"
     elif format == "html":
         text = page_template().render(values, title=title, root=root_path())
-    return send(Page(text, CONTENT_TYPES[format]))
+    return send(Page(text, CONTENT_TYPES[format]), format_from=format_headers())
 
 
 icon = cache(lambda: Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png"))
@@ -3453,21 +3539,22 @@ def show_error(error: bottle.HTTPError) -> bytes:
     annotate(error=error.exception)
     try:
         suffix = SUFFIXES.get(path.rpartition(".")[2]) if path.startswith("/cat/") else None
-        format = suffix if suffix in PAGE_FORMATS["all"] else read_format()
+        format = suffix if suffix in PAGE_FORMATS["all"] else requested_format()
     except bottle.HTTPError:
-        format = negotiated_format()
+        format = negotiated_format(request_header("Accept"), request_header("User-Agent"))
     message = str(error.body)
     if error.status_code == 405:
-        bottle.response.set_header("Allow", "GET, HEAD")
-        message = f"{quoted(bottle.request.method)} is not one of GET, HEAD"
+        allowed = error.get_header("Allow").replace("GET", "GET, HEAD")  # bottle answers HEAD, but does not list it
+        bottle.response.set_header("Allow", allowed)
+        message = f"{quoted(bottle.request.method)} is not one of {allowed}"
+    elif error.status_code == 429:
+        bottle.response.set_header("Retry-After", "10")
     elif error.status_code == 503:
-        busy = isinstance(error.exception, LineFull)
-        bottle.response.set_header("Retry-After", "3" if busy else "60")
+        bottle.response.set_header("Retry-After", "3" if isinstance(error.exception, LineFull) else "60")
     elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
         message = f"there is nothing at {quoted(path)}"
     illustrated = ("html", "ansi") if error.status_code == 404 else ("html",)  # other errors are short in a terminal
-    refused = bottle.request.environ.get("catscii.refusal")  # then no browser is likely to have asked
-    if format in illustrated and not refused and not isinstance(error.exception, LineFull):
+    if format in illustrated and not bottle.request.environ.get("catscii.refused"):
         try:
             seed = zlib.crc32(path.encode()) % 8  # robots ask for thousands of pages: 8 cats stay in memory
             return send_error(error, message, format, lost_cat(seed, format))
