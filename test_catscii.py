@@ -1928,7 +1928,6 @@ def another_schema(service: Running, table: str = "visits") -> Iterator[None]:
 @contextlib.contextmanager
 def failing(service: Running, how: str) -> Iterator[None]:
     """Make the database fail within the context."""
-    file, copy = service.database, service.database.with_name("copy")
     if how in ("locked", "another schema"):
         with (locked if how == "locked" else another_schema)(service):
             yield
@@ -1937,29 +1936,18 @@ def failing(service: Running, how: str) -> Iterator[None]:
         resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (512, unlimited[1]))
         yield
         resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, unlimited)
-    elif how == "read-only file":
-        sql(file, "VACUUM INTO ?", str(copy))
-        copy.chmod(0o444)
-        copy.replace(file)
+    elif how == "moved and moved back":
+        moved = service.database.rename(service.database.with_name("moved.db"))
         yield
-        file.chmod(0o644)
-    elif how == "garbage in its place":
-        copy.write_bytes(b"no database" * 9999)
-        copy.replace(file)
-        yield
-        file.unlink()
+        moved.rename(service.database)
 
 
-@pytest.mark.parametrize(("how", "reason", "kept"), [  # whether visits counted before are kept, as the file is
-    ("locked", "locked", True), ("another schema", "no such table", True), ("full disk", "full|disk I/O", True),
-    ("read-only file", "readonly", True), ("garbage in its place", "not a database", False),
+@pytest.mark.parametrize(("how", "reason"), [
+    ("locked", "locked"), ("another schema", "no such table"), ("full disk", "full|disk I/O"),
+    ("moved and moved back", "moved"),
 ])
-def test_visits_wait_while_the_database_fails_and_are_counted_when_it_is_back(start, tmp_path, how, reason, kept):
-    (tmp_path / "db").mkdir()
-    command = patched("catscii.UNCOUNTED_SECONDS = 2")
-    if os.geteuid() == 0:  # who may otherwise write what is read-only
-        command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]
-    service = start(command=command, ANALYTICS_DB=str(tmp_path / "db/x.db"))
+def test_visits_wait_while_the_database_fails_and_are_counted_when_it_is_back(start, how, reason):
+    service = start(command=patched("catscii.UNCOUNTED_SECONDS = 2"))
     visit(service)
     with failing(service, how):
         visit(service)
@@ -1970,31 +1958,132 @@ def test_visits_wait_while_the_database_fails_and_are_counted_when_it_is_back(st
         visit(service)
     eventually(lambda: health(service)[:2] == (200, "ok"))
     visit(service)
-    assert counted(service) == (20 if kept else 15)
+    assert counted(service) == 20
     assert service.stop() == 0 and "Traceback" not in json.dumps(service.log)
     for message in ("Visits cannot be counted and wait in memory", "Visits are counted again"):
         assert service.messages().count(message) == 1
     assert sql(service.database, "PRAGMA integrity_check") == [("ok",)]
 
 
-@pytest.mark.parametrize("how", ["all deleted", "the file deleted", "overwritten, deleted", "overwritten", "moved"])
-def test_a_database_that_is_deleted_overwritten_or_moved_is_made_anew(start, how):
-    service, moved = start(), None
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced", "replaced by garbage"])
+def test_visits_wait_for_a_restart_if_the_database_is_deleted_moved_or_replaced(start, tmp_path, how):
+    (tmp_path / "elsewhere").mkdir()
+    variables = {"CAT_SOURCES": "http://localhost:1/cat"}  # the refresher writes to the database too
+    service = start(command=patched("catscii.UNCOUNTED_SECONDS = 2; catscii.LONGEST_BACKOFF = 0.1"), **variables)
     visit(service)
-    if "overwritten" in how:
+    backup(service, tmp_path / "backup.db")
+    visit(service, 2)
+    for path in tmp_path.glob("catscii.db*"):
+        path.rename(tmp_path / "elsewhere" / path.name)
+    if how == "replaced":
+        (tmp_path / "backup.db").rename(service.database)
+    elif how == "replaced by garbage":
         service.database.write_bytes(b"no database" * 9999)
-    if "deleted" in how:
-        for path in service.database.parent.glob("catscii.db*" if how == "all deleted" else "catscii.db"):
-            path.unlink(missing_ok=True)
-    if how == "moved":
-        moved = service.database.rename(service.database.with_name("moved.db"))
-    visit(service)
-    service.wait_for("The database was deleted, replaced or overwritten")
-    eventually(lambda: health(service)[:2] == (200, "ok"))
-    visit(service)
-    assert counted(service) in ({10, 15} if how == "overwritten" else {10}), "SQLite's log may still hold all of it"
-    assert service.stop() == 0 and sql(service.database, "PRAGMA integrity_check") == [("ok",)]
-    assert not moved or sql(moved, "SELECT sum(count) FROM visits") == [(5,)]
+    visit(service, 4)
+    assert service.get("/").status == 200
+    status, _, reason = health(service)
+    assert status == 200 and reason.startswith("visits cannot be counted: the file was deleted, moved or replaced")
+    eventually(lambda: health(service)[:2] == (503, "failing"))
+    service.wait_for("The store cannot be refreshed")
+    assert service.stop() == 0 and "Traceback" not in json.dumps(service.log)
+    assert service.messages().count("Visits cannot be counted and wait in memory") == 1
+    assert [line["fields"]["visits"] for line in service.log if "Visits are lost" in line["fields"]["message"]] == [5]
+    assert how != "moved" or sql(tmp_path / "elsewhere/catscii.db", "SELECT sum(count) FROM visits") == [(7,)]
+    if how == "replaced by garbage":
+        assert "the file is damaged" in error_at_start(tmp_path, ANALYTICS_DB=str(service.database))
+    else:
+        service = start()
+        visit(service)
+        assert health(service) == (200, "ok", "") and counted(service) == (10 if how == "replaced" else 5)
+
+
+def test_no_server_loses_visits_in_silence_while_others_make_the_database_anew(start):
+    def restart(service: Running) -> tuple[Running, int]:
+        assert service.stop() == 0
+        return start(), sum(line["fields"].get("visits", 0) for line in service.log)
+
+    for _ in range(rounds(10)):
+        services, lost = [start() for _ in range(4)], 0
+        for path in services[0].database.parent.glob("catscii.db*"):
+            path.unlink()
+        for i in range(4):
+            for service in services:
+                visit(service, 1)
+            services[i], lost_here = restart(services[i])
+            lost += lost_here
+        assert counted(services[0]) + lost == 16
+        for service in services:
+            service.stop()
+        services[0].database.unlink()
+
+
+def damaged_database(database: Path, rng: random.Random) -> bytes:
+    """Return the bytes of the file, of which a page, some bytes or the end are damaged so that SQLite notices it."""
+    whole, copy = database.read_bytes(), database.with_name("damaged.db")
+    while True:
+        data, page = bytearray(whole), 4096 * rng.randrange(len(whole) // 4096)
+        how = rng.randrange(5)
+        if how == 0:
+            data[page : page + 4096] = bytes(4096)
+        elif how == 1:
+            data[page : page + 4096] = rng.randbytes(4096)
+        elif how == 2:
+            del data[page + rng.randrange(4096) :]
+        else:
+            for _ in range(5):
+                data[rng.randrange(4096 if how == 3 else len(data))] = rng.randrange(256)
+        copy.write_bytes(data)
+        try:
+            if data and sql(copy, "PRAGMA quick_check(1)") != [("ok",)]:
+                return bytes(data)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if not isinstance(error, sqlite3.OperationalError):
+                return bytes(data)
+
+
+def test_a_damaged_database_ends_the_start_with_one_line_and_cgi_answers_without_a_traceback(start, tmp_path):
+    service = start()
+    add_visits(service.database, many_visits(50, 20))
+    for name in ("a", "b", "c"):
+        store_cat(service.database, name)
+    assert service.stop() == 0
+    path, whole, clear = tmp_path / "catscii.db", tmp_path / "whole.db", "restore a backup, or move the file away"
+    path.rename(whole)
+    zeroed = [whole.read_bytes()[:start] + bytes(4096) + whole.read_bytes()[start + 4096 :] for start in (8192, 16384)]
+    rng = random.Random(0)
+    for data in [*zeroed, *(damaged_database(whole, rng) for _ in range(rounds(100)))]:
+        for beside in tmp_path.glob("catscii.db-*"):
+            beside.unlink()
+        path.write_bytes(data)
+        error = error_at_start(tmp_path, ANALYTICS_DB=str(path))
+        assert error.startswith(f"catscii: ANALYTICS_DB: cannot use '{path}': the file is damaged: ") and clear in error
+        path.write_bytes(data)
+        answer = cgi(tmp_path, PATH_INFO=rng.choice(["/", "/analytics", "/cat/a", "/health"]), QUERY_STRING="width=20")
+        assert answer.status[:3] in ("200", "500", "503") and "Traceback" not in json.dumps(answer.log)
+
+
+def test_cgi_does_not_read_the_whole_database(start, tmp_path):
+    service = start()
+    add_visits(service.database, many_visits(50, 200))
+    assert service.stop() == 0
+    ((page,),) = sql(service.database, "SELECT rootpage FROM sqlite_schema WHERE name = 'totals'")
+    data = bytearray(service.database.read_bytes())
+    data[4096 * (page - 1) : 4096 * page] = bytes(4096)
+    service.database.write_bytes(data)
+    assert cgi(tmp_path, PATH_INFO="/cat/house-1", REQUEST_METHOD="HEAD").status == "200 OK"
+
+
+def test_a_read_only_database_is_a_clear_error(start, tmp_path):
+    service = start()
+    assert service.stop() == 0
+    service.database.chmod(0o444)
+    command = [sys.executable, str(SCRIPT)]
+    if os.geteuid() == 0:  # who may otherwise write what is read-only
+        command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]
+    variables = {"PATH": os.environ["PATH"], "ANALYTICS_DB": str(service.database), "PORT": "0"}
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    error = f"catscii: ANALYTICS_DB: cannot use '{service.database}': attempt to write a readonly database\n"
+    assert (result.returncode, result.stderr) == (2, error)
 
 
 def test_visits_that_wait_are_written_at_the_end_or_else_lost_with_an_error_that_counts_them(start):
@@ -4333,6 +4422,31 @@ def test_figures_of_years_cost_no_more_than_those_of_days(start, tmp_path):
 def store_cat(database: Path, name: str, host: str = "localhost") -> None:
     sql(database, "INSERT INTO cats (id, source, url, fetched, picture) VALUES (?, ?, ?, ?, ?)",
         name, host, f"http://{host}/", "2026-01-01", photograph(name, (480, 360)))
+
+
+def test_a_migration_may_have_any_statements_and_happens_as_a_whole_or_not_at_all(start, tmp_path):
+    service = start()
+    visit(service)
+    assert service.stop() == 0
+    migration = """
+        -- a comment; with a semicolon
+        DROP INDEX stored_cats; CREATE TABLE words (word TEXT); /* another; one */
+        REPLACE INTO words VALUES ('CREATE; ALTER'), ('
+INSERT; END;');
+        CREATE TRIGGER twice AFTER INSERT ON words BEGIN
+            UPDATE words SET word = CASE WHEN TRUE THEN 'x' END; DELETE FROM words WHERE FALSE;
+        END;
+        WITH all_words AS (SELECT * FROM words) DELETE FROM words WHERE word NOT IN all_words;  -- the end
+    """
+    wrong = subprocess.run(patched(f"catscii.SCHEMA += ({migration + ';DROP TABLE no_such_table'!r},)"), text=True,
+                           env={"ANALYTICS_DB": str(service.database), "PORT": "0"}, capture_output=True, timeout=60)
+    assert wrong.returncode == 2 and re.fullmatch("catscii: .* no such table: no_such_table\n", wrong.stderr)
+    assert sql(service.database, "SELECT name FROM sqlite_schema WHERE name = 'words'") == []
+    service = start(command=patched(f"catscii.SCHEMA += ({migration!r},)"))
+    visit(service)
+    assert counted(service) == 10
+    assert sql(service.database, "SELECT * FROM words") == [("CREATE; ALTER",), ("\nINSERT; END;",)]
+    assert sql(service.database, "PRAGMA user_version") == [(len(catscii.SCHEMA) + 1,)]
 
 
 @pytest.mark.parametrize("version", [*range(1, len(catscii.SCHEMA)), None])
