@@ -1892,6 +1892,52 @@ def test_a_visit_is_in_the_database_before_its_answer_is_there(start):
             assert sql(service.database, "SELECT sum(count) FROM visits") == [(i,)]
 
 
+def test_all_answered_visits_are_in_the_files_at_any_moment(start, tmp_path):
+    def visit_on() -> None:
+        nonlocal answered
+        while not ended:
+            assert service.get("/cat/house-1?format=text&width=20").status == 200
+            answered += 1
+
+    service, answered, ended = start(), 0, False
+    copy, log, shared = (tmp_path / f"copy.db{suffix}" for suffix in ("", "-wal", "-shm"))
+    with ThreadPoolExecutor(1) as pool:
+        visitor = pool.submit(visit_on)
+        try:
+            for pause in random.choices([0, 0.005, 0.01, 0.02], k=rounds(500)):
+                time.sleep(pause)
+                with suspended(service):
+                    os.waitid(os.P_PID, service.process.pid, os.WSTOPPED)
+                    before = answered
+                    shutil.copyfile(service.database, copy)
+                    shutil.copyfile(f"{service.database}-wal", log)
+                shared.unlink(missing_ok=True)
+                with contextlib.closing(sqlite3.connect(copy)) as connection:
+                    ((visits,),) = connection.execute("SELECT ifnull(sum(count), 0) FROM visits")
+                    assert before <= visits and list(connection.execute("PRAGMA integrity_check")) == [("ok",)]
+        finally:
+            ended = True
+        visitor.result()
+        assert answered == counted(service)
+
+
+def test_visits_are_on_the_disk_a_second_later(start):
+    code = """if True:
+        import os
+        fsync, log = os.fsync, os.environ["ANALYTICS_DB"] + "-wal"
+        def told(file):
+            fsync(file)
+            print("synced" if os.path.samestat(os.fstat(file), os.stat(log)) else "?", file=sys.stderr)
+        os.fsync = told
+    """
+    service = start(command=patched(code))
+    for visits in range(1, 4):
+        visit(service, 1)
+        eventually(partial(lambda visits: service.lines.count("synced\n") == visits, visits))
+        time.sleep(1.5)
+    assert service.lines.count("synced\n") == 3, "without visits there is nothing to write"
+
+
 def counted(service: Running) -> int:
     response = service.get("/analytics?format=json")
     return int(json.loads(response.data)["visits"]) if response.status == 200 else -1
