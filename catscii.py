@@ -1652,11 +1652,8 @@ class Database:
         with self._lock:
             changes = self._connection.total_changes
         if changes != self._synced:
-            file = os.open(self._path + "-wal", os.O_RDWR)
-            try:
-                os.fsync(file)  # which keeps nobody else waiting
-            finally:
-                os.close(file)
+            with open(self._path + "-wal", "rb") as file:
+                os.fsync(file)  # without the lock, so that no request waits for the disk
             self._synced = changes
 
     def close(self) -> None:
@@ -1680,7 +1677,7 @@ def check_database(path: str) -> None:
     try:
         with contextlib.closing(sqlite3.connect(path, START_SECONDS)) as connection:
             connection.text_factory = partial(str, encoding="utf-8", errors="replace")
-            ((problem,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
+            (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError:
         return  # Database tells why the file cannot be used, such as that it is locked
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:

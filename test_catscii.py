@@ -1927,7 +1927,7 @@ def test_visits_are_on_the_disk_a_second_later(start):
         fsync, log = os.fsync, os.environ["ANALYTICS_DB"] + "-wal"
         def told(file):
             fsync(file)
-            print("synced" if os.path.samestat(os.fstat(file), os.stat(log)) else "?", file=sys.stderr)
+            print("synced" if os.path.samestat(os.fstat(file.fileno()), os.stat(log)) else "?", file=sys.stderr)
         os.fsync = told
     """
     service = start(command=patched(code))
