@@ -4771,7 +4771,7 @@ def trickle(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize(("command", "shown"), [
-    ("(sleep 1; head -c 1000 {file}; sleep 1; tail -c +1001 {file}) | {art} -", "1,000 bytes"),
+    ("(sleep 2; head -c 1000 {file}; sleep 1; tail -c +1001 {file}) | {art} -", "1,000 bytes"),
     ("{art} {url}", "1,000 of {size:,} bytes"),
 ])
 def test_a_picture_that_arrives_slowly_shows_its_progress_in_a_terminal_only(command, shown, tmp_path, upstream):
