@@ -290,7 +290,14 @@ METRICS = {
     "catscii_refresh_age_seconds": ("gauge", "Time since a source last gave a cat, or since the start."),
     "catscii_machines": ("gauge", "Machines whose visits are added up, including this one."),
     "catscii_agreed_age_seconds": ("gauge", "Time since this machine last read the visits of all machines."),
+    "catscii_open_connections": ("gauge", "Connections of clients."),
+    "catscii_dropped_log_lines_total": ("counter", "Log lines that nobody took in time."),
+    "catscii_build_info": ("gauge", "1, with the version of catscii."),
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
+    "process_cpu_seconds_total": ("counter", "Processor time in user and system mode."),
+    "process_resident_memory_bytes": ("gauge", "Resident memory."),
+    "process_open_fds": ("gauge", "Open file descriptors."),
+    "process_max_fds": ("gauge", "The limit of open file descriptors."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 log: Any = Lazy(lambda: logging.getLogger("catscii"))
@@ -312,6 +319,7 @@ class LogHandler(Mixin):  # type: ignore[misc]
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
         self._unwritten, self._dropped = bytearray(), 0
+        self.dropped = 0  # in all, also those that were told
         self.buffered = False  # if True, lines below WARNING wait until `flush` is called
 
     def format(self, record: logging.LogRecord) -> str:
@@ -334,6 +342,7 @@ class LogHandler(Mixin):  # type: ignore[misc]
             self._unwritten += line
         else:
             self._dropped += 1
+            self.dropped += 1
         if not self.buffered or record.levelno > logging.INFO:
             self.flush()
 
@@ -355,6 +364,7 @@ class LogHandler(Mixin):  # type: ignore[misc]
                 except OSError as error:
                     if not isinstance(error, BlockingIOError):  # the reader is gone, or the disk is full
                         self._dropped += self._unwritten.count(b"\n")
+                        self.dropped += self._unwritten.count(b"\n")
                         self._unwritten.clear()
                     return
             if self._dropped and not self._unwritten:
@@ -460,6 +470,18 @@ class Metrics:
             series = {name, name + "_bucket", name + "_sum", name + "_count"} if kind == "histogram" else {name}
             lines += [f"{key} {value}" for key, value in samples.items() if key.partition("{")[0] in series]
         return "\n".join(lines) + "\n"
+
+
+def process_figures() -> dict[str, float]:
+    """Return metrics of this process. Memory and files are known on Linux only (proc(5))."""
+    figures = {"process_cpu_seconds_total": time.process_time()}
+    figures["process_max_fds"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    with contextlib.suppress(OSError):
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+        figures["process_resident_memory_bytes"] = pages * os.sysconf("SC_PAGE_SIZE")
+        figures["process_open_fds"] = len(os.listdir("/proc/self/fd"))
+    return figures
 
 
 @lru_cache(1000)
@@ -3087,6 +3109,7 @@ class Service:
         self.drawings = Cache(8 << 20)  # a Cat and its Art, by id and options
         self.line = Line()
         self.metrics, self.started = Metrics(), time.time()
+        self.gauges: dict[str, Callable[[], float]] = {}  # metrics of the server
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
         self.refusals, self.failures = Limit(5, 1), Limit(5, 1)  # what is logged of them
         self.panics = Limit(1, 10)
@@ -3241,7 +3264,9 @@ class Service:
 
     def prometheus(self) -> bytes:
         """Serve all metrics. While the database cannot be read, those from the database are missing."""
-        refresher, others = self.refresher, {"process_start_time_seconds": self.started}
+        refresher, others = self.refresher, process_figures() | {"process_start_time_seconds": self.started}
+        others |= {name: read() for name, read in self.gauges.items()}
+        others[sample("catscii_build_info", version=__version__)] = 1
         others |= {sample("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
         if refresher.last_good is not None:
             others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
@@ -3616,6 +3641,8 @@ def serve(settings: Settings) -> int:
                     before_sending=[service.visits.write, handler.flush])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    service.gauges["catscii_open_connections"] = lambda: len(server.active_channels)
+    service.gauges["catscii_dropped_log_lines_total"] = lambda: handler.dropped
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     handler.greet(f"open http://{f'localhost:{port}' if host in ('0.0.0.0', '::') else address}")
@@ -3770,6 +3797,7 @@ class Task(Mixin):  # type: ignore[misc]
 class Channel(Mixin):  # type: ignore[misc]
     """A connection. The loop sends its responses, directly from the cache of pages, without a copy."""
 
+    request: Any
     def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
         self.unsent: deque[bytes] = deque()
         self.sent_of_first = 0  # bytes of unsent[0]

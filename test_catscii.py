@@ -750,6 +750,16 @@ def test_metrics_are_what_prometheus_reads_and_visitors_cannot_add_time_series(s
     assert "nobody" not in text and "METHOD" not in text and len(text.splitlines()) <= known + fresh
 
 
+def test_metrics_tell_of_the_process_of_connections_and_of_the_version(service):
+    with crowd(service, 5, lambda _: None):
+        eventually(lambda: samples(service)["catscii_open_connections"][()] >= 5)
+    found = {name: values[()] for name, values in samples(service).items() if () in values}
+    assert samples(service)["catscii_build_info"] == {(catscii.__version__,): 1}
+    assert found["process_cpu_seconds_total"] > 0.1 and found["catscii_dropped_log_lines_total"] == 0
+    assert 10 <= found["process_open_fds"] < found["process_max_fds"]
+    assert abs(found["process_resident_memory_bytes"] / 1e6 - resident_megabytes(service.process.pid)) < 20
+
+
 @pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool, which is part of Prometheus")
 def test_metrics_please_promtool(service):
     service.get("/cat/house-9?width=33")
