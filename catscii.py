@@ -291,7 +291,7 @@ METRICS = {
     "catscii_machines": ("gauge", "Machines whose visits are added up, including this one."),
     "catscii_agreed_age_seconds": ("gauge", "Time since this machine last read the visits of all machines."),
     "catscii_open_connections": ("gauge", "Connections of clients."),
-    "catscii_dropped_log_lines_total": ("counter", "Log lines that nobody took in time."),
+    "catscii_dropped_log_lines_total": ("counter", "Log lines that were dropped, because no reader took them in time."),
     "catscii_build_info": ("gauge", "1, with the version of catscii."),
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
     "process_cpu_seconds_total": ("counter", "Processor time in user and system mode."),
@@ -2722,9 +2722,10 @@ figure { margin: 0; position: relative; -webkit-touch-callout: none }
 @media (pointer: coarse) { figure { user-select: none; -webkit-user-select: none } }
 figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transition: opacity .2s; pointer-events: none;
   background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat }
-@media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
+@media (hover: hover) { figure:hover:not(.selecting)::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
-figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
+figure:is(.held, :active:not(.selecting), :focus-visible)::after { opacity: 1; background-image: var(--photo);
+  mask-image: none }
 dd { margin: 0 0 .5rem 1rem } code { font-size: min(.9em, 3.75vw) } dd code { white-space: nowrap }
 a code { color: inherit }
 @media (min-width: 48rem) { dl { display: grid; grid-template-columns: 17rem 1fr; gap: .25rem 1rem } dd { margin: 0 } }
@@ -2737,7 +2738,7 @@ th:first-child { width: 100%; padding-left: 0; text-align: left }
 .days i::before { content: ""; width: 80%; height: var(--height); background: var(--link);
   forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
-.text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); align-content: start }
+.text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); place-content: start }
 .error { flex: none; display: grid; gap: 0 2rem; overflow-wrap: anywhere } .error h1 { margin-bottom: 0 }
 .error + footer { place-content: start }
 .error p::first-letter { text-transform: uppercase }
@@ -2841,9 +2842,16 @@ onArt("pointermove", ({clientX, clientY}, art) => {
   const {left, top} = art.getBoundingClientRect()
   art.style.setProperty("--pointer", `${clientX - left}px ${clientY - top}px`)
 })
-onArt("pointerdown", (event, art) => art.classList.toggle("held", !event.shiftKey && !event.altKey))
+onArt("pointerdown", (event, art) => {
+  const selecting = event.shiftKey || event.altKey
+  art.classList.toggle("held", !selecting)
+  art.classList.toggle("selecting", selecting)
+})
 onArt("mousedown", event => !event.shiftKey && !event.altKey && event.preventDefault())  // with a key, it selects text
-onArt("dblclick", (event, art) => getSelection().selectAllChildren(find("pre", art)))
+onArt("dblclick", (event, art) => {
+  art.classList.add("selecting")
+  getSelection().selectAllChildren(find("pre", art))
+})
 for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => find(".held")?.classList.remove("held"))
 onArt("touchstart", ({touches}) => touch = touches.length === 1 && touches[0])
 onArt("touchend", ({changedTouches: [{clientX, clientY}]}) => {
@@ -2900,9 +2908,9 @@ Here is <a href="{{root}}">another cat</a>.
 %     columns, rows = len(art.rows[0]), len(art.rows)
 <figure role="img" aria-label="{{label}}" {{!'id="art" tabindex="0"' if cat else ""}}
  style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
- --ground:{{layer(art.background, columns)}};--ink:{{layer(art.foreground, columns)}};
- background-color:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
-<div class="art"><pre aria-hidden="true">{{!to_html(art)}}</pre></div></figure>
+ --ground:{{layer(art.background, columns)}};--ink:{{layer(art.foreground, columns)}}">
+<div class="art" style="background-color:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
+<pre aria-hidden="true">{{!to_html(art)}}</pre></div></figure>
 % end
 % if visits:
 <p>{{visits}}</p>
@@ -4166,6 +4174,8 @@ def read_source(source: str) -> bytes:
                 if len(data) > MAX_FILE_BYTES:
                     raise PictureError(f"it has more than {MAX_FILE_BYTES:,} bytes")
                 progress.tell(len(data), whole)
+        if not data:
+            raise PictureError("it is empty")
         return bytes(data)
 
 

@@ -3248,6 +3248,7 @@ def test_art_is_selected_with_a_key_or_two_clicks_and_copied_in_the_size_that_is
                                 target_position={"x": 500, "y": 200})
     tab.keyboard.up("Shift")
     assert len(tab.evaluate("getSelection().toString()")) > 100
+    assert tab.evaluate("getComputedStyle(find('#art'), '::after').opacity") == "0", "no picture hides the selection"
     tab.click("#copy")
     tab.wait_for_selector(".toast")
     copied = tab.evaluate("navigator.clipboard.readText()").splitlines()
@@ -4877,6 +4878,7 @@ def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_te
     ("art house-1 --format json > /dev/full", 1, "catscii: standard output: No space left on device"),
     ("art house-1 | true", 1, ""),  # a closed pipe is quiet
     ("draw", 2, "draw"),
+    ("art /dev/null", 1, "catscii: '/dev/null': it is empty"),
     ("art - --width 9", 2, "'9' is not a whole number from 20 to 240"),
     ("art - --style x", 2, "'x' is not one of fill, ink"),
 ])
