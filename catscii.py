@@ -290,7 +290,14 @@ METRICS = {
     "catscii_refresh_age_seconds": ("gauge", "Time since a source last gave a cat, or since the start."),
     "catscii_machines": ("gauge", "Machines whose visits are added up, including this one."),
     "catscii_agreed_age_seconds": ("gauge", "Time since this machine last read the visits of all machines."),
+    "catscii_open_connections": ("gauge", "Connections of clients."),
+    "catscii_dropped_log_lines_total": ("counter", "Log lines that were dropped, because no reader took them in time."),
+    "catscii_build_info": ("gauge", "1, with the version of catscii."),
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
+    "process_cpu_seconds_total": ("counter", "Processor time in user and system mode."),
+    "process_resident_memory_bytes": ("gauge", "Resident memory."),
+    "process_open_fds": ("gauge", "Open file descriptors."),
+    "process_max_fds": ("gauge", "The limit of open file descriptors."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 log: Any = Lazy(lambda: logging.getLogger("catscii"))
@@ -312,6 +319,7 @@ class LogHandler(Mixin):  # type: ignore[misc]
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
         self._unwritten, self._dropped = bytearray(), 0
+        self.dropped = 0  # in all, also those that were told
         self.buffered = False  # if True, lines below WARNING wait until `flush` is called
 
     def format(self, record: logging.LogRecord) -> str:
@@ -334,6 +342,7 @@ class LogHandler(Mixin):  # type: ignore[misc]
             self._unwritten += line
         else:
             self._dropped += 1
+            self.dropped += 1
         if not self.buffered or record.levelno > logging.INFO:
             self.flush()
 
@@ -355,6 +364,7 @@ class LogHandler(Mixin):  # type: ignore[misc]
                 except OSError as error:
                     if not isinstance(error, BlockingIOError):  # the reader is gone, or the disk is full
                         self._dropped += self._unwritten.count(b"\n")
+                        self.dropped += self._unwritten.count(b"\n")
                         self._unwritten.clear()
                     return
             if self._dropped and not self._unwritten:
@@ -460,6 +470,18 @@ class Metrics:
             series = {name, name + "_bucket", name + "_sum", name + "_count"} if kind == "histogram" else {name}
             lines += [f"{key} {value}" for key, value in samples.items() if key.partition("{")[0] in series]
         return "\n".join(lines) + "\n"
+
+
+def process_figures() -> dict[str, float]:
+    """Return metrics of this process. Memory and files are known on Linux only (proc(5))."""
+    figures = {"process_cpu_seconds_total": time.process_time()}
+    figures["process_max_fds"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    with contextlib.suppress(OSError):
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+        figures["process_resident_memory_bytes"] = pages * os.sysconf("SC_PAGE_SIZE")
+        figures["process_open_fds"] = len(os.listdir("/proc/self/fd"))
+    return figures
 
 
 @lru_cache(1000)
@@ -2722,9 +2744,10 @@ figure { margin: 0; position: relative; -webkit-touch-callout: none }
 @media (pointer: coarse) { figure { user-select: none; -webkit-user-select: none } }
 figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transition: opacity .2s; pointer-events: none;
   background: linear-gradient(#0000 0 0) 0 0 / 100% 100% no-repeat }
-@media (hover: hover) { figure:hover::after { opacity: 1; background-image: var(--photo);
+@media (hover: hover) { figure:hover:not(.selecting)::after { opacity: 1; background-image: var(--photo);
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
-figure:is(.held, :active, :focus-visible)::after { opacity: 1; background-image: var(--photo); mask-image: none }
+figure:is(.held, :active:not(.selecting), :focus-visible)::after { opacity: 1; background-image: var(--photo);
+  mask-image: none }
 dd { margin: 0 0 .5rem 1rem } code { font-size: min(.9em, 3.75vw) } dd code { white-space: nowrap }
 a code { color: inherit }
 @media (min-width: 48rem) { dl { display: grid; grid-template-columns: 17rem 1fr; gap: .25rem 1rem } dd { margin: 0 } }
@@ -2737,7 +2760,7 @@ th:first-child { width: 100%; padding-left: 0; text-align: left }
 .days i::before { content: ""; width: 80%; height: var(--height); background: var(--link);
   forced-color-adjust: none; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 [scope=row]::after { content: ""; display: block; width: var(--length); height: .3rem; background: #fa702c }
-.text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); align-content: start }
+.text figure { min-height: 0; aspect-ratio: calc(var(--columns) / var(--rows) / 2); place-content: start }
 .error { flex: none; display: grid; gap: 0 2rem; overflow-wrap: anywhere } .error h1 { margin-bottom: 0 }
 .error + footer { place-content: start }
 .error p::first-letter { text-transform: uppercase }
@@ -2841,9 +2864,16 @@ onArt("pointermove", ({clientX, clientY}, art) => {
   const {left, top} = art.getBoundingClientRect()
   art.style.setProperty("--pointer", `${clientX - left}px ${clientY - top}px`)
 })
-onArt("pointerdown", (event, art) => art.classList.toggle("held", !event.shiftKey && !event.altKey))
+onArt("pointerdown", (event, art) => {
+  const selecting = event.shiftKey || event.altKey
+  art.classList.toggle("held", !selecting)
+  art.classList.toggle("selecting", selecting)
+})
 onArt("mousedown", event => !event.shiftKey && !event.altKey && event.preventDefault())  // with a key, it selects text
-onArt("dblclick", (event, art) => getSelection().selectAllChildren(find("pre", art)))
+onArt("dblclick", (event, art) => {
+  art.classList.add("selecting")
+  getSelection().selectAllChildren(find("pre", art))
+})
 for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => find(".held")?.classList.remove("held"))
 onArt("touchstart", ({touches}) => touch = touches.length === 1 && touches[0])
 onArt("touchend", ({changedTouches: [{clientX, clientY}]}) => {
@@ -2900,9 +2930,9 @@ Here is <a href="{{root}}">another cat</a>.
 %     columns, rows = len(art.rows[0]), len(art.rows)
 <figure role="img" aria-label="{{label}}" {{!'id="art" tabindex="0"' if cat else ""}}
  style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
- --ground:{{layer(art.background, columns)}};--ink:{{layer(art.foreground, columns)}};
- background-color:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
-<div class="art"><pre aria-hidden="true">{{!to_html(art)}}</pre></div></figure>
+ --ground:{{layer(art.background, columns)}};--ink:{{layer(art.foreground, columns)}}">
+<div class="art" style="background-color:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
+<pre aria-hidden="true">{{!to_html(art)}}</pre></div></figure>
 % end
 % if visits:
 <p>{{visits}}</p>
@@ -3109,6 +3139,7 @@ class Service:
         self.drawings = Cache(8 << 20)  # a Cat and its Art, by id and options
         self.line = Line()
         self.metrics, self.started = Metrics(), time.time()
+        self.gauges: dict[str, Callable[[], float]] = {}  # metrics of the server
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
         self.refusals, self.failures = Limit(5, 1), Limit(5, 1)  # what is logged of them
         self.panics = Limit(1, 10)
@@ -3266,7 +3297,9 @@ class Service:
 
     def prometheus(self) -> bytes:
         """Serve all metrics. While the database cannot be read, those from the database are missing."""
-        refresher, others = self.refresher, {"process_start_time_seconds": self.started}
+        refresher, others = self.refresher, process_figures() | {"process_start_time_seconds": self.started}
+        others |= {name: read() for name, read in self.gauges.items()}
+        others[sample("catscii_build_info", version=__version__)] = 1
         others |= {sample("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
         if refresher.last_good is not None:
             others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
@@ -3604,7 +3637,8 @@ GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within te
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
 MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # open files for the database, the sources and modules
 SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from first to last byte of a request
-MAX_UNSENT, MAX_UNSENT_IN_ALL = 512 << 10, 32 << 20  # bytes that one client, and all clients, have not read
+MAX_UNSENT_IN_ALL = 32 << 20  # bytes that wait in this process until clients read
+KERNEL_BUFFER = 32 << 10  # bytes that the kernel holds for a connection, about, in each direction
 TIDY_SECONDS = 0.2  # between calls of `_tidy`; while the service ends, the longest silence of an idle connection
 
 CLEAR_LINE = b"\r\x1b[K"
@@ -3641,6 +3675,8 @@ def serve(settings: Settings) -> int:
                     before_sending=[service.visits.write, handler.flush])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    service.gauges["catscii_open_connections"] = lambda: len(server.active_channels)
+    service.gauges["catscii_dropped_log_lines_total"] = lambda: handler.dropped
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     handler.greet(f"open http://{f'localhost:{port}' if host in ('0.0.0.0', '::') else address}")
@@ -3713,9 +3749,9 @@ def serve_cgi() -> int:
 # because the loop of waitress visits all connections each time, and polls for urgent data without reading that data.
 # The code below relies on these internals of waitress, which a test looks for in the installed version:
 #   adjustments.Adjustments      the settings that channels, parsers and tasks read
-#   channel.HTTPChannel          a connection: received, service, handle_close, readable, del_channel; connected,
-#                                requests (waiting), request (incomplete), outbuf_lock, total_outbufs_len (unsent),
-#                                close_when_flushed, will_close; calls its server's add_task and pull_trigger
+#   channel.HTTPChannel          a connection: service, handle_close, readable, del_channel; connected, requests (the
+#                                one to answer), request (incomplete), requests_lock, outbuf_lock, total_outbufs_len
+#                                (unsent), close_when_flushed, will_close; calls its server's pull_trigger
 #   parser.HTTPRequestParser     a request: received, parse_header; error, headers, completed, expect_continue
 #   task.WSGITask                a response: get_environment, set_close_on_finish, has_body, version
 #   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which ClientQueues replaces
@@ -3723,7 +3759,7 @@ def serve_cgi() -> int:
 # The classes that extend waitress are mixins, so that CGI and `art` do not import waitress, which takes 25 ms.
 
 REQUEST_HEAD = (  # RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
-    rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/[0-9]\.[0-9]\r\n"
+    rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/1\.[01]\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
 
 
@@ -3735,7 +3771,7 @@ def check_head(head: bytes) -> None:
         first, *headers = head.split(b"\r\n")
         tried = {first: first, **{line: b"GET / HTTP/1.1\r\n" + line for line in headers}}
         wrong = next((line for line, text in tried.items() if not re.fullmatch(REQUEST_HEAD, text + b"\r\n")), first)
-        raise ValueError(f"{quoted(wrong.decode('latin-1'))} is not HTTP")
+        raise ValueError(f"{quoted(wrong.decode('latin-1'))} is not HTTP/1.1 or HTTP/1.0")
     if b"\r\ntransfer-encoding:" in head.lower():  # waitress accepts chunks that a proxy may read differently
         raise ValueError("Transfer-Encoding is not supported: no request needs a body here")
 
@@ -3747,7 +3783,12 @@ class Parser(Mixin):  # type: ignore[misc]
     expect_continue: bool
 
     def received(self, data: bytes) -> int:
+        head, _, _ = (self.header_plus + data).partition(b"\r\n\r\n")
         self.indented = re.match(rb"(?:\r\n)*+\s", self.header_plus + data)  # waitress strips such bytes
+        if not self.headers_finished and re.search(rb"(?<!\r)\n", head):  # waitress would wait for CR LF
+            self.error = waitress.utilities.BadRequest("a line of the head ends without a carriage return")
+            self.completed = True
+            return len(data)
         consumed = int(super().received(data))
         if self.expect_continue:  # send the final response instead of "100 Continue"
             self.expect_continue, self.completed, self.headers["CONNECTION"] = False, True, "close"
@@ -3761,6 +3802,8 @@ class Parser(Mixin):  # type: ignore[misc]
             super().parse_header(head)  # raises ValueError for an invalid URI or length
             if "," in self.headers.get("HOST", ""):
                 raise ValueError("more than one Host")
+            if self.version == "1.1" and "HOST" not in self.headers:  # RFC 9112, 3.2
+                raise ValueError("a request of HTTP/1.1 has a Host")
         except ValueError as error:
             raise waitress.parser.ParsingError(str(error)) from None
 
@@ -3773,7 +3816,7 @@ class Task(Mixin):  # type: ignore[misc]
         if request.error and not request.headers:  # not parsed
             request.headers["ACCEPT"] = "text/plain"
         asked = re.search(r"(?i)(^|,)\s*close\s*(,|$)", request.headers.get("CONNECTION", ""))
-        if asked or request.error or (channel.server.draining and len(channel.requests) == 1):
+        if asked or request.error or (channel.server.draining and not channel.has_more()):
             request.headers["CONNECTION"] = "close"
 
     def get_environment(self) -> Any:
@@ -3788,11 +3831,13 @@ class Task(Mixin):  # type: ignore[misc]
 class Channel(Mixin):  # type: ignore[misc]
     """A connection. The loop sends its responses, directly from the cache of pages, without a copy."""
 
+    request: Any
     def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
         self.unsent: deque[bytes] = deque()
         self.sent_of_first = 0  # bytes of unsent[0]
+        self.behind = b""  # what the client has sent behind the request that is answered now
+        self.client = client_of(address[0])
         self.touched = self.begun = time.monotonic()  # when bytes last came or went; when self.request began
-        self.stalled = False  # if True, the next request waits until the client has read more
         super().__init__(server, client, address, server.adj, map=server.active_channels)
         server.watch(self)
 
@@ -3807,17 +3852,32 @@ class Channel(Mixin):  # type: ignore[misc]
         super().del_channel(map)
 
     def received(self, data: bytes) -> None:
-        before, self.touched = self.request, time.monotonic()
-        super().received(data)
-        if self.request is not before:
-            self.begun = self.touched
+        """Parse one request. Keep what comes behind it until the answer is on its way."""
+        self.touched = time.monotonic()
+        with self.requests_lock:
+            while data and not self.requests and not self.close_when_flushed:
+                if self.request is None:
+                    self.request = self.parser_class(self.adj)
+                    self.begun = self.touched
+                data = data[self.request.received(data):]
+                if self.request.completed:
+                    if not self.request.empty:  # blank lines before a request
+                        self.requests.append(self.request)
+                        self.server.add_task(self)
+                    self.request = None
+            self.behind = data
+
+    def has_more(self) -> bool:
+        """Return whether the client has sent more than the request that is answered now."""
+        try:
+            return bool(self.behind or self.socket.recv(1, socket.MSG_PEEK))
+        except (OSError, AttributeError):  # nothing has arrived, or the connection is closed
+            return False
 
     def service(self) -> None:
-        """Answer the first request, in a thread. If the client must read first, `send` adds this task later."""
-        stalled = self.stalled = self.total_outbufs_len > MAX_UNSENT
+        """Answer the request, in a thread."""
         try:
-            if not stalled:
-                super().service()
+            super().service()
         except BaseException:
             self.will_close = True
             raise
@@ -3841,11 +3901,17 @@ class Channel(Mixin):  # type: ignore[misc]
         self.server.answered.append(self)
 
     def send(self, parts: int) -> None:
-        """Send as much of the first `parts` items of `unsent` as the socket takes now. Raises OSError."""
+        """Send as much of the first `parts` items of `unsent` as the socket takes now. Then parse the next request.
+
+        The kernel takes one more piece if it holds less than KERNEL_BUFFER. Raises OSError.
+        """
         while parts:
-            first, *others = [self.unsent[i] for i in range(min(parts, 16))]
+            first = memoryview(self.unsent[0])[self.sent_of_first:]
+            pieces = [first[:KERNEL_BUFFER]]
+            if parts > 1 and len(first) < KERNEL_BUFFER:  # usually the head of a response, and its body
+                pieces.append(memoryview(self.unsent[1])[:KERNEL_BUFFER - len(first)])
             try:
-                sent = self.socket.sendmsg([memoryview(first)[self.sent_of_first:], *others])
+                sent = self.socket.sendmsg(pieces)
             except BlockingIOError:
                 break
             self.touched = time.monotonic()
@@ -3857,9 +3923,8 @@ class Channel(Mixin):  # type: ignore[misc]
                 parts -= 1
         if self.will_close or (self.close_when_flushed and not self.unsent):
             self.handle_close()
-        elif self.stalled and self.total_outbufs_len <= MAX_UNSENT:
-            self.stalled = False
-            self.server.add_task(self)
+        elif self.behind and not self.unsent:
+            self.received(self.behind)
 
 
 class ClientQueues(OrderedDict[str, deque[Channel]]):
@@ -3903,9 +3968,10 @@ class Server:
         self._before_sending = before_sending
         self._asleep = self._stopping = self.draining = False
         self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
-        self._full = Trouble("No connection is free: the idlest are closed", "Connections are free", logging.WARN, 10)
+        self._full = Trouble("No connection is free: idle ones are closed", "Connections are free", logging.WARN, 10)
         self._listener, self.poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
         listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER // 2)  # Linux doubles this
         for file in (listener.fileno(), self._alarm):
             self.poll.register(file, select.POLLIN)
 
@@ -3977,29 +4043,32 @@ class Server:
                 self.watch(channel)
 
     def _accept(self) -> None:
-        """Accept the waiting connections. If the limit is reached, each of them replaces the idlest connection."""
+        """Accept the waiting connections. If the limit is reached, each of them replaces another connection."""
         for _ in range(MAX_CONNECTIONS):
             try:
                 client, address = self._listener.accept()
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BUFFER)
             except BlockingIOError:
                 return
             except OSError as error:  # the client hung up, or too many files are open
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._close_idlest()
+                    self._make_room()
                 continue
             if len(self.active_channels) >= self._limit:
-                self._close_idlest()
+                self._make_room()
             self._channel_class(self, client, address)
 
-    def _close_idlest(self) -> None:
-        """Close the connection that was silent for longest, if possible one without a request to answer."""
+    def _make_room(self) -> None:
+        """Close the idlest connection of the client with the most, if possible one without a request to answer."""
         self._full.begin(f"{len(self.active_channels)} are open")
         channels = self.active_channels.values()
-        if idlest := min(channels, key=lambda channel: (bool(channel.requests), channel.touched), default=None):
-            idlest.handle_close()
-        else:
+        if not channels:
             time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # other processes have all files open: do not spin
+            return
+        ((greediest, _),) = Counter(channel.client for channel in channels).most_common(1)
+        own = [channel for channel in channels if channel.client == greediest]
+        min(own, key=lambda channel: (bool(channel.requests), channel.touched)).handle_close()
 
     def _tidy(self) -> None:
         """Close silent and slow connections. While too many bytes are unread, close the one with the most."""
@@ -4008,9 +4077,10 @@ class Server:
         for channel in [*self.active_channels.values()]:
             if not channel.readable():  # the loop does not read yet, so the request may be complete
                 channel.begun = now
-            if channel.requests and not channel.stalled:
+            if channel.requests:
                 continue
-            silent, busy = now - max(channel.touched, self._ending_since), channel.request or channel.total_outbufs_len
+            silent = now - max(channel.touched, self._ending_since)
+            busy = channel.request or channel.behind or channel.total_outbufs_len
             overdue = channel.request and now - channel.begun > REQUEST_SECONDS
             ended = self.draining and not busy and silent > TIDY_SECONDS
             if overdue or ended or silent > SILENT_CONNECTION_SECONDS:
@@ -4130,6 +4200,8 @@ def read_source(source: str) -> bytes:
                 if len(data) > MAX_FILE_BYTES:
                     raise PictureError(f"it has more than {MAX_FILE_BYTES:,} bytes")
                 progress.tell(len(data), whole)
+        if not data:
+            raise PictureError("it is empty")
         return bytes(data)
 
 

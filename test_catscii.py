@@ -750,6 +750,16 @@ def test_metrics_are_what_prometheus_reads_and_visitors_cannot_add_time_series(s
     assert "nobody" not in text and "METHOD" not in text and len(text.splitlines()) <= known + fresh
 
 
+def test_metrics_tell_of_the_process_of_connections_and_of_the_version(service):
+    with crowd(service, 5, lambda _: None):
+        eventually(lambda: samples(service)["catscii_open_connections"][()] >= 5)
+    found = {name: values[()] for name, values in samples(service).items() if () in values}
+    assert samples(service)["catscii_build_info"] == {(catscii.__version__,): 1}
+    assert found["process_cpu_seconds_total"] > 0.1 and found["catscii_dropped_log_lines_total"] == 0
+    assert 10 <= found["process_open_fds"] < found["process_max_fds"]
+    assert abs(found["process_resident_memory_bytes"] / 1e6 - resident_megabytes(service.process.pid)) < 20
+
+
 @pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool, which is part of Prometheus")
 def test_metrics_please_promtool(service):
     service.get("/cat/house-9?width=33")
@@ -1885,7 +1895,8 @@ def test_a_visit_is_in_the_database_before_its_answer_is_there(start):
     service = start(command=patched(slow))
     for i in range(1, 51):
         with connected(service) as connection:
-            connection.sendall(b"HEAD / HTTP/1.1\r\n\r\nGET /cat/house-1?format=text&width=20 HTTP/1.1\r\n\r\n")
+            connection.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n"
+                               b"GET /cat/house-1?format=text&width=20 HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = b""
             while answer.count(b"\r\n\r\n") < 2:
                 answer += connection.recv(65536)
@@ -3372,6 +3383,7 @@ def test_art_is_selected_with_a_key_or_two_clicks_and_copied_in_the_size_that_is
                                 target_position={"x": 500, "y": 200})
     tab.keyboard.up("Shift")
     assert len(tab.evaluate("getSelection().toString()")) > 100
+    assert tab.evaluate("getComputedStyle(find('#art'), '::after').opacity") == "0", "no picture hides the selection"
     tab.click("#copy")
     tab.wait_for_selector(".toast")
     copied = tab.evaluate("navigator.clipboard.readText()").splitlines()
@@ -3596,37 +3608,41 @@ BODY = b"GET /nothing HTTP/1.1\r\n\r\n"  # 25 bytes, which are no request
 
 
 @pytest.mark.parametrize(("request_", "statuses"), [
-    (b"\r\nGET /health HTTP/1.1\r\n\r\n", [200, 200]),
+    (b"\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n", [200, 200]),
     (b"GET http://x.example/health HTTP/1.1\r\nHost: y\r\n\r\n", [200, 200]),
     (b"GET HTTP://x.example:80/health?a HTTP/1.1\r\nHost:\r\n\r\n", [200, 200]),
-    (b"M-SEARCH!#$%&'*+.^_`|~ / HTTP/1.1\r\n\r\n", [405, 200]), (b"GET /nothing HTTP/1.1\r\n\r\n", [404, 200]),
-    (b"GET /health HTTP/1.1\r\nX:a\r\nX: \t a \t \r\n!#$%&'*+.^_`|~:\r\nX: \xff\r\n\r\n", [200, 200]),
-    (b"GET /health HTTP/1.1\r\nContent_Length: 26\r\nTransfer_Encoding: chunked\r\n\r\n", [200, 200]),
-    (b"GET /health HTTP/1.1\r\n" + b"X: a\r\n" * 100 + b"\r\n", [200, 200]),
-    (b"GET /health HTTP/1.1\r\n" + b"X: a\r\n" * 101 + b"\r\n", [400]),
-    (b"GET /health HTTP/1.1\r\ncontent-length:25\r\n\r\n" + BODY, [200, 200]),
-    (b"GET /health HTTP/1.1\r\nContent-Length: 00025\r\n\r\n" + BODY, [200, 200]),
-    (b"GET /cat/house-1 HTTP/1.1\r\nIf-None-Match: *\r\n\r\nHEAD / HTTP/1.1\r\n\r\n", [304, 200, 200]),
-    *((b"GET /health HTTP/1.1\r\nConnection: %s\r\n\r\n" % value, [200])
+    (b"M-SEARCH!#$%&'*+.^_`|~ / HTTP/1.1\r\nHost: x\r\n\r\n", [405, 200]),
+    (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", [404, 200]),
+    (b"GET /health HTTP/1.1\r\nHost: x\r\nX:a\r\nX: \t a \t \r\n!#$%&'*+.^_`|~:\r\nX: \xff\r\n\r\n", [200, 200]),
+    (b"GET /health HTTP/1.1\r\nHost: x\r\nContent_Length: 26\r\nTransfer_Encoding: chunked\r\n\r\n", [200, 200]),
+    (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 99 + b"\r\n", [200, 200]),
+    (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 100 + b"\r\n", [400]),
+    (b"GET /health HTTP/1.1\r\nHost: x\r\ncontent-length:25\r\n\r\n" + BODY, [200, 200]),
+    (b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 00025\r\n\r\n" + BODY, [200, 200]),
+    (b"GET /cat/house-1 HTTP/1.1\r\nHost: x\r\nIf-None-Match: *\r\n\r\nHEAD / HTTP/1.1\r\nHost: x\r\n\r\n",
+     [304, 200, 200]),
+    *((b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: %s\r\n\r\n" % value, [200])
       for value in (b"close", b"Close", b"TE, close", b"keep-alive,Close")),
     # A client that asks whether to send a body has the answer at once.
-    (b"GET /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n", [200]),
-    (b"POST /health HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", [405]),
-    (b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 999999\r\n\r\n", [413]),
+    (b"GET /health HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n", [200]),
+    (b"POST /health HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", [405]),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 999999\r\n\r\n", [413]),
     (b"GET / HTTP/1.1\r\nExpect: 100-continue\r\nHost: a\r\nHost: b\r\n\r\n", [400]),
     # RFC 9110, 8.6, and RFC 9112, 2.2 and 6.3, allow other answers to these.
-    (b"OPTIONS * HTTP/1.1\r\n\r\n", [400]),
-    (b"GET //health HTTP/1.1\r\nConnection: close\r\n\r\n", [200]),
-    (b"GET /health HTTP/1.1\r\nContent-Length: 25, 25\r\n\r\n" + BODY, [400]),
-    (b"GET /health HTTP/1.1\r\n" + b"Content-Length: 25\r\n" * 2 + b"\r\n" + BODY, [400]),
+    (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", [400]),
+    (b"GET //health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [200]),
+    (b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 25, 25\r\n\r\n" + BODY, [400]),
+    (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"Content-Length: 25\r\n" * 2 + b"\r\n" + BODY, [400]),
     (b"GET /health HTTP/1.1\nHost: x\n\n", [400]),
-    (b"GET /health HTTP/2.0\r\n\r\n", [200]),
+    *((b"GET /health HTTP/%s\r\nHost: x\r\n\r\n" % version, [400]) for version in (b"0.9", b"1.2", b"2.0", b"9.9")),
+    (b"GET /health HTTP/1.1\r\n\r\n", [400]), (b"GET /health HTTP/1.0\r\n\r\n", [200]),
+    (b"GET /health HTTP/1.1\nHost: x\r\n", [400]),
     # Too large, and doubtful.
-    (b"GET / HTTP/1.1\r\n" + b"X-Fill: %s\r\n" % (b"x" * 1000) * 64 + b"\r\n", [431]),
-    (b"GET /%s HTTP/1.1\r\n\r\n" % (b"x" * 65536), [431]),
-    (b"POST / HTTP/1.1\r\nContent-Length: 999999\r\n\r\n", [413]),
+    (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Fill: %s\r\n" % (b"x" * 1000) * 64 + b"\r\n", [431]),
+    (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 65536), [431]),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n", [413]),
     (b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", [400]),
-    (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;\n\r\na\r\n0\r\n\r\n", [400]),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;\n\r\na\r\n0\r\n\r\n", [400]),
     *((b"%s\r\nHost: a\r\n\r\n" % line, [400]) for line in DOUBTFUL_LINES),
     *((b"GET / HTTP/1.1\r\n%s\r\nHost: a\r\n\r\nabcde" % header, [400]) for header in DOUBTFUL_HEADERS),
     *((b"GET / HTTP/1.1\r\nHost: a\r\n%s\r\n\r\nabcde" % header, [400]) for header in DOUBTFUL_HEADERS),
@@ -3634,7 +3650,7 @@ BODY = b"GET /nothing HTTP/1.1\r\n\r\n"  # 25 bytes, which are no request
 def test_requests_are_answered_as_they_are_meant_or_refused_once_and_the_connection_is_closed(
         service, request_, statuses):
     """The last status is that of another request, which is answered unless the connection is closed."""
-    another = b"GET /help HTTP/1.1\r\nConnection: close\r\n\r\n" * (statuses[0] not in (413, 431))
+    another = b"GET /help HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" * (statuses[0] not in (413, 431))
     for size in {len(request_), 1 if len(request_) < 1000 else len(request_)}:  # whole, and byte by byte
         with connected(service) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -3687,7 +3703,7 @@ values = st.binary(max_size=60) | st.sampled_from([b"*/*", b"text/html;q=0", b"g
 @given(st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "OPTIONS", "BREW"]), texts, texts,
        st.dictionaries(st.sampled_from(HEADERS), values))
 def test_no_request_makes_the_service_fail(fuzzed, method, path, query, headers):
-    lines = [f"{method} /{path}?{query} HTTP/1.1".encode(), b"Connection: close"]
+    lines = [f"{method} /{path}?{query} HTTP/1.1".encode(), b"Host: x", b"Connection: close"]
     lines += [name.encode() + b": " + re.sub(rb"[\r\n]", b"", value) for name, value in headers.items()]
     answer = exchange(fuzzed, b"\r\n".join(lines) + b"\r\n\r\n")
     status = re.match(rb"HTTP/1\.[01] ([234]\d\d) ", answer)
@@ -3956,7 +3972,7 @@ def asking(path: str, times: int = 1, headers: str = "") -> Callable[[socket.soc
     """Return a function that requests a path on a connection, with another number in place of {} at each call."""
     seeds = itertools.count()
     return lambda connection: connection.sendall(
-        f"GET {path.format(next(seeds))} HTTP/1.1\r\n{headers}\r\n".encode() * times)
+        f"GET {path.format(next(seeds))} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode() * times)
 
 
 @contextlib.contextmanager
@@ -4034,6 +4050,54 @@ def test_clients_that_ask_on_and_on_and_read_nothing_wait_and_are_then_given_up(
     assert service.stop() == 0
 
 
+def kernel_megabytes() -> float:
+    """Return the memory of all TCP connections in the kernel (proc(5))."""
+    pages = re.search(r"TCP: .* mem (\d+)", Path("/proc/net/sockstat").read_text())
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+PIPELINED = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.skipif(not Path("/proc/net/sockstat").exists(), reason="only Linux tells the memory of connections")
+@pytest.mark.parametrize("request_", [PIPELINED, b"GET /cat/house-1?width=240 HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_connections_that_send_ahead_and_read_nothing_take_little_time_and_memory(start, request_):
+    service = start()
+    service.get("/cat/house-1?width=240")
+    before, used = kernel_megabytes(), processor_seconds(service)
+    ahead = request_ * (8000 // len(request_))
+    options = {"source": ("127.0.0.2", 0), "receive_buffer": 4096}
+    with crowd(service, 500, lambda connection: connection.sendall(ahead), **options):
+        prompt(service, 3)
+        assert kernel_megabytes() - before < 64
+        assert resident_megabytes(service.process.pid) < 150
+        assert processor_seconds(service) - used < 15
+        assert service.stop() == 0
+
+
+def test_a_client_with_many_connections_takes_none_from_others(start):
+    service = start(command=patched("catscii.MAX_CONNECTIONS = 50"))
+    with contextlib.ExitStack() as stack:
+        slow = stack.enter_context(connected(service))
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        others = stack.enter_context(crowd(service, 49, lambda _: None, source=("127.0.0.2", 0)))
+        stack.enter_context(crowd(service, 200, asking("/help"), source=("127.0.0.2", 0)))
+        eventually(lambda: len(open_files(service)) > 40)
+        slow.sendall(b"\r\n")
+        assert whole_answers(read_answers(slow)) == 1
+        assert sum(bool(select.select([other], [], [], 0)[0]) for other in others) > 40, "the idlest were closed"
+
+
+def test_pipelined_requests_are_answered_one_after_the_other_in_order(service):
+    with connected(service) as connection:
+        paths = [f"/cat/house-{seed}.txt?width={20 + seed}" for seed in range(60)]
+        for path in paths:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        data = read_answers(connection, 60)
+    bodies = [part.partition(b"\r\n\r\n")[2] for part in data.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+    assert [len(body.splitlines()[0]) for body in bodies] == [20 + seed for seed in range(60)]
+
+
 def test_of_clients_who_together_leave_too_much_unread_the_greediest_are_given_up(start):
     service = start(command=patched("catscii.MAX_UNSENT_IN_ALL, catscii.SILENT_CONNECTION_SECONDS = 2 << 20, 600"))
     options = {"patience": 5, "receive_buffer": 4096}
@@ -4079,7 +4143,7 @@ def asking_from_clients(path: str, network: str = "192.0.2.{}") -> Callable[[soc
     def ask(connection: socket.socket) -> None:
         seed = next(seeds)
         headers = f"X-Real-IP: {network.format(seed)}\r\nConnection: close\r\n"
-        connection.sendall(f"GET {path.format(seed)} HTTP/1.1\r\n{headers}\r\n".encode())
+        connection.sendall(f"GET {path.format(seed)} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
 
     return ask
 
@@ -4163,7 +4227,7 @@ def prompt(service: Running, seconds: float = 0) -> None:
 
 
 @contextlib.contextmanager
-def slow_headers(service: Running, begin: bytes = b"GET / HTTP/1.1\r\nX: ") -> Iterator[None]:
+def slow_headers(service: Running, begin: bytes = b"GET / HTTP/1.1\r\nHost: x\r\nX: ") -> Iterator[None]:
     def drip() -> None:
         while not over.wait(3):
             for connection in connections:
@@ -4211,7 +4275,7 @@ def unread_log(service: Running) -> Iterator[None]:
     (partial(crowd, clients=10, talk=lambda connection: connection.send(b"!", socket.MSG_OOB)), 0, 1024, False),
     (unread_log, 0, 1024, False),
     (slow_headers, 10, 1024, True),
-    (partial(slow_headers, begin=b"GET / HTTP/1.1\r\n" + b"X:\r\n" * 4000), 1, 1024, True),
+    (partial(slow_headers, begin=b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X:\r\n" * 4000), 1, 1024, True),
     (partial(crowd, clients=1100), 5, 1024, False),
     (partial(crowd, clients=100), 2, 64, False),
     (readers, 0, 1024, False),
@@ -4226,7 +4290,8 @@ def test_whatever_one_client_does_others_are_answered_at_once_and_the_end_comes_
     service = start(command=["prlimit", f"--nofile={files}", *patched("")])
     with attack(service):
         prompt(service, seconds)
-        assert whole_answers(exchange(service, b"GET /cat/house-5000 HTTP/1.1\r\nConnection: close\r\n\r\n")) == 1
+        request = b"GET /cat/house-5000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert whole_answers(exchange(service, request)) == 1
         logged, used = len(service.lines), processor_seconds(service)
         time.sleep(0 if busy else 2)
         assert processor_seconds(service) - used < 0.3 and len(service.lines) - logged < 30
@@ -4243,14 +4308,15 @@ def test_whatever_one_client_does_others_are_answered_at_once_and_the_end_comes_
 
 @pytest.mark.parametrize(("request_", "statuses"), [
     (b"GET a://" + b"1" * 16_360 + b" x\r\n\r\n", {400, 431}),
-    (b"GET / HTTP/1.1\r\nX:" + b" " * 16_300 + b"\x01\r\n\r\n", {400, 431}),
-    (b"GET / HTTP/1.1\r\nConnection: close\r\nX:" + b" " * 16_000 + b"a\r\n\r\n", {200, 400, 431}),
-    (b"GET / HTTP/1.1\r\nConnection: close\r\n" + b"a:\r\n" * 4_000 + b"\r\n", {200, 400, 431}),
-    (b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 4_000 + b"b\r\n\r\n", {400, 431}),
-    (b"GET /" + b"%" * 16_000 + b" HTTP/1.1\r\nConnection: close\r\n\r\n", {400, 404}),
-    (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b" " * 16_000 + b"\x01\r\n\r\n", {400, 413, 431}),
-    (b"POST / HTTP/1.1\r\nTransfer-Encoding: " + b"chunked," * 2_000 + b"\r\n\r\n", {400, 431}),
-    (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 16_000 + b"\r\n\r\n", {400, 413, 431}),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nX:" + b" " * 16_300 + b"\x01\r\n\r\n", {400, 431}),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX:" + b" " * 16_000 + b"a\r\n\r\n", {200, 400, 431}),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + b"a:\r\n" * 4_000 + b"\r\n", {200, 400, 431}),
+    (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 4_000 + b"b\r\n\r\n", {400, 431}),
+    (b"GET /" + b"%" * 16_000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", {400, 404}),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b" " * 16_000 + b"\x01\r\n\r\n",
+     {400, 413, 431}),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: " + b"chunked," * 2_000 + b"\r\n\r\n", {400, 431}),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 16_000 + b"\r\n\r\n", {400, 413, 431}),
 ], ids=lambda value: value[:50] if isinstance(value, bytes) else "")
 def test_16_kib_of_anything_are_read_at_once(start, request_, statuses):
     service = start(command=patched("catscii.GRACE_SECONDS = 60"))
@@ -4263,8 +4329,8 @@ def test_16_kib_of_anything_are_read_at_once(start, request_, statuses):
 
 
 @pytest.mark.parametrize("begin", [
-    b"GET / HTTP/1.1\r\nX: ", b"GET /health HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nX: ",
-    b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"])
+    b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nX: ",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"])
 def test_a_request_that_takes_too_long_to_come_is_given_up_and_others_on_a_connection_go_on(start, begin):
     service = start(command=patched("catscii.REQUEST_SECONDS = 4"))
     with connected(service) as slow, connected(service) as steady:
@@ -4272,7 +4338,7 @@ def test_a_request_that_takes_too_long_to_come_is_given_up_and_others_on_a_conne
         for _ in range(5):  # together longer than one request may take
             steady.sendall(b"GET /health HT")
             time.sleep(1)
-            steady.sendall(b"TP/1.1\r\n\r\n")
+            steady.sendall(b"TP/1.1\r\nHost: x\r\n\r\n")
             assert whole_answers(read_answers(steady)) == 1
             with contextlib.suppress(ConnectionError):
                 slow.send(b"a")
@@ -4328,9 +4394,9 @@ def test_it_serves_without_a_log_and_with_one_in_a_terminal_that_nobody_reads(st
 @pytest.mark.parametrize("request_", [
     b"\x16\x03\x01\x02" * 4 + b"\r\n\r\n",
     b"GET /" + b"x" * 16_384,
-    b"GET / HTTP/1.1\r\n" + b"a: \x01\r\n" * 2000 + b"\r\n",
-    b"POST / HTTP/1.1\r\nContent-Length: 99999\r\n\r\n" + b"x" * 8000,
-    b"GET /cat/house-1?width=240 HTTP/1.1\r\n\r\n" * 9,
+    b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: \x01\r\n" * 2000 + b"\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n" + b"x" * 8000,
+    b"GET /cat/house-1?width=240 HTTP/1.1\r\nHost: x\r\n\r\n" * 9,
 ], ids=["garbage", "a long path", "bad headers", "a large body", "aborted"])
 def test_a_flood_of_what_is_refused_or_given_up_does_not_flood_the_log(start, request_):
     service, seconds, aborted = start(), rounds(5), b"house" in request_
@@ -4931,7 +4997,7 @@ def trickle(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize(("command", "shown"), [
-    ("(sleep 1; head -c 1000 {file}; sleep 1; tail -c +1001 {file}) | {art} -", "1,000 bytes"),
+    ("(sleep 2; head -c 1000 {file}; sleep 1; tail -c +1001 {file}) | {art} -", "1,000 bytes"),
     ("{art} {url}", "1,000 of {size:,} bytes"),
 ])
 def test_a_picture_that_arrives_slowly_shows_its_progress_in_a_terminal_only(command, shown, tmp_path, upstream):
@@ -4972,6 +5038,7 @@ def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_te
     ("art house-1 --format json > /dev/full", 1, "catscii: standard output: No space left on device"),
     ("art house-1 | true", 1, ""),  # a closed pipe is quiet
     ("draw", 2, "draw"),
+    ("art /dev/null", 1, "catscii: '/dev/null': it is empty"),
     ("art - --width 9", 2, "'9' is not a whole number from 20 to 240"),
     ("art - --style x", 2, "'x' is not one of fill, ink"),
 ])
