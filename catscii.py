@@ -285,10 +285,12 @@ METRICS = {
     "catscii_waiting_drawings": ("gauge", "Requests that wait for a drawing, or whose cat is being drawn."),
     "catscii_refused_drawings_total": ("counter", "Requests that got 503 because too many waited for a drawing."),
     "catscii_visits_total": ("counter", "Visits by country, of all time."),
+    "catscii_waiting_visits": ("gauge", "Visits that wait in memory for the database."),
     "catscii_stored_cats": ("gauge", "Pictures in the store, by source."),
     "catscii_refreshes_total": ("counter", "Refreshes of the store, by result."),
     "catscii_refresh_age_seconds": ("gauge", "Time since a source last gave a cat, or since the start."),
     "catscii_machines": ("gauge", "Machines whose visits are added up, including this one."),
+    "catscii_failed_exchanges_total": ("counter", "Exchanges with etcd that failed."),
     "catscii_agreed_age_seconds": ("gauge", "Time since this machine last read the visits of all machines."),
     "catscii_open_connections": ("gauge", "Connections of clients."),
     "catscii_dropped_log_lines_total": ("counter", "Log lines that were dropped, because no reader took them in time."),
@@ -2204,7 +2206,8 @@ GROUP BY 1, 2 HAVING visits > 0 ORDER BY 1, 3 DESC, 2"""
 VISITS_HERE = "SELECT day || country, count FROM here WHERE day = '' OR day >= ?"
 CLAIM_EXCHANGE = "UPDATE machine SET due = ? WHERE due NOT BETWEEN ? AND ? RETURNING 1"
 ETCD_PREFIX, EXCHANGE_SECONDS, ENDPOINT_SECONDS, SAVE_SECONDS = b"catscii/visits/", 2.0, 2.0, 60.0
-MAX_ANSWER, MAX_DOCUMENT, MOST_VISITS = 8 << 20, 256 << 10, 10**15  # what etcd holds is not trusted
+MAX_ANSWER, MAX_DOCUMENT = 8 << 20, 256 << 10  # what etcd holds is not trusted
+MOST_VISITS = 10**11  # under a key; with the documents that fit into an answer, sums stay below 2**63
 CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # takes the write lock, like a visit
 MOST_WAITING = 10_000  # pairs of day and country that wait for the database; all countries make 250 a day
 
@@ -2394,6 +2397,12 @@ class Tally:
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self.trouble = Trouble("Visits cannot be counted and wait in memory", "Visits are counted again")
 
+    @property
+    def waiting(self) -> int:
+        """The number of visits that are not committed yet."""
+        with self._lock:
+            return self._waiting.total()
+
     def count(self, country: str) -> None:
         """Count a visit in memory. `write` commits it."""
         visit = time.strftime("%Y-%m-%d", time.gmtime()), country
@@ -2420,7 +2429,7 @@ class Tally:
     def close(self) -> None:
         """Try once more to count the visits that wait, and log how many are lost."""
         self.check()
-        if lost := sum(self._waiting.values()):
+        if lost := self.waiting:
             log.error("Visits are lost: the database cannot be written to", {"visits": lost})
 
 
@@ -2439,6 +2448,7 @@ class Machines:
         self._failing = Trouble("Visits cannot be exchanged with etcd", "Visits are exchanged again", logging.WARNING)
         self._invalid = Trouble("Invalid documents in etcd are ignored", "All documents are valid", logging.WARNING, 10)
         self.on, self.count, self.agreed, self._known = bool(self._endpoints), 1, 0.0, Counter[str]()
+        self.failed = 0  # exchanges
         with contextlib.suppress(sqlite3.Error, OSError):  # the first exchange tries again
             if self.on:
                 state, self._known = self._load(), self._here()
@@ -2467,24 +2477,28 @@ class Machines:
     def exchange(self) -> None:
         """Raise the numbers under the keys of this file, and save the sum of all other keys."""
         with self._failing.watch():  # after any exception, the visits are still in the database
-            documents, state, here = self._read(), self._load(), self._here()
-            key, begun, absent = state["key"], Counter[str](state["begun"]), ("0", Counter[str]())
-            mine = recent(here - begun)
-            if recent(documents.get(key, absent)[1]) - mine:  # an older file is back, or a clone writes the key too
-                return self._save(another_key(state, self._known & here))
-            for each, visits in {**state["past"], key: mine}.items():
-                revision, held = documents.get(each, absent)
-                if (raised := recent(held | Counter(visits))) != held:
-                    if not self._put(each, revision, raised):
-                        return  # another process was faster
-                    documents[each] = "", raised
-            others = [visits for each, (_, visits) in documents.items() if each != key]
-            self.count = 1 + sum(len(recent(visits, 2)) > 0 for visits in others)
-            elsewhere = sum(others, Counter[str]())
-            elsewhere.subtract(recent(begun))
-            self._known, self.agreed, late = here, time.time(), state["agreed"] + SAVE_SECONDS < time.time()
-            if late or (elsewhere, self.count) != (state["elsewhere"], state["machines"]):
-                self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
+            self._exchange()
+        self.failed += bool(self._failing)
+
+    def _exchange(self) -> None:
+        documents, state, here = self._read(), self._load(), self._here()
+        key, begun, absent = state["key"], Counter[str](state["begun"]), ("0", Counter[str]())
+        mine = recent(here - begun)
+        if recent(documents.get(key, absent)[1]) - mine:  # an older file is back, or a clone writes the key too
+            return self._save(another_key(state, self._known & here))
+        for each, visits in {**state["past"], key: mine}.items():
+            revision, held = documents.get(each, absent)
+            if (raised := recent(held | Counter(visits))) != held:
+                if not self._put(each, revision, raised):
+                    return  # another process was faster
+                documents[each] = "", raised
+        others = [visits for each, (_, visits) in documents.items() if each != key]
+        self.count = 1 + sum(len(recent(visits, 2)) > 0 for visits in others)
+        elsewhere = sum(others, Counter[str]())
+        elsewhere.subtract(recent(begun))
+        self._known, self.agreed, late = here, time.time(), state["agreed"] + SAVE_SECONDS < time.time()
+        if late or (elsewhere, self.count) != (state["elsewhere"], state["machines"]):
+            self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
 
     def _load(self) -> dict[str, Any]:
         """Return the saved state, with a key for the place where the file is now."""
@@ -2558,17 +2572,25 @@ def read_document(data: bytes) -> Counter[str]:
     """Return the visits in a document. Raises almost any exception if no machine can have written it."""
     document = json.loads(zlib.decompressobj().decompress(data, MAX_DOCUMENT))
     for key, n in document["visits"].items():
-        if key[-2:] not in world().names or type(n) is not int or not 0 <= n <= MOST_VISITS:
+        day, country = key[:-2], key[-2:]
+        if country not in world().names or type(n) is not int or not 0 <= n <= MOST_VISITS:
             raise ValueError(f"it has {reprlib.repr(n)} visits of {reprlib.repr(key)}")
+        if day and str(datetime.date.fromisoformat(day)) != day:
+            raise ValueError(f"it has visits on {reprlib.repr(day)}")
     if document["version"] != 1:
         raise ValueError("its version is unknown")
     return recent(document["visits"])
 
 
 def recent(visits: Mapping[str, int], days: int = 0) -> Counter[str]:
-    """Return the visits of the last `days`. For 0, return the visits of all time, and those of the last 30 days."""
-    first = str(utc(time.time()).date() - datetime.timedelta((days or 30) - 1))
-    return Counter({key: n for key, n in visits.items() if n and (key > first if len(key) > 2 else not days)})
+    """Return the visits of the last `days`. For 0, return the visits of all time, and those of the last 30 days.
+
+    Days after tomorrow are left out: a clock was wrong.
+    """
+    today = utc(time.time()).date()
+    first, last = str(today - datetime.timedelta((days or 30) - 1)), str(today + datetime.timedelta(1))
+    return Counter({key: n for key, n in visits.items()
+                    if n and (first <= key[:-2] <= last if len(key) > 2 else not days)})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3303,6 +3325,9 @@ class Service:
         others |= {sample("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
         if refresher.last_good is not None:
             others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
+        others["catscii_waiting_visits"] = self.visits.waiting
+        if self.machines.on:
+            others["catscii_failed_exchanges_total"] = self.machines.failed
         if agreed := self.machines.agreed:
             others |= {"catscii_machines": self.machines.count, "catscii_agreed_age_seconds": time.time() - agreed}
         others |= {"catscii_waiting_drawings": len(self.line), "catscii_refused_drawings_total": self.line.refused}

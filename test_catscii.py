@@ -2470,8 +2470,10 @@ INVALID_DOCUMENTS = [
         b"{", b"[]", b"[" * 200_000, b"[" + b"0," * 50_000_000 + b"0]", b'{"FR": 5}',
         b'{"version": 1, "visits": {"FR": 1e999}}', b'{"version": 1, "visits": {"FR": %s}}' % (b"9" * 100_000))),
     packed(version=2), packed(version=None), packed(visits=[5]), packed(visits={"FR": 5, "DE": -1}),
-    *(packed(visits={"FR": wrong}) for wrong in (-1, 5.5, 10**15 + 1, True, "5")),
+    *(packed(visits={"FR": wrong}) for wrong in (-1, 5.5, catscii.MOST_VISITS + 1, True, "5")),
     *(packed(visits={wrong: 5}) for wrong in ("QQ", "fr", "France", "<script>")),
+    *(packed(visits={day + "FR": 5}) for day in (
+        "2026-11-15\n=cmd|' /C calc'!A0", "\x1b]0;", "2026-02-30", "20261115", "2026-W47-1", " 2026-11-15", "0-1-1")),
 ]
 
 
@@ -2687,6 +2689,18 @@ def test_the_document_of_a_busy_machine_is_small(tmp_path):
     machine.exchange()
     ((document, _),) = machine.etcd.keys.values()
     assert 10_000 < len(document) < 40_000 and catscii.read_document(document)["FR"] > 0
+
+
+def test_sums_of_all_documents_in_an_answer_do_not_overflow():
+    smallest = len(base64.b64encode(zlib.compress(b'{"version": 1, "visits": {"FR": 1}}')))
+    assert catscii.MAX_ANSWER // smallest * len(catscii.world().names) * catscii.MOST_VISITS < 2**63
+
+
+def test_days_in_the_future_do_not_count():
+    today = datetime.now(UTC).date()
+    visits = {f"{today + timedelta(days)}FR": 1 for days in (-40, -29, 0, 1, 2, 365_000)} | {"FR": 9}
+    assert set(catscii.recent(visits)) == {"FR", *(f"{today + timedelta(days)}FR" for days in (-29, 0, 1))}
+    assert len(catscii.recent({f"{today + timedelta(9)}FR": 1}, 2)) == 0, "a machine is not there because of its clock"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
