@@ -1223,6 +1223,23 @@ def test_a_box_that_takes_too_long_is_killed(box, tmp_path):
         assert process.communicate(timeout=60) == (b"decoding takes more than 2 seconds\n", None)
 
 
+def test_an_answer_of_a_box_that_does_not_end_is_refused(monkeypatch):
+    monkeypatch.setattr(catscii, "BOX_BYTES", 1 << 20)
+
+    @contextlib.contextmanager
+    def taken_over(channel: socket.socket) -> Iterator[None]:
+        def flood() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    channel.sendall(bytes(1 << 16))
+
+        threading.Thread(target=flood, daemon=True).start()
+        yield
+
+    with pytest.raises(catscii.PictureError, match="too much memory or time"):
+        catscii.decode_in_box(b"", 480, taken_over)
+
+
 def test_photographs_with_exif_are_upright_after_a_box_too():
     exif, picture = Image.Exif(), Image.new("RGB", (64, 32), "red")
     exif[0x0112] = 6  # turn by 90 degrees clockwise
