@@ -1683,6 +1683,9 @@ class Database:
 
     def close(self) -> None:
         with self._lock:
+            if not os.path.exists(self._path):  # SQLite would leave commits in the log of a file that was moved
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._connection.close()
 
 
