@@ -4593,14 +4593,22 @@ INSERT; END;');
     assert sql(service.database, "PRAGMA user_version") == [(len(catscii.SCHEMA) + 1,)]
 
 
-@pytest.mark.parametrize("version", [*range(1, len(catscii.SCHEMA)), None])
-def test_sums_are_exact_whoever_writes_and_a_migration_keeps_visits_and_cats(start, tmp_path, version):
+# Versions 4 and 5 had two layouts each. A database of version 5 may have any pair of them.
+WITH_ART = "UPDATE cats SET art = NULL;"
+WITH_FAILING = catscii.SCHEMA[4].replace("state TEXT", "failing INTEGER NOT NULL, state TEXT").replace("(0,", "(0, 0,")
+OLD_LAYOUTS = [catscii.SCHEMA[:version] for version in range(1, len(catscii.SCHEMA))]
+OLD_LAYOUTS += [(*catscii.SCHEMA[:3], WITH_ART), (*catscii.SCHEMA[:4], WITH_FAILING)]
+OLD_LAYOUTS += [(*catscii.SCHEMA[:3], WITH_ART, five) for five in (catscii.SCHEMA[4], WITH_FAILING)]
+
+
+@pytest.mark.parametrize("layout", [*OLD_LAYOUTS, None])
+def test_sums_are_exact_whoever_writes_and_a_migration_keeps_visits_and_cats(start, tmp_path, layout):
     database, today = tmp_path / "catscii.db", str(datetime.now(UTC).date())
-    if version is None:
+    if layout is None:
         start().stop()
     else:
         with contextlib.closing(sqlite3.connect(database)) as connection:
-            connection.executescript(f"{''.join(catscii.SCHEMA[:version])} PRAGMA user_version = {version}")
+            connection.executescript(f"{''.join(layout)} PRAGMA user_version = {len(layout)}")
     store_cat(database, "stored")
     add_visits(database, many_visits(50, 20))
     service = start()
