@@ -815,7 +815,7 @@ def compare_serving() -> None:
             "hanging upstream": started("hanging", hanging_url),
         }
         started("idle", idle_url)
-        floor = Server(f"{folder}/floor", ["-c", FLOOR, str(catscii.THREADS)], servers["house cats"].get())
+        floor = Server(f"{folder}/floor", ["-c", FLOOR, str(catscii.QUICK_THREADS)], servers["house cats"].get())
         stack.callback(floor.close)
         stack.callback(stop.set)
         threading.Thread(target=drip, args=(servers["200 slow clients"].port, 200, stop), daemon=True).start()
