@@ -2611,7 +2611,7 @@ MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies sen
 REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
             431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
 ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match wins (RFC 9309, 2.2.2)
-PLACES, PLACES_OF_A_CLIENT = 32, 16  # for requests that wait for a drawing; a usual drawing takes some 30 ms
+PLACES, PLACES_OF_A_CLIENT = 48, 32  # for requests that wait for a drawing; a usual drawing takes some 30 ms
 MOST_LOGGED = 200  # characters of a path in the log
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
 FORMATS = {  # media type, suffix of permalinks, and the pages that have the format

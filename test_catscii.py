@@ -4208,7 +4208,7 @@ def test_a_fixed_number_of_requests_waits_for_drawings_and_others_get_a_short_50
     with stack:
         answers = [read_all(connection) for connection in connections]
     refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503")]
-    assert 50 <= len(refused) == drawings(service)["refused"] <= 68
+    assert 40 <= len(refused) == drawings(service)["refused"] <= 52
     assert all(b"\r\nRetry-After: 3\r\n" in answer and b"<figure" not in answer for answer in refused)
     assert all(answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503")) for answer in answers)
     assert service.get("/cat/house-1000").status == 200
@@ -4219,11 +4219,11 @@ def test_one_client_cannot_take_all_places_for_drawings(start, network):
     service = start(CLIENT_IP_HEADER="X-Real-IP")
     with suspended(service):
         stack = contextlib.ExitStack()
-        connections = stack.enter_context(crowd(service, 40, asking_from_clients(HUGE, network)))
+        connections = stack.enter_context(crowd(service, 60, asking_from_clients(HUGE, network)))
     with stack:
         assert service.get("/cat/house-1000", {"X-Real-IP": "192.0.2.2"}).status == 200
         assert service.get("/cat/house-1001", {"X-Real-IP": "2001:db8:0:8::1"}).status == 200
-        assert 15 <= statuses(connections)["503"] <= 24
+        assert 20 <= statuses(connections)["503"] <= 28
 
 
 def test_a_page_that_many_ask_for_is_drawn_once(service):
