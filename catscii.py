@@ -3118,34 +3118,41 @@ class LineFull(Exception):
 
 
 class Line:
-    """The requests that wait for a drawing, each in a thread of its own. One is drawn at a time.
+    """The requests that wait for a drawing, each in a thread of its own. Another thread draws, one after the other.
 
-    Two at a time would take as long, because Pillow holds the GIL while it draws.
+    Two at a time would take as long, because Pillow holds the GIL while it draws. And memory that one thread frees is
+    used again, while each thread of many would keep its own.
     """
 
     def __init__(self) -> None:
         self.refused = 0
         self._waiting = Counter[str]()  # by client, with the one that is being drawn
-        self._lock, self._drawing = threading.Lock(), threading.Lock()
+        self._lock, self._artist = threading.Lock(), futures.ThreadPoolExecutor(1)
 
     def __len__(self) -> int:
         return self._waiting.total()
 
-    @contextlib.contextmanager
-    def turn(self, client: str) -> Iterator[None]:
-        """Wait for a turn to draw. Raises LineFull if all places are taken, or those that one client may have."""
+    def draw(self, client: str, make: Callable[[], Page]) -> Page:
+        """Wait for a turn, and return what `make` returns.
+
+        Raises LineFull if all places are taken, or those that one client may have, and any exception of `make`.
+        """
         with self._lock:
             if len(self) >= PLACES or self._waiting[client] >= PLACES_OF_A_CLIENT:
                 self.refused += 1
                 raise LineFull
             self._waiting[client] += 1
         try:
-            with self._drawing:
-                yield
+            in_this_span = contextvars.copy_context().run
+            return self._artist.submit(in_this_span, make).result()
         finally:
             with self._lock:
                 self._waiting[client] -= 1
                 self._waiting += Counter()  # drops clients that do not wait
+
+    def close(self) -> None:
+        """End the thread that draws. A process can fork only without other threads."""
+        self._artist.shutdown()
 
 
 class Service:
@@ -3186,6 +3193,7 @@ class Service:
 
     def finish_cgi(self) -> None:
         """End a CGI process: count the visit if that failed before, exchange visits, and fork to fetch a cat if due."""
+        self.line.close()
         for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
             time.sleep(0.1)
             self.visits.check()
@@ -3236,25 +3244,29 @@ class Service:
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, bytes]], format: str | None = None) -> Page:
         """Return the cat's page from the cache, or make it from what `find` returns. Count the visit, if any."""
         view = read_view(format, bottle.request.query_string, request_header("Accept"), request_header("User-Agent"))
-        links = view.format in ("html", "ansi")
-        key = cat_id, view, base_url() if links else ""
+        urls = {"root": root_path(), "base_url": base_url()} if view.format in ("html", "ansi") else {}
+        key = cat_id, view, *urls.values()
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
                 cat, jpeg = find(cat_id)
-            with self.line.turn(bottle.request.environ["catscii.client"]):
-                page = self.pages.get(key)  # a request before this one may have waited for the same page
-                if page is None:
-                    page = Page(self._body(cat, jpeg, view), CONTENT_TYPES[view.format], links)
-                    self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
+            make = partial(self._make_page, key, cat, jpeg, view, urls)
+            page = self.line.draw(bottle.request.environ["catscii.client"], make)
         navigation = request_header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
         visit = bottle.request.method == "GET" and (navigation or bottle.request.path == "/")
         if visit and not crawls(request_header("User-Agent")):
             self.visits.count(bottle.request.environ["catscii.country"])
         return page
 
-    def _body(self, cat: Cat, jpeg: bytes, view: View) -> str | bytes:
+    def _make_page(self, key: object, cat: Cat, jpeg: bytes, view: View, urls: Mapping[str, str]) -> Page:
+        page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
+        if page is None:
+            page = Page(self._body(cat, jpeg, view, urls), CONTENT_TYPES[view.format], links=bool(urls))
+            self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
+        return page
+
+    def _body(self, cat: Cat, jpeg: bytes, view: View, urls: Mapping[str, str]) -> str | bytes:
         if view.format == "jpg":
             return jpeg or written(picture_of(cat, jpeg)[1], "JPEG", quality=88)
         key = cat.id, view.options()
@@ -3265,7 +3277,7 @@ class Service:
             self.drawings.put(key, drawing, 7 * len(art.foreground) // 3 + 2000)  # 7 bytes a cell, and the key
         cat, art = drawing
         with span("encode", format=view.format):
-            return encode(art, view, cat, self.countries.from_dbip)
+            return encode(art, view, cat, urls, self.countries.from_dbip)
 
     def _draw(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
         """Draw the cat. Return what is known of it now, and the art."""
@@ -3547,8 +3559,12 @@ def format_headers(suffix: bool = False) -> list[str]:
             return []
 
 
-def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> str | bytes:
-    """Return the art in the format of the view. With a cat, HTML and ANSI have links, JSON and HTML have its credit."""
+def encode(art: Art, view: View, cat: Cat | None = None, urls: Mapping[str, str] = {}, dbip: bool = False,
+           ) -> str | bytes:
+    """Return the art in the format of the view. With a cat, HTML and ANSI have links, JSON and HTML have its credit.
+
+    `urls` has the path of the service as "root", and its URL as "base_url".
+    """
     match view.format:
         case "json":
             credit = dict(zip(("id", "source", "credit", "description"), cat or (), strict=False))
@@ -3559,25 +3575,24 @@ def encode(art: Art, view: View, cat: Cat | None = None, dbip: bool = False) -> 
             if cat:
                 width, height = cat.size
                 label += f"; its picture of {width} by {height} pixels shows while you hold or focus it"
-            urls = {"root": root_path(), "base_url": base_url()} if cat else {}
             return str(page_template().render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
-            return to_ansi(art, view.colors) + (link_line(view, cat) if cat else "")
+            return to_ansi(art, view.colors) + (link_line(view, cat, **urls) if cat else "")
         case "png":
             return to_png(art, view.background)
         case _:
             return to_text(art)
 
 
-def link_line(view: View, cat: Cat) -> str:
+def link_line(view: View, cat: Cat, root: str, base_url: str) -> str:
     """Return a faint line: what the cat is, a command that shows it again, the guide's path.
 
     The line has at most 80 characters, unless the shortest command is longer.
     """
     coat = re.split(" with |, ", cat.description)[0]
     given = view.given("height", "format")
-    larger, same = (shell_command(f"{base_url()}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
-    parts = (f"{cat.description}: ", f"{coat}: ", ""), (larger, same), (f"  {root_path()}:help", "")
+    larger, same = (shell_command(f"{base_url}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
+    parts = (f"{cat.description}: ", f"{coat}: ", ""), (larger, same), (f"  {root}:help", "")
     lines = map("".join, itertools.product(*parts))  # the first ones say most
     return f"\x1b[2m{next((line for line in lines if len(line) <= 80), same)}\x1b[0m\n"
 
