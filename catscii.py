@@ -2437,11 +2437,27 @@ class Tally:
             log.error("Visits are lost: the database cannot be written to", {"visits": lost})
 
 
+class Overtaken(Exception):
+    """Another process has written what this one wanted to write."""
+
+
+class Document(NamedTuple):
+    """What is under a key of etcd. The machine that owns the key writes another mark each time."""
+
+    revision: str  # etcd counts the writes
+    mark: str
+    visits: Counter[str]
+
+
+ABSENT = Document("0", "", Counter())
+
+
 class Machines:
     """Adds up the visits of many machines through etcd. docs/machines.md explains why the sum is always right.
 
     A machine writes its visits by country ("FR"), and by day and country ("2026-07-27FR"), to its own key. No
-    number under a key ever falls. A copy of the database file gets a new key, for the visits that the copy counts.
+    number under a key ever falls. A copy of the database file gets a new key, for the visits that the copy counts. It
+    is known by its inode or, if a whole volume was copied, by a mark under the key that the database did not write.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
@@ -2453,10 +2469,12 @@ class Machines:
         self._invalid = Trouble("Invalid documents in etcd are ignored", "All documents are valid", logging.WARNING, 10)
         self.on, self.count, self.agreed, self._known = bool(self._endpoints), 1, 0.0, Counter[str]()
         self.failed = 0  # exchanges
-        with contextlib.suppress(sqlite3.Error, OSError):  # the first exchange tries again
+        with contextlib.suppress(sqlite3.Error, OSError, Overtaken):  # the first exchange tries again
             if self.on:
-                state, self._known = self._load(), self._here()
-                self.count, self.agreed = state["machines"], state["agreed"]
+                state = self._load()
+                self._known = self._here()
+                self.count = state["machines"]
+                self.agreed = state["agreed"]
 
     def run(self, ended: threading.Event) -> None:
         """Exchange visits now, every EXCHANGE_SECONDS, and after `ended`. The server runs this in a thread."""
@@ -2480,68 +2498,97 @@ class Machines:
 
     def exchange(self) -> None:
         """Raise the numbers under the keys of this file, and save the sum of all other keys."""
-        with self._failing.watch():  # after any exception, the visits are still in the database
+        with self._failing.watch(), contextlib.suppress(Overtaken):  # the visits are still in the database
             self._exchange()
         self.failed += bool(self._failing)
 
     def _exchange(self) -> None:
-        documents, state, here = self._read(), self._load(), self._here()
-        key, begun, absent = state["key"], Counter[str](state["begun"]), ("0", Counter[str]())
+        documents = self._read()
+        state = self._load()
+        here = self._here()
+        key = state["key"]
+        begun = Counter[str](state["begun"])
         mine = recent(here - begun)
-        if recent(documents.get(key, absent)[1]) - mine:  # an older file is back, or a clone writes the key too
-            return self._save(another_key(state, self._known & here))
+        own = documents.get(key, ABSENT)
+        replaced = recent(own.visits) - mine  # the file is older than the key
+        copied = own.mark not in ["", *state["marks"]]  # a copy of the file writes the key, too
+        if replaced or copied:
+            self._save(another_key(state, self._known & here))
+            return
         for each, visits in {**state["past"], key: mine}.items():
-            revision, held = documents.get(each, absent)
-            if (raised := recent(held | Counter(visits))) != held:
-                if not self._put(each, revision, raised):
-                    return  # another process was faster
-                documents[each] = "", raised
-        others = [visits for each, (_, visits) in documents.items() if each != key]
+            held = documents.get(each, ABSENT)
+            raised = recent(held.visits | Counter(visits))
+            if raised == held.visits:
+                continue
+            mark = held.mark
+            if each == key:
+                mark = self._next_mark(state, mark)
+            documents[each] = held._replace(mark=mark, visits=raised)
+            self._put(each, documents[each])
+        others = [document.visits for each, document in documents.items() if each != key]
         self.count = 1 + sum(len(recent(visits, 2)) > 0 for visits in others)
         elsewhere = sum(others, Counter[str]())
         elsewhere.subtract(recent(begun))
-        self._known, self.agreed, late = here, time.time(), state["agreed"] + SAVE_SECONDS < time.time()
+        self._known = here
+        self.agreed = time.time()
+        late = state["agreed"] + SAVE_SECONDS < self.agreed
         if late or (elsewhere, self.count) != (state["elsewhere"], state["machines"]):
             self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
 
+    def _next_mark(self, state: dict[str, Any], held: str) -> str:
+        """Return a new mark, and save it first. Keep the mark `held` and the last ones: some may never be written."""
+        mark = os.urandom(8).hex()
+        state["marks"] = [held, *state["marks"][-9:], mark]
+        self._save(state)
+        return mark
+
     def _load(self) -> dict[str, Any]:
-        """Return the saved state, with a key for the place where the file is now."""
-        ((self._text,),), stat = self._execute("SELECT state FROM machine"), os.stat(self._path)
-        state = {"key": "", "begun": {}, "past": {}, "elsewhere": {}, "machines": 1, "agreed": 0.0}
+        """Return the saved state. A file with another inode is a copy, and gets a key of its own."""
+        ((self._text,),) = self._execute("SELECT state FROM machine")
+        state = {"key": "", "marks": [], "begun": {}, "past": {}, "elsewhere": {}, "machines": 1, "agreed": 0.0}
         state |= json.loads(self._text)
-        if state.get("place") == (place := [socket.gethostname(), stat.st_dev, stat.st_ino]):
-            return state
-        self._save(another_key(state, self._here() if state["key"] else Counter()) | {"place": place})
-        return self._load()
+        inode = os.stat(self._path).st_ino
+        if state.get("inode") != inode:
+            counted = self._here() if state["key"] else Counter[str]()
+            state = another_key(state, counted) | {"inode": inode}
+            self._save(state)
+        return state
 
     def _save(self, state: Mapping[str, Any]) -> None:
-        """Save the state, unless another process has saved one since `_load`."""
-        self._execute("UPDATE machine SET state = ? WHERE state = ?", json.dumps(state), self._text)
+        """Save the state. Raises Overtaken if another process has saved one since `_load`."""
+        text = json.dumps(state)
+        if not self._execute("UPDATE machine SET state = ? WHERE state = ? RETURNING 1", text, self._text):
+            raise Overtaken
+        self._text = text
 
     def _here(self) -> Counter[str]:
         """Return the visits in the database."""
         rows = self._execute(VISITS_HERE, str(utc(time.time()).date() - datetime.timedelta(29)))
         return Counter({key: n for key, n in rows if key[-2:] in world().names})
 
-    def _read(self) -> dict[str, tuple[str, Counter[str]]]:
-        """Return the revision and the visits of each key. The visits of an invalid document are empty."""
+    def _read(self) -> dict[str, Document]:
+        """Return the document under each key. An invalid document has no visits."""
         documents = {}
         for entry in self._ask("kv/range", {"key": ETCD_PREFIX, "range_end": ETCD_PREFIX[:-1] + b"0"}).get("kvs", []):
-            key, visits = base64.b64decode(entry["key"]).decode("latin-1")[len(ETCD_PREFIX):], Counter[str]()
+            key = base64.b64decode(entry["key"]).decode("latin-1")[len(ETCD_PREFIX):]
+            document = ABSENT._replace(revision=entry["mod_revision"])
             try:
-                visits = read_document(base64.b64decode(entry["value"]))
+                document = read_document(base64.b64decode(entry["value"]), entry["mod_revision"])
             except Exception as error:  # anything may be there
                 self._invalid.begin(f"{quoted(key)}: {quoted(str(error))}")
-            documents[key] = entry["mod_revision"], visits
+            documents[key] = document
         self._invalid.end()
         return documents
 
-    def _put(self, key: str, revision: str, visits: Counter[str]) -> bool:
-        """Write a document, unless the key was written after `revision`. Return whether it was written."""
-        name, value = ETCD_PREFIX + key.encode(), zlib.compress(json.dumps({"version": 1, "visits": visits}).encode())
-        compare = {"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": revision}
-        write = {"compare": [compare], "success": [{"request_put": {"key": name, "value": value}}]}
-        return bool(self._ask("kv/txn", write).get("succeeded"))
+    def _put(self, key: str, document: Document) -> None:
+        """Write a document. Raises Overtaken if the key was written after the document's revision."""
+        name = ETCD_PREFIX + key.encode()
+        text = json.dumps({"version": 1, "mark": document.mark, "visits": document.visits})
+        compare = {"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": document.revision}
+        put = {"key": name, "value": zlib.compress(text.encode())}
+        answer = self._ask("kv/txn", {"compare": [compare], "success": [{"request_put": put}]})
+        if not answer.get("succeeded"):
+            raise Overtaken
 
     def _ask(self, path: str, message: object) -> Any:
         """Return the answer of the first endpoint that works. After a failure, log in again."""
@@ -2569,11 +2616,11 @@ class Machines:
 def another_key(state: Mapping[str, Any], begun: Counter[str]) -> dict[str, Any]:
     """Return a state with a new key. The visits in `begun` stay under the keys that the file had before."""
     past = {state["key"]: recent(begun - Counter(state["begun"]))} if state["key"] else {}
-    return {**state, "key": os.urandom(8).hex(), "begun": begun, "past": state["past"] | past}
+    return {**state, "key": os.urandom(8).hex(), "marks": [], "begun": begun, "past": state["past"] | past}
 
 
-def read_document(data: bytes) -> Counter[str]:
-    """Return the visits in a document. Raises almost any exception if no machine can have written it."""
+def read_document(data: bytes, revision: str) -> Document:
+    """Return the document in the value of a key. Raises almost any exception if no machine can have written it."""
     document = json.loads(zlib.decompressobj().decompress(data, MAX_DOCUMENT))
     for key, n in document["visits"].items():
         day, country = key[:-2], key[-2:]
@@ -2583,7 +2630,7 @@ def read_document(data: bytes) -> Counter[str]:
             raise ValueError(f"it has visits on {reprlib.repr(day)}")
     if document["version"] != 1:
         raise ValueError("its version is unknown")
-    return recent(document["visits"])
+    return Document(revision, document.get("mark", ""), recent(document["visits"]))
 
 
 def recent(visits: Mapping[str, int], days: int = 0) -> Counter[str]:

@@ -2296,7 +2296,7 @@ def machine(start, tmp_path: Path, country_db: str) -> Callable[..., Running]:
     if "THOROUGH" not in os.environ:
         common["command"] = patched("catscii.EXCHANGE_SECONDS = 0.3")
     return lambda name, endpoints, **more: start(
-        **common, ANALYTICS_DB=str(tmp_path / name), ETCD_ENDPOINTS=endpoints, **more)
+        **{**common, "ANALYTICS_DB": str(tmp_path / name), "ETCD_ENDPOINTS": endpoints, **more})
 
 
 VISITORS = {"GB": "81.2.69.160", "FR": "2001:db8:1::5", "DE": "198.51.100.7", "JP": "2001:db8:2::1"}
@@ -2570,6 +2570,35 @@ def test_an_older_database_keeps_in_the_sum_what_it_lost(machine, tmp_path, clus
     agree({"FR": 5, "JP": 4, "GB": 1}, a, b)
 
 
+def test_clones_of_a_volume_count_each_visit_once(machine, tmp_path, cluster):
+    etcd = cluster()
+    a = machine("a", etcd.endpoints)
+    visit_from(a, "FR")
+    etcd.wait_for("FR")
+    a.stop()
+    shutil.copyfile(a.database, tmp_path / "b")
+    with contextlib.closing(sqlite3.connect(tmp_path / "b")) as database, database:  # a clone has the same inode
+        inode = os.stat(tmp_path / "b").st_ino
+        database.execute("UPDATE machine SET state = json_set(state, '$.inode', ?)", [inode])
+    a, b = (machine(name, etcd.endpoints) for name in "ab")
+    for total in range(3, 13, 2):
+        visit_from(a, "FR")
+        visit_from(b, "FR")
+        agree({"FR": total}, a, b)
+    assert len(etcd.documents()) == 2
+
+
+def test_a_new_host_name_takes_no_new_key(machine, cluster):
+    etcd = cluster()
+    for number in range(1, 6):
+        rename = f"import socket; socket.gethostname = lambda: 'host-{number % 3}'"
+        a = machine("a", etcd.endpoints, command=patched(f"catscii.EXCHANGE_SECONDS = 0.3; {rename}"))
+        visit_from(a, "FR")
+        agree({"FR": number}, a)
+        a.stop()
+    assert len(etcd.documents()) == 1
+
+
 class MachineModel:
     """A process on a database, and the numbers of the visits that are in the database."""
 
@@ -2622,19 +2651,37 @@ def play(seed: int, folder: Path) -> None:
     rng, etcd, lost, today = random.Random(seed), EtcdModel(), set[int](), datetime.now(UTC).strftime("%Y-%m-%d")
     countries: dict[int, str] = {}  # by the number of the visit
     played, machines, old = [], [MachineModel(folder / f"{seed}", etcd, set())], []
+    cloned = False
+
+    def visit(machine: MachineModel) -> None:
+        number = len(countries)
+        countries[number] = rng.choice(["FR", "DE"])
+        machine.database.execute(catscii.COUNT_VISITS.format(more=""), today, countries[number], 1)
+        machine.visits.add(number)
+
     for i in range(rng.randrange(5, 40)):
         each, path = rng.choice(machines), folder / f"{seed}-{i}"
         event = rng.choice(["visit"] * 8 + ["exchange"] * 5 + [
-            "copy", "move", "restart", "new", "keep", "restore", "lose etcd", "keep etcd"])
+            "copy", "clone", "move", "restart", "new", "keep", "restore", "lose etcd", "keep etcd"])
         played.append(f"{event} {machines.index(each)}")
         if event == "visit":
-            countries[i] = rng.choice(["FR", "DE"])
-            each.database.execute(catscii.COUNT_VISITS.format(more=""), today, countries[i], 1)
-            each.visits.add(i)
+            visit(each)
         elif event == "exchange":
             each.exchange(loses=rng.choice(["", "", "before", "after"]))
         elif event == "copy":
             machines.append(MachineModel(each.copy(path), etcd, each.visits))
+        elif event == "clone":  # of a whole volume, so that the inode is the same
+            each.exchange()
+            each.exchange()  # the first one may have found that another machine writes the key
+            cloned = True
+            clone = each.copy(path)
+            with contextlib.closing(sqlite3.connect(clone)) as database, database:
+                inode = os.stat(clone).st_ino
+                database.execute("UPDATE machine SET state = json_set(state, '$.inode', ?)", [inode])
+            machines.append(MachineModel(clone, etcd, each.visits))
+            for machine in rng.sample([each, machines[-1]] * 2, 4):
+                visit(machine)
+                machine.exchange()
         elif event == "move" or (event == "restart" and each.settled):
             moved = each.copy(path) if event == "move" else each.path
             each.database.close()
@@ -2648,12 +2695,12 @@ def play(seed: int, folder: Path) -> None:
             each.exchange()
             each.exchange()  # the first one may have found that another machine writes the key
             lost |= each.visits - visits
-            each.visits = visits
+            each.visits = set(visits)
             each.database.close()
             each.open(shutil.copyfile(path, each.path))  # in place
             each.exchange()
         elif event == "lose etcd" and not lost:
-            etcd.keys = rng.choice([{}, etcd.backup])
+            etcd.keys = {} if cloned else rng.choice([{}, etcd.backup])
         elif event == "keep etcd":
             etcd.backup = etcd.keys
     for each in machines * 5:
@@ -2706,7 +2753,7 @@ def test_the_document_of_a_busy_machine_is_small(tmp_path):
         machine.database.execute("INSERT INTO visits VALUES (?, ?, ?)", *row, rng.randrange(1 + 1_000_000 // rank**2))
     machine.exchange()
     ((document, _),) = machine.etcd.keys.values()
-    assert 10_000 < len(document) < 40_000 and catscii.read_document(document)["FR"] > 0
+    assert 10_000 < len(document) < 40_000 and catscii.read_document(document, "1").visits["FR"] > 0
 
 
 def test_sums_of_all_documents_in_an_answer_do_not_overflow():
