@@ -3825,6 +3825,7 @@ def serve_cgi() -> int:
         print("Status: 500 Internal Server Error\r\nContent-Type: text/plain\r\n\r\nnot set up; the log tells why")
         return 2
     os.environ.setdefault("PATH_INFO", "")  # servers may omit an empty path
+    os.environ.setdefault("REQUEST_METHOD", "GET")
     CGIHandler().run(traced(app) if settings.otlp_endpoint else app)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends SIGTERM when it has the whole response
     with contextlib.suppress(OSError, ValueError):
@@ -3874,7 +3875,7 @@ class Parser(Mixin):  # type: ignore[misc]
     expect_continue: bool
 
     def received(self, data: bytes) -> int:
-        head, _, _ = (self.header_plus + data).partition(b"\r\n\r\n")
+        head, _, _ = (self.header_plus + data).lstrip(b"\r\n").partition(b"\r\n\r\n")
         self.indented = re.match(rb"(?:\r\n)*+\s", self.header_plus + data)  # waitress strips such bytes
         if not self.headers_finished and re.search(rb"(?<!\r)\n", head):  # waitress would wait for CR LF
             self.error = waitress.utilities.BadRequest("a line of the head ends without a carriage return")
@@ -4062,7 +4063,8 @@ class Server:
         self._full = Trouble("No connection is free: idle ones are closed", "Connections are free", logging.WARN, 10)
         self._listener, self.poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
         listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER // 2)  # Linux doubles this
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER // 2)  # Linux doubles these
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
         for file in (listener.fileno(), self._alarm):
             self.poll.register(file, select.POLLIN)
 
@@ -4323,6 +4325,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """Return the exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C ends the program without a traceback
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # the next file that is opened must not become a standard stream that was closed
     os.close(spare)
@@ -4338,8 +4341,6 @@ def main(arguments: list[str]) -> int:
         for problem in error.args:
             print(f"catscii: {problem}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def end(status: int) -> NoReturn:

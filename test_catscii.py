@@ -3716,6 +3716,7 @@ BODY = b"GET /nothing HTTP/1.1\r\n\r\n"  # 25 bytes, which are no request
     *((b"GET /health HTTP/%s\r\nHost: x\r\n\r\n" % version, [400]) for version in (b"0.9", b"1.2", b"2.0", b"9.9")),
     (b"GET /health HTTP/1.1\r\n\r\n", [400]), (b"GET /health HTTP/1.0\r\n\r\n", [200]),
     (b"GET /health HTTP/1.1\nHost: x\r\n", [400]),
+    (b"\r\n\r\nGET /health HTTP/1.1\nHost: x\n\n", [400]),
     # Too large, and doubtful.
     (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Fill: %s\r\n" % (b"x" * 1000) * 64 + b"\r\n", [431]),
     (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * 65536), [431]),
@@ -4733,6 +4734,13 @@ def test_cgi_does_not_wait_for_a_body_of_an_impossible_length(tmp_path, length):
             process.kill()
 
 
+def test_cgi_without_a_method_is_a_get(tmp_path):
+    variables = cgi_variables(tmp_path, PATH_INFO="/health")
+    del variables["REQUEST_METHOD"]
+    assert subprocess.run([sys.executable, SCRIPT], env=variables, stdout=subprocess.PIPE).stdout.startswith(
+        b"Status: 200 ")
+
+
 @pytest.mark.parametrize(("path", "variables"), [
     *((f"/cat/house-1.{suffix}", {}) for suffix in catscii.SUFFIXES),
     ("/cat/house-1", {"HTTP_ACCEPT": "text/html", "HTTP_ACCEPT_ENCODING": "gzip"}),
@@ -5099,6 +5107,17 @@ def test_a_picture_that_arrives_slowly_shows_its_progress_in_a_terminal_only(com
     assert f"catscii: {shown.format(**values)}" in lines and len({len(row) for row in cells_of_ansi(art)}) == 1
     piped = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
     assert (piped.returncode, piped.stderr) == (0, b"")
+
+
+def test_an_interrupt_ends_the_command_without_a_traceback():
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, SCRIPT, "art", "-"], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        reads = Path(f"/proc/{process.pid}/wchan"), Path(f"/proc/{process.pid}/syscall")
+        eventually(lambda: "pipe" in reads[0].read_text() or reads[1].read_text().startswith("0 0x0 "))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == -signal.SIGINT
+        assert process.stdout and process.stderr
+        assert process.stdout.read() + process.stderr.read() == b""
 
 
 def test_progress_is_gone_when_an_error_is_shown_and_does_not_show_for_what_comes_at_once(tmp_path):
