@@ -3730,6 +3730,7 @@ MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # open files for the database, the s
 SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from first to last byte of a request
 MAX_UNSENT_IN_ALL = 32 << 20  # bytes that wait in this process until clients read
 KERNEL_BUFFER = 32 << 10  # bytes that the kernel holds for a connection, about, in each direction
+PASSED_FILE = 3  # the file descriptor of the socket that systemd passes
 TIDY_SECONDS = 0.2  # between calls of `_tidy`; while the service ends, the longest silence of an idle connection
 
 CLEAR_LINE = b"\r\x1b[K"
@@ -3761,11 +3762,16 @@ def serve(settings: Settings) -> int:
     handler, flush = start_logging(settings.log_level), start_reporting(settings)
     check_database(settings.analytics_db)
     app = make_app(settings)
-    service, listener = app.service, listen(settings.host, settings.port)
+    service, listener = app.service, passed_listener() or listen(settings.host, settings.port)
     server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header,
                     before_sending=[service.visits.write, handler.flush])
+
+    def stop(*_: object) -> None:
+        notify("STOPPING=1")
+        server.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
+        signal.signal(number, stop)
     service.gauges["catscii_open_connections"] = lambda: len(server.active_channels)
     service.gauges["catscii_dropped_log_lines_total"] = lambda: handler.dropped
     host, port = listener.getsockname()[:2]
@@ -3786,6 +3792,7 @@ def serve(settings: Settings) -> int:
         threading.Thread(target=run, args=[event], daemon=True) for run, event in events.items()]
     for thread in threads:
         thread.start()
+    notify("READY=1")
     handler.buffered = True
     server.run(stopping)
     maintenance.join(1)
@@ -4206,6 +4213,38 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
         raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
+
+
+def passed_listener() -> socket.socket | None:
+    """Return the listening socket that systemd passes (sd_listen_fds(3)), if it passes one. Raises SetupError."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None  # the variables are for another process
+    number = os.environ.get("LISTEN_FDS", "")
+    if number != "1":
+        raise SetupError(f"LISTEN_FDS: {quoted(number)} is not 1: one socket has to be passed")
+    try:
+        listener = socket.socket(fileno=PASSED_FILE)
+        listener.set_inheritable(False)
+        listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise SetupError(f"LISTEN_FDS: file {PASSED_FILE} is no socket: {error}") from error
+    if not listens or listener.family not in (socket.AF_INET, socket.AF_INET6):
+        raise SetupError("LISTEN_FDS: the socket has to listen on TCP, and systemd must not accept the connections")
+    return listener
+
+
+def notify(state: str) -> None:
+    """Tell systemd, or another manager of services that asks for it, the state of this one (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract address, which is no file
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(state.encode(), address)
+    except OSError as error:
+        log.warning("NOTIFY_SOCKET cannot be used", {"state": state, "error": str(error)})
 
 
 class Progress:

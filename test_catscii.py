@@ -4563,6 +4563,126 @@ def test_ended_again_and_again_under_load_it_has_counted_what_it_answered_and_si
             assert status == 0 and [answered[kind] for kind in ("fast", "slow", "half-closed")] == [16] * 3
 
 
+# Keeps a listening socket open, passes it to the service as systemd does, and starts the service again when it ends.
+# SIGHUP restarts the service. The service dies with this process: libc's prctl(PR_SET_PDEATHSIG, SIGKILL) does that.
+MANAGER = f"""
+import ctypes, os, signal, socket, sys
+listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)  # dup2 does nothing if the socket is file 3
+status = 0
+while status == 0:
+    service = os.fork()
+    if service == 0:
+        ctypes.CDLL(None).prctl(1, 9)
+        os.environ["LISTEN_PID"] = str(os.getpid())
+        os.environ["LISTEN_FDS"] = "1"
+        os.execv(sys.executable, [sys.executable, {str(SCRIPT)!r}])
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(service, signal.SIGTERM))
+    _, status = os.waitpid(service, 0)
+"""
+
+
+def test_no_connection_is_refused_while_a_service_with_a_socket_of_systemd_restarts(start):
+    service = start(command=[sys.executable, "-c", MANAGER])
+    restarts = rounds(20)
+    ended = threading.Event()
+    ask = asking("/", headers="Connection: close\r\n")
+
+    def visit_until_the_end() -> Counter[bytes]:
+        statuses = Counter[bytes]()
+        while not ended.is_set():
+            with connected(service) as connection:  # raises ConnectionRefusedError
+                ask(connection)
+                statuses[read_all(connection)[:15]] += 1
+        return statuses
+
+    def started() -> int:
+        return sum(message.startswith("Listening on") for message in service.messages())
+
+    with ThreadPoolExecutor(4) as pool:
+        visitors = [pool.submit(visit_until_the_end) for _ in range(4)]
+        try:
+            for i in range(restarts):
+                eventually(lambda: started() == i + 1)  # noqa: B023
+                service.process.send_signal(signal.SIGHUP)
+            eventually(lambda: started() == restarts + 1)
+        finally:
+            ended.set()
+    statuses = sum((visitor.result() for visitor in visitors), Counter[bytes]())
+    silent = statuses.pop(b"", 0)  # of clients that connected, and sent nothing for TIDY_SECONDS while a service ended
+    assert statuses.keys() == {b"HTTP/1.1 200 OK"} and silent <= restarts
+    assert visits_in(service.database) == statuses[b"HTTP/1.1 200 OK"]
+
+
+def test_a_service_that_systemd_starts_at_the_first_connection_ignores_host_and_port(start):
+    program = program_of("systemd-socket-activate")
+    (port,) = free_ports(1)
+    names = ["ANALYTICS_DB", "CAT_SOURCES", "HOST", "PORT"]
+    variables = [f"--setenv={name}" for name in names]
+    command = [program, f"--listen=127.0.0.1:{port}", *variables, sys.executable, str(SCRIPT)]
+    service = start(command=command, PORT=str(port))  # which is in use
+    patient = urllib3.Retry(9, backoff_factor=0.05)
+    assert service.get("/", retries=patient).status == 200
+    assert service.messages().count(f"Listening on 127.0.0.1:{port}") == 1
+    assert service.stop() == 0 and visits_in(service.database) == 1
+
+
+def with_passed(file: int, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a service with this file as file 3, until it ends because it cannot start."""
+    script = f'LISTEN_PID=$$ exec "$@" 3<&{file}'
+    command = ["bash", "-c", script, "", sys.executable, str(SCRIPT)]
+    environment = {"PATH": os.environ["PATH"], "CAT_SOURCES": "", **variables}
+    return subprocess.run(command, env=environment, pass_fds=[file], capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(("family", "kind", "number", "reason"), [
+    (socket.AF_INET, socket.SOCK_STREAM, "2", "'2' is not 1: one socket has to be passed"),
+    (socket.AF_INET, socket.SOCK_STREAM, "cat", "'cat' is not 1"),
+    (socket.AF_INET, socket.SOCK_STREAM, "1", "the socket has to listen on TCP"),  # it is not listening
+    (socket.AF_INET, socket.SOCK_DGRAM, "1", "the socket has to listen on TCP"),
+    (socket.AF_UNIX, socket.SOCK_STREAM, "1", "the socket has to listen on TCP"),
+    (None, None, "1", "file 3 is no socket"),
+])
+def test_what_is_not_one_listening_socket_of_systemd_is_a_clear_error(tmp_path, family, kind, number, reason):
+    variables = {"LISTEN_FDS": number, "ANALYTICS_DB": str(tmp_path / "x.db")}
+    if family is None:
+        with open(os.devnull) as file:
+            result = with_passed(file.fileno(), **variables)
+    else:
+        with socket.socket(family, kind) as passed:
+            if family == socket.AF_UNIX:
+                passed.bind(str(tmp_path / "socket"))
+                passed.listen()
+            result = with_passed(passed.fileno(), **variables)
+    assert result.returncode == 2
+    assert result.stderr.decode().splitlines()[-1].startswith(f"catscii: LISTEN_FDS: {reason}")
+
+
+def test_a_socket_for_another_process_is_not_used(start):
+    service = start(LISTEN_PID="1", LISTEN_FDS="1")
+    assert service.get("/").status == 200
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_is_told_when_the_service_serves_and_when_it_stops(start, tmp_path, abstract):
+    name = f"@{tmp_path}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(60)
+        manager.bind(name.replace("@", "\0"))
+        service = start(NOTIFY_SOCKET=name)
+        assert manager.recv(99) == b"READY=1" and service.get("/").status == 200
+        assert service.stop() == 0
+        assert manager.recv(99) == b"STOPPING=1"
+
+
+def test_a_service_whose_manager_is_gone_serves_and_says_so(start):
+    service = start(NOTIFY_SOCKET="/no/such/socket")
+    told = service.wait_for("NOTIFY_SOCKET cannot be used")
+    assert told["state"] == "READY=1" and "No such file" in told["error"]
+    assert service.get("/").status == 200 and service.stop() == 0
+
+
 @pytest.mark.parametrize(("table", "statuses"), [
     ("cats", {"/": 200, "/cat/abc": 503, "/metrics": 200}), ("visits", {"/": 200, "/analytics": 503, "/metrics": 200})])
 def test_a_table_that_cannot_be_read_is_an_error_once_and_the_service_is_degraded(start, upstream, table, statuses):
