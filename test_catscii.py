@@ -760,11 +760,151 @@ def test_metrics_tell_of_the_process_of_connections_and_of_the_version(service):
     assert abs(found["process_resident_memory_bytes"] / 1e6 - resident_megabytes(service.process.pid)) < 20
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool, which is part of Prometheus")
+NEEDS_PROMTOOL = pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool, which is part of Prometheus")
+
+
+@NEEDS_PROMTOOL
 def test_metrics_please_promtool(service):
     service.get("/cat/house-9?width=33")
     result = subprocess.run(["promtool", "check", "metrics"], input=service.get("/metrics").data, capture_output=True)
     assert (result.returncode, result.stdout + result.stderr) == (0, b"")
+
+
+class Alert(NamedTuple):
+    """An alert of docs/alerts.yml, and the values of a time series, one per minute, for which it fires or does not."""
+
+    name: str
+    series: str
+    values: str
+    minute: int  # when it fires
+    severity: str
+    summary: str
+    quiet: str = "0x99"  # the values of a healthy service
+
+
+ALERTS = [
+    Alert("CatsciiDown", "up", "1x4 0x9", 8, "page", "one does not answer Prometheus", "1x99"),
+    Alert("CatsciiErrors", 'catscii_requests_total{status="500",route="/"}', "_x29 1", 30, "ticket",  # a first error
+          "one failed to answer /; the log has the traceback", "7x99"),
+    Alert("CatsciiErrors", 'catscii_requests_total{status="500",route="/"}', "5x29 6", 30, "ticket",
+          "one failed to answer /; the log has the traceback", "7x99"),
+    Alert("CatsciiVisitsNotWritten", "catscii_waiting_visits", "0x4 9x9", 8, "page",
+          "one cannot write to its database; /health and the log have the reason"),
+    Alert("CatsciiSlow", 'catscii_request_seconds_bucket{route="/",le="5"}', "0+9x20", 18, "ticket",
+          "one takes more than 2.5 seconds for one of 100 pages"),
+    Alert("CatsciiTooManyDrawings", "catscii_refused_drawings_total", "0+1x30", 20, "ticket",
+          "one refuses drawings, because too many wait"),
+    Alert("CatsciiManyConnections", "catscii_open_connections", "950x20", 10, "ticket",
+          "one has 950 connections; at 1000, each new one replaces another", "800x99"),
+    Alert("CatsciiMemory", "process_resident_memory_bytes", "450000000x30", 20, "ticket",
+          "one uses 450MB of memory", "250000000x99"),
+    Alert("CatsciiRestarts", "process_start_time_seconds", "0+60x20", 3, "page",
+          "one started 3 times in 30 minutes", "0x40 60x40"),
+    Alert("CatsciiNoNewCats", "catscii_refresh_age_seconds", "0+3600x20", 17, "ticket",
+          "one got no photograph for 17h 0m 0s", "0+60x99"),
+    Alert("CatsciiLogLinesLost", "catscii_dropped_log_lines_total", "0x9 5x9", 11, "ticket",
+          "one drops log lines, because nothing reads them in time"),
+    Alert("CatsciiMachinesApart", "catscii_failed_exchanges_total", "0+60x30", 20, "ticket",
+          "one cannot exchange visits with etcd"),
+]
+
+
+def scraped(series: str, instance: str = "one") -> str:
+    """Return a time series with the labels that Prometheus adds to it."""
+    name, _, labels = series.partition("{")
+    added = f'{name}{{job="catscii",instance="{instance}"'
+    return added + (f",{labels}" if labels else "}")
+
+
+def complaints(folder: Path, **test: Any) -> str:
+    """Run a test of Prometheus' rules, with docs/alerts.yml, and return what promtool complains about."""
+    file = folder / "test.json"  # JSON is YAML
+    tests = {"rule_files": [str(FOLDER / "docs/alerts.yml")], "evaluation_interval": "1m"}
+    file.write_text(json.dumps({**tests, "tests": [{"interval": "1m", **test}]}))
+    result = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, timeout=60)
+    assert result.returncode in (0, 1)
+    return "" if result.returncode == 0 else result.stdout + result.stderr
+
+
+@NEEDS_PROMTOOL
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_fires_when_it_should_and_a_healthy_service_is_quiet(tmp_path, alert):
+    labels = {"job": "catscii", "instance": "one", "severity": alert.severity}
+    if alert.name == "CatsciiErrors":
+        labels |= {"route": "/", "status": "500"}
+    fires = {"exp_labels": labels, "exp_annotations": {"summary": alert.summary}}
+    for values, expected in ((alert.values, [fires]), (alert.quiet, [])):
+        series = {alert.series: values}
+        if alert.name == "CatsciiSlow":  # all requests take longer than 2.5 and at most 5 seconds
+            series[alert.series.replace('"5"', '"+Inf"')] = values
+            series[alert.series.replace('"5"', '"2.5"')] = "0x99"
+        given = [{"series": scraped(name), "values": text} for name, text in series.items()]
+        check = {"eval_time": f"{alert.minute}m", "alertname": alert.name, "exp_alerts": expected}
+        assert complaints(tmp_path, input_series=given, alert_rule_test=[check]) == ""
+
+
+@NEEDS_PROMTOOL
+def test_every_alert_is_tested_and_prometheus_takes_the_printed_configuration(tmp_path):
+    rules = FOLDER / "docs/alerts.yml"
+    names = re.findall("alert: (.*)", rules.read_text())
+    assert set(names) == {alert.name for alert in ALERTS}
+    configuration = tmp_path / "prometheus.yml"
+    configuration.write_text(printed("yaml", {"/etc/prometheus/alerts.yml": rules}))
+    result = subprocess.run(["promtool", "check", "config", configuration], capture_output=True, text=True)
+    assert result.returncode == 0 and f"{len(names)} rules" in result.stdout, result
+
+
+def queries() -> list[str]:
+    """Return all queries of the dashboard, of the alerts (without their limits) and of docs/machines.md."""
+    dashboard = json.loads((FOLDER / "docs/dashboard.json").read_text())
+    shown = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    shown = [query.replace("$__rate_interval", "5m").replace("$instance", ".*") for query in shown]
+    rules = re.findall(r"expr: (?:>-\n)?(.*(?:\n {10}.*)*)", (FOLDER / "docs/alerts.yml").read_text())
+    watched = [re.sub(r" (==|>) [\de. *]+(?= or |$)", "", " ".join(rule.split())) for rule in rules]
+    summed = re.findall(r"`(sum .*?)`", (FOLDER / "docs/machines.md").read_text())
+    assert len(shown) > 20 and len(watched) == len({alert.name for alert in ALERTS}) and len(summed) == 1
+    return [*shown, *watched, *summed]
+
+
+@NEEDS_PROMTOOL
+def test_every_query_of_the_dashboard_and_of_the_alerts_finds_something_in_real_services(
+        machine, cluster, upstream, tmp_path):
+    etcd = cluster()
+    services = {name: machine(name, etcd.endpoints, CAT_SOURCES=upstream.the_cat_api) for name in ("one", "two")}
+
+    def busy() -> dict[str, str]:
+        """Return the values of all time series, after some requests to both services."""
+        values = {}
+        for name, service in services.items():
+            visit_from(service, "FR", "JP")
+            for path in ("/", f"/cat/house-{random.randrange(catscii.HOUSE_CATS)}", "/panic"):
+                service.get(path)
+            text = service.get("/metrics").data.decode()
+            values |= {scraped(series, name): value for series, value in re.findall("^([a-z].*) (.*)$", text, re.M)}
+        return values
+
+    for service in services.values():
+        eventually(lambda: service.stored() > 2)  # noqa: B023
+        eventually(lambda: "catscii_machines" in samples(service))  # noqa: B023
+    before = busy()
+    after = busy()
+    # For a quarter of an hour, Prometheus sees the first values, then the others.
+    seen = {series: f"{before.get(series, '_')}x15 {value}x5" for series, value in after.items()}
+    seen |= {scraped("up", name): "1x20" for name in services}
+    given = [{"series": series, "values": values} for series, values in seen.items()]
+    checks = []
+    for query in queries():
+        known = f"({query}) == ({query})"  # without NaN, which is not equal to itself
+        found = {"labels": "{}", "value": 1}
+        checks.append({"expr": f"clamp_max(count({known}), 1)", "eval_time": "18m", "exp_samples": [found]})
+    assert complaints(tmp_path, input_series=given, promql_expr_test=checks) == ""
+    visits = Counter[str]()
+    for series, value in after.items():
+        if country := re.search('^catscii_visits_total.*country="(..)"', series):
+            visits[country[1]] += int(value)
+    summed = [{"labels": f'{{country="{country}"}}', "value": count} for country, count in visits.items()]
+    check = {"expr": queries()[-1], "eval_time": "18m", "exp_samples": summed}
+    assert len(visits) == 3 and complaints(tmp_path, input_series=given, promql_expr_test=[check]) == ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2391,6 +2531,33 @@ def test_machines_agree_exactly_after_whatever_fails(machine, cluster):
         etcd.wait()
         agree(answered, *services)
         assert len(etcd.documents()) == 3
+
+
+def test_a_machine_of_etcd_on_fly_sleeps_until_it_knows_the_members(tmp_path):
+    shutil.which("etcd") or pytest.skip("etcd is not installed")
+    text = (FOLDER / "docs/machines.md").read_text()
+    fly = tomllib.loads(re.search("```toml\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
+    clients, peers = free_ports(2)
+    (command,) = fly["experimental"]["cmd"]
+    for old, new in (("/data/", f"{tmp_path}/"), ("2379", clients), ("2380", peers), ("[::]", "127.0.0.1"),
+                     ("$FLY_MACHINE_ID.vm.catscii-etcd.internal", "127.0.0.1")):
+        assert old in command
+        command = command.replace(old, str(new))
+    start = partial(subprocess.Popen, [*fly["experimental"]["entrypoint"], command], stderr=subprocess.DEVNULL)
+    environment = {"PATH": os.environ["PATH"], "FLY_MACHINE_ID": "one"}
+    with start(env=environment) as machine:
+        try:
+            eventually(lambda: Path(f"/proc/{machine.pid}/comm").read_text() == "sleep\n")
+        finally:
+            machine.kill()
+    environment["MEMBERS"] = f"one=http://127.0.0.1:{peers}"
+    with start(env=environment) as machine:
+        try:
+            patient = urllib3.Retry(20, backoff_factor=0.05)
+            health = urllib3.request("GET", f"http://127.0.0.1:{clients}/health", retries=patient)
+            assert health.status == 200 and health.json()["health"] == "true"
+        finally:
+            machine.kill()
 
 
 def test_visitors_do_not_notice_that_etcd_hangs(machine):
@@ -5293,7 +5460,10 @@ def test_fly_is_told_what_the_service_and_the_image_are():
     asleep = {"auto_stop_machines": "suspend", "auto_start_machines": True, "min_machines_running": 0}
     assert service == {"internal_port": 8080, "force_https": True, **asleep}
     assert fly["metrics"] == {"port": 8080, "path": "/metrics"}
-    assert fly["mounts"]["destination"] == "/db" and fly["mounts"].keys() == {"source", "destination", "initial_size"}
+    mount = fly["mounts"]
+    assert mount.pop("source") and mount.pop("destination") == "/db" and mount.pop("initial_size") == "1gb"
+    grows = {"auto_extend_size_threshold": 80, "auto_extend_size_increment": "1GB", "auto_extend_size_limit": "5GB"}
+    assert mount == {**grows, "snapshot_retention": 14}
     assert [machine.keys() for machine in fly["vm"]] == [{"size", "memory"}]
 
 
@@ -5313,6 +5483,31 @@ PROXIES = {
 }
 
 
+@contextlib.contextmanager
+def proxied(name: str, service: Running, folder: Path, authority: trustme.CA, ca_file: str,
+            edit: Callable[[str], str] = str) -> Iterator[Any]:
+    """Run this proxy as docs/deploy.md configures it, and yield a function that asks it for a path."""
+    pem = folder / "cats.example.org.pem"
+    authority.issue_cert(host := pem.stem).private_key_and_cert_chain_pem.write_to_path(str(pem))
+    command, around, words = PROXIES[name]
+    configuration = around % printed(name, words | {"127.0.0.1:8080": service.url.removeprefix("http://")})
+    for old, new in ("FOLDER", str(folder)), ("PORT", str(port := free_ports(1)[0])):
+        command, configuration = command.replace(old, new), configuration.replace(old, new)
+    (folder / "conf").write_text(edit(configuration))
+    checks = {"ca_certs": ca_file, "server_hostname": host, "assert_hostname": host, "retries": False}
+    clients: dict[str, urllib3.HTTPSConnectionPool] = {}
+
+    def get(path: str, client: str = "127.0.0.2", **headers: str) -> urllib3.BaseHTTPResponse:
+        if client not in clients:
+            clients[client] = urllib3.HTTPSConnectionPool("127.0.0.1", port, source_address=(client, 0), **checks)
+        return clients[client].request("GET", path, headers=CHROME | headers | {"Host": host})
+
+    words = [program_of(name), *command.split()[1:]]
+    with open(folder / "log", "w") as log, web_server_of(
+            words, lambda: get("/health"), cwd=folder, env={"HOME": str(folder)}, stderr=log):
+        yield get
+
+
 @pytest.mark.cgi
 @pytest.mark.parametrize("name", PROXIES)
 def test_behind_a_proxy_clients_have_their_own_country_and_links_are_https(name, start, tmp_path, authority, ca_file):
@@ -5320,24 +5515,50 @@ def test_behind_a_proxy_clients_have_their_own_country_and_links_are_https(name,
     write_mmdb(tmp_path / "c", "Test", {network: {"country_code": code} for network, code in countries.items()})
     header = re.search("CLIENT_IP_HEADER=(.*)", printed("ini", {}))[1]
     service = start(GEOLITE2_COUNTRY_DB=f"{tmp_path}/c", CLIENT_IP_HEADER=header)
-    pem = tmp_path / "cats.example.org.pem"
-    authority.issue_cert(host := pem.stem).private_key_and_cert_chain_pem.write_to_path(str(pem))
-    command, around, words = PROXIES[name]
-    configuration = around % printed(name, words | {"127.0.0.1:8080": service.url.removeprefix("http://")})
-    for old, new in ("FOLDER", str(tmp_path)), ("PORT", str(port := free_ports(1)[0])):
-        command, configuration = command.replace(old, new), configuration.replace(old, new)
-    (tmp_path / "conf").write_text(configuration)
-    checks = {"ca_certs": ca_file, "server_hostname": host, "assert_hostname": host, "retries": False}
-    client = urllib3.HTTPSConnectionPool("127.0.0.1", port, source_address=("127.0.0.2", 0), **checks)
     forged = {"X-Real-IP": "81.2.69.1", "X-Forwarded-For": "81.2.69.1", "X-Forwarded-Proto": "http"}
-    get = partial(client.request, "GET", headers=CHROME | forged | {"Host": host})
-    words = [program_of(name), *command.split()[1:]]
-    with web_server_of(words, lambda: get("/health"), cwd=tmp_path, env={"HOME": str(tmp_path)}):
+    with proxied(name, service, tmp_path, authority, ca_file) as ask:
+        get = partial(ask, **forged)
         for _ in range(9):
             assert b'"og:url" content="https://cats.example.org/cat/house-1"' in get("/cat/house-1").data
         assert service.visits() == b"FR: 9\n"
         closed = rf"(?m)^.*:{urlsplit(service.url).port:04X} .* 06 [0-9A-F]+:"  # in TIME_WAIT
         assert len(re.findall(closed, Path("/proc/net/tcp").read_text())) <= 2, "the proxy keeps its connections"
+
+
+@pytest.mark.cgi
+@pytest.mark.parametrize("name", PROXIES)
+def test_a_proxy_keeps_metrics_and_the_drill_from_the_public(name, start, tmp_path, authority, ca_file):
+    with proxied(name, start(), tmp_path, authority, ca_file) as get:
+        for path in ("/metrics", "/panic", "/metrics?x=y", "/%6detrics", "/cat/../metrics", "/./panic"):
+            assert get(path).status == 403
+        for path in ("//metrics", "/metrics/", "/METRICS", "/metrics;x", "/metrics%00"):
+            assert b"catscii_requests_total" not in get(path).data
+
+
+@pytest.mark.cgi
+def test_nginx_limits_the_requests_of_each_client_and_its_log_has_no_address(start, tmp_path, authority, ca_file):
+    with proxied("nginx", start(), tmp_path, authority, ca_file) as get:
+
+        def asks(client: str) -> Counter[int]:
+            return Counter(get("/health", client).status for _ in range(200))
+
+        for client in ("127.0.0.3", "127.0.0.4"):  # the second may ask although the first asked for too much
+            statuses = asks(client)
+            assert statuses[200] > 40 and statuses[429] and statuses.keys() == {200, 429}
+        get("/panic", "127.0.0.3")
+    assert not re.search(r"127\.0\.0\.[34]", (tmp_path / "log").read_text())
+
+
+@pytest.mark.cgi
+def test_nginx_lets_a_prometheus_on_another_machine_collect_metrics(start, tmp_path, authority, ca_file):
+    def edit(configuration: str) -> str:
+        (lines,) = re.findall(r"location / \{(.*?)\}", configuration, re.DOTALL)
+        allowed = "location = /metrics { allow 127.0.0.3; deny all; " + lines + "}\nlocation / {"
+        return configuration.replace("location / {", allowed)
+
+    with proxied("nginx", start(), tmp_path, authority, ca_file, edit) as get:
+        assert b"catscii_requests_total" in get("/metrics", "127.0.0.3").data
+        assert get("/metrics").status == get("/panic", "127.0.0.3").status == 403
 
 
 def system_calls(group: str) -> set[str]:
@@ -5346,13 +5567,81 @@ def system_calls(group: str) -> set[str]:
     return set().union(*(system_calls(name) if name.startswith("@") else {name} for name in names))
 
 
+def units() -> dict[str, str]:
+    """Return the files of systemd in docs/deploy.md. Each begins with a comment that has its path."""
+    blocks = re.findall(r"```ini\n(.*?)```", (FOLDER / "docs/deploy.md").read_text(), re.DOTALL)
+    parts = re.split(r"(?m)^# /etc/systemd/system/(\S+)\n", "".join(blocks))[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def shell_command(unit: str) -> str:
+    """Return the script of a unit's ExecStart, as systemd passes it to the shell."""
+    script: str = re.search(r"ExecStart=/bin/sh -e?c '(.*?)'", units()[unit], re.DOTALL)[1]  # type: ignore[index]
+    return script.replace("\\\n", "").replace("$$", "$").replace("%%", "%")
+
+
 @pytest.mark.nix
-def test_the_unit_is_right_and_confines_a_service_that_works(start, upstream, tmp_path):
-    unit, words = tmp_path / "catscii.service", {"/opt/catscii/venv/bin/python3": sys.executable}
-    unit.write_text(text := printed("ini", words | {"/opt/catscii": tmp_path}))
-    for check in ("verify --recursive-errors=no", "security --offline=true --threshold=15"):
-        result = subprocess.run([program_of("systemd-analyze"), *check.split(), unit], capture_output=True, text=True)
-        assert result.returncode == 0 and "catscii" not in result.stderr, result
+def test_the_units_are_right(tmp_path):
+    files = units()
+    tasks = [f"catscii-{task}.{kind}" for task in ("backup", "countries") for kind in ("service", "timer")]
+    assert files.keys() == {"catscii.service", "catscii.socket", *tasks}
+    for name, text in files.items():
+        text = text.replace("/opt/catscii/venv/bin/python3", sys.executable).replace("/opt/catscii", str(tmp_path))
+        (tmp_path / name).write_text(text)
+    analyze, paths = program_of("systemd-analyze"), [tmp_path / name for name in files]
+    verify = [analyze, "verify", "--recursive-errors=no", *paths]
+    result = subprocess.run(verify, capture_output=True, text=True)
+    assert result.returncode == 0 and "catscii" not in result.stderr, result
+    for moment in re.findall("OnCalendar=(.*)", "".join(files.values())):
+        subprocess.run([analyze, "calendar", moment], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.nix
+def test_the_timers_fetch_the_countries_and_copy_the_database(start, upstream, tmp_path):
+    program_of("sqlite3")
+    shell = partial(subprocess.run, shell=True, executable="/bin/sh", check=True, cwd=tmp_path)
+    file = tmp_path / "dbip-country-lite.mmdb"
+    address = "https://download.db-ip.com/"
+    fetch = shell_command("catscii-countries.service")
+    assert address in fetch
+    fetch = "set -e; " + fetch.replace(address, upstream.url + "/")
+    with pytest.raises(subprocess.CalledProcessError):  # DB-IP is late
+        shell(fetch, stderr=subprocess.DEVNULL)
+    assert not file.exists()
+
+    def publish(country: str) -> None:
+        write_mmdb(tmp_path / "new", "DBIP-Country-Lite", {"127.0.0.0/8": {"country": {"iso_code": country}}})
+        packed = gzip.compress((tmp_path / "new").read_bytes())
+        month = datetime.now(UTC).strftime("%Y-%m")
+        upstream.answers[f"/free/dbip-country-lite-{month}.mmdb.gz"] = sends(packed)
+
+    publish("FR")
+    shell(fetch)
+    service = start(GEOLITE2_COUNTRY_DB=str(file))
+    service.get("/")
+    publish("DE")
+    shell(fetch)
+    eventually(lambda: service.get("/") and b"DE" in service.visits())
+    assert b"FR" in service.visits()
+    copy = shell_command("catscii-backup.service")
+    for old, new in (("/var/lib/catscii/catscii.db", service.database), ("/var/backups", tmp_path)):
+        assert old in copy
+        copy = copy.replace(old, str(new))
+    for _ in range(2):  # the second replaces the copy of last week
+        service.get("/")
+        shell(copy)
+    (made,) = tmp_path.glob("catscii-[1-7].db")
+    assert visits_in(made) == visits_in(service.database)
+
+
+@pytest.mark.nix
+def test_the_unit_confines_a_service_that_works(start, upstream, tmp_path):
+    unit = tmp_path / "catscii.service"
+    text = units()[unit.name].replace("/opt/catscii/venv/bin/python3", sys.executable)
+    unit.write_text(text)
+    security = [program_of("systemd-analyze"), "security", "--offline=true", "--threshold=15", unit]
+    result = subprocess.run(security, capture_output=True, text=True)
+    assert result.returncode == 0 and "catscii" not in result.stderr, result
     allowed, denied = re.findall("^SystemCallFilter=~?(@.*)", text, re.M)
     names = system_calls(allowed) - system_calls(denied)
     code = f"""if True:
@@ -5375,7 +5664,7 @@ def test_the_unit_is_right_and_confines_a_service_that_works(start, upstream, tm
 def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
     program_of("sqlite3")
     (folder := tmp_path / "state").mkdir()
-    section = (FOLDER / "docs/deploy.md").read_text().partition("## Backup")[2]
+    section = (FOLDER / "docs/deploy.md").read_text().partition("\n## Backup")[2].partition("\n## ")[0]
     commands = re.findall("^    ((?:sqlite3|rm|cp|chown) .*)", section.replace("/var/lib/catscii", str(folder)), re.M)
     shell = partial(subprocess.run, shell=True, check=True, cwd=tmp_path)
     service = start(ANALYTICS_DB=f"{folder}/catscii.db")
