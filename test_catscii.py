@@ -5661,6 +5661,64 @@ def test_the_unit_confines_a_service_that_works(start, upstream, tmp_path):
 
 
 @pytest.mark.nix
+def test_the_capacity_is_that_of_the_benchmarks_and_a_request_logs_about_200_bytes(start):
+    told = (FOLDER / "docs/deploy.md").read_text().partition("\n## Capacity")[2].partition("\n## ")[0]
+    pages, drawings = (re.findall(r"\| ([\d,]+) per second", line) for line in re.findall(r"\| .* per second.*", told))
+    measured = (FOLDER / "docs/benchmarks.md").read_text()
+    microseconds = int(re.search(r"\| house cats \| [^|]+\| [^|]+\| (\d+) \|", measured)[1])  # type: ignore[index]
+    milliseconds = int(re.search(r"80\ncolumns takes (\d+) ms", measured)[1])  # type: ignore[index]
+    for figures, seconds in ((pages, microseconds / 1e6), (drawings, milliseconds / 1e3)):
+        core, shared = (int(figure.replace(",", "")) for figure in figures)
+        assert abs(core * seconds - 1) < 0.05
+        assert 0.9 < shared * seconds * 16 <= 1.1
+    service = start()
+    for _ in range(50):
+        for path in ("/", "/cat/house-1?width=100&height=40"):
+            service.get(path)
+    assert service.stop() == 0
+    lines = [line for line in service.lines if '"GET ' in line]
+    assert len(lines) == 100 and "about 200 bytes" in told
+    assert 180 < statistics.mean(map(len, lines)) < 220
+
+
+@pytest.mark.nix
+def test_a_program_that_replicates_the_database_as_litestream_does_loses_no_visit(start):
+    service = start()
+    ended = threading.Event()
+
+    def replicate() -> int:
+        """Hold a lock for readers, and make checkpoints under a lock for writers. Return their number."""
+        with contextlib.closing(sqlite3.connect(service.database, 60, isolation_level=None)) as connection:
+            connection.execute("CREATE TABLE _litestream_lock (id INTEGER)")
+            made = 0
+            while not ended.is_set():
+                connection.execute("BEGIN")
+                connection.execute("SELECT count(*) FROM visits").fetchall()
+                time.sleep(0.1)
+                connection.execute("COMMIT")
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("INSERT INTO _litestream_lock VALUES (1)")
+                time.sleep(0.3)  # longer than the service waits for a lock
+                connection.execute("ROLLBACK")
+                blocked, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                made += not blocked
+            return made
+
+    with ThreadPoolExecutor(1) as pool:
+        checkpoints = pool.submit(replicate)
+        for _ in range(20):
+            visit(service, 10)
+            time.sleep(0.05)
+        assert health(service)[0] == 200
+        ended.set()
+        assert checkpoints.result() > 1
+    eventually(lambda: counted(service) == 200)
+    assert service.stop() == 0 and visits_in(service.database) == 200
+    again = start()
+    assert counted(again) == 200
+
+
+@pytest.mark.nix
 def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
     program_of("sqlite3")
     (folder := tmp_path / "state").mkdir()
