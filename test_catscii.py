@@ -6138,7 +6138,7 @@ def test_the_readme_is_one_page_and_its_commands_tables_and_links_are_right(serv
     for page in [*FOLDER.glob("*.md"), *FOLDER.glob("docs/*.md")]:
         for link, anchor in re.findall(r"\]\(([^):#]*)#?([^):]*)\)", page.read_text()):
             target = page.parent / link if link else page
-            titles = target.read_text().lower().replace(" ", "-") if anchor else ""
+            titles = target.read_text().lower().replace(" ", "-").replace(".", "") if anchor else ""
             assert target.exists() and (not anchor or f"#-{anchor}\n" in titles), link
 
 
