@@ -63,7 +63,7 @@ let
         import sys
         sys.path.append("$out/lib")
         import catscii
-        catscii.end(catscii.main(sys.argv[1:]))
+        catscii.start()
         END
         chmod +x $out/bin/catscii
       '';
