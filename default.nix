@@ -49,8 +49,13 @@ let
         };
         meta = {
           description = "Cats as coloured ASCII art, over HTTP and in the terminal";
+          longDescription = ''
+            Serves random cats as coloured ASCII art, and counts visits by country without keeping addresses.
+            `catscii art` draws a picture in the terminal.
+          '';
           license = lib.licenses.mit;
           mainProgram = "catscii";
+          platforms = lib.platforms.linux ++ lib.platforms.darwin;
         };
       }
       ''

@@ -5275,20 +5275,47 @@ STAND_IN = r"""
 { system ? builtins.currentSystem }:
 let
   machine = builtins.fromJSON (builtins.readFile ./machine.json);
+  pkgs = import ./. { inherit system; };
+
+  callPackage = path: args:
+    let function = import path; in
+    function (builtins.intersectAttrs (builtins.functionArgs function) { inherit pkgs; } // args)
+    // { override = new: callPackage path (args // new); };
+
+  # The second of three modules has options and a configuration, and the third sets its options.
+  nixosSystem = { modules }:
+    let
+      module = import (builtins.elemAt modules 1) { inherit config lib pkgs; };
+      set = (builtins.elemAt modules 2).services.catscii;
+      options = module.options.services.catscii;
+      config.services.catscii = builtins.mapAttrs (name: option: set.${name} or option.default) options;
+    in
+    { inherit (module) config; };
 
   lib = {
+    inherit nixosSystem;
     escapeShellArgs = list: toString (map (word: "'${word}'") list);
     findFirst = found: default: list: builtins.head (builtins.filter found list ++ [ default ]);
     genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
     getBin = package: package;
     getExe = package: "${package}/bin/${package.meta.mainProgram}";
+    hasInfix = part: text: builtins.length (builtins.split part text) > 1;
     hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
     licenses.mit = { };
+    literalExpression = text: { _type = "literalExpression"; inherit text; };
+    literalMD = text: { _type = "literalMD"; inherit text; };
+    mapAttrs = builtins.mapAttrs;
+    mkEnableOption = name: { default = false; };
+    mkIf = condition: content: if condition then content else { };
+    mkOption = option: option;
     optionalAttrs = condition: attrs: if condition then attrs else { };
     optionals = condition: list: if condition then list else [ ];
+    platforms = { linux = [ "x86_64-linux" "aarch64-linux" ]; darwin = [ "x86_64-darwin" "aarch64-darwin" ]; };
     removePrefix = prefix: text: builtins.substring (builtins.stringLength prefix) (-1) text;
     removeSuffix = suffix: text: builtins.substring 0 (builtins.stringLength text - builtins.stringLength suffix) text;
     splitString = separator: text: builtins.filter builtins.isString (builtins.split separator text);
+    types = { attrsOf = type: type; either = one: other: one; nullOr = type: type; }
+      // lib.genAttrs [ "bool" "int" "package" "path" "port" "str" ] (name: name);
   };
 
   runCommand =
@@ -5326,7 +5353,7 @@ let
   };
 in
 {
-  inherit lib runCommand;
+  inherit callPackage lib pkgs runCommand;
 
   python3 = runCommand "python3" {
     passthru = {
@@ -5352,6 +5379,8 @@ in
     chmod +x $out/bin/nuke-refs
   '';
 
+  testers.runNixOSTest = { name, nodes, testScript }: nothing;
+
   mkShell = { packages, GEOLITE2_COUNTRY_DB }:
     runCommand "shell" { inherit GEOLITE2_COUNTRY_DB; nativeBuildInputs = packages; } "touch $out";
 
@@ -5374,7 +5403,8 @@ in
       chmod +x $out
     '';
 }
-// lib.genAttrs (lib.splitString " " "dive flyctl just libjpeg libwebp nixfmt patchelf skopeo uv zlib") (name: nothing)
+// lib.genAttrs (lib.splitString " " "dive flyctl just libjpeg libwebp nixfmt nixfmt-tree patchelf skopeo uv zlib")
+  (name: nothing)
 """
 
 STAND_IN_FLAKE = """
@@ -5502,12 +5532,15 @@ def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_p
     shown = nix("flake show", "", "--json")
     assert shown.returncode == 0, shown.stderr
     flake = json.loads(shown.stdout)
+    assert flake.pop("nixosModules").keys() == flake.pop("overlays").keys() == {"default"}
     assert flake.keys() == {"packages", "apps", "checks", "devShells", "formatter"}
     systems = {"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"}
     assert all(outputs.keys() == systems for outputs in flake.values())
-    for system, packages in flake["packages"].items():
-        assert packages.keys() == {"default", "bin"} | ({"dockerImage"} if system.endswith("linux") else set())
-    assert nix("eval", "checks.x86_64-linux.suite.drvPath", "--raw").stdout.endswith(".drv")
+    for system in systems:
+        on_linux = system.endswith("linux")
+        images = {"dockerImage", "dockerArchive"} if on_linux else set()
+        assert flake["packages"][system].keys() == {"default", "bin"} | images
+        assert flake["checks"][system].keys() == {"suite"} | ({"module"} if on_linux else set())
     locked = json.loads((FOLDER / "flake.lock").read_text())["nodes"]["nixpkgs"]
     assert locked["original"]["ref"] == "nixos-26.05" and len(locked["locked"]["rev"]) == 40
     code = "import hypothesis, os, trustme; print(os.stat(os.environ['GEOLITE2_COUNTRY_DB']).st_size)"
@@ -5531,6 +5564,82 @@ def test_nix_build_takes_any_nixpkgs_and_may_leave_telemetry_out(nix, tmp_path):
             script = (nix_build(*arguments) / "bin/catscii").read_text()
             python = Path(script.split()[0].removeprefix("#!"))
             assert len(list(python.parents[1].rglob("planted.py"))) == found
+        path = "package: (package.override { telemetry = false; }).outPath"
+        overridden = nix("eval", "default", "--raw", "--apply", path)
+        assert overridden.stdout == str(nix_build("--arg", "telemetry", "false")), overridden.stderr
+
+
+@with_nix
+def test_the_overlay_has_the_package_of_the_flake_which_says_what_it_is(nix):
+    path = f"overlay: (overlay (import {nix.nixpkgs} {{ }}) {{ }}).catscii.outPath"
+    result = nix("eval", "overlays.default", "--raw", "--impure", "--apply", path)
+    assert result.stdout == str(nix.build("default")), result.stderr
+    meta = json.loads(nix("eval", "default.meta", "--json").stdout)
+    assert meta.keys() == {"description", "longDescription", "license", "mainProgram", "platforms"}
+    assert meta["mainProgram"] == "catscii"
+    assert {"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"} <= set(meta["platforms"])
+    description = tomllib.loads((FOLDER / "pyproject.toml").read_text())["project"]["description"]
+    assert meta["description"] == description and description in (FOLDER / "flake.nix").read_text()
+
+
+def documented(section: str) -> dict[str, list[str]]:
+    """Return the values by name of the only section with this title in the units of docs/deploy.md."""
+    units = "\n".join(re.findall(r"```ini\n(.*?)```", (FOLDER / "docs/deploy.md").read_text(), re.DOTALL))
+    (lines,) = re.findall(rf"^\[{section}\]\n((?:[^\[\n].*\n|\n)*)", units, re.M)
+    values: dict[str, list[str]] = {}
+    for name, value in re.findall("^([A-Za-z]+)=(.*)$", lines, re.M):
+        values.setdefault(name, []).append(value)
+    return values
+
+
+HOST = """config: {
+    inherit (config.systemd.services.catscii) environment wants after serviceConfig stopIfChanged;
+    requires = config.systemd.services.catscii.requires or [ ];
+    inherit (config.systemd.sockets.catscii) listenStreams;
+    ports = config.networking.firewall.allowedTCPPorts;
+}"""
+
+
+@with_nix
+def test_on_nixos_the_units_are_those_of_the_documentation(nix, tmp_path):
+    """NIXPKGS may name the folder of a real nixpkgs, which replaces the stand-in."""
+    nixpkgs = os.environ.get("NIXPKGS", nix.nixpkgs)
+    (tmp_path / "configuration.nix").write_text('{ nixpkgs.hostPlatform = "x86_64-linux"; }')
+    flake = printed("nix", {"git+https://git.example.org/catscii": f"path:{nix.flake}"})
+
+    def host(text: str) -> Any:
+        (tmp_path / "flake.nix").write_text(text)
+        command = ["nix", "eval", "--json", "--no-write-lock-file", "--override-input", "nixpkgs", f"path:{nixpkgs}",
+                   f"path:{tmp_path}#nixosConfigurations.cats.config", "--apply", HOST]
+        result = subprocess.run(command, env=nix.environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def words(value: Any) -> list[str]:
+        """Return what systemd reads."""
+        if isinstance(value, list):
+            return [word for item in value for word in words(item)]
+        if isinstance(value, bool):
+            return ["yes" if value else "no"]
+        return str(value).split()
+
+    cats, unit, service = host(flake), documented("Unit"), documented("Service")
+    assert cats["serviceConfig"].pop("ExecStart").endswith(f"-catscii-{catscii.__version__}/bin/catscii")
+    assert cats["serviceConfig"].pop("EnvironmentFile") == [service.pop("EnvironmentFile")[0].removeprefix("-")]
+    environment = dict(pair.split("=", 1) for pair in words(service.pop("Environment")))
+    for name in "ANALYTICS_DB", "CLIENT_IP_HEADER":
+        assert cats["environment"][name] == environment[name]
+    of_the_folder = "ExecStart", "WorkingDirectory"
+    expected = {name: words(value) for name, value in service.items() if name not in of_the_folder}
+    assert {name: words(value) for name, value in cats["serviceConfig"].items()} == expected
+    for name in "Requires", "Wants", "After":
+        assert cats[name.lower()] == words(unit.get(name, []))
+    assert cats["listenStreams"] == documented("Socket")["ListenStream"]
+    assert not cats["ports"] and not cats["stopIfChanged"], "NixOS must not stop the socket"
+
+    public = 'enable = true; address = "::"; port = 80; openFirewall = true;'
+    cats = host(flake.replace("enable = true;", public))
+    assert cats["listenStreams"] == ["[::]:80"] and cats["ports"] == [80]
 
 
 @with_nix
