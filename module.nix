@@ -54,7 +54,7 @@ in
     networking.firewall.allowedTCPPorts = lib.optionals cfg.openFirewall [ cfg.port ];
 
     systemd.sockets.catscii = {
-      description = "The port of catscii";
+      description = "The address of catscii";
       wantedBy = [ "sockets.target" ];
       listenStreams = [ "${host}:${toString cfg.port}" ];
     };
@@ -62,7 +62,11 @@ in
     systemd.services.catscii = {
       description = "Cats as coloured ASCII art";
       wants = [ "network-online.target" ];
-      after = [ "network-online.target" ];
+      requires = [ "catscii.socket" ];
+      after = [
+        "network-online.target"
+        "catscii.socket"
+      ];
       wantedBy = [ "multi-user.target" ];
       stopIfChanged = false; # restart it alone, because NixOS stops the socket as well
       environment = {
@@ -70,7 +74,7 @@ in
       }
       // lib.mapAttrs (_: toString) cfg.settings;
       serviceConfig = {
-        Type = "exec";
+        Type = "notify";
         ExecStart = lib.getExe cfg.package;
         EnvironmentFile = lib.optionals (cfg.environmentFile != null) [ cfg.environmentFile ];
         Restart = "on-failure";

@@ -51,6 +51,7 @@ import termios
 import threading
 import time
 import tomllib
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -5268,6 +5269,114 @@ def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
     assert start(ANALYTICS_DB=f"{folder}/catscii.db").visits() == b"ZZ: 1\n"
 
 
+@pytest.mark.nix
+def test_the_project_is_the_script_with_its_packages():
+    project = tomllib.loads((FOLDER / "pyproject.toml").read_text())["project"]
+    script = script_metadata(SCRIPT)
+    assert project["dependencies"] == script["dependencies"]
+    assert project["requires-python"] == script["requires-python"]
+    assert (FOLDER / "LICENSE").read_text().startswith(project["license"])
+
+
+class Newcomer:
+    """Somebody who has the project, uv and an empty home."""
+
+    def __init__(self, folder: Path) -> None:
+        uv = Path(os.environ.get("UV") or shutil.which("uv") or pytest.skip("uv is not installed"))
+        self.home, self.project, self.python = folder / "home", folder / "catscii", folder / "python"
+        path = f"{self.python}/bin:{self.home}/.local/bin:/usr/bin:/bin"
+        of_the_network = re.compile("CERT|PROXY|INDEX", re.IGNORECASE)
+        kept = {name: value for name, value in os.environ.items() if of_the_network.search(name)}
+        self.environment = {**kept, "HOME": str(self.home), "PATH": path}
+        self.home.mkdir()
+        self.project.mkdir()
+        for name in "catscii.py", "pyproject.toml", "LICENSE":
+            shutil.copy(FOLDER / name, self.project)
+        self.files = sorted(self.project.iterdir())
+        subprocess.run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, self.python], check=True)
+        for program in uv, uv.with_name("uvx"):
+            (self.python / "bin" / program.name).symlink_to(program)
+
+    def __call__(self, command: str) -> bytes:
+        result = subprocess.run(["bash", "-euc", command], cwd=self.project, env=self.environment, capture_output=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Newcomer:
+    return Newcomer(tmp_path)
+
+
+def in_the_readme(command: str) -> str:
+    assert command in (FOLDER / "README.md").read_text()
+    return command
+
+
+@pytest.mark.nix
+@pytest.mark.pypi
+@pytest.mark.parametrize("command", ["uv tool install .", "pipx install .", "pip install ."])
+def test_the_project_is_installed_as_a_command(newcomer, command):
+    if command.startswith("pipx"):
+        newcomer("pip install --quiet pipx")
+    newcomer(in_the_readme(command))
+    assert newcomer("catscii art house-42") == run("art", "house-42").stdout
+    assert newcomer("catscii --version").decode() == f"catscii {catscii.__version__}\n"
+    (module,) = newcomer.home.parent.rglob("site-packages/catscii.py")
+    assert list(module.parent.glob("__pycache__/catscii.*.pyc")), "the next start need not compile it"
+    assert sorted(newcomer.project.iterdir()) == newcomer.files
+
+
+@pytest.mark.nix
+@pytest.mark.pypi
+def test_the_script_runs_without_an_installation_and_without_a_clone(newcomer):
+    art = run("art", "house-42").stdout
+    assert newcomer(in_the_readme("uvx --from . catscii art house-42")) == art
+    assert newcomer(in_the_readme("./catscii.py") + " art house-42") == art
+    assert sorted(newcomer.project.iterdir()) == newcomer.files
+    with contextlib.closing(Upstream()) as web:
+        web.answers["/catscii.py"] = sends(SCRIPT.read_bytes())
+        command = in_the_readme("uv run https://").replace("https://", f"{web.url}/catscii.py")
+        assert newcomer(f"{command} art house-42") == art
+
+
+@pytest.mark.nix
+@pytest.mark.pypi
+def test_the_wheel_has_one_module_and_extras_for_telemetry(newcomer):
+    newcomer("uv build --quiet --wheel --out-dir ../dist")
+    (wheel,) = newcomer.project.parent.glob("dist/*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert [name for name in names if ".dist-info/" not in name] == ["catscii.py"]
+    command = "uv tool install '.[sentry,otlp]'"
+    assert command in (FOLDER / "docs/deploy.md").read_text()
+    newcomer(command.replace(".", str(wheel), 1))
+    variables = {"SENTRY_DSN": "http://k3y@localhost:9/42", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:9"}
+    with Running(newcomer.home, [f"{newcomer.home}/.local/bin/catscii"], **variables) as service:
+        fields = service.wait_for("Listening on ")
+        assert fields["sentry"] == fields["otlp"] == "localhost"
+
+
+@pytest.mark.nix
+@pytest.mark.pypi
+@pytest.mark.parametrize(("machine", "recipes"), [
+    ("Linux x86_64", {"docker", "deploy"}), ("Linux aarch64", {"docker"}), ("Darwin arm64", set())])
+def test_just_builds_the_image_where_it_can_and_says_where_it_cannot(newcomer, machine, recipes):
+    programs = {"uname": f"echo {machine}", "nix": "echo 'echo the image' > result; chmod +x result; echo built",
+                "docker": "echo loaded $(cat)", "fly": "echo deployed"}
+    for name, script in programs.items():
+        program = newcomer.python / "bin" / name
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    shutil.copy(FOLDER / "Justfile", newcomer.project)
+    for recipe, done in ("docker", "built loaded the image"), ("deploy", "built loaded the image deployed"):
+        said = newcomer(f"uvx --from rust-just just {recipe} 2> errors || cat errors").decode()
+        if recipe in recipes:
+            assert said.split() == done.split()
+        else:
+            assert f"{machine} builds another image, or none: see docs/image.md" in said and "built" not in said
+
+
 # A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Each name was looked
 # up in nixpkgs 24.11 and in a copy of its master of July 2026: 26.05 lies between them. Functions take the arguments
 # that are given to them here and no others, so a new one has to be looked up there first.
@@ -5583,9 +5692,10 @@ def test_the_overlay_has_the_package_of_the_flake_which_says_what_it_is(nix):
 
 
 def documented(section: str) -> dict[str, list[str]]:
-    """Return the values by name of the only section with this title in the units of docs/deploy.md."""
-    units = "\n".join(re.findall(r"```ini\n(.*?)```", (FOLDER / "docs/deploy.md").read_text(), re.DOTALL))
-    (lines,) = re.findall(rf"^\[{section}\]\n((?:[^\[\n].*\n|\n)*)", units, re.M)
+    """Return the values by name of the first section with this title in the units of docs/deploy.md."""
+    text = (FOLDER / "docs/deploy.md").read_text()
+    _, _, rest = text.partition(f"\n[{section}]\n")
+    lines = re.split(r"\n\[|```", rest)[0]
     values: dict[str, list[str]] = {}
     for name, value in re.findall("^([A-Za-z]+)=(.*)$", lines, re.M):
         values.setdefault(name, []).append(value)
@@ -5662,6 +5772,11 @@ def stream(nix: Nix) -> Path:
     with path.open("wb") as file:
         subprocess.run([nix.build("dockerImage")], stdout=file, check=True)
     return path
+
+
+@with_nix
+def test_the_archive_is_the_image(nix, image):
+    assert nix.build("dockerArchive").read_bytes() == image.read_bytes()
 
 
 def inspect(image: Path, *arguments: str) -> Any:
@@ -5819,6 +5934,7 @@ def main(arguments: list[str]) -> int:
         os.environ["THOROUGH"] = "1"
         arguments = [argument for argument in arguments if argument != "--thorough"]
     markers = "nix: of the packaging, which is not there when the package is tested\nnpm: needs npm and its registry\n"
+    markers += "pypi: needs uv and the registry of Python's packages\n"
     markers += "browser: needs Chromium, or another client\ncgi: needs web servers\nopencv: detectors of faces"
     options = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-o", f"markers={markers}"]
     command, run = [__file__, *options, "--dist=loadscope", "--timeout=300", "-n", "auto", *arguments], Run()
