@@ -5333,6 +5333,8 @@ def test_the_script_runs_without_an_installation_and_without_a_clone(newcomer):
     art = run("art", "house-42").stdout
     assert newcomer(in_the_readme("uvx --from . catscii art house-42")) == art
     assert newcomer(in_the_readme("./catscii.py") + " art house-42") == art
+    newcomer("sed -i 's/^__version__ = .*/__version__ = \"9.9\"/' catscii.py")
+    assert newcomer("uvx --from . catscii --version") == b"catscii 9.9\n", "uv must not keep the old script"
     assert sorted(newcomer.project.iterdir()) == newcomer.files
     with contextlib.closing(Upstream()) as web:
         web.answers["/catscii.py"] = sends(SCRIPT.read_bytes())
