@@ -29,13 +29,18 @@ bench *arguments:
     uv run bench_catscii.py "$@"
 
 # Builds the image and loads it into Docker
-docker:
+docker: (_needs "Linux .*")
     nix build .#dockerImage
     ./result | docker load
 
 # Builds the image and deploys it to fly.io
-deploy: docker
+deploy: (_needs "Linux x86_64") docker
     fly deploy --local-only
+
+# Fails if this machine builds no such image
+_needs machine:
+    @[[ "$(uname -sm)" =~ ^$1$ ]] || { \
+        echo "$(uname -sm) builds another image, or none: see docs/image.md, Macs and other architectures" >&2; exit 1; }
 
 # Downloads this month's database of countries, dbip-country-lite.mmdb: DB-IP Lite, CC BY 4.0, https://db-ip.com
 geoip:

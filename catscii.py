@@ -4391,5 +4391,10 @@ def end(status: int) -> NoReturn:
     os._exit(status)
 
 
-if __name__ == "__main__":
+def start() -> NoReturn:
+    """Run the command that Python was started with."""
     end(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    start()

@@ -49,8 +49,13 @@ let
         };
         meta = {
           description = "Cats as coloured ASCII art, over HTTP and in the terminal";
+          longDescription = ''
+            Serves random cats as coloured ASCII art, and counts visits by country without keeping addresses.
+            `catscii art` draws a picture in the terminal.
+          '';
           license = lib.licenses.mit;
           mainProgram = "catscii";
+          platforms = lib.platforms.linux ++ lib.platforms.darwin;
         };
       }
       ''
@@ -63,7 +68,7 @@ let
         import sys
         sys.path.append("$out/lib")
         import catscii
-        catscii.end(catscii.main(sys.argv[1:]))
+        catscii.start()
         END
         chmod +x $out/bin/catscii
       '';

@@ -4,7 +4,7 @@
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
 
   outputs =
-    { nixpkgs, ... }:
+    { self, nixpkgs }:
     let
       inherit (nixpkgs) lib;
       systems = [
@@ -20,7 +20,7 @@
           let
             pkgs = nixpkgs.legacyPackages.${system};
           in
-          f pkgs (import ./default.nix { inherit pkgs; })
+          f pkgs (pkgs.callPackage ./. { })
         );
     in
     {
@@ -30,8 +30,15 @@
           default = catscii;
           bin = catscii;
         }
-        // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux { dockerImage = catscii.image; }
+        // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
+          dockerImage = catscii.image; # a program that writes an archive
+          dockerArchive = pkgs.runCommand "catscii.tar" { } "${catscii.image} > $out"; # the archive
+        }
       );
+
+      overlays.default = final: prev: { catscii = final.callPackage ./. { }; };
+
+      nixosModules.default = ./module.nix;
 
       apps = eachSystem (
         pkgs: catscii: {
@@ -42,7 +49,27 @@
         }
       );
 
-      checks = eachSystem (pkgs: catscii: catscii.tests);
+      checks = eachSystem (
+        pkgs: catscii:
+        catscii.tests
+        // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
+          module = pkgs.testers.runNixOSTest {
+            name = "catscii";
+            nodes.machine = {
+              imports = [ self.nixosModules.default ];
+              services.catscii.enable = true;
+              services.catscii.settings.CAT_SOURCES = "";
+            };
+            testScript = ''
+              machine.wait_for_unit("catscii.service")
+              machine.succeed("curl --fail --silent --show-error localhost:8080/cat/house-1")
+              machine.succeed("systemctl stop catscii.service")
+              machine.succeed("curl --fail --silent --show-error localhost:8080/health") # the socket starts it again
+              machine.succeed("systemctl is-active catscii.service")
+            '';
+          };
+        }
+      );
 
       devShells = eachSystem (
         pkgs: catscii: {
@@ -61,6 +88,6 @@
         }
       );
 
-      formatter = eachSystem (pkgs: catscii: pkgs.nixfmt);
+      formatter = eachSystem (pkgs: catscii: pkgs.nixfmt-tree);
     };
 }

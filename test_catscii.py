@@ -51,6 +51,7 @@ import termios
 import threading
 import time
 import tomllib
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -5735,6 +5736,116 @@ def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
     assert start(ANALYTICS_DB=f"{folder}/catscii.db").visits() == b"ZZ: 1\n"
 
 
+@pytest.mark.nix
+def test_the_project_is_the_script_with_its_packages():
+    project = tomllib.loads((FOLDER / "pyproject.toml").read_text())["project"]
+    script = script_metadata(SCRIPT)
+    assert project["dependencies"] == script["dependencies"]
+    assert project["requires-python"] == script["requires-python"]
+    assert (FOLDER / "LICENSE").read_text().startswith(project["license"])
+
+
+class Newcomer:
+    """Somebody who has the project, uv and an empty home."""
+
+    def __init__(self, folder: Path) -> None:
+        uv = Path(os.environ.get("UV") or shutil.which("uv") or pytest.skip("uv is not installed"))
+        self.home, self.project, self.python = folder / "home", folder / "catscii", folder / "python"
+        path = f"{self.python}/bin:{self.home}/.local/bin:/usr/bin:/bin"
+        of_the_network = re.compile("CERT|PROXY|INDEX", re.IGNORECASE)
+        kept = {name: value for name, value in os.environ.items() if of_the_network.search(name)}
+        self.environment = {**kept, "HOME": str(self.home), "PATH": path}
+        self.home.mkdir()
+        self.project.mkdir()
+        for name in "catscii.py", "pyproject.toml", "LICENSE":
+            shutil.copy(FOLDER / name, self.project)
+        self.files = sorted(self.project.iterdir())
+        subprocess.run([uv, "venv", "--quiet", "--seed", "--python", sys.executable, self.python], check=True)
+        for program in uv, uv.with_name("uvx"):
+            (self.python / "bin" / program.name).symlink_to(program)
+
+    def __call__(self, command: str) -> bytes:
+        result = subprocess.run(["bash", "-euc", command], cwd=self.project, env=self.environment, capture_output=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Newcomer:
+    return Newcomer(tmp_path)
+
+
+def in_the_readme(command: str) -> str:
+    assert command in (FOLDER / "README.md").read_text()
+    return command
+
+
+@pytest.mark.nix
+@pytest.mark.pypi
+@pytest.mark.parametrize("command", ["uv tool install .", "pipx install .", "pip install ."])
+def test_the_project_is_installed_as_a_command(newcomer, command):
+    if command.startswith("pipx"):
+        newcomer("pip install --quiet pipx")
+    newcomer(in_the_readme(command))
+    assert newcomer("catscii art house-42") == run("art", "house-42").stdout
+    assert newcomer("catscii --version").decode() == f"catscii {catscii.__version__}\n"
+    (module,) = newcomer.home.parent.rglob("site-packages/catscii.py")
+    assert list(module.parent.glob("__pycache__/catscii.*.pyc")), "the next start need not compile it"
+    assert sorted(newcomer.project.iterdir()) == newcomer.files
+
+
+@pytest.mark.nix
+@pytest.mark.pypi
+def test_the_script_runs_without_an_installation_and_without_a_clone(newcomer):
+    art = run("art", "house-42").stdout
+    assert newcomer(in_the_readme("uvx --from . catscii art house-42")) == art
+    assert newcomer(in_the_readme("./catscii.py") + " art house-42") == art
+    newcomer("sed -i 's/^__version__ = .*/__version__ = \"9.9\"/' catscii.py")
+    assert newcomer("uvx --from . catscii --version") == b"catscii 9.9\n", "uv must not keep the old script"
+    assert sorted(newcomer.project.iterdir()) == newcomer.files
+    with contextlib.closing(Upstream()) as web:
+        web.answers["/catscii.py"] = sends(SCRIPT.read_bytes())
+        command = in_the_readme("uv run https://").replace("https://", f"{web.url}/catscii.py")
+        assert newcomer(f"{command} art house-42") == art
+
+
+@pytest.mark.nix
+@pytest.mark.pypi
+def test_the_wheel_has_one_module_and_extras_for_telemetry(newcomer):
+    newcomer("uv build --quiet --wheel --out-dir ../dist")
+    (wheel,) = newcomer.project.parent.glob("dist/*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert [name for name in names if ".dist-info/" not in name] == ["catscii.py"]
+    command = "uv tool install '.[sentry,otlp]'"
+    assert command in (FOLDER / "docs/deploy.md").read_text()
+    newcomer(command.replace(".", str(wheel), 1))
+    variables = {"SENTRY_DSN": "http://k3y@localhost:9/42", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:9"}
+    with Running(newcomer.home, [f"{newcomer.home}/.local/bin/catscii"], **variables) as service:
+        fields = service.wait_for("Listening on ")
+        assert fields["sentry"] == fields["otlp"] == "localhost"
+
+
+@pytest.mark.nix
+@pytest.mark.pypi
+@pytest.mark.parametrize(("machine", "recipes"), [
+    ("Linux x86_64", {"docker", "deploy"}), ("Linux aarch64", {"docker"}), ("Darwin arm64", set())])
+def test_just_builds_the_image_where_it_can_and_says_where_it_cannot(newcomer, machine, recipes):
+    programs = {"uname": f"echo {machine}", "nix": "echo 'echo the image' > result; chmod +x result; echo built",
+                "docker": "echo loaded $(cat)", "fly": "echo deployed"}
+    for name, script in programs.items():
+        program = newcomer.python / "bin" / name
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    shutil.copy(FOLDER / "Justfile", newcomer.project)
+    for recipe, done in ("docker", "built loaded the image"), ("deploy", "built loaded the image deployed"):
+        said = newcomer(f"uvx --from rust-just just {recipe} 2> errors || cat errors").decode()
+        if recipe in recipes:
+            assert said.split() == done.split()
+        else:
+            assert f"{machine} builds another image, or none: see docs/image.md" in said and "built" not in said
+
+
 # A nixpkgs of the names that default.nix and flake.nix use, on the machine's own Python and tools. Each name was looked
 # up in nixpkgs 24.11 and in a copy of its master of July 2026: 26.05 lies between them. Functions take the arguments
 # that are given to them here and no others, so a new one has to be looked up there first.
@@ -5742,20 +5853,47 @@ STAND_IN = r"""
 { system ? builtins.currentSystem }:
 let
   machine = builtins.fromJSON (builtins.readFile ./machine.json);
+  pkgs = import ./. { inherit system; };
+
+  callPackage = path: args:
+    let function = import path; in
+    function (builtins.intersectAttrs (builtins.functionArgs function) { inherit pkgs; } // args)
+    // { override = new: callPackage path (args // new); };
+
+  # The second of three modules has options and a configuration, and the third sets its options.
+  nixosSystem = { modules }:
+    let
+      module = import (builtins.elemAt modules 1) { inherit config lib pkgs; };
+      set = (builtins.elemAt modules 2).services.catscii;
+      options = module.options.services.catscii;
+      config.services.catscii = builtins.mapAttrs (name: option: set.${name} or option.default) options;
+    in
+    { inherit (module) config; };
 
   lib = {
+    inherit nixosSystem;
     escapeShellArgs = list: toString (map (word: "'${word}'") list);
     findFirst = found: default: list: builtins.head (builtins.filter found list ++ [ default ]);
     genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
     getBin = package: package;
     getExe = package: "${package}/bin/${package.meta.mainProgram}";
+    hasInfix = part: text: builtins.length (builtins.split part text) > 1;
     hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
     licenses.mit = { };
+    literalExpression = text: { _type = "literalExpression"; inherit text; };
+    literalMD = text: { _type = "literalMD"; inherit text; };
+    mapAttrs = builtins.mapAttrs;
+    mkEnableOption = name: { default = false; };
+    mkIf = condition: content: if condition then content else { };
+    mkOption = option: option;
     optionalAttrs = condition: attrs: if condition then attrs else { };
     optionals = condition: list: if condition then list else [ ];
+    platforms = { linux = [ "x86_64-linux" "aarch64-linux" ]; darwin = [ "x86_64-darwin" "aarch64-darwin" ]; };
     removePrefix = prefix: text: builtins.substring (builtins.stringLength prefix) (-1) text;
     removeSuffix = suffix: text: builtins.substring 0 (builtins.stringLength text - builtins.stringLength suffix) text;
     splitString = separator: text: builtins.filter builtins.isString (builtins.split separator text);
+    types = { attrsOf = type: type; either = one: other: one; nullOr = type: type; }
+      // lib.genAttrs [ "bool" "int" "package" "path" "port" "str" ] (name: name);
   };
 
   runCommand =
@@ -5793,7 +5931,7 @@ let
   };
 in
 {
-  inherit lib runCommand;
+  inherit callPackage lib pkgs runCommand;
 
   python3 = runCommand "python3" {
     passthru = {
@@ -5819,6 +5957,8 @@ in
     chmod +x $out/bin/nuke-refs
   '';
 
+  testers.runNixOSTest = { name, nodes, testScript }: nothing;
+
   mkShell = { packages, GEOLITE2_COUNTRY_DB }:
     runCommand "shell" { inherit GEOLITE2_COUNTRY_DB; nativeBuildInputs = packages; } "touch $out";
 
@@ -5841,7 +5981,8 @@ in
       chmod +x $out
     '';
 }
-// lib.genAttrs (lib.splitString " " "dive flyctl just libjpeg libwebp nixfmt patchelf skopeo uv zlib") (name: nothing)
+// lib.genAttrs (lib.splitString " " "dive flyctl just libjpeg libwebp nixfmt nixfmt-tree patchelf skopeo uv zlib")
+  (name: nothing)
 """
 
 STAND_IN_FLAKE = """
@@ -5969,12 +6110,15 @@ def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_p
     shown = nix("flake show", "", "--json")
     assert shown.returncode == 0, shown.stderr
     flake = json.loads(shown.stdout)
+    assert flake.pop("nixosModules").keys() == flake.pop("overlays").keys() == {"default"}
     assert flake.keys() == {"packages", "apps", "checks", "devShells", "formatter"}
     systems = {"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"}
     assert all(outputs.keys() == systems for outputs in flake.values())
-    for system, packages in flake["packages"].items():
-        assert packages.keys() == {"default", "bin"} | ({"dockerImage"} if system.endswith("linux") else set())
-    assert nix("eval", "checks.x86_64-linux.suite.drvPath", "--raw").stdout.endswith(".drv")
+    for system in systems:
+        on_linux = system.endswith("linux")
+        images = {"dockerImage", "dockerArchive"} if on_linux else set()
+        assert flake["packages"][system].keys() == {"default", "bin"} | images
+        assert flake["checks"][system].keys() == {"suite"} | ({"module"} if on_linux else set())
     locked = json.loads((FOLDER / "flake.lock").read_text())["nodes"]["nixpkgs"]
     assert locked["original"]["ref"] == "nixos-26.05" and len(locked["locked"]["rev"]) == 40
     code = "import hypothesis, os, trustme; print(os.stat(os.environ['GEOLITE2_COUNTRY_DB']).st_size)"
@@ -5998,6 +6142,83 @@ def test_nix_build_takes_any_nixpkgs_and_may_leave_telemetry_out(nix, tmp_path):
             script = (nix_build(*arguments) / "bin/catscii").read_text()
             python = Path(script.split()[0].removeprefix("#!"))
             assert len(list(python.parents[1].rglob("planted.py"))) == found
+        path = "package: (package.override { telemetry = false; }).outPath"
+        overridden = nix("eval", "default", "--raw", "--apply", path)
+        assert overridden.stdout == str(nix_build("--arg", "telemetry", "false")), overridden.stderr
+
+
+@with_nix
+def test_the_overlay_has_the_package_of_the_flake_which_says_what_it_is(nix):
+    path = f"overlay: (overlay (import {nix.nixpkgs} {{ }}) {{ }}).catscii.outPath"
+    result = nix("eval", "overlays.default", "--raw", "--impure", "--apply", path)
+    assert result.stdout == str(nix.build("default")), result.stderr
+    meta = json.loads(nix("eval", "default.meta", "--json").stdout)
+    assert meta.keys() == {"description", "longDescription", "license", "mainProgram", "platforms"}
+    assert meta["mainProgram"] == "catscii"
+    assert {"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"} <= set(meta["platforms"])
+    description = tomllib.loads((FOLDER / "pyproject.toml").read_text())["project"]["description"]
+    assert meta["description"] == description and description in (FOLDER / "flake.nix").read_text()
+
+
+def documented(section: str) -> dict[str, list[str]]:
+    """Return the values by name of the first section with this title in the units of docs/deploy.md."""
+    text = (FOLDER / "docs/deploy.md").read_text()
+    _, _, rest = text.partition(f"\n[{section}]\n")
+    lines = re.split(r"\n\[|```", rest)[0]
+    values: dict[str, list[str]] = {}
+    for name, value in re.findall("^([A-Za-z]+)=(.*)$", lines, re.M):
+        values.setdefault(name, []).append(value)
+    return values
+
+
+HOST = """config: {
+    inherit (config.systemd.services.catscii) environment wants after serviceConfig stopIfChanged;
+    requires = config.systemd.services.catscii.requires or [ ];
+    inherit (config.systemd.sockets.catscii) listenStreams;
+    ports = config.networking.firewall.allowedTCPPorts;
+}"""
+
+
+@with_nix
+def test_on_nixos_the_units_are_those_of_the_documentation(nix, tmp_path):
+    """NIXPKGS may name the folder of a real nixpkgs, which replaces the stand-in."""
+    nixpkgs = os.environ.get("NIXPKGS", nix.nixpkgs)
+    (tmp_path / "configuration.nix").write_text('{ nixpkgs.hostPlatform = "x86_64-linux"; }')
+    flake = printed("nix", {"git+https://git.example.org/catscii": f"path:{nix.flake}"})
+
+    def host(text: str) -> Any:
+        (tmp_path / "flake.nix").write_text(text)
+        command = ["nix", "eval", "--json", "--no-write-lock-file", "--override-input", "nixpkgs", f"path:{nixpkgs}",
+                   f"path:{tmp_path}#nixosConfigurations.cats.config", "--apply", HOST]
+        result = subprocess.run(command, env=nix.environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def words(value: Any) -> list[str]:
+        """Return what systemd reads."""
+        if isinstance(value, list):
+            return [word for item in value for word in words(item)]
+        if isinstance(value, bool):
+            return ["yes" if value else "no"]
+        return str(value).split()
+
+    cats, unit, service = host(flake), documented("Unit"), documented("Service")
+    assert cats["serviceConfig"].pop("ExecStart").endswith(f"-catscii-{catscii.__version__}/bin/catscii")
+    assert cats["serviceConfig"].pop("EnvironmentFile") == [service.pop("EnvironmentFile")[0].removeprefix("-")]
+    environment = dict(pair.split("=", 1) for pair in words(service.pop("Environment")))
+    for name in "ANALYTICS_DB", "CLIENT_IP_HEADER":
+        assert cats["environment"][name] == environment[name]
+    of_the_folder = "ExecStart", "WorkingDirectory"
+    expected = {name: words(value) for name, value in service.items() if name not in of_the_folder}
+    assert {name: words(value) for name, value in cats["serviceConfig"].items()} == expected
+    for name in "Requires", "Wants", "After":
+        assert cats[name.lower()] == words(unit.get(name, []))
+    assert cats["listenStreams"] == documented("Socket")["ListenStream"]
+    assert not cats["ports"] and not cats["stopIfChanged"], "NixOS must not stop the socket"
+
+    public = 'enable = true; address = "::"; port = 80; openFirewall = true;'
+    cats = host(flake.replace("enable = true;", public))
+    assert cats["listenStreams"] == ["[::]:80"] and cats["ports"] == [80]
 
 
 @with_nix
@@ -6020,6 +6241,11 @@ def stream(nix: Nix) -> Path:
     with path.open("wb") as file:
         subprocess.run([nix.build("dockerImage")], stdout=file, check=True)
     return path
+
+
+@with_nix
+def test_the_archive_is_the_image(nix, image):
+    assert nix.build("dockerArchive").read_bytes() == image.read_bytes()
 
 
 def inspect(image: Path, *arguments: str) -> Any:
@@ -6177,6 +6403,7 @@ def main(arguments: list[str]) -> int:
         os.environ["THOROUGH"] = "1"
         arguments = [argument for argument in arguments if argument != "--thorough"]
     markers = "nix: of the packaging, which is not there when the package is tested\nnpm: needs npm and its registry\n"
+    markers += "pypi: needs uv and the registry of Python's packages\n"
     markers += "browser: needs Chromium, or another client\ncgi: needs web servers\nopencv: detectors of faces"
     options = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-o", f"markers={markers}"]
     command, run = [__file__, *options, "--dist=loadscope", "--timeout=300", "-n", "auto", *arguments], Run()
