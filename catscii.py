@@ -1527,18 +1527,37 @@ def draw_house_cat(seed: int) -> Image.Image:
 # Cats: the sources, the store of their pictures, the refresher that fills the store
 # ---------------------------------------------------------------------------------------------------------------------
 
-STORED_CATS, STORED_SIDE = 24, 800  # 800 pixels on the longer side are enough for 160 columns; a JPEG has some 70 kB
-REFRESH_SECONDS, QUICK_SECONDS, QUICK_REPEATS = 60.0, 0.1, 10
-LONGEST_BACKOFF, LONGEST_RETRY_AFTER, LEASE_SECONDS = 600.0, 86400.0, 120.0  # a lease is longer than a fetch
-SILENT_SECONDS, TOTAL_SECONDS = 5.0, 20.0  # limits to connect and between bytes; for a response with redirects
-REVIVALS_AT_ONCE, VISITORS_REQUESTS_A_MINUTE = 2, 30  # limits of what visitors cause; redirects are requests too
-SOURCE_CAT_ID = r"(?!house-)[A-Za-z0-9_-]{1,64}"  # paths and terminals show ids without escapes
-MAX_REDIRECTS, MAX_JSON_BYTES, MAX_PICTURE_BYTES = 5, 1 << 20, 16 << 20
+# Of the store and the refresher
+STORED_CATS = 24
+STORED_SIDE = 800  # pixels on the longer side are enough for 160 columns; such a JPEG has some 70 kB
+REFRESH_SECONDS = 60.0
+QUICK_SECONDS = 0.1  # takes the place of REFRESH_SECONDS while the store is short of cats
+QUICK_REPEATS = 10  # so many searches in a row without a new cat end the hurry
+LEASE_SECONDS = 120.0  # longer than a fetch
+LONGEST_BACKOFF = 600.0
+LONGEST_RETRY_AFTER = 86400.0
+
+# Of the answers of other servers
+SILENT_SECONDS = 5.0  # at most, to connect and between bytes
+TOTAL_SECONDS = 20.0  # at most, for a response with its redirects
+MAX_REDIRECTS = 5
+MAX_JSON_BYTES = 1 << 20
+MAX_PICTURE_BYTES = 16 << 20
 MAX_FILE_BYTES = 64 << 20  # of a file that `art` shows
-MAX_TAGS, MAX_TAG_LENGTH = 5, 30
+SOURCE_CAT_ID = r"(?!house-)[A-Za-z0-9_-]{1,64}"  # paths and terminals show ids without escapes
+MAX_TAGS = 5
+MAX_TAG_LENGTH = 30
 KEY_HOST = "api.thecatapi.com"  # gets CAT_API_KEY; other sources get the key if their URLs end in #key
 SOURCE_NAMES = {"api.thecatapi.com": "The Cat API", "cataas.com": "CATAAS"}  # by host; others are called by their host
-LOCKED_SECONDS, START_SECONDS = 0.1, 15.0  # how long to wait for another process's lock: in a request, at start
+
+# Of what visitors cause
+REVIVALS_AT_ONCE = 2
+VISITORS_REQUESTS_A_MINUTE = 30  # to the sources; redirects are requests too
+
+# How long to wait for another process's lock on the database
+LOCKED_SECONDS = 0.1  # in a request
+START_SECONDS = 15.0
+
 NAMED_COLOURS = {
     "black": "#000000 #201c1c", "grey": "#5c5c5c #8c8c8c #b8b8b8", "white": "#e0e0e0 #ffffff",
     "brown": "#3c2818 #6b4a30 #977050", "orange": "#c87832 #f08c28", "cream": "#cdb492 #f2e2c4", "yellow": "#f0d23c",
@@ -1548,7 +1567,8 @@ COLOUR_NAMES = {bytes.fromhex(shade[1:]): name for name, tones in NAMED_COLOURS.
 PORTRAITS = 8  # that are kept, with 0.5 MB each: a page asks for a cat again in the size of its window
 MAIN_SHARE = 0.2  # a second main colour has at least this share of the picture
 
-SCHEMA = """
+# Each entry upgrades the schema by one version.
+SCHEMA = ("""
 CREATE TABLE visits (
     day TEXT NOT NULL,          -- UTC, YYYY-MM-DD
     country TEXT NOT NULL,      -- ISO 3166-1 alpha-2, ZZ for unknown
@@ -1595,7 +1615,20 @@ CREATE VIEW everywhere AS SELECT * FROM here UNION ALL
     SELECT substr(key, 1, length(key) - 2), substr(key, -2), value FROM machine, json_each(state, '$.elsewhere');
 """, """
 ALTER TABLE cats ADD COLUMN tags TEXT NOT NULL DEFAULT '';  -- what the source calls the cat, such as 'cute, sleepy'
-"""  # each entry upgrades the schema by one version
+""")
+
+STORED_IDS = "SELECT id FROM cats WHERE picture IS NOT NULL"
+CAT_BY_ID = "SELECT source, url, tags, picture FROM cats WHERE id = ?"
+CATS_BY_SOURCE = "SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"
+PUT_CAT = """
+REPLACE INTO cats (id, source, url, tags, fetched, picture)
+VALUES (?, ?, ?, ?, ?, ?)"""
+EVICT_CATS = """
+UPDATE cats SET picture = NULL WHERE id IN (
+    SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?)"""
+DUE_FETCH = "SELECT due, sources FROM refresher"
+CLAIM_FETCH = "UPDATE refresher SET due = ? WHERE due = ? RETURNING 1"
+SCHEDULE_FETCH = "UPDATE refresher SET due = ?, sources = ?"
 
 
 class Cat(NamedTuple):
@@ -1618,14 +1651,16 @@ class Unavailable(Exception):
 
     def __init__(self, reason: str, status: int = 200, retry_after: float = 0.0) -> None:
         super().__init__(reason)
-        self.status, self.retry_after = status, retry_after  # the status of the source; its Retry-After in seconds
+        self.status = status  # of the response
+        self.retry_after = retry_after  # seconds
 
 
 class Database:
     """The SQLite file with one connection in autocommit mode: a statement that has returned is committed."""
 
     def __init__(self, path: str) -> None:
-        self._path, self._lock = os.path.abspath(path), threading.RLock()
+        self._path = os.path.abspath(path)
+        self._lock = threading.RLock()
         try:
             self.open(START_SECONDS)
         except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # a message of SQLite may have bytes of the file
@@ -1634,26 +1669,33 @@ class Database:
     def open(self, patience: float) -> None:
         """Open or create the file. Wait `patience` seconds at most for locks. Raises sqlite3.Error and OSError."""
         self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
-        self._stat, self._synced = os.stat(self._path), 0
+        self._stat = os.stat(self._path)
+        self._synced = 0  # how many changes of this connection are on the disk
+        self._enable_wal(patience)
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # commits survive `kill -9`, and need no fsync each
+        self._migrate()
+        self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
+
+    def _enable_wal(self, patience: float) -> None:
+        """Let SQLite keep a write-ahead log. It does not wait while another process does this, so try again."""
         end = time.monotonic() + patience
         while True:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:  # SQLite does not wait while another process does this
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                return
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > end:
                     raise
-                time.sleep(0.1 * random.random())
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # commits survive `kill -9`, and need no fsync each
-        self._migrate()
-        self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
+            time.sleep(0.1 * random.random())
 
     def _migrate(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(SCHEMA):
             raise sqlite3.DatabaseError(f"its schema is version {version}, this program knows {len(SCHEMA)}")
-        for statement in statements("".join(SCHEMA[version:])):
+        missing = "".join(SCHEMA[version:])
+        for statement in statements(missing):
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA user_version = {len(SCHEMA)}")  # always, to find out if it is read-only
         self._connection.execute("COMMIT")
@@ -1676,10 +1718,11 @@ class Database:
         """Make what was committed survive a power failure, too. SQLite does this only every thousand pages."""
         with self._lock:
             changes = self._connection.total_changes
-        if changes != self._synced:
-            with open(self._path + "-wal", "rb") as file:
-                os.fsync(file)  # without the lock, so that no request waits for the disk
-            self._synced = changes
+        if changes == self._synced:
+            return
+        with open(self._path + "-wal", "rb") as log_file:
+            os.fsync(log_file)  # without the lock, so that no request waits for the disk
+        self._synced = changes
 
     def close(self) -> None:
         with self._lock:
@@ -1710,9 +1753,12 @@ def check_database(path: str) -> None:
         return  # Database tells why the file cannot be used, such as that it is locked
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         problem = str(error)
-    if problem != "ok":
-        reason = f"the file is damaged: {quoted(problem.splitlines()[-1])}"
-        raise SetupError(f"ANALYTICS_DB: cannot use {quoted(path)}: {reason}; restore a backup, or move the file away")
+    if problem == "ok":
+        return
+    last_line = problem.splitlines()[-1]
+    raise SetupError(
+        f"ANALYTICS_DB: cannot use {quoted(path)}: the file is damaged: {quoted(last_line)};"
+        " restore a backup, or move the file away")
 
 
 class Store:
@@ -1726,39 +1772,41 @@ class Store:
     def ids(self, max_age: float = 1.0) -> list[str]:
         """Return the ids of the stored cats, from a list that is at most `max_age` seconds old."""
         if time.monotonic() - self._listed > max_age:
-            self._ids = [cat_id for cat_id, in self._execute("SELECT id FROM cats WHERE picture IS NOT NULL")]
+            self._ids = [cat_id for (cat_id,) in self._execute(STORED_IDS)]
             self._listed = time.monotonic()
         return self._ids
 
     def get(self, cat_id: str) -> tuple[Cat, bytes | None] | None:
         """Return the cat and its JPEG, or the cat and None if the JPEG was evicted, or None for an unknown id."""
-        row = self._execute("SELECT source, url, tags, picture FROM cats WHERE id = ?", cat_id)
-        for source, url, tags, jpeg in row:
+        for source, url, tags, jpeg in self._execute(CAT_BY_ID, cat_id):
             return Cat(cat_id, source, url, tags=tags), jpeg
         return None
 
     def put(self, cat: Cat, picture: bytes) -> None:
         """Store the cat with its picture, a JPEG from Fetcher.picture, and evict the oldest pictures."""
-        row = cat.id, cat.source, cat.url, cat.tags, utc(time.time()).isoformat(timespec="seconds"), picture
-        self._execute("REPLACE INTO cats (id, source, url, tags, fetched, picture) VALUES (?,?,?,?,?,?)", *row)
-        oldest = "SELECT id FROM cats WHERE picture IS NOT NULL ORDER BY rowid DESC LIMIT -1 OFFSET ?"
-        self._execute(f"UPDATE cats SET picture = NULL WHERE id IN ({oldest})", STORED_CATS)
+        fetched = utc(time.time()).isoformat(timespec="seconds")
+        self._execute(PUT_CAT, cat.id, cat.source, cat.url, cat.tags, fetched, picture)
+        self._execute(EVICT_CATS, STORED_CATS)
         self._listed = -math.inf
 
     def counts(self) -> dict[str, int]:
-        return dict(self._execute("SELECT source, count(*) FROM cats WHERE picture IS NOT NULL GROUP BY source"))
+        """Return the number of stored cats of each source."""
+        return dict(self._execute(CATS_BY_SOURCE))
 
     def claim_due_fetch(self) -> dict[str, tuple[int, float]] | None:
         """If a fetch is due, claim it for LEASE_SECONDS, and return the sources that `schedule_fetch` saved."""
-        now, ((due, sources),) = time.time(), self._execute("SELECT due, sources FROM refresher")
-        if now < due < now + 2 * LONGEST_RETRY_AFTER:  # a `due` beyond that is from a clock that was wrong
+        now = time.time()
+        ((due, sources),) = self._execute(DUE_FETCH)
+        latest = now + 2 * LONGEST_RETRY_AFTER  # a `due` beyond that is from a clock that was wrong
+        if now < due < latest:
             return None
-        claimed = self._execute("UPDATE refresher SET due = ? WHERE due = ? RETURNING 1", now + LEASE_SECONDS, due)
-        return dict(json.loads(sources)) if claimed else None
+        if not self._execute(CLAIM_FETCH, now + LEASE_SECONDS, due):
+            return None  # another process was faster
+        return dict(json.loads(sources))
 
     def schedule_fetch(self, due: float, sources: Mapping[str, tuple[int, float]]) -> None:
         """Save when the next fetch is due, and each source's failures in a row and next try, in Unix time."""
-        self._execute("UPDATE refresher SET due = ?, sources = ?", due, json.dumps(sources))
+        self._execute(SCHEDULE_FETCH, due, json.dumps(sources))
 
 
 # Special addresses for which `is_global` may be true: some in iana.org/assignments/iana-ipv4-special-registry and
