@@ -1825,101 +1825,145 @@ def is_public(address: str) -> bool:
 def connect(host: str, port: int, anywhere: bool) -> socket.socket:
     """Connect to a host. Unless `anywhere`, all its addresses must be public. Raises Unavailable and OSError."""
     # Resolve the name only once, because the answer could change after the check.
-    addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not anywhere and (special := [address for address in addresses if not is_public(address)]):
-        raise Unavailable(f"{special[0]} is not a public address")
-    for address in addresses[:-1]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [str(address[0]) for *_, address in found]
+    for address in addresses:
+        if not anywhere and not is_public(address):
+            raise Unavailable(f"{address} is not a public address")
+    *others, last = addresses
+    for address in others:
         with contextlib.suppress(OSError):
             return socket.create_connection((address, port), SILENT_SECONDS)
-    return socket.create_connection((addresses[-1], port), SILENT_SECONDS)
+    return socket.create_connection((last, port), SILENT_SECONDS)
+
+
+class Request(NamedTuple):
+    """What to ask another server for, and the limits of its answer."""
+
+    url: str
+    limit: int  # of the body, in bytes
+    seconds: float | None = None  # for the whole answer with its redirects; None means TOTAL_SECONDS
+    headers: Mapping[str, str] = {}
+    post: str = ""  # the body of a POST; if it is empty, the request is a GET
+    kind: str = "file"  # the names of the spans begin with it; if it is empty, there are none
+    permit: Callable[[], None] = lambda: None  # is called before the request, and again before each redirect
+    tell: Callable[[int, int | None], None] = lambda *_: None  # gets the bytes so far and, if it is known, their total
+
+
+class Reading:
+    """What a thread reads from another server, so that those who wait for it can give it up."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._given_up = False
+
+    def begin(self, connected: socket.socket) -> None:
+        """Note the socket that the thread reads from. Raises Unavailable if nobody waits any more."""
+        # Each thread writes before it reads, so that one of them sees what the other has written.
+        self._socket = connected
+        if self._given_up:
+            raise Unavailable("nobody waits for the response any more")
+
+    def give_up(self) -> None:
+        """Make the thread's next read or connection fail."""
+        self._given_up = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Fetcher:
     """Reads URLs within limits of time and size. Only the hosts of the `trusted` URLs may have private addresses."""
 
     def __init__(self, ssl_cert_file: str | None, trusted: Iterable[str]) -> None:
-        self._ssl_cert_file, self._trusted = ssl_cert_file, trusted
+        self._ssl_cert_file = ssl_cert_file
+        self._trusted = trusted
         self._boxes = BoxKeeper()
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:  # one for all connections: the certificates take megabytes
         return ssl.create_default_context(cafile=self._ssl_cert_file or certifi.where())
 
-    def _open(self, url: urllib3.util.Url, reader: Any) -> urllib3.connection.HTTPConnection:
-        """Connect to the URL's host, and tell the reader the socket. Raises Unavailable and OSError."""
-        host, secure = str(url.host).strip("[]"), url.scheme == "https"
-        trusted = place_of(url) in {place_of(urllib3.util.parse_url(each)) for each in self._trusted}
-        connection_class = urllib3.connection.HTTPSConnection if secure else urllib3.connection.HTTPConnection
-        connection = connection_class(host, url.port, timeout=SILENT_SECONDS)
-        connection.sock = connect(host, connection.port, trusted)
-        if secure:
-            connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=host)
-        reader.socket = connection.sock  # set before `given_up` is read; `get` sets `given_up`, then reads `socket`
-        if reader.given_up:
-            raise Unavailable("nobody waits for the response any more")
-        return connection
-
-    def get(self, url: str, limit: int, headers: Mapping[str, str] = {}, kind: str = "file",
-            permit: Callable[[], None] = lambda: None, post: str = "", seconds: float | None = None,
-            tell: Callable[[int, int | None], None] = lambda *_: None) -> bytes:
-        """Return the body at `url`. Call `permit` before each request. Raises Unavailable, also above the `limit`.
-
-        Call `tell` with the number of bytes that have arrived and, if it is known, that of the whole body.
-        """
+    def get(self, request: Request) -> bytes:
+        """Return the body of the answer. Raises Unavailable."""
         # urllib3 limits only the time between bytes. To limit the whole time, read in a thread.
         body: futures.Future[bytes] = futures.Future()
+        reading = Reading()
 
         def read() -> None:
             try:
-                body.set_result(self._read(url, limit, headers, kind, permit, post, tell))
+                body.set_result(self._read(request, reading))
             except Exception as error:
                 body.set_exception(error)
 
-        seconds = seconds or TOTAL_SECONDS
         in_this_span = contextvars.copy_context().run
-        reader: Any = threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True)
-        reader.socket, reader.given_up = None, False
-        reader.start()
+        thread = threading.Thread(target=in_this_span, args=(read,), name="fetcher", daemon=True)
+        thread.start()
+        seconds = request.seconds or TOTAL_SECONDS
         try:
             data = body.result(seconds)
         except TimeoutError:
-            reader.given_up = True
-            with contextlib.suppress(AttributeError, OSError):  # the reader has no socket yet, or a closed one
-                reader.socket.shutdown(socket.SHUT_RDWR)
+            reading.give_up()
             raise Unavailable(f"no whole answer after {seconds:.0f} seconds") from None
-        reader.join()  # a process can fork only without other threads
+        thread.join()  # a process can fork only without other threads
         return data
 
-    def _read(self, url: str, limit: int, headers: Mapping[str, str], kind: str, permit: Callable[[], None],
-              post: str, tell: Callable[[int, int | None], None]) -> bytes:
-        schemes = ["https", "http"]
+    def _read(self, request: Request, reading: Reading) -> bytes:
         try:
-            for _ in range(MAX_REDIRECTS + 1):
-                target = urllib3.util.parse_url(url) if is_web_url(url) else None
-                if target is None or target.scheme not in schemes:
-                    raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
-                if target.scheme == "https":
-                    schemes = ["https"]  # never go back to http
-                permit()
-                sent = {"User-Agent": f"catscii/{__version__} (ASCII cats; urllib3)", **headers}
-                with contextlib.ExitStack() as stack:
-                    with span(kind and f"{kind}_headers", host=target.host):
-                        connection = self._open(target, threading.current_thread())
-                        stack.callback(connection.close)
-                        connection.request("POST" if post else "GET", target.request_uri, post or None, sent,
-                                           preload_content=False)
-                        response = connection.getresponse()
-                    with response, span(kind and f"{kind}_body", status=response.status):
-                        if not (location := response.get_redirect_location()):
-                            return read_body(response, limit, tell)
-                url = urllib_parse.urljoin(target.url, location)
-                headers = {}  # they may have the key, which is for the API alone
-            raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
+            return self._follow(request, reading)
         except (urllib3.exceptions.HTTPError, http_client.HTTPException, OSError, ValueError, OverflowError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
+    def _follow(self, request: Request, reading: Reading) -> bytes:
+        """Follow redirects to a body."""
+        schemes = ["https", "http"]
+        for _ in range(MAX_REDIRECTS + 1):
+            url = parse_url(request.url, schemes)
+            if url.scheme == "https":
+                schemes = ["https"]  # never go back to http
+            request.permit()
+            with self._response(url, request, reading) as response:
+                location = response.get_redirect_location()
+                if not location:
+                    return read_body(response, request)
+            # The headers may have the key, which is for the API alone.
+            request = request._replace(url=urllib_parse.urljoin(url.url, location), headers={})
+        raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
+
+    @contextlib.contextmanager
+    def _response(
+        self, url: urllib3.util.Url, request: Request, reading: Reading,
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Send the request to this URL. Close the connection at the end."""
+        method = "POST" if request.post else "GET"
+        headers = {"User-Agent": f"catscii/{__version__} (ASCII cats; urllib3)", **request.headers}
+        kind = request.kind
+        with contextlib.ExitStack() as stack:
+            with span(kind and f"{kind}_headers", host=url.host):
+                connection = self._connect(url)
+                stack.callback(connection.close)
+                reading.begin(connection.sock)
+                connection.request(method, url.request_uri, request.post or None, headers, preload_content=False)
+                response = connection.getresponse()
+            with response, span(kind and f"{kind}_body", status=response.status):
+                yield response
+
+    def _connect(self, url: urllib3.util.Url) -> urllib3.connection.HTTPConnection:
+        """Connect to the URL's host. Raises Unavailable and OSError."""
+        host = str(url.host).strip("[]")
+        secure = url.scheme == "https"
+        trusted = {place_of(urllib3.util.parse_url(each)) for each in self._trusted}
+        connection_class = urllib3.connection.HTTPSConnection if secure else urllib3.connection.HTTPConnection
+        connection = connection_class(host, url.port, timeout=SILENT_SECONDS)
+        connection.sock = connect(host, connection.port, anywhere=place_of(url) in trusted)
+        if secure:
+            connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=host)
+        return connection
+
     def json(self, url: str, headers: Mapping[str, str], permit: Callable[[], None] = lambda: None) -> Any:
-        body = self.get(url, MAX_JSON_BYTES, {"Accept": "application/json", **headers}, "api", permit)
+        """Fetch JSON, and return what it says. Raises Unavailable."""
+        headers = {"Accept": "application/json", **headers}
+        body = self.get(Request(url, MAX_JSON_BYTES, headers=headers, kind="api", permit=permit))
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -1928,7 +1972,7 @@ class Fetcher:
     def picture(self, cat: Cat, permit: Callable[[], None] = lambda: None) -> bytes:
         """Fetch the cat's picture. Returns a JPEG of at most STORED_SIDE pixels. Raises Unavailable."""
         with span("download_file", url=cat.url):
-            data = self.get(cat.url, MAX_PICTURE_BYTES, permit=permit)
+            data = self.get(Request(cat.url, MAX_PICTURE_BYTES, permit=permit))
         try:
             with span("decode", bytes=len(data)):
                 picture = decode_in_box(data, STORED_SIDE, self._boxes.box)
@@ -1938,22 +1982,33 @@ class Fetcher:
         return written(picture, "JPEG", quality=88)
 
 
+def parse_url(url: str, schemes: Collection[str]) -> urllib3.util.Url:
+    """Return the parts of a URL with one of these schemes. Raises Unavailable for any other."""
+    if is_web_url(url):
+        parts = urllib3.util.parse_url(url)
+        if parts.scheme in schemes:
+            return parts
+    raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
+
+
 def place_of(url: urllib3.util.Url) -> tuple[str | None, int]:
     """Return the host and the port of a URL."""
-    return url.host, url.port or (443 if url.scheme == "https" else 80)
+    usual = 443 if url.scheme == "https" else 80
+    return url.host, url.port or usual
 
 
-def read_body(response: urllib3.BaseHTTPResponse, limit: int, tell: Callable[[int, int | None], None]) -> bytes:
-    """Return the body of a 200. Raises Unavailable for other statuses, and for more than `limit` bytes."""
+def read_body(response: urllib3.BaseHTTPResponse, request: Request) -> bytes:
+    """Return the body of a 200. Raises Unavailable for other statuses, and above the limit of the request."""
     if response.status != 200:
         retry_after = urllib3.Retry().get_retry_after(response) or 0.0
         raise Unavailable(f"status {response.status}", response.status, retry_after)
-    body, whole = bytearray(), response.length_remaining
-    while chunk := response.read1(65536):
-        body += chunk
-        tell(len(body), whole)
-        if len(body) > limit:
-            raise Unavailable(f"more than {limit} bytes")
+    body = bytearray()
+    total = response.length_remaining
+    while part := response.read1(65536):
+        body += part
+        request.tell(len(body), total)
+        if len(body) > request.limit:
+            raise Unavailable(f"more than {request.limit} bytes")
     return bytes(body)
 
 
@@ -2658,7 +2713,8 @@ class Machines:
     def _post(self, url: str, message: object) -> Any:
         text = json.dumps(message, default=lambda data: base64.b64encode(data).decode())
         headers = {"Authorization": self._token} if self._token else {}
-        return json.loads(self._fetcher.get(url, MAX_ANSWER, headers, "", post=text, seconds=ENDPOINT_SECONDS))
+        request = Request(url, MAX_ANSWER, ENDPOINT_SECONDS, headers, post=text, kind="")
+        return json.loads(self._fetcher.get(request))
 
 
 def another_key(state: Mapping[str, Any], begun: Counter[str]) -> dict[str, Any]:
@@ -4371,7 +4427,7 @@ def read_source(source: str) -> bytes:
         if is_web_url(source):
             variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
             fetcher = Fetcher(read_settings(variables).ssl_cert_file, [source])
-            return fetcher.get(source, MAX_PICTURE_BYTES, tell=progress.tell)
+            return fetcher.get(Request(source, MAX_PICTURE_BYTES, tell=progress.tell))
         data = bytearray()
         with open(0 if source == "-" else source, "rb") as file:
             whole = os.fstat(file.fileno()).st_size or None  # 0 for a pipe

@@ -1618,11 +1618,11 @@ def test_redirects_lead_from_https_to_https_only(upstream, secure_upstream, ca_f
     upstream.answers |= {"/up": redirect(f"{secure}/images/3"), "/up-and-down": redirect(f"{secure}/down")}
     for url in (f"{upstream.url}/up-and-down", f"{secure}/down", f"{secure}/file", f"{secure}/loop"):
         with pytest.raises(catscii.Unavailable):
-            fetcher.get(url, 1 << 20)
+            fetcher.get(catscii.Request(url, 1 << 20))
     assert [path for path, _ in upstream.requests] == ["/up-and-down"]
     assert secure_upstream.asked("/loop") == catscii.MAX_REDIRECTS + 1
-    assert fetcher.get(f"{secure}/ok", 1 << 20) == photograph("/images/2")
-    assert fetcher.get(f"{upstream.url}/up", 1 << 20) == photograph("/images/3")
+    assert fetcher.get(catscii.Request(f"{secure}/ok", 1 << 20)) == photograph("/images/2")
+    assert fetcher.get(catscii.Request(f"{upstream.url}/up", 1 << 20)) == photograph("/images/3")
 
 
 @contextlib.contextmanager
@@ -1688,12 +1688,12 @@ def resolve_once(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 def test_nothing_goes_to_a_name_that_has_a_private_address(monkeypatch, scheme, addresses):
     resolve_once(monkeypatch, *addresses)
     with unvisited("127.0.0.1") as port, pytest.raises(catscii.Unavailable, match="1 is not a public address"):
-        catscii.Fetcher(None, []).get(f"{scheme}://cats.example:{port}/", 1000)
+        catscii.Fetcher(None, []).get(catscii.Request(f"{scheme}://cats.example:{port}/", 1000))
 
 
 def test_the_port_of_a_source_is_trusted_and_not_the_others_of_its_host(upstream):
     with unvisited("127.0.0.1") as port, pytest.raises(catscii.Unavailable, match="1 is not a public address"):
-        catscii.Fetcher(None, [upstream.url]).get(f"http://127.0.0.1:{port}/", 1000)
+        catscii.Fetcher(None, [upstream.url]).get(catscii.Request(f"http://127.0.0.1:{port}/", 1000))
 
 
 @pytest.mark.parametrize(("url", "port"), [
@@ -1703,7 +1703,7 @@ def test_the_scheme_chooses_the_port(monkeypatch, url, port):
     asked = []
     monkeypatch.setattr(catscii, "connect", lambda host, port, anywhere: asked.append(port) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        catscii.Fetcher(None, [url]).get(url, 1000)
+        catscii.Fetcher(None, [url]).get(catscii.Request(url, 1000))
     assert asked == [port]
 
 
@@ -1711,7 +1711,7 @@ def test_a_name_is_resolved_once_and_all_its_addresses_are_tried(monkeypatch, up
     monkeypatch.setattr(catscii, "is_public", lambda address: address in ("127.0.0.1", "127.0.0.3"))
     resolve_once(monkeypatch, "127.0.0.3", "127.0.0.1")
     url = f"http://cats.example:{urlsplit(upstream.url).port}/images/1"
-    assert catscii.Fetcher(None, []).get(url, 1 << 20) == photograph("/images/1")
+    assert catscii.Fetcher(None, []).get(catscii.Request(url, 1 << 20)) == photograph("/images/1")
 
 
 def going_on(part: bytes, seconds: float = 0, start: bytes = b"") -> Callable[[BaseHTTPRequestHandler], None]:
@@ -1739,15 +1739,15 @@ def test_reading_stops_at_the_limits_of_size_and_time(upstream, monkeypatch):
     upstream.answers |= {"/endless": ENDLESS, "/short": SHORT}
     fetcher = catscii.Fetcher(None, [upstream.url])
     with pytest.raises(catscii.Unavailable, match="more than 1000000 bytes"):
-        fetcher.get(f"{upstream.url}/endless", 1_000_000)
+        fetcher.get(catscii.Request(f"{upstream.url}/endless", 1_000_000))
     with pytest.raises(catscii.Unavailable):
-        fetcher.get(f"{upstream.url}/short", 1_000_000)
+        fetcher.get(catscii.Request(f"{upstream.url}/short", 1_000_000))
     monkeypatch.setattr(catscii, "TOTAL_SECONDS", 0.5)
     for slow in (DRIPPING, going_on(b"x", 0.1, OK + b"Connection: close\r\n\r\n"), slow_redirect,
                  going_on(b"x", 0.1, OK + b"X-Slow: "), going_on(CONTINUE, 0.01)):
         upstream.answers["/slow"], begun = slow, time.monotonic()
         with pytest.raises(catscii.Unavailable, match="no whole answer after"):
-            fetcher.get(f"{upstream.url}/slow", 1_000_000)
+            fetcher.get(catscii.Request(f"{upstream.url}/slow", 1_000_000))
         assert time.monotonic() - begun < SOON
         eventually(lambda: not any(thread.name == "fetcher" for thread in threading.enumerate()))
 
