@@ -1547,8 +1547,6 @@ MAX_FILE_BYTES = 64 << 20  # of a file that `art` shows
 SOURCE_CAT_ID = r"(?!house-)[A-Za-z0-9_-]{1,64}"  # paths and terminals show ids without escapes
 MAX_TAGS = 5
 MAX_TAG_LENGTH = 30
-KEY_HOST = "api.thecatapi.com"  # gets CAT_API_KEY; other sources get the key if their URLs end in #key
-SOURCE_NAMES = {"api.thecatapi.com": "The Cat API", "cataas.com": "CATAAS"}  # by host; others are called by their host
 
 # Of what visitors cause
 REVIVALS_AT_ONCE = 2
@@ -1918,7 +1916,7 @@ class Fetcher:
         """Follow redirects to a body."""
         schemes = ["https", "http"]
         for _ in range(MAX_REDIRECTS + 1):
-            url = parse_url(request.url, schemes)
+            url = parse_target(request.url, schemes)
             if url.scheme == "https":
                 schemes = ["https"]  # never go back to http
             request.permit()
@@ -1982,7 +1980,7 @@ class Fetcher:
         return written(picture, "JPEG", quality=88)
 
 
-def parse_url(url: str, schemes: Collection[str]) -> urllib3.util.Url:
+def parse_target(url: str, schemes: Collection[str]) -> urllib3.util.Url:
     """Return the parts of a URL with one of these schemes. Raises Unavailable for any other."""
     if is_web_url(url):
         parts = urllib3.util.parse_url(url)
@@ -2012,67 +2010,165 @@ def read_body(response: urllib3.BaseHTTPResponse, request: Request) -> bytes:
     return bytes(body)
 
 
+class Api:
+    """An adapter: how to ask one API for cats, and how to read its answers. APIS lists the adapters."""
+
+    host: str
+    title: str  # for people
+
+    @classmethod
+    def serves(cls, url: urllib_parse.SplitResult) -> bool:
+        """Return whether this API is at the URL, which CAT_SOURCES has."""
+        return url.hostname == cls.host
+
+    def __init__(self, url: urllib_parse.SplitResult) -> None:
+        self.url = url
+        self.base = url._replace(query="", fragment="").geturl().rstrip("/")
+
+    def search_url(self) -> str:
+        raise NotImplementedError
+
+    def cat_url(self, cat_id: str) -> str:
+        raise NotImplementedError
+
+    def headers(self, key: str | None) -> dict[str, str]:
+        """Return what is sent to the API alone, such as the key of CAT_API_KEY."""
+        return {}
+
+    def results(self, answer: Any) -> list[Any]:
+        """Return the cats in the answer to a search, each for `read`."""
+        if isinstance(answer, list) and answer:
+            return answer
+        return [answer]  # one cat, or else what the log shows
+
+    def read(self, cat: dict[str, Any]) -> tuple[object, object, object]:
+        """Return the id, the URL of the picture, and the tags. Source checks whether they are valid."""
+        return cat.get("id") or cat.get("_id"), cat.get("url"), cat.get("tags")
+
+
+class Cataas(Api):
+    """https://cataas.com/doc.html"""
+
+    host = "cataas.com"
+    title = "CATAAS"
+
+    @classmethod
+    def serves(cls, url: urllib_parse.SplitResult) -> bool:
+        return url.hostname == cls.host or url.path.rstrip("/").endswith("/cat")
+
+    def search_url(self) -> str:
+        return f"{self.base}?{self.url.query or 'json=true'}"
+
+    def cat_url(self, cat_id: str) -> str:
+        return f"{self.base}/{cat_id}?json=true"
+
+
+class TheCatApi(Api):
+    """https://docs.thecatapi.com"""
+
+    host = "api.thecatapi.com"
+    title = "The Cat API"
+
+    @classmethod
+    def serves(cls, url: urllib_parse.SplitResult) -> bool:
+        return True  # APIS has it last
+
+    def __init__(self, url: urllib_parse.SplitResult) -> None:
+        super().__init__(url)
+        self.base = self.base.removesuffix("/search").removesuffix("/images") + "/images"
+
+    def search_url(self) -> str:
+        return f"{self.base}/search?{self.url.query or 'limit=10&mime_types=jpg,png'}"
+
+    def cat_url(self, cat_id: str) -> str:
+        return f"{self.base}/{cat_id}"
+
+    def headers(self, key: str | None) -> dict[str, str]:
+        trusted = self.url.hostname == self.host or self.url.fragment == "key"
+        if key and trusted:
+            return {"x-api-key": key}
+        return {}
+
+
+APIS: tuple[type[Api], ...] = (Cataas, TheCatApi)  # the first that serves a URL is used
+SOURCE_NAMES = {api.host: api.title for api in APIS}  # other sources are called by their host
+
+
 class Source:
-    """The API at `url`: CATAAS if the host is cataas.com or the path ends in /cat, else The Cat API."""
+    """The API at `url`, and how it has worked of late."""
 
     def __init__(self, url: str, fetcher: Fetcher, key: str | None) -> None:
         parts = urllib_parse.urlsplit(url)
-        api = parts._replace(query="", fragment="").geturl().rstrip("/")
-        self.name, self._fetcher = parts.netloc.rpartition("@")[2], fetcher
+        self._api = next(api(parts) for api in APIS if api.serves(parts))
+        self._headers = self._api.headers(key)
+        self._fetcher = fetcher
+        self.name = parts.netloc.rpartition("@")[2]
         self.listed: deque[Cat] = deque()  # results of a search that are not stored yet
-        self.failures, self.ready = 0, 0.0  # failures in a row; time.monotonic() of the next try
-        if parts.hostname == "cataas.com" or parts.path.rstrip("/").endswith("/cat"):  # https://cataas.com/doc.html
-            self._search_url, self._cat_url = f"{api}?{parts.query or 'json=true'}", api + "/{id}?json=true"
-            self._headers = {}
-        else:  # https://docs.thecatapi.com
-            api = api.removesuffix("/search").removesuffix("/images") + "/images"
-            query = parts.query or "limit=10&mime_types=jpg,png"
-            self._search_url, self._cat_url = f"{api}/search?{query}", api + "/{id}"
-            trusted = parts.hostname == KEY_HOST or parts.fragment == "key"
-            self._headers = {"x-api-key": key} if key and trusted else {}
+        self.failures = 0  # in a row
+        self.ready = 0.0  # time.monotonic() of the next try
 
     def search(self) -> list[Cat]:
-        answer = self._fetcher.json(self._search_url, self._headers)
-        return [self._cat(entry) for entry in (answer if isinstance(answer, list) and answer else [answer])]
+        """Return the cats that a search finds, at least one. Raises Unavailable."""
+        answer = self._fetcher.json(self._api.search_url(), self._headers)
+        return [self._cat(result) for result in self._api.results(answer)]
 
     def find(self, cat_id: str, permit: Callable[[], None]) -> Cat:
         """Ask for the cat with this id. Raises NoSuchCat, and Unavailable if the source gives no useful answer."""
         if self.ready > time.monotonic():
             raise Unavailable("it failed a moment ago")
         try:
-            cat = self._cat(self._fetcher.json(self._cat_url.replace("{id}", cat_id), self._headers, permit))
+            answer = self._fetcher.json(self._api.cat_url(cat_id), self._headers, permit)
         except Unavailable as error:
             if error.status in (400, 404):  # The Cat API sends 400, CATAAS 404
                 raise NoSuchCat(cat_id) from error
             raise
+        cat = self._cat(answer)
         if cat.id != cat_id:  # CATAAS searches for a tag if it does not know the id
             raise NoSuchCat(cat_id)
         return cat
 
-    def _cat(self, entry: Any) -> Cat:
-        """Return the cat that a JSON object describes. Raises Unavailable for anything else."""
-        if isinstance(entry, dict):
-            cat_id, url = entry.get("id") or entry.get("_id"), entry.get("url")
-            if isinstance(cat_id, str) and re.fullmatch(SOURCE_CAT_ID, cat_id) and isinstance(url, str) and url:
-                with contextlib.suppress(ValueError):  # is_web_url refuses this URL below
-                    url = urllib_parse.urljoin(self._search_url, url)
-                if is_web_url(url) and (url.startswith("https:") or self._search_url.startswith("http:")):
-                    return Cat(cat_id, self.name, url, tags=readable_tags(entry.get("tags")))
-        raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(entry))}")
+    def _cat(self, result: Any) -> Cat:
+        """Return the cat that the API describes. Raises Unavailable unless its id and its URL are valid."""
+        if isinstance(result, dict):
+            cat_id, url, tags = self._api.read(result)
+            picture_url = self._picture_url(url)
+            if picture_url and isinstance(cat_id, str) and re.fullmatch(SOURCE_CAT_ID, cat_id):
+                return Cat(cat_id, self.name, picture_url, tags=readable_tags(tags))
+        raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(result))}")
+
+    def _picture_url(self, url: object) -> str | None:
+        """Return a URL from an answer as an absolute URL, or None if it is not valid or leads from https to http."""
+        if not isinstance(url, str) or not url:
+            return None
+        search_url = self._api.search_url()
+        with contextlib.suppress(ValueError):  # is_web_url refuses this URL below
+            url = urllib_parse.urljoin(search_url, url)
+        as_safe = url.startswith("https:") or search_url.startswith("http:")
+        if as_safe and is_web_url(url):
+            return url
+        return None
 
     def failed(self, retry_after: float = 0.0) -> None:
         """Rest for 50 to 100 % (at random) of 1, 2, 4 ... LONGEST_BACKOFF seconds, but at least for `retry_after`."""
         self.failures += 1
-        rest = min(2.0 ** min(self.failures - 1, 10), LONGEST_BACKOFF) * random.uniform(0.5, 1)
-        self.ready = time.monotonic() + max(rest, min(retry_after, LONGEST_RETRY_AFTER))
+        doubled = 2.0 ** min(self.failures - 1, 10)
+        rest = min(doubled, LONGEST_BACKOFF) * random.uniform(0.5, 1)
+        wanted = min(retry_after, LONGEST_RETRY_AFTER)
+        self.ready = time.monotonic() + max(rest, wanted)
 
 
-def readable_tags(tags: Any) -> str:
+def readable_tags(tags: object) -> str:
     """Return the first tags of a list from a source, without characters that are not printable, for use in a text."""
-    texts = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
-    printable = ("".join(filter(str.isprintable, " ".join(text.split()))) for text in texts)
-    short = (text[:MAX_TAG_LENGTH].strip() for text in printable)
-    different = dict.fromkeys(filter(None, short))
+    if not isinstance(tags, list):
+        return ""
+    readable: list[str] = []
+    for tag in tags:
+        if not isinstance(tag, str):
+            continue
+        spaced = " ".join(tag.split())
+        printable = "".join(filter(str.isprintable, spaced))
+        readable.append(printable[:MAX_TAG_LENGTH].strip())
+    different = dict.fromkeys(filter(None, readable))
     return ", ".join(itertools.islice(different, MAX_TAGS))
 
 
@@ -2080,11 +2176,13 @@ class Refresher:
     """Fills the store quickly, then adds a cat every REFRESH_SECONDS, independently of the traffic."""
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
-        self._store, self._sources, self._fetcher = store, sources, fetcher
+        self._store = store
+        self._sources = sources
+        self._fetcher = fetcher
+        self._due = 0.0  # time.monotonic() of the next fetch
         self._repeats = 0  # searches in a row that found no new cat
         self.results = Counter(stored=0, repeated=0, failed=0)
         self.last_good: float | None = None  # time.monotonic() when a source last worked, or when `run` began
-        self._due = 0.0
         self._trouble = Trouble("The store cannot be refreshed", "The store can be refreshed again")
         with contextlib.suppress(sqlite3.Error):  # `fetch_one` raises it again
             if not self._short():
@@ -2092,8 +2190,10 @@ class Refresher:
 
     def run(self, stopping: threading.Event) -> None:
         """Fetch a cat whenever one is due, until `stopping`. The server runs this in a thread."""
-        self.last_good = time.monotonic() if self._sources else None
-        while self._sources and not stopping.wait(self._delay()):
+        if not self._sources:
+            return
+        self.last_good = time.monotonic()
+        while not stopping.wait(self._delay()):
             try:
                 self.fetch_one(LEASE_SECONDS)  # other processes need not fetch while this one runs
                 self._trouble.end()
@@ -2109,32 +2209,43 @@ class Refresher:
 
     def claim_due_fetch(self) -> bool:
         """Return whether this process has to call `fetch_one`, because a fetch is due. Only for CGI requests."""
-        claimed = self._store.claim_due_fetch() if self._sources else None
+        if not self._sources:
+            return False
+        saved = self._store.claim_due_fetch()
+        if saved is None:
+            return False
+        from_unix = time.monotonic() - time.time()
         for source in self._sources:
-            source.failures, ready = (claimed or {}).get(source.name, (0, 0.0))
-            source.ready = ready - time.time() + time.monotonic()
+            source.failures, ready = saved.get(source.name, (0, 0.0))
+            source.ready = ready + from_unix
         self._repeats = QUICK_REPEATS - 1  # unknown for other processes; one more repeat ends the hurry
-        return claimed is not None
+        return True
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
         """Store a cat from the first source that works. Schedule the next fetch, `lease_seconds` later for others."""
-        if not any(source.ready <= time.monotonic() and self._fetch_from(source) for source in self._sources):
+        ready = (source for source in self._sources if source.ready <= time.monotonic())
+        worked = any(map(self._fetch_from, ready))  # stops at the first that works
+        if not worked:
             self.results["failed"] += 1
-        unix = time.time() - time.monotonic()
-        sources = {source.name: (source.failures, source.ready + unix) for source in self._sources}
-        self._store.schedule_fetch(time.time() + self._delay() + lease_seconds, sources)
+        to_unix = time.time() - time.monotonic()
+        saved = {source.name: (source.failures, source.ready + to_unix) for source in self._sources}
+        self._store.schedule_fetch(time.time() + self._delay() + lease_seconds, saved)
 
     def _short(self) -> bool:
+        """Return whether the store is short of cats."""
         return sum(self._store.counts().values()) < STORED_CATS
 
     def _delay(self) -> float:
-        return max(0.0, max(self._due, min(source.ready for source in self._sources)) - time.monotonic())
+        """Return how many seconds to wait for the next fetch."""
+        first_ready = min(source.ready for source in self._sources)
+        due = max(self._due, first_ready)
+        return max(0.0, due - time.monotonic())
 
     def _fetch_from(self, source: Source) -> bool:
         """Store a new cat if the source has one. Return False if the source fails."""
         try:
             with span("get_cat_ascii_art", source=source.name):
-                self._repeats = 0 if self._store_next(source) else self._repeats + 1
+                stored = self._store_next(source)
         except Unavailable as error:
             source.failed(error.retry_after)
             if source.failures == 1:
@@ -2143,10 +2254,14 @@ class Refresher:
         if source.failures:
             log.info("Source works again", {"source": source.name})
             source.failures = 0
+        if stored:
+            self._repeats = 0
+        else:
+            self._repeats += 1
         hurry = self._short() and self._repeats < QUICK_REPEATS
         self.last_good = time.monotonic()
         self._due = self.last_good + (QUICK_SECONDS if hurry else REFRESH_SECONDS)
-        self.results["repeated" if self._repeats else "stored"] += 1
+        self.results["stored" if stored else "repeated"] += 1
         return True
 
     def _store_next(self, source: Source) -> bool:
