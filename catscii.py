@@ -2417,27 +2417,41 @@ def house_cats(count: int = 24, seconds: int = 60) -> list[str]:
 # projection: for each cell, how much of it is land, and the countries in it.
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
+MOST_WAITING = 10_000  # pairs of day and country that wait for the database; all countries make 250 a day
+
 COUNT_VISITS = """
 INSERT INTO visits (day, country, count) VALUES (?, ?, ?){more}
 ON CONFLICT (day, country) DO UPDATE SET count = count + excluded.count"""
+CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # takes the write lock, like a visit
 VISITS_BY_COUNTRY = "SELECT country, count FROM totals WHERE count > 0 ORDER BY 2 DESC, 1"
 VISITS_BY_DAY = "SELECT day, sum(count) FROM {view} WHERE day BETWEEN ? AND ? GROUP BY day"
 VISITS_BY_DAY_AND_COUNTRY = """
 SELECT day, country, sum(count) AS visits FROM {view} WHERE day BETWEEN ? AND ?
 GROUP BY 1, 2 HAVING visits > 0 ORDER BY 1, 3 DESC, 2"""
 VISITS_HERE = "SELECT day || country, count FROM here WHERE day = '' OR day >= ?"
-CLAIM_EXCHANGE = "UPDATE machine SET due = ? WHERE due NOT BETWEEN ? AND ? RETURNING 1"
-ETCD_PREFIX, EXCHANGE_SECONDS, ENDPOINT_SECONDS, SAVE_SECONDS = b"catscii/visits/", 2.0, 2.0, 60.0
-MAX_ANSWER, MAX_DOCUMENT = 8 << 20, 256 << 10  # what etcd holds is not trusted
-MOST_VISITS = 10**11  # under a key; with the documents that fit into an answer, sums stay below 2**63
-CHECK_VISITS = "UPDATE visits SET count = count WHERE FALSE"  # takes the write lock, like a visit
-MOST_WAITING = 10_000  # pairs of day and country that wait for the database; all countries make 250 a day
 
-WORLD_COLUMNS, WORLD_ROWS = 80, 22
+ETCD_PREFIX = b"catscii/visits/"
+EXCHANGE_SECONDS = 2.0
+ENDPOINT_SECONDS = 2.0  # that an endpoint has to answer
+SAVE_SECONDS = 60.0  # an exchange that changed nothing is saved so often, for the time when the machines agreed
+MAX_ANSWER = 8 << 20  # what etcd holds is not trusted
+MAX_DOCUMENT = 256 << 10
+MOST_VISITS = 10**11  # under a key; with the documents that fit into an answer, sums stay below 2**63
+CLAIM_EXCHANGE = "UPDATE machine SET due = ? WHERE due NOT BETWEEN ? AND ? RETURNING 1"
+DELAY_EXCHANGE = "UPDATE machine SET due = ?"
+LOAD_STATE = "SELECT state FROM machine"
+SAVE_STATE = "UPDATE machine SET state = ? WHERE state = ? RETURNING 1"
+
+WORLD_COLUMNS = 80
+WORLD_ROWS = 22
 GLOWING = "o#@"  # glyphs of cells with visits, from few to many; the others have those of WORLD
 FAINTEST = 120  # the least glow of cells with visits, of 255; halos reach half of it, so that borders are clear
-LAND, EMBER, FLAME = (152, 164, 192), (250, 112, 44), (255, 240, 180)  # glyphs without visits, with few, with many
-SEA, COALS, BLAZE = (8, 12, 24), (92, 28, 8), (168, 66, 16)  # their backgrounds
+LAND = (152, 164, 192)  # of glyphs without visits
+EMBER = (250, 112, 44)  # with few
+FLAME = (255, 240, 180)  # with many
+SEA = (8, 12, 24)  # of backgrounds without visits
+COALS = (92, 28, 8)  # with few
+BLAZE = (168, 66, 16)  # with many
 WORLD = """
 c-mZ6$%5KU4!-jgzRa%V9l)#&rU^EX?wha`Tfwd(auxjM{pLkxUvG1pRfRj`&-7ZWK7F5-Vmvg36+xKn3_B{Kq2Mu^G%V<-h3W89S)t+9p@G@ZI4(U#KaEBxM_(W;hNkpf*9fa&eMG|u$xs>!gJ<2dy7NJ=q2!KpgzZpDQY!`_9X2GoW}*}ui;xX{>x2<@_W{;AJPgGj
 5kCI9MpHzKHvDVhb$BB=B7a6R7>;afIJh(?xlw5^!S*QlhlOonJVH~}SWsKRWJGnzzJck;%ZUv}Q*15FM!qgFAkRlw39^BO9`L4Mcp8z>`6_kq17}zLxu&LrWJJ;g{_ByRBZlXZt@*-AHb&v&k(Ab&Tt(8myd4SNxQ0{_u)!9xQRRcC`;qk*a&O$=FtV<_qCt33XHmSe
@@ -2478,7 +2492,7 @@ class Countries:
         stat: tuple[int, ...] = ()
         with contextlib.suppress(OSError):  # a missing file is an error below, but only once
             status = os.stat(self._path)
-            stat = status.st_ino, status.st_size, status.st_mtime_ns
+            stat = (status.st_ino, status.st_size, status.st_mtime_ns)
         if self._stat == stat:
             return False
         self._stat = stat
@@ -2491,10 +2505,12 @@ class Countries:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         found = set[str]()
         with contextlib.suppress(Exception):  # damaged records count for UNKNOWN_COUNTRY later
-            found = {country_of(record) for _, record in itertools.islice(reader, 1000)}
+            first_records = itertools.islice(reader, 1000)
+            found = {country_of(record) for _, record in first_records}
         if found == {UNKNOWN_COUNTRY}:
             raise ValueError(f"it is of type {quoted(kind)}, and has no countries")
-        self._reader, self.from_dbip = reader, from_dbip
+        self._reader = reader
+        self.from_dbip = from_dbip
         return True
 
     def country(self, address: str) -> str:
@@ -2510,8 +2526,9 @@ class Countries:
 def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Return a client's address, or the last one in a header's list, which the proxy added. Raises ValueError."""
     last = text.rpartition(",")[2].strip()
-    if match := re.fullmatch(r"\[(.*)\](:\d+)?|([^:]*):\d+", last):  # with a port
-        last = match[1] or match[3] or ""
+    with_port = re.fullmatch(r"\[(.*)\](:\d+)?|([^:]*):\d+", last)
+    if with_port:
+        last = with_port[1] or with_port[3] or ""
     address = ipaddress.ip_address(last.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
 
@@ -2526,20 +2543,27 @@ def client_of(address: str) -> str:
         parsed = parse_address(address)
     except ValueError:
         return address
-    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((int(parsed), 64), strict=False))
+    if parsed.version == 4:
+        return str(parsed)
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False))
 
 
 def country_of(record: object) -> str:
     """Return the code in a record: `iso_code` in `country` or `registered_country`, or a flat `country_code`."""
-    if isinstance(record, dict):
-        for entry in (record.get("country"), record.get("registered_country"), record):
-            code = isinstance(entry, dict) and (entry.get("iso_code") or entry.get("country_code"))
-            if isinstance(code, str) and re.fullmatch("[A-Z]{2}", code):
-                return code
+    if not isinstance(record, dict):
+        return UNKNOWN_COUNTRY
+    for entry in (record.get("country"), record.get("registered_country"), record):
+        if not isinstance(entry, dict):
+            continue
+        code = entry.get("iso_code") or entry.get("country_code")
+        if isinstance(code, str) and re.fullmatch("[A-Z]{2}", code):
+            return code
     return UNKNOWN_COUNTRY
 
 
-class Visits(NamedTuple):  # by days in UTC
+class Analytics(NamedTuple):
+    """Visits by country, and by day in UTC."""
+
     visits: int  # of all time
     today: int
     last_30_days: int
@@ -2548,18 +2572,30 @@ class Visits(NamedTuple):  # by days in UTC
     machines: Mapping[str, Any]  # how many there are, and when this one last read the others; empty without etcd
 
     def __str__(self) -> str:
-        totals = "Visits: {:,} in all, {:,} today, {:,} in the last 30 days".format(*self)
+        if not self.visits:
+            return "Nobody has seen a cat here yet. You could be the first."
+        totals = f"Visits: {self.visits:,} in all, {self.today:,} today, {self.last_30_days:,} in the last 30 days"
         if self.machines.get("count", 1) > 1:
             totals += " on {count} machines, as of {agreed}".format(**self.machines)
-        return totals if self.visits else "Nobody has seen a cat here yet. You could be the first."
+        return totals
 
 
-def read_visits(database: Database, machines: Mapping[str, Any] = {}) -> Visits:
-    today, view = utc(time.time()).date(), "everywhere" if machines else "here"
-    days = {str(today - datetime.timedelta(days)): 0 for days in range(29, -1, -1)}
+def read_analytics(database: Database, machines: Mapping[str, Any] = {}) -> Analytics:
+    """Read the visits of this machine or, if `machines` says anything of others, of all machines."""
+    view = "everywhere" if machines else "here"
+    today = utc(time.time()).date()
+    days = {str(today - datetime.timedelta(ago)): 0 for ago in range(29, -1, -1)}
     days |= database.execute(VISITS_BY_DAY.format(view=view), min(days), max(days))
-    countries = {country: n for _, country, n in database.execute(VISITS_BY_DAY_AND_COUNTRY.format(view=view), "", "")}
-    return Visits(sum(countries.values()), days[str(today)], sum(days.values()), days, countries, machines)
+    of_all_time = database.execute(VISITS_BY_DAY_AND_COUNTRY.format(view=view), "", "")
+    countries = {country: count for _, country, count in of_all_time}
+    return Analytics(
+        visits=sum(countries.values()),
+        today=days[str(today)],
+        last_30_days=sum(days.values()),
+        days=days,
+        countries=countries,
+        machines=machines,
+    )
 
 
 class World(NamedTuple):
@@ -2570,32 +2606,51 @@ class World(NamedTuple):
 
 @cache
 def world() -> World:
-    text, _, data = zlib.decompress(base64.b85decode("".join(WORLD.split()))).decode("latin-1").partition("\0")
-    lines = zip(map(chr, range(ord("A"), ord("Z") + 1)), text.split("\n"), strict=True)
-    names = {initial + entry[0]: entry[1:] for initial, line in lines for entry in line.split(",")}
-    codes, cells = list(names), data[:WORLD_COLUMNS * WORLD_ROWS]
-    homes = re.findall("[^\xff](?:\xff.)*", data[len(cells):], re.DOTALL)  # the owner, and others after \xff
-    land = zip((cell for cell, glyph in enumerate(cells) if glyph != " "), homes, strict=True)
-    return World(names, cells, {cell: [codes[ord(number)] for number in home[::2]] for cell, home in land})
+    """Unpack WORLD: a line of names for each first letter of the codes, the cells, and the countries in them."""
+    packed = base64.b85decode("".join(WORLD.split()))
+    text, _, data = zlib.decompress(packed).decode("latin-1").partition("\0")
+    names = {}
+    for initial, line in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", text.split("\n"), strict=True):
+        for entry in line.split(","):
+            names[initial + entry[0]] = entry[1:]
+    codes = list(names)
+    cells = data[:WORLD_COLUMNS * WORLD_ROWS]
+    land = [cell for cell, glyph in enumerate(cells) if glyph != " "]
+    numbers = re.findall("[^\xff](?:\xff.)*", data[len(cells):], re.DOTALL)  # the owner, and others after \xff
+    homes = {}
+    for cell, home in zip(land, numbers, strict=True):
+        homes[cell] = [codes[ord(number)] for number in home[::2]]
+    return World(names, cells, homes)
 
 
 def world_map(visits: Mapping[str, int]) -> Art:
     """Draw the world. The glow of a country grows with the logarithm of its visits."""
-    glow = bytearray(WORLD_COLUMNS * WORLD_ROWS)
-    most = max((count for code, count in visits.items() if code != UNKNOWN_COUNTRY), default=0)
-    for cell, codes in world().homes.items():
-        if count := max(visits.get(code, 0) for code in codes):
-            glow[cell] = FAINTEST + round((255 - FAINTEST) * math.log1p(count) / math.log1p(most))
-    picture = Image.frombytes("L", (WORLD_COLUMNS, WORLD_ROWS), bytes(glow))
+    glow = glow_of_cells(visits)
+    step = math.ceil((256 - FAINTEST) / len(GLOWING))
+    cells = ""
+    for glyph, level in zip(world().cells, glow, strict=True):
+        cells += GLOWING[(level - FAINTEST) // step] if level else glyph
+
+    picture = Image.frombytes("L", (WORLD_COLUMNS, WORLD_ROWS), glow)
     halo = picture.filter(ImageFilter.GaussianBlur((1.6, 0.8)))  # cells are twice as tall as wide
-    warmth = ImageChops.lighter(picture, halo.point(lambda level: min(level, FAINTEST // 2)))
+    halo = halo.point(lambda level: min(level, FAINTEST // 2))
+    warmth = ImageChops.lighter(picture, halo)
     foreground = ImageOps.colorize(picture, LAND, FLAME, EMBER, midpoint=FAINTEST)
     background = ImageOps.colorize(warmth, SEA, BLAZE, COALS, midpoint=FAINTEST)
     background = background.point(lambda level: level & ~3)  # for longer runs
-    step = math.ceil((256 - FAINTEST) / len(GLOWING))
-    cells = "".join(GLOWING[(level - FAINTEST) // step] if level else glyph
-                    for glyph, level in zip(world().cells, glow, strict=True))
     return Art(tuple(chunks(cells, WORLD_COLUMNS)), foreground.tobytes(), background.tobytes())
+
+
+def glow_of_cells(visits: Mapping[str, int]) -> bytes:
+    """Return how brightly each cell of the map glows. The country of a cell that has most visits decides."""
+    known = [count for code, count in visits.items() if code != UNKNOWN_COUNTRY]
+    most = max(known, default=0)
+    glow = bytearray(WORLD_COLUMNS * WORLD_ROWS)
+    for cell, codes in world().homes.items():
+        count = max(visits.get(code, 0) for code in codes)
+        if count:
+            glow[cell] = FAINTEST + round((255 - FAINTEST) * math.log1p(count) / math.log1p(most))
+    return bytes(glow)
 
 
 def country_name(code: str) -> str:
@@ -2604,10 +2659,15 @@ def country_name(code: str) -> str:
 
 def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
     """Return a block for each day, as high as its share of the largest count; the line they stand on; and its dates."""
-    most, first, last = max(days.values()), min(days), max(days)
-    blocks = "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * count / (most or 1))] for count in days.values())
-    dates = f"{first}{last:>{len(days) - len(first)}}  Visits a day, up to {most:,}"
-    return blocks, "▔" * len(days), dates
+    most = max(days.values())
+    blocks = ""
+    for count in days.values():
+        eighths = math.ceil(8 * count / (most or 1))
+        blocks += " ▁▂▃▄▅▆▇█"[eighths]
+    line = "▔" * len(days)
+    first = min(days)
+    last = max(days).rjust(len(days) - len(first))
+    return blocks, line, f"{first}{last}  Visits a day, up to {most:,}"
 
 
 class Tally:
@@ -3555,7 +3615,7 @@ class Service:
         return cat, art
 
     def analytics(self) -> bytes:
-        visits, format = read_visits(self.database, self.machines.summary()), requested_format("analytics")
+        visits, format = read_analytics(self.database, self.machines.summary()), requested_format("analytics")
         dbip = self.countries.from_dbip
         art = world_map(visits.countries) if format in ("html", "ansi") else None
         label = f"Map of the world. Most visits: {', '.join(map(country_name, [*visits.countries][:5])) or 'none yet'}"
@@ -3868,7 +3928,7 @@ def shell_command(url: str, query: Mapping[str, Any]) -> str:
     return f'curl "{url}?{urllib_parse.urlencode(query)}"' if query else f"curl {url}"
 
 
-def bars(visits: Visits, dbip: bool) -> str:
+def bars(visits: Analytics, dbip: bool) -> str:
     """Return what a terminal of 80 columns shows below the map: a bar for each country, the totals, the days."""
     lines, days, glowing = [], list[str](), "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
     if visits.countries:
