@@ -2670,13 +2670,14 @@ def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
     return blocks, line, f"{first}{last}  Visits a day, up to {most:,}"
 
 
-class Tally:
+class VisitCounter:
     """Counts visits in the database. While it fails, visits wait in memory, as a number for each day and country."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: Counter[tuple[str, str]] = Counter()
-        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self._committing = threading.Lock()
         self.trouble = Trouble("Visits cannot be counted and wait in memory", "Visits are counted again")
 
     @property
@@ -2687,7 +2688,8 @@ class Tally:
 
     def count(self, country: str) -> None:
         """Count a visit in memory. `write` commits it."""
-        visit = time.strftime("%Y-%m-%d", time.gmtime()), country
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        visit = (day, country)
         with self._lock:
             if visit in self._waiting or len(self._waiting) < MOST_WAITING:
                 self._waiting[visit] += 1
@@ -2695,23 +2697,31 @@ class Tally:
     def write(self) -> None:
         """Commit the visits that wait, unless the last commit failed."""
         if self._waiting and not self.trouble:
-            self.check()
+            self.commit()
 
-    def check(self) -> None:
-        """Commit all visits that wait, in one statement. If none wait, check that the database can be written to."""
-        with self._writing:
+    def commit(self) -> None:
+        """Commit all visits that wait. If none wait, find out whether the database can be written to."""
+        with self._committing:
             with self._lock:
                 visits = self._waiting.copy()  # keep them until the commit: `write` does not wait if none are left
             with self.trouble.watch():  # after any exception, the visits still wait
-                sql = COUNT_VISITS.format(more=", (?, ?, ?)" * (len(visits) - 1)) if visits else CHECK_VISITS
-                self._database.execute(sql, *(value for visit, n in visits.items() for value in (*visit, n)))
+                self._commit(visits)
                 with self._lock:
                     self._waiting -= visits
 
+    def _commit(self, visits: Counter[tuple[str, str]]) -> None:
+        if not visits:
+            self._database.execute(CHECK_VISITS)
+            return
+        sql = COUNT_VISITS.format(more=", (?, ?, ?)" * (len(visits) - 1))
+        rows = [(day, country, count) for (day, country), count in visits.items()]
+        self._database.execute(sql, *itertools.chain(*rows))
+
     def close(self) -> None:
         """Try once more to count the visits that wait, and log how many are lost."""
-        self.check()
-        if lost := self.waiting:
+        self.commit()
+        lost = self.waiting
+        if lost:
             log.error("Visits are lost: the database cannot be written to", {"visits": lost})
 
 
@@ -2726,8 +2736,74 @@ class Document(NamedTuple):
     mark: str
     visits: Counter[str]
 
+    def raised(self, visits: Mapping[str, int]) -> Document:
+        """Return the document with numbers at least as high as those of the visits."""
+        return self._replace(visits=recent(self.visits | Counter(visits)))
+
 
 ABSENT = Document("0", "", Counter())
+
+
+class State(NamedTuple):
+    """What a database remembers of its exchanges, as JSON. docs/machines.md explains it."""
+
+    inode: int = 0  # of the file
+    key: str = ""  # that the machine writes now
+    marks: Sequence[str] = ()  # the last ones that it wrote under the key
+    begun: Mapping[str, int] = {}  # visits that other keys have
+    past: Mapping[str, Mapping[str, int]] = {}  # visits under each key that the file had before
+    elsewhere: Mapping[str, int] = {}  # visits of all other machines
+    machines: int = 1
+    agreed: float = 0.0  # when all this was exchanged last, in Unix time
+
+    def with_another_key(self, begun: Counter[str]) -> State:
+        """Return a state with a new key. The visits in `begun` stay under the keys that the file had before."""
+        past = dict(self.past)
+        if self.key:
+            past[self.key] = recent(begun - Counter(self.begun))
+        return self._replace(key=random_name(), marks=(), begun=begun, past=past)
+
+
+class Etcd:
+    """Asks etcd through its JSON gateway: the endpoint that worked last, and then the others in turn."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._endpoints = deque(map(urllib_parse.urlsplit, settings.etcd_endpoints))
+        self._fetcher = Fetcher(settings.ssl_cert_file, settings.etcd_endpoints)
+        self._token = ""
+
+    def ask(self, path: str, message: object) -> Any:
+        """Return the answer of the first endpoint that works. Raises Unavailable if none does."""
+        for _ in range(len(self._endpoints)):
+            with contextlib.suppress(Unavailable):
+                return self._ask_next(path, message)
+        return self._ask_next(path, message)  # the first one again, because its token may have expired
+
+    def _ask_next(self, path: str, message: object) -> Any:
+        """Ask the first endpoint. If it fails, make it the last, forget the token, and raise Unavailable."""
+        endpoint = self._endpoints[0]
+        host = endpoint.netloc.rpartition("@")[2]
+        server = f"{endpoint.scheme}://{host}/v3/"
+        try:
+            if endpoint.username and not self._token:
+                self._token = self._log_in(server, endpoint.username, endpoint.password or "")
+            return self._post(server + path, message)
+        except Exception as error:  # anything may answer there
+            self._token = ""
+            self._endpoints.rotate(-1)
+            raise Unavailable(f"{server}: {error}") from None
+
+    def _log_in(self, server: str, name: str, password: str) -> str:
+        """Return a token for a user, whose name and password are percent-encoded."""
+        user = {"name": urllib_parse.unquote(name), "password": urllib_parse.unquote(password)}
+        token: str = self._post(server + "auth/authenticate", user)["token"]
+        return token
+
+    def _post(self, url: str, message: object) -> Any:
+        text = json.dumps(message, default=lambda data: base64.b64encode(data).decode())
+        headers = {"Authorization": self._token} if self._token else {}
+        request = Request(url, MAX_ANSWER, ENDPOINT_SECONDS, headers, post=text, kind="")
+        return json.loads(self._fetcher.get(request))
 
 
 class Machines:
@@ -2739,119 +2815,147 @@ class Machines:
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        # The endpoint that worked last comes first.
-        self._endpoints = deque(map(urllib_parse.urlsplit, settings.etcd_endpoints))
-        self._fetcher = Fetcher(settings.ssl_cert_file, settings.etcd_endpoints)
-        self._execute, self._path, self._token = database.execute, settings.analytics_db, ""
+        self._etcd = Etcd(settings)
+        self._execute = database.execute
+        self._path = settings.analytics_db
         self._failing = Trouble("Visits cannot be exchanged with etcd", "Visits are exchanged again", logging.WARNING)
         self._invalid = Trouble("Invalid documents in etcd are ignored", "All documents are valid", logging.WARNING, 10)
-        self.on, self.count, self.agreed, self._known = bool(self._endpoints), 1, 0.0, Counter[str]()
+        self._known = Counter[str]()  # the visits in the database at the last exchange
+        self.on = bool(settings.etcd_endpoints)
+        self.count = 1
+        self.agreed = 0.0
         self.failed = 0  # exchanges
         with contextlib.suppress(sqlite3.Error, OSError, Overtaken):  # the first exchange tries again
             if self.on:
                 state = self._load()
                 self._known = self._here()
-                self.count = state["machines"]
-                self.agreed = state["agreed"]
+                self.count = state.machines
+                self.agreed = state.agreed
 
     def run(self, ended: threading.Event) -> None:
         """Exchange visits now, every EXCHANGE_SECONDS, and after `ended`. The server runs this in a thread."""
-        while self.on:
+        if not self.on:
+            return
+        self.exchange()
+        while not ended.wait(EXCHANGE_SECONDS):
             self.exchange()
-            if ended.wait(EXCHANGE_SECONDS):
-                return self.exchange()
+        self.exchange()
 
     def exchange_if_due(self) -> None:
         """Exchange visits after a CGI request, unless another process did so a moment ago."""
+        if not self.on:
+            return
         now = time.time()
-        if self.on and self._execute(CLAIM_EXCHANGE, now + EXCHANGE_SECONDS, now, now + 60):
+        latest = now + 60  # a `due` beyond that is from a clock that was wrong
+        if self._execute(CLAIM_EXCHANGE, now + EXCHANGE_SECONDS, now, latest):
             self.exchange()
             if self._failing:
-                self._execute("UPDATE machine SET due = ?", now + 60)  # one log line a minute
+                self._execute(DELAY_EXCHANGE, latest)  # one log line a minute
 
     def summary(self) -> dict[str, Any]:
         """Return how many machines there are and when they last agreed, for JSON; an empty dict without etcd."""
+        if not self.on:
+            return {}
         agreed = utc(self.agreed).isoformat(timespec="seconds") if self.agreed else None
-        return {"count": self.count, "agreed": agreed} if self.on else {}
+        return {"count": self.count, "agreed": agreed}
 
     def exchange(self) -> None:
         """Raise the numbers under the keys of this file, and save the sum of all other keys."""
         with self._failing.watch(), contextlib.suppress(Overtaken):  # the visits are still in the database
             self._exchange()
-        self.failed += bool(self._failing)
+        if self._failing:
+            self.failed += 1
 
     def _exchange(self) -> None:
         documents = self._read()
         state = self._load()
         here = self._here()
-        key = state["key"]
-        begun = Counter[str](state["begun"])
-        mine = recent(here - begun)
-        own = documents.get(key, ABSENT)
-        replaced = recent(own.visits) - mine  # the file is older than the key
-        copied = own.mark not in ["", *state["marks"]]  # a copy of the file writes the key, too
-        if replaced or copied:
-            self._save(another_key(state, self._known & here))
+        mine = recent(here - Counter(state.begun))
+        own = documents.get(state.key, ABSENT)
+        older = recent(own.visits) - mine  # an older state of the file has taken its place
+        copied = own.mark not in ["", *state.marks]  # a copy of the file writes the key, too
+        if older or copied:
+            self._save(state.with_another_key(self._known & here))
             return
-        for each, visits in {**state["past"], key: mine}.items():
-            held = documents.get(each, ABSENT)
-            raised = recent(held.visits | Counter(visits))
-            if raised == held.visits:
-                continue
-            mark = held.mark
-            if each == key:
-                mark = self._next_mark(state, mark)
-            documents[each] = held._replace(mark=mark, visits=raised)
-            self._put(each, documents[each])
-        others = [document.visits for each, document in documents.items() if each != key]
-        self.count = 1 + sum(len(recent(visits, 2)) > 0 for visits in others)
-        elsewhere = sum(others, Counter[str]())
-        elsewhere.subtract(recent(begun))
+        self._raise_past_keys(state, documents)
+        state = self._raise_own_key(state, documents, mine)
         self._known = here
-        self.agreed = time.time()
-        late = state["agreed"] + SAVE_SECONDS < self.agreed
-        if late or (elsewhere, self.count) != (state["elsewhere"], state["machines"]):
-            self._save(state | {"elsewhere": elsewhere, "machines": self.count, "agreed": self.agreed})
+        self._add_up(state, documents)
 
-    def _next_mark(self, state: dict[str, Any], held: str) -> str:
-        """Return a new mark, and save it first. Keep the mark `held` and the last ones: some may never be written."""
-        mark = os.urandom(8).hex()
-        state["marks"] = [held, *state["marks"][-9:], mark]
+    def _raise_past_keys(self, state: State, documents: dict[str, Document]) -> None:
+        """Write what the file counted under other keys, in case the machines there could not."""
+        for key, visits in state.past.items():
+            document = documents.get(key, ABSENT)
+            raised = document.raised(visits)
+            if raised != document:
+                self._put(key, raised)
+                documents[key] = raised
+
+    def _raise_own_key(self, state: State, documents: dict[str, Document], mine: Counter[str]) -> State:
+        """Write the visits under the key of the file, with a new mark. Return the state with this mark."""
+        document = documents.get(state.key, ABSENT)
+        raised = document.raised(mine)
+        if raised == document:
+            return state
+        # Save the mark first. Keep the last ones, some of which may never have been written.
+        mark = random_name()
+        state = state._replace(marks=[document.mark, *state.marks[-9:], mark])
         self._save(state)
-        return mark
-
-    def _load(self) -> dict[str, Any]:
-        """Return the saved state. A file with another inode is a copy, and gets a key of its own."""
-        ((self._text,),) = self._execute("SELECT state FROM machine")
-        state = {"key": "", "marks": [], "begun": {}, "past": {}, "elsewhere": {}, "machines": 1, "agreed": 0.0}
-        state |= json.loads(self._text)
-        inode = os.stat(self._path).st_ino
-        if state.get("inode") != inode:
-            counted = self._here() if state["key"] else Counter[str]()
-            state = another_key(state, counted) | {"inode": inode}
-            self._save(state)
+        raised = raised._replace(mark=mark)
+        self._put(state.key, raised)
+        documents[state.key] = raised
         return state
 
-    def _save(self, state: Mapping[str, Any]) -> None:
+    def _add_up(self, state: State, documents: Mapping[str, Document]) -> None:
+        """Add up the visits of the other keys, and save the sum if it has changed."""
+        others = [document.visits for key, document in documents.items() if key != state.key]
+        elsewhere = sum(others, Counter[str]())
+        elsewhere.subtract(recent(state.begun))
+        self.count = 1 + sum(map(is_active, others))
+        self.agreed = time.time()
+        changed = elsewhere != state.elsewhere or self.count != state.machines
+        late = state.agreed + SAVE_SECONDS < self.agreed
+        if changed or late:
+            self._save(state._replace(elsewhere=elsewhere, machines=self.count, agreed=self.agreed))
+
+    def _load(self) -> State:
+        """Return the saved state. A file with another inode is a copy, and gets a key of its own."""
+        ((text,),) = self._execute(LOAD_STATE)
+        self._text = text
+        saved = json.loads(text)
+        state = State(**{name: saved[name] for name in State._fields if name in saved})
+        inode = os.stat(self._path).st_ino
+        if state.inode == inode:
+            return state
+        counted = self._here() if state.key else Counter[str]()
+        state = state.with_another_key(counted)._replace(inode=inode)
+        self._save(state)
+        return state
+
+    def _save(self, state: State) -> None:
         """Save the state. Raises Overtaken if another process has saved one since `_load`."""
-        text = json.dumps(state)
-        if not self._execute("UPDATE machine SET state = ? WHERE state = ? RETURNING 1", text, self._text):
+        text = json.dumps(state._asdict())
+        if not self._execute(SAVE_STATE, text, self._text):
             raise Overtaken
         self._text = text
 
     def _here(self) -> Counter[str]:
         """Return the visits in the database."""
-        rows = self._execute(VISITS_HERE, str(utc(time.time()).date() - datetime.timedelta(29)))
-        return Counter({key: n for key, n in rows if key[-2:] in world().names})
+        first = utc(time.time()).date() - datetime.timedelta(29)
+        rows = self._execute(VISITS_HERE, str(first))
+        return Counter({key: count for key, count in rows if key[-2:] in world().names})
 
     def _read(self) -> dict[str, Document]:
         """Return the document under each key. An invalid document has no visits."""
+        every_key = {"key": ETCD_PREFIX, "range_end": ETCD_PREFIX[:-1] + b"0"}
+        answer = self._etcd.ask("kv/range", every_key)
         documents = {}
-        for entry in self._ask("kv/range", {"key": ETCD_PREFIX, "range_end": ETCD_PREFIX[:-1] + b"0"}).get("kvs", []):
+        for entry in answer.get("kvs", []):
             key = base64.b64decode(entry["key"]).decode("latin-1")[len(ETCD_PREFIX):]
-            document = ABSENT._replace(revision=entry["mod_revision"])
+            revision = entry["mod_revision"]
+            document = ABSENT._replace(revision=revision)
             try:
-                document = read_document(base64.b64decode(entry["value"]), entry["mod_revision"])
+                document = read_document(base64.b64decode(entry["value"]), revision)
             except Exception as error:  # anything may be there
                 self._invalid.begin(f"{quoted(key)}: {quoted(str(error))}")
             documents[key] = document
@@ -2864,47 +2968,24 @@ class Machines:
         text = json.dumps({"version": 1, "mark": document.mark, "visits": document.visits})
         compare = {"key": name, "target": "MOD", "result": "EQUAL", "mod_revision": document.revision}
         put = {"key": name, "value": zlib.compress(text.encode())}
-        answer = self._ask("kv/txn", {"compare": [compare], "success": [{"request_put": put}]})
+        answer = self._etcd.ask("kv/txn", {"compare": [compare], "success": [{"request_put": put}]})
         if not answer.get("succeeded"):
             raise Overtaken
 
-    def _ask(self, path: str, message: object) -> Any:
-        """Return the answer of the first endpoint that works. After a failure, log in again."""
-        for attempts_left in range(len(self._endpoints), -1, -1):
-            url = self._endpoints[0]
-            server = f"{url.scheme}://{url.netloc.rpartition('@')[2]}/v3/"
-            try:
-                if url.username and not self._token:
-                    name, password = urllib_parse.unquote(url.username), urllib_parse.unquote(url.password or "")
-                    user = {"name": name, "password": password}
-                    self._token = self._post(server + "auth/authenticate", user)["token"]
-                return self._post(server + path, message)
-            except Exception as error:
-                self._token = ""
-                self._endpoints.rotate(-1)
-                if not attempts_left:
-                    raise Unavailable(f"{server}: {error}") from None
 
-    def _post(self, url: str, message: object) -> Any:
-        text = json.dumps(message, default=lambda data: base64.b64encode(data).decode())
-        headers = {"Authorization": self._token} if self._token else {}
-        request = Request(url, MAX_ANSWER, ENDPOINT_SECONDS, headers, post=text, kind="")
-        return json.loads(self._fetcher.get(request))
-
-
-def another_key(state: Mapping[str, Any], begun: Counter[str]) -> dict[str, Any]:
-    """Return a state with a new key. The visits in `begun` stay under the keys that the file had before."""
-    past = {state["key"]: recent(begun - Counter(state["begun"]))} if state["key"] else {}
-    return {**state, "key": os.urandom(8).hex(), "marks": [], "begun": begun, "past": state["past"] | past}
+def random_name() -> str:
+    return os.urandom(8).hex()
 
 
 def read_document(data: bytes, revision: str) -> Document:
     """Return the document in the value of a key. Raises almost any exception if no machine can have written it."""
     document = json.loads(zlib.decompressobj().decompress(data, MAX_DOCUMENT))
-    for key, n in document["visits"].items():
-        day, country = key[:-2], key[-2:]
-        if country not in world().names or type(n) is not int or not 0 <= n <= MOST_VISITS:
-            raise ValueError(f"it has {reprlib.repr(n)} visits of {reprlib.repr(key)}")
+    for key, count in document["visits"].items():
+        day = key[:-2]
+        country = key[-2:]
+        possible = type(count) is int and 0 <= count <= MOST_VISITS
+        if not possible or country not in world().names:
+            raise ValueError(f"it has {reprlib.repr(count)} visits of {reprlib.repr(key)}")
         if day and str(datetime.date.fromisoformat(day)) != day:
             raise ValueError(f"it has visits on {reprlib.repr(day)}")
     if document["version"] != 1:
@@ -2912,15 +2993,29 @@ def read_document(data: bytes, revision: str) -> Document:
     return Document(revision, document.get("mark", ""), recent(document["visits"]))
 
 
-def recent(visits: Mapping[str, int], days: int = 0) -> Counter[str]:
-    """Return the visits of the last `days`. For 0, return the visits of all time, and those of the last 30 days.
+def recent(visits: Mapping[str, int]) -> Counter[str]:
+    """Return the visits of all time, and those of the last 30 days."""
+    first, last = last_days(30)
+    found = Counter[str]()
+    for key, count in visits.items():
+        day = key[:-2]  # empty for the visits of all time
+        if count and (not day or first <= day <= last):
+            found[key] = count
+    return found
 
-    Days after tomorrow are left out: a clock was wrong.
-    """
+
+def is_active(visits: Mapping[str, int]) -> bool:
+    """Return whether there are visits of yesterday or today."""
+    first, last = last_days(2)
+    return any(count and first <= key[:-2] <= last for key, count in visits.items())
+
+
+def last_days(count: int) -> tuple[str, str]:
+    """Return the first of the last days, and tomorrow: another clock may be ahead, but not by more than a day."""
     today = utc(time.time()).date()
-    first, last = str(today - datetime.timedelta((days or 30) - 1)), str(today + datetime.timedelta(1))
-    return Counter({key: n for key, n in visits.items()
-                    if n and (first <= key[:-2] <= last if len(key) > 2 else not days)})
+    first = today - datetime.timedelta(count - 1)
+    tomorrow = today + datetime.timedelta(1)
+    return str(first), str(tomorrow)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3488,7 +3583,7 @@ class Service:
         self.client_ip_header = settings.client_ip_header
         self.countries = Countries(settings.geolite2_country_db)
         self.database = Database(settings.analytics_db)
-        self.visits, self.machines = Tally(self.database), Machines(settings, self.database)
+        self.visits, self.machines = VisitCounter(self.database), Machines(settings, self.database)
         self.store = Store(self.database)
         fetcher = Fetcher(settings.ssl_cert_file, settings.cat_sources)
         sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
@@ -3506,7 +3601,7 @@ class Service:
     def maintain(self, stopping: threading.Event) -> None:
         """Every second until `stopping`, check and sync the database, and read the countries again if replaced."""
         while not stopping.wait(1):
-            self.visits.check()
+            self.visits.commit()
             if not self.visits.trouble:
                 with self.read_trouble.watch():
                     self.store.counts()
@@ -3522,7 +3617,7 @@ class Service:
         self.line.close()
         for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
             time.sleep(0.1)
-            self.visits.check()
+            self.visits.commit()
         if self.visits.trouble:
             self.visits.close()
         patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # the client already has the response
