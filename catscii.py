@@ -1527,17 +1527,17 @@ def draw_house_cat(seed: int) -> Image.Image:
 # Cats: the sources, the store of their pictures, the refresher that fills the store
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Of the store and the refresher
+# The store and the refresher
 STORED_CATS = 24
 STORED_SIDE = 800  # pixels on the longer side are enough for 160 columns; such a JPEG has some 70 kB
 REFRESH_SECONDS = 60.0
-QUICK_SECONDS = 0.1  # takes the place of REFRESH_SECONDS while the store is short of cats
-QUICK_REPEATS = 10  # so many searches in a row without a new cat end the hurry
+QUICK_SECONDS = 0.1  # stands in for REFRESH_SECONDS while the store is short of cats
+QUICK_REPEATS = 10  # this many searches in a row without a new cat end the hurry
 LEASE_SECONDS = 120.0  # longer than a fetch
 LONGEST_BACKOFF = 600.0
 LONGEST_RETRY_AFTER = 86400.0
 
-# Of the answers of other servers
+# Answers of other servers
 SILENT_SECONDS = 5.0  # at most, to connect and between bytes
 TOTAL_SECONDS = 20.0  # at most, for a response with its redirects
 MAX_REDIRECTS = 5
@@ -1548,13 +1548,13 @@ SOURCE_CAT_ID = r"(?!house-)[A-Za-z0-9_-]{1,64}"  # paths and terminals show ids
 MAX_TAGS = 5
 MAX_TAG_LENGTH = 30
 
-# Of what visitors cause
+# What visitors may cause
 REVIVALS_AT_ONCE = 2
 VISITORS_REQUESTS_A_MINUTE = 30  # to the sources; redirects are requests too
 
-# How long to wait for another process's lock on the database
+# How long to wait for the lock of another process on the database
 LOCKED_SECONDS = 0.1  # in a request
-START_SECONDS = 15.0
+START_SECONDS = 15.0  # at the start
 
 NAMED_COLOURS = {
     "black": "#000000 #201c1c", "grey": "#5c5c5c #8c8c8c #b8b8b8", "white": "#e0e0e0 #ffffff",
@@ -1645,7 +1645,7 @@ class NoSuchCat(LookupError):
 
 
 class Unavailable(Exception):
-    """A source, or what the source sent, cannot be used now. The message says why."""
+    """Another server, or what it sent, cannot be used now. The message says why."""
 
     def __init__(self, reason: str, status: int = 200, retry_after: float = 0.0) -> None:
         super().__init__(reason)
@@ -1929,9 +1929,8 @@ class Fetcher:
         raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
 
     @contextlib.contextmanager
-    def _response(
-        self, url: urllib3.util.Url, request: Request, reading: Reading,
-    ) -> Iterator[urllib3.BaseHTTPResponse]:
+    def _response(self, url: urllib3.util.Url, request: Request,
+                  reading: Reading) -> Iterator[urllib3.BaseHTTPResponse]:
         """Send the request to this URL. Close the connection at the end."""
         method = "POST" if request.post else "GET"
         headers = {"User-Agent": f"catscii/{__version__} (ASCII cats; urllib3)", **request.headers}
@@ -1950,10 +1949,10 @@ class Fetcher:
         """Connect to the URL's host. Raises Unavailable and OSError."""
         host = str(url.host).strip("[]")
         secure = url.scheme == "https"
-        trusted = {place_of(urllib3.util.parse_url(each)) for each in self._trusted}
+        trusted = {host_and_port(urllib3.util.parse_url(each)) for each in self._trusted}
         connection_class = urllib3.connection.HTTPSConnection if secure else urllib3.connection.HTTPConnection
         connection = connection_class(host, url.port, timeout=SILENT_SECONDS)
-        connection.sock = connect(host, connection.port, anywhere=place_of(url) in trusted)
+        connection.sock = connect(host, connection.port, anywhere=host_and_port(url) in trusted)
         if secure:
             connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=host)
         return connection
@@ -1989,8 +1988,7 @@ def parse_target(url: str, schemes: Collection[str]) -> urllib3.util.Url:
     raise Unavailable(f"{quoted(url)} is not a URL that may be followed: {' or '.join(schemes)} only")
 
 
-def place_of(url: urllib3.util.Url) -> tuple[str | None, int]:
-    """Return the host and the port of a URL."""
+def host_and_port(url: urllib3.util.Url) -> tuple[str | None, int]:
     usual = 443 if url.scheme == "https" else 80
     return url.host, url.port or usual
 
@@ -2016,14 +2014,14 @@ class Api:
     host: str
     title: str  # for people
 
-    @classmethod
-    def serves(cls, url: urllib_parse.SplitResult) -> bool:
-        """Return whether this API is at the URL, which CAT_SOURCES has."""
-        return url.hostname == cls.host
-
     def __init__(self, url: urllib_parse.SplitResult) -> None:
         self.url = url
         self.base = url._replace(query="", fragment="").geturl().rstrip("/")
+
+    @classmethod
+    def serves(cls, url: urllib_parse.SplitResult) -> bool:
+        """Return whether this API is at a URL of CAT_SOURCES."""
+        return url.hostname == cls.host
 
     def search_url(self) -> str:
         raise NotImplementedError
@@ -2035,7 +2033,7 @@ class Api:
         """Return what is sent to the API alone, such as the key of CAT_API_KEY."""
         return {}
 
-    def results(self, answer: Any) -> list[Any]:
+    def results(self, answer: object) -> list[Any]:
         """Return the cats in the answer to a search, each for `read`."""
         if isinstance(answer, list) and answer:
             return answer
@@ -2069,13 +2067,13 @@ class TheCatApi(Api):
     host = "api.thecatapi.com"
     title = "The Cat API"
 
-    @classmethod
-    def serves(cls, url: urllib_parse.SplitResult) -> bool:
-        return True  # APIS has it last
-
     def __init__(self, url: urllib_parse.SplitResult) -> None:
         super().__init__(url)
         self.base = self.base.removesuffix("/search").removesuffix("/images") + "/images"
+
+    @classmethod
+    def serves(cls, url: urllib_parse.SplitResult) -> bool:
+        return True  # APIS has it last
 
     def search_url(self) -> str:
         return f"{self.base}/search?{self.url.query or 'limit=10&mime_types=jpg,png'}"
@@ -2127,7 +2125,7 @@ class Source:
             raise NoSuchCat(cat_id)
         return cat
 
-    def _cat(self, result: Any) -> Cat:
+    def _cat(self, result: object) -> Cat:
         """Return the cat that the API describes. Raises Unavailable unless its id and its URL are valid."""
         if isinstance(result, dict):
             cat_id, url, tags = self._api.read(result)
