@@ -2430,8 +2430,8 @@ VISITS_HERE = "SELECT day || country, count FROM here WHERE day = '' OR day >= ?
 
 ETCD_PREFIX = b"catscii/visits/"
 EXCHANGE_SECONDS = 2.0
-ENDPOINT_SECONDS = 2.0  # that an endpoint has to answer
-SAVE_SECONDS = 60.0  # an exchange that changed nothing is saved so often, for the time when the machines agreed
+ENDPOINT_SECONDS = 2.0  # for the answer of an endpoint
+SAVE_SECONDS = 60.0  # how often the time of the last exchange is saved if nothing else has changed
 MAX_ANSWER = 8 << 20  # what etcd holds is not trusted
 MAX_DOCUMENT = 256 << 10
 MOST_VISITS = 10**11  # under a key; with the documents that fit into an answer, sums stay below 2**63
@@ -2444,12 +2444,12 @@ WORLD_COLUMNS = 80
 WORLD_ROWS = 22
 GLOWING = "o#@"  # glyphs of cells with visits, from few to many; the others have those of WORLD
 FAINTEST = 120  # the least glow of cells with visits, of 255; halos reach half of it, so that borders are clear
-LAND = (152, 164, 192)  # of glyphs without visits
-EMBER = (250, 112, 44)  # with few
-FLAME = (255, 240, 180)  # with many
-SEA = (8, 12, 24)  # of backgrounds without visits
-COALS = (92, 28, 8)  # with few
-BLAZE = (168, 66, 16)  # with many
+LAND = (152, 164, 192)  # glyphs without visits
+EMBER = (250, 112, 44)  # glyphs with few visits
+FLAME = (255, 240, 180)  # glyphs with many visits
+SEA = (8, 12, 24)  # backgrounds without visits
+COALS = (92, 28, 8)  # backgrounds with few visits
+BLAZE = (168, 66, 16)  # backgrounds with many visits
 WORLD = """
 c-mZ6$%5KU4!-jgzRa%V9l)#&rU^EX?wha`Tfwd(auxjM{pLkxUvG1pRfRj`&-7ZWK7F5-Vmvg36+xKn3_B{Kq2Mu^G%V<-h3W89S)t+9p@G@ZI4(U#KaEBxM_(W;hNkpf*9fa&eMG|u$xs>!gJ<2dy7NJ=q2!KpgzZpDQY!`_9X2GoW}*}ui;xX{>x2<@_W{;AJPgGj
 5kCI9MpHzKHvDVhb$BB=B7a6R7>;afIJh(?xlw5^!S*QlhlOonJVH~}SWsKRWJGnzzJck;%ZUv}Q*15FM!qgFAkRlw39^BO9`L4Mcp8z>`6_kq17}zLxu&LrWJJ;g{_ByRBZlXZt@*-AHb&v&k(Ab&Tt(8myd4SNxQ0{_u)!9xQRRcC`;qk*a&O$=FtV<_qCt33XHmSe
@@ -2614,10 +2614,10 @@ def world() -> World:
     codes = list(names)
     cells = data[:WORLD_COLUMNS * WORLD_ROWS]
     land = [cell for cell, glyph in enumerate(cells) if glyph != " "]
-    numbers = re.findall("[^\xff](?:\xff.)*", data[len(cells):], re.DOTALL)  # the owner, and others after \xff
+    groups = re.findall("[^\xff](?:\xff.)*", data[len(cells):], re.DOTALL)  # the owner, and others after \xff
     homes = {}
-    for cell, home in zip(land, numbers, strict=True):
-        homes[cell] = [codes[ord(number)] for number in home[::2]]
+    for cell, group in zip(land, groups, strict=True):
+        homes[cell] = [codes[ord(number)] for number in group[::2]]
     return World(names, cells, homes)
 
 
@@ -2640,7 +2640,7 @@ def world_map(visits: Mapping[str, int]) -> Art:
 
 
 def glow_of_cells(visits: Mapping[str, int]) -> bytes:
-    """Return how brightly each cell of the map glows. The country of a cell that has most visits decides."""
+    """Return how brightly each cell of the map glows: as brightly as the country in it with the most visits."""
     known = [count for code, count in visits.items() if code != UNKNOWN_COUNTRY]
     most = max(known, default=0)
     glow = bytearray(WORLD_COLUMNS * WORLD_ROWS)
@@ -2870,9 +2870,9 @@ class Machines:
         here = self._here()
         mine = recent(here - Counter(state.begun))
         own = documents.get(state.key, ABSENT)
-        older = recent(own.visits) - mine  # an older state of the file has taken its place
+        lacking = recent(own.visits) - mine  # an older state of the file has taken its place
         copied = own.mark not in ["", *state.marks]  # a copy of the file writes the key, too
-        if older or copied:
+        if lacking or copied:
             self._save(state.with_another_key(self._known & here))
             return
         self._raise_past_keys(state, documents)
@@ -2895,7 +2895,7 @@ class Machines:
         raised = document.raised(mine)
         if raised == document:
             return state
-        # Save the mark first. Keep the last ones, some of which may never have been written.
+        # Save the mark before it is written. Keep the last ones, because a write that failed may have been done.
         mark = random_name()
         state = state._replace(marks=[document.mark, *state.marks[-9:], mark])
         self._save(state)
