@@ -1456,9 +1456,47 @@ class Easel(NamedTuple):
         return root, root + (way + 0.6j * self.rng.random()) * (0.08 + 0.1 * self.rng.random())
 
 
-def paint_eyes(easel: Easel) -> str:
-    """Paint the eyes: liner, iris, glow, rays, lid's shadow, pupil, reflections. Return a phrase with their colour."""
-    rng, (first, *others) = easel.rng, easel.rng.choice(easel.coat.eyes.split()).split("/")
+class HouseCat(NamedTuple):
+    """What a seed decides about a cat. It is made without drawing."""
+
+    coat: Coat
+    eyes: str  # a colour, or two with a slash between them
+    pose: str
+    mood: str
+    things: tuple[str, ...]
+    description: str
+
+
+class Moment(NamedTuple):
+    """How a cat is just now: a cat that is alive breathes, blinks and twitches an ear."""
+
+    breath: float = 0.0  # from 0 to 1: how far the chest has risen
+    eyes: str = ""  # "open", "half" or "closed"; "" is as the mood has them
+    ear: float = 0.0  # from -1 to 1: how far an ear is turned
+
+
+STILL = Moment()
+
+
+def house_cat(seed: int) -> HouseCat:
+    """Return what this seed (0 to 2**32 - 1) decides."""
+    rng = random.Random(seed)
+    coat = rng.choice(COATS)
+    eyes = rng.choice(coat.eyes.split())
+    first, *others = eyes.split("/")
+    phrase = f"one {first} and one {others[0]} eye" if others else f"{first} eyes"
+    return HouseCat(coat, eyes, "portrait", "", (), f"a {coat.name} with {phrase}")
+
+
+def house_words() -> set[str]:
+    """Return all words that descriptions of house cats may contain."""
+    phrases = [*EYES, *(coat.name for coat in COATS), "a with eyes one and one eye"]
+    return set(" ".join(phrases).split())
+
+
+def paint_eyes(easel: Easel, colours: str) -> None:
+    """Paint the eyes: liner, iris, glow, rays, lid's shadow, pupil, reflections."""
+    rng, (first, *others) = easel.rng, colours.split("/")
     look, pupil = cmath.rect(rng.uniform(0.94, 1.1), rng.uniform(-0.12, 0.06)), rng.uniform(0.07, 0.16)
     gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
     lids, eyes = (both([0.42 + z * look * size for z in LIDS]) for size in (1, 0.82))
@@ -1476,11 +1514,11 @@ def paint_eyes(easel: Easel) -> str:
     easel.paint(BLACK, 0, 1, [oval(centre, pupil, 0.175) for centre in centres], sockets)
     glints = [(0.07-0.09j, 0.06), (-0.08+0.09j, 0.025)]
     easel.paint("white", 0, 1, [oval(centre + place, size, size) for centre in centres for place, size in glints])
-    return f"one {first} and one {others[0]} eye" if others else f"{first} eyes"
 
 
-def draw_house_cat(seed: int) -> Image.Image:
-    """Return the picture of this seed's cat (0 to 2**32 - 1), RGB, 480 x 360, with a description in its `info`."""
+def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
+    """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
+    cat = house_cat(seed)
     rng = random.Random(seed)
     coat, fluff, size = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(110, 122)
     markings = [layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]]
@@ -1519,7 +1557,8 @@ def draw_house_cat(seed: int) -> Image.Image:
         head.fill(colour, ImageChops.lighter(edge, hairs), fur)
     for layer in FACE:
         head.paint(*layer)
-    head.picture.info["description"] = f"a {coat.name} with {paint_eyes(head)}"
+    paint_eyes(head, cat.eyes)
+    head.picture.info["description"] = cat.description
     return head.picture
 
 
