@@ -71,7 +71,34 @@ let
         catscii.start()
         END
         chmod +x $out/bin/catscii
+        ${trial interpreter}
       '';
+
+  # The build fails if something is missing for what the program does without a network: pictures in all formats, and
+  # CGI, which reports an error and a trace.
+  trial = interpreter: ''
+    ${interpreter} -I - > art <<END
+    import sys
+    sys.path.append("$out/lib")
+    import catscii
+    for name in catscii.PICTURE_FORMATS:
+        catscii.draw_house_cat(42).save("cat", name)
+        if catscii.main(["art", "cat"]) != 0:
+            sys.exit("a picture in the format " + name + " cannot be shown")
+    for name in "ansi html json png text".split():
+        catscii.main(["art", "house-42", "--format", name])
+    END
+
+    export GATEWAY_INTERFACE=CGI/1.1 REQUEST_METHOD=GET SERVER_NAME=localhost SERVER_PORT=80
+    export ANALYTICS_DB=$PWD/catscii.db CAT_SOURCES=
+    PATH_INFO=/ $out/bin/catscii > page
+    grep "^Status: 200 OK" page
+    ${lib.optionalString telemetry ''
+      export SENTRY_DSN=http://key@localhost:9/1 OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:9
+    ''}
+    PATH_INFO=/panic $out/bin/catscii > page
+    grep "something went wrong here" page
+  '';
 
   image = pkgs.dockerTools.streamLayeredImage {
     name = "catscii";
@@ -90,7 +117,7 @@ let
     # The interpreter, the countries, the certificates and the script each have a layer. No other layer refers to the
     # script, so that a change of the script changes only its small layer.
     config = {
-      Cmd = [ "${onRuntime}/bin/catscii" ];
+      Entrypoint = [ "${onRuntime}/bin/catscii" ]; # and no Cmd: `docker run catscii art house-42` adds arguments
       Env = [
         "SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt" # without this, all requests to sources fail
         "GEOLITE2_COUNTRY_DB=${pkgs.dbip-country-lite.mmdb}"
@@ -115,6 +142,7 @@ let
       {
         nativeBuildInputs = [
           (lib.getBin pkgs.stdenv.cc.libc) # ldd
+          pkgs.stdenv.cc.bintools # strip
           pkgs.nukeReferences
           pkgs.patchelf
         ];
@@ -130,6 +158,7 @@ let
         cd $out/lib/${python.libPrefix}
         rm -rf ${toString unneeded}
         find . -name __pycache__ -prune -exec rm -rf {} +
+        find . \( -name '*.pyi' -o -name '*.proto' \) -delete
 
         binaries() { find $out -type f \( -name '*.so' -o -name '*.so.*' -o -name python3 \) ! -name 'ld-*' "$@"; }
         loader=$(patchelf --print-interpreter $out/bin/python3)
@@ -140,6 +169,7 @@ let
           [ -e "$out/lib/$(basename "$library")" ] || cp -L "$library" $out/lib
         done
         chmod -R u+w $out
+        binaries -exec strip --strip-unneeded {} +
         binaries -exec patchelf --set-rpath $out/lib {} +
         patchelf --set-interpreter "$out/lib/$(basename "$loader")" $out/bin/python3
         find $out -type f -exec nuke-refs -e $out {} +
@@ -181,12 +211,30 @@ let
       doCheck = false; # the tests need these libraries
     };
 
-  # The parts of the standard library and of Pillow that no package imports.
+  # Patterns of what no package imports, in the standard library and in site-packages. A test traces the imports.
   unneeded = [
-    "config-* distutils ensurepip idlelib lib2to3 pydoc* test tkinter turtle* unittest/test"
-    "curses lib-dynload/@(_curses|_dbm|_gdbm|_test|_tkinter|_ctypes_test|readline|xx)*"
+    # development
+    "config-* ensurepip idlelib lib2to3 pydoc* test turtle* unittest venv"
+    "@(bdb|cProfile|cgitb|cmd|code|codeop|doctest|modulefinder|pdb|pickletools|profile|pstats|trace).py"
+    # terminals and windows
+    "_pyrepl curses tkinter lib-dynload/@(_curses|_tkinter|readline)*"
+    # protocols and formats
+    "asyncio/@(proactor|windows)_* dbm http/server.py socketserver.py statistics.py xml xmlrpc zoneinfo"
+    "@(cgi|ftplib|imaplib|mailbox|nntplib|optparse|plistlib|poplib|smtpd|smtplib|tarfile|telnetlib|webbrowser).py"
+    "@(aifc|chunk|imghdr|sndhdr|sunau|wave|xdrlib).py"
+    "lib-dynload/@(_dbm|_elementtree|_gdbm|_zoneinfo|audioop|nis|ossaudiodev|pyexpat)*"
+    # C libraries, passwords, and Python instead of C
+    "ctypes distutils lib-dynload/@(_crypt|_ctypes|_lsprof|_test|_xx|spwd|xx)* @(_pydecimal|_pyio|crypt).py"
+    # the fonts, colours and windows of Pillow
     "site-packages/PIL/@(_avif|_imagingcms|_imagingft|_imagingtk).*"
+    # the other integrations of Sentry
+    "site-packages/sentry_sdk/integrations/!(${sentryParts})"
+    # the other signals of OpenTelemetry, Google's other APIs, and what only Python's variant of protobuf needs
+    "site-packages/opentelemetry/proto/@(logs|metrics|profiles) site-packages/opentelemetry/sdk/@(_logs|metrics)"
+    "site-packages/opentelemetry/semconv/_incubating/@(attributes|metrics)/!(__init__.py|otel_*)"
+    "site-packages/google/!(_upb|protobuf) site-packages/google/protobuf/descriptor_pb2.py"
   ];
+  sentryParts = "__init__.py|_wsgi_common.py|argv.py|atexit.py|bottle.py|dedupe.py|excepthook.py|logging.py|modules.py|stdlib.py|threading.py|wsgi.py";
 
   # The build fails if a file has one of these names.
   denied = [

@@ -5887,6 +5887,7 @@ let
     mkIf = condition: content: if condition then content else { };
     mkOption = option: option;
     optionalAttrs = condition: attrs: if condition then attrs else { };
+    optionalString = condition: text: if condition then text else "";
     optionals = condition: list: if condition then list else [ ];
     platforms = { linux = [ "x86_64-linux" "aarch64-linux" ]; darwin = [ "x86_64-darwin" "aarch64-darwin" ]; };
     removePrefix = prefix: text: builtins.substring (builtins.stringLength prefix) (-1) text;
@@ -5944,7 +5945,7 @@ in
 
   cacert = runCommand "cacert" { } "install -D ${machine.certificates} $out/etc/ssl/certs/ca-bundle.crt";
   dbip-country-lite.mmdb = "${./country.mmdb}";
-  stdenv = { cc.libc = nothing; hostPlatform.isLinux = builtins.match ".*-linux" system != null; };
+  stdenv = { cc = { libc = nothing; bintools = nothing; }; hostPlatform.isLinux = builtins.match ".*-linux" system != null; };
   fetchPypi = { pname, version, format, dist, python, hash }: nothing;
 
   nukeReferences = runCommand "nuke-references" { } ''
@@ -6255,7 +6256,8 @@ def inspect(image: Path, *arguments: str) -> Any:
 @with_nix
 def test_the_image_is_four_things_in_a_layer_each(nix, image):
     config = inspect(image, "--config")["config"]
-    (program,) = config["Cmd"]
+    (program,) = config["Entrypoint"]
+    assert config.get("Cmd") is None, "`docker run` adds its arguments to the program"
     variables = dict(variable.split("=", 1) for variable in config["Env"])
     assert program.startswith(f"{nix.store}/") and program.endswith(f"-catscii-{catscii.__version__}/bin/catscii")
     assert variables.keys() == {"SSL_CERT_FILE", "GEOLITE2_COUNTRY_DB", "ANALYTICS_DB"}
@@ -6296,43 +6298,71 @@ def test_an_edit_of_the_script_changes_one_small_layer(nix, image):
     assert len(old) == len(new) == 5 and len(gzip.compress(new[changed])) < 300_000
 
 
+class Container:
+    """The image's files in a folder, in which crun runs the image's program without a network."""
+
+    def __init__(self, folder: Path, image: Path) -> None:
+        self.folder = folder
+        self.root = folder / "rootfs"
+        self.root.mkdir()
+        for layer in read_layers(image).values():
+            subprocess.run(["tar", "-x", "-C", self.root], input=layer, check=True)
+        self.config = inspect(image, "--config")["config"]
+
+    def command(self, *arguments: str, **variables: str) -> list[str]:
+        """Return the command of `docker run catscii ARGUMENTS`."""
+        specification = self.folder / "config.json"
+        specification.unlink(missing_ok=True)
+        subprocess.run(["crun", "spec"], check=True, cwd=self.folder)
+        spec = json.loads(specification.read_text())
+        user = int(self.config["User"])
+        process = spec["process"]
+        process["terminal"] = False
+        process["args"] = [*self.config["Entrypoint"], *arguments]
+        process["env"] = [*self.config["Env"], *itertools.starmap("{}={}".format, variables.items())]
+        process["user"] = {"uid": user, "gid": user}
+        spec["root"]["readonly"] = False
+        specification.write_text(json.dumps(spec))
+        return self.crun("run", "--bundle", str(self.folder), "catscii")
+
+    def crun(self, *arguments: str) -> list[str]:
+        """In a mount namespace with one hierarchy of cgroups, since crun refuses a machine that has two."""
+        options = f"--root {self.folder}/c --cgroup-manager disabled"
+        command = f'umount -R $0; mount -t cgroup2 0 $0; exec crun {options} "$@"'
+        return ["unshare", "--mount", "sh", "-c", command, "/sys/fs/cgroup", *arguments]
+
+
 @with_nix
-def test_the_image_without_any_network_serves_cats_and_stops(nix, image, tmp_path):
-    root = tmp_path / "rootfs"
-    root.mkdir()
-    for layer in read_layers(image).values():
-        subprocess.run(["tar", "-x", "-C", root], input=layer, check=True)
+def test_the_image_without_any_network_serves_cats_and_stops(image, tmp_path):
+    container = Container(tmp_path, image)
+    root = container.root
     assert (root / "tmp").stat().st_mode & 0o7777 == (root / "db").stat().st_mode & 0o7777 == 0o1777
     programs = {path.name for path in root.rglob("*") if path.parent.name == "bin"}
     assert programs == {"catscii", "python3"}, "no shell, no other program"
 
-    config = inspect(image, "--config")["config"]
-    subprocess.run(["crun", "spec"], check=True, cwd=tmp_path)
-    spec = json.loads((tmp_path / "config.json").read_text())
-    user = {"uid": int(config["User"]), "gid": int(config["User"])}
-    env = [*config["Env"], "SENTRY_DSN=http://abc@localhost:9/42", "HONEYCOMB_API_KEY=k3y"]  # their packages are there
-    spec["process"] |= {"terminal": False, "args": config["Cmd"], "env": env, "user": user}
-    spec["root"]["readonly"] = False
-    (tmp_path / "config.json").write_text(json.dumps(spec))
-
-    def crun(*arguments: str) -> list[str]:
-        """In a mount namespace with one hierarchy of cgroups, since crun refuses a machine that has two."""
-        command = f'umount -R $0; mount -t cgroup2 0 $0; exec crun --root {tmp_path}/c --cgroup-manager disabled "$@"'
-        return ["unshare", "--mount", "sh", "-c", command, "/sys/fs/cgroup", *arguments]
-
-    container = Running(tmp_path, crun("run", "--bundle", str(tmp_path), "catscii"), PORT="8080")
+    telemetry = {"SENTRY_DSN": "http://abc@localhost:9/42", "HONEYCOMB_API_KEY": "k3y"}  # their packages are there
+    running = Running(tmp_path, container.command(**telemetry), PORT="8080")
     try:
-        container.wait_for("Listening on")
+        running.wait_for("Listening on")
         ask = "import sys, urllib.request as r; print(r.urlopen('http://127.0.0.1:8080' + sys.argv[1]).read().decode())"
         python = next(root.rglob("*-catscii-runtime/bin/python3")).relative_to(root)
         for path, answer in {"/": "<html", "/cat/house-1?format=json": "house-1", "/health": '"ok"'}.items():
-            command = crun("exec", "--env", "LANG=C.UTF-8", "catscii", f"/{python}", "-I", "-c", ask, path)
+            command = container.crun("exec", "--env", "LANG=C.UTF-8", "catscii", f"/{python}", "-I", "-c", ask, path)
             assert answer in subprocess.check_output(command, text=True)
-        subprocess.run(crun("kill", "catscii", "SIGTERM"), check=True)
-        assert container.process.wait(15) == 0
-        assert (root / "db/analytics.db").stat().st_uid == user["uid"]
+        subprocess.run(container.crun("kill", "catscii", "SIGTERM"), check=True)
+        assert running.process.wait(15) == 0
+        assert (root / "db/analytics.db").stat().st_uid == int(container.config["User"])
     finally:
-        subprocess.run(crun("delete", "--force", "catscii"), capture_output=True)
+        subprocess.run(container.crun("delete", "--force", "catscii"), capture_output=True)
+
+
+@with_nix
+def test_the_image_takes_the_arguments_of_catscii(image, tmp_path):
+    container = Container(tmp_path, image)
+    drawn = subprocess.check_output(container.command("art", "house-42"))
+    assert drawn == run("art", "house-42").stdout
+    read = subprocess.check_output(container.command("art", "-", "--width", "40"), input=photograph())
+    assert read == run("art", "-", "--width", "40", stdin=photograph()).stdout
 
 
 @with_nix
