@@ -4179,12 +4179,13 @@ def serve(settings: Settings) -> int:
 def start_reporting(settings: Settings) -> Callable[[], None]:
     """Start Sentry and traces if they are set. Return a function that sends the remaining data. Raises SetupError."""
     wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
-    senders = [threading.Thread(target=start(settings), daemon=True) for start, url in wanted.items() if url]
+    senders = [start(settings) for start, url in wanted.items() if url]
 
     def flush() -> None:
         for sender in senders:
-            sender.start()
-            sender.join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
+            thread = threading.Thread(target=sender, daemon=True)
+            thread.start()
+            thread.join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
 
     return flush
 
