@@ -84,7 +84,7 @@ let
     for name in catscii.PICTURE_FORMATS:
         catscii.draw_house_cat(42).save("cat", name)
         if catscii.main(["art", "cat"]) != 0:
-            sys.exit("a picture in the format " + name + " cannot be shown")
+            sys.exit(f"{name}: a picture in this format cannot be shown")
     for name in "ansi html json png text".split():
         catscii.main(["art", "house-42", "--format", name])
     END
@@ -211,30 +211,44 @@ let
       doCheck = false; # the tests need these libraries
     };
 
-  # Patterns of what no package imports, in the standard library and in site-packages. A test traces the imports.
+  # What no package imports, as patterns of bash. A test traces the imports. Each pattern names a whole folder, or modules
+  # that are large or that belong to such a folder.
   unneeded = [
-    # development
-    "config-* ensurepip idlelib lib2to3 pydoc* test turtle* unittest venv"
+    # for developers
+    "config-* ensurepip idlelib lib2to3 pydoc* test turtle* unittest venv lib-dynload/@(_lsprof|_test|_xx|xx)*"
     "@(bdb|cProfile|cgitb|cmd|code|codeop|doctest|modulefinder|pdb|pickletools|profile|pstats|trace).py"
-    # terminals and windows
-    "_pyrepl curses tkinter lib-dynload/@(_curses|_tkinter|readline)*"
-    # protocols and formats
-    "asyncio/@(proactor|windows)_* dbm http/server.py socketserver.py statistics.py xml xmlrpc zoneinfo"
-    "@(cgi|ftplib|imaplib|mailbox|nntplib|optparse|plistlib|poplib|smtpd|smtplib|tarfile|telnetlib|webbrowser).py"
-    "@(aifc|chunk|imghdr|sndhdr|sunau|wave|xdrlib).py"
-    "lib-dynload/@(_dbm|_elementtree|_gdbm|_zoneinfo|audioop|nis|ossaudiodev|pyexpat)*"
-    # C libraries, passwords, and Python instead of C
-    "ctypes distutils lib-dynload/@(_crypt|_ctypes|_lsprof|_test|_xx|spwd|xx)* @(_pydecimal|_pyio|crypt).py"
-    # the fonts, colours and windows of Pillow
+    # windows, terminals and other systems
+    "_pyrepl curses tkinter asyncio/@(proactor|windows)_* lib-dynload/@(_curses|_tkinter|nis|ossaudiodev|readline|spwd)*"
+    # formats and protocols
+    "dbm xml xmlrpc zoneinfo lib-dynload/@(_dbm|_elementtree|_gdbm|_zoneinfo|audioop|pyexpat)*"
+    "@(aifc|chunk|imghdr|optparse|plistlib|sndhdr|statistics|sunau|tarfile|wave|xdrlib).py"
+    "@(cgi|ftplib|imaplib|mailbox|nntplib|poplib|smtpd|smtplib|socketserver|telnetlib|webbrowser).py http/server.py"
+    # C from Python, and modules in Python that are also there in C
+    "ctypes distutils lib-dynload/@(_crypt|_ctypes)* @(_pydatetime|_pydecimal|_pyio|crypt).py"
+    # packages
     "site-packages/PIL/@(_avif|_imagingcms|_imagingft|_imagingtk).*"
-    # the other integrations of Sentry
-    "site-packages/sentry_sdk/integrations/!(${sentryParts})"
-    # the other signals of OpenTelemetry, Google's other APIs, and what only Python's variant of protobuf needs
-    "site-packages/opentelemetry/proto/@(logs|metrics|profiles) site-packages/opentelemetry/sdk/@(_logs|metrics)"
-    "site-packages/opentelemetry/semconv/_incubating/@(attributes|metrics)/!(__init__.py|otel_*)"
     "site-packages/google/!(_upb|protobuf) site-packages/google/protobuf/descriptor_pb2.py"
+    "site-packages/opentelemetry/proto/@(logs|metrics|profiles)"
+    "site-packages/opentelemetry/sdk/@(_configuration|_logs|metrics)"
+    "site-packages/opentelemetry/semconv/_incubating/@(attributes|metrics)/!(__init__|otel_*).py"
+    "site-packages/sentry_sdk/integrations/!(${lib.concatStringsSep "|" integrations})"
   ];
-  sentryParts = "__init__.py|_wsgi_common.py|argv.py|atexit.py|bottle.py|dedupe.py|excepthook.py|logging.py|modules.py|stdlib.py|threading.py|wsgi.py";
+
+  # The integrations of Sentry that catscii uses, and those that they and Sentry itself use.
+  integrations = map (name: "${name}.py") [
+    "__init__"
+    "_wsgi_common"
+    "argv"
+    "atexit"
+    "bottle"
+    "dedupe"
+    "excepthook"
+    "logging"
+    "modules"
+    "stdlib"
+    "threading"
+    "wsgi"
+  ];
 
   # The build fails if a file has one of these names.
   denied = [

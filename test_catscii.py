@@ -5872,6 +5872,7 @@ let
 
   lib = {
     inherit nixosSystem;
+    concatStringsSep = builtins.concatStringsSep;
     escapeShellArgs = list: toString (map (word: "'${word}'") list);
     findFirst = found: default: list: builtins.head (builtins.filter found list ++ [ default ]);
     genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
@@ -6024,6 +6025,8 @@ add("manifest.json", json.dumps([manifest]).encode())
 archive.close()
 """
 
+OF_THE_IMAGE = """bottle certifi maxminddb opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow sentry-sdk
+    urllib3 waitress"""
 PACKAGES = """babel bottle certifi hypothesis matplotlib maxminddb netaddr opentelemetry-exporter-otlp-proto-http
     opentelemetry-sdk packaging pillow prometheus-client pytest pytest-timeout pytest-xdist selenium sentry-sdk trustme
     urllib3 waitress websocket-client"""
@@ -6365,12 +6368,163 @@ def test_the_image_takes_the_arguments_of_catscii(image, tmp_path):
     assert read == run("art", "-", "--width", "40", stdin=photograph()).stdout
 
 
+# Python runs this first in every process that inherits PYTHONPATH. It notes which modules are read.
+LISTENER = """
+import os, sys
+
+def note(path):
+    if isinstance(path, str) and path.endswith((".py", ".pyc", ".so")):
+        try:
+            file = os.open(TRACE, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        except OSError:  # a box can open no file
+            return
+        os.write(file, path.encode() + b"\\n")
+        os.close(file)
+
+def hear(event, values):
+    if event == "open":
+        note(values[0])
+    if event == "import":  # of a C extension, if it has a file
+        note(values[1])
+
+for module in [*sys.modules.values()]:
+    note(getattr(module, "__file__", None))
+sys.addaudithook(hear)
+"""
+
+
+class Rehearsal:
+    """What a program can do: the service, CGI, `art`, the box, Sentry, traces, countries and machines."""
+
+    def __init__(self, program: list[str], folder: Path, variables: dict[str, str]) -> None:
+        folder.mkdir()
+        self.program, self.folder = program, folder
+        self.variables = {"PATH": os.environ["PATH"], **variables}
+
+    def run(self, *arguments: str, stdin: bytes = b"", **variables: str) -> bytes:
+        """Return what the program writes to standard output."""
+        environment = self.variables | variables
+        command = [*self.program, *arguments]
+        result = subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=60)
+        assert b"\nTraceback" not in b"\n" + result.stderr
+        return result.stdout
+
+    def art(self, url: str, ca_file: str) -> list[bytes]:
+        """Show a picture in each format, errors, and help."""
+        pictures = [b"no picture", photograph()[:999]]
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turned
+        for format in catscii.PICTURE_FORMATS:
+            mode = "P" if format in ("PNG", "GIF", "BMP", "TIFF") else "RGB"
+            picture = Image.radial_gradient("L").convert(mode)
+            pictures.append(encoded(picture, format, exif=exif))
+        shown = [self.run("art", "-", stdin=picture) for picture in pictures]
+        shown += [self.run("art", "house-7", "--format", format) for format in catscii.PARAMETERS["format"].values]
+        shown += [self.run("art", each, SSL_CERT_FILE=ca_file) for each in (url, "https://b\u00fccher.example/")]
+        shown += [self.run(*words.split()) for words in ("--help", "--version", "art --help", "art --width x")]
+        return shown
+
+    def cgi(self, **variables: str) -> None:
+        for path in ("/", "/cat/house-1", "/analytics", "/panic"):
+            answer = self.run(**cgi_variables(self.folder, PATH_INFO=path, **variables))
+            assert answer.startswith(b"Status: ") and b"not set up" not in answer
+
+    def serve(self, **variables: str) -> None:
+        client = {"X-Real-IP": "81.2.69.160", "Accept-Encoding": "gzip"}
+        client["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        with Running(self.folder, self.program, **self.variables, **variables) as service:
+            eventually(lambda: service.stored() > 2)
+            for path in ("/", "/analytics", "/help", "/metrics", "/panic", "/robots.txt", "/favicon.ico", "/?width=1"):
+                for headers in (CURL, CHROME, client | {"Accept": "application/json"}):
+                    service.get(path, headers)
+            for suffix in catscii.SUFFIXES:
+                assert service.get(f"/cat/house-7.{suffix}", client).status == 200
+            service.get("/", method="POST")
+            assert service.json("/analytics")["countries"]["GB"] > 0
+            assert service.stop() == 0
+        unexpected = [line for line in service.log if line["level"] in ("WARN", "ERROR")]
+        assert {line["fields"]["message"] for line in unexpected} == {"Request failed"}, "of /panic"
+
+
+LIBRARIES_OF_WHEELS = (  # in the stand-in, but not in nixpkgs' packages as default.nix takes them
+    r"pillow\.libs/|/lib(Xau|brotli\w+|freetype|harfbuzz|lcms2|lzma|openjp2|png16|tiff|xcb|zstd)-|/libstdc\+\+\.")
+PILLOW_CAN_DO_WITHOUT = {"site-packages/PIL/_avif", "site-packages/PIL/_imagingft"}
+COUNTRIES = 8_000_000  # bytes of DB-IP's database, instead of which the stand-in has a tiny one
+
+
+def names_of_modules(lines: str) -> set[str]:
+    """Return the paths below lib/python3.x, as the image names them: without __pycache__, and all compiled."""
+    paths = re.findall(r"(?m)/lib(?:64)?/python3\.\d+/(.*)$", lines)
+    sources = {re.sub(r"__pycache__/(.+)\.cpython-\d+(\.opt-\d)?\.pyc$", r"\1.py", path) for path in paths}
+    return {re.sub(r"\.py$", ".pyc", path) for path in sources}
+
+
+@with_nix
+def test_the_image_has_what_the_program_imports_and_little_more(
+        nix, image, cluster, secure_upstream, ca_file, country_db, tmp_path):
+    trace = tmp_path / "trace"
+    listener = tmp_path / "listener/sitecustomize.py"
+    listener.parent.mkdir()
+    listener.write_text(LISTENER.replace("TRACE", repr(str(trace))))
+    secure_upstream.answers["/picture"] = sends(photograph())
+    settings = {
+        "SENTRY_DSN": secure_upstream.dsn, "OTEL_EXPORTER_OTLP_ENDPOINT": secure_upstream.url,
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip", "SSL_CERT_FILE": ca_file, "ETCD_ENDPOINTS": cluster().endpoints,
+        "GEOLITE2_COUNTRY_DB": country_db, "CLIENT_IP_HEADER": "X-Real-IP", "CAT_SOURCES": secure_upstream.cataas,
+    }
+    script = Rehearsal([sys.executable, str(SCRIPT)], tmp_path / "script", {"PYTHONPATH": str(listener.parent)})
+    packaged = Rehearsal(inspect(image, "--config")["config"]["Entrypoint"], tmp_path / "packaged", {})
+    shown = []
+    for program in (script, packaged):
+        shown.append(program.art(secure_upstream.url + "/picture", ca_file))
+        program.cgi()
+        program.cgi(**settings)
+        secure_upstream.posts.clear()
+        program.serve(**settings)
+        assert {path for path, *_ in secure_upstream.posts} == {"/api/42/envelope/", "/v1/traces"}
+    assert shown[0] == shown[1]
+
+    (runtime,) = nix.store.glob("*-catscii-runtime")
+    sizes = {str(path): path.stat().st_size for path in runtime.rglob("*") if path.is_file()}
+    own = {path: size for path, size in sizes.items() if not re.search(LIBRARIES_OF_WHEELS, path)}
+    modules = {name: path for path in own for name in names_of_modules(path)}
+    imported = names_of_modules(trace.read_text())
+    parts = {Path(part).name for name in OF_THE_IMAGE.split() for part in parts_of(name, set())}
+    other = {name for name in imported if name.startswith("site-packages/") and name.split("/")[1] not in parts}
+    missing = imported - other - modules.keys()
+    assert {name.split(".")[0] for name in missing} == PILLOW_CAN_DO_WITHOUT, "the image lacks more"
+
+    unused: Counter[Path] = Counter()
+    used = {folder for name in imported for folder in Path(name).parents}
+    for name in modules.keys() - imported:
+        for folder in {*Path(name).parents} - used:
+            unused[folder] += own[modules[name]]
+    large = {str(folder): size for folder, size in unused.items() if size > 150_000}
+    assert large == {}, "nothing imports these"
+
+    layers = [tarfile.TarFile(fileobj=io.BytesIO(data)) for data in read_layers(image).values()]
+    entries = [entry for layer in layers for entry in layer]
+    size = sum(entry.size for entry in entries if not re.search(LIBRARIES_OF_WHEELS, entry.name))
+    assert size + COUNTRIES < 50_000_000
+
+
 @with_nix
 def test_an_image_with_more_in_it_than_it_needs_is_not_built(nix, tmp_path):
     (tmp_path / "bash").touch()
     with nix.planted("bottle", tmp_path / "bash"):
         result = nix("build", "dockerImage", "--no-link", "--print-build-logs")
     assert result.returncode != 0 and "the image must not contain bash" in result.stderr
+
+
+@with_nix
+def test_an_image_that_lacks_an_import_is_not_built(nix):
+    default = nix.flake / "default.nix"
+    lists = "  unneeded = [\n"
+    text = default.read_text()
+    assert lists in text
+    with edited(default, text.replace(lists, f'{lists}"site-packages/PIL/GifImagePlugin.py"')):
+        result = nix("build", "dockerImage", "--no-link", "--print-build-logs")
+    assert result.returncode != 0 and "No module named 'PIL.GifImagePlugin'" in result.stderr
 
 
 @pytest.mark.cgi
