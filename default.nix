@@ -142,7 +142,7 @@ let
       {
         nativeBuildInputs = [
           (lib.getBin pkgs.stdenv.cc.libc) # ldd
-          pkgs.stdenv.cc.bintools # strip
+          (lib.getBin pkgs.binutils-unwrapped) # strip
           pkgs.nukeReferences
           pkgs.patchelf
         ];
@@ -211,14 +211,15 @@ let
       doCheck = false; # the tests need these libraries
     };
 
-  # What no package imports, as patterns of bash. A test traces the imports. Each pattern names a whole folder, or modules
-  # that are large or that belong to such a folder.
+  # What no package imports, as patterns of bash: whole folders, and single modules that are large or that belong to such a
+  # folder. A test traces the imports.
   unneeded = [
     # for developers
     "config-* ensurepip idlelib lib2to3 pydoc* test turtle* unittest venv lib-dynload/@(_lsprof|_test|_xx|xx)*"
     "@(bdb|cProfile|cgitb|cmd|code|codeop|doctest|modulefinder|pdb|pickletools|profile|pstats|trace).py"
     # windows, terminals and other systems
-    "_pyrepl curses tkinter asyncio/@(proactor|windows)_* lib-dynload/@(_curses|_tkinter|nis|ossaudiodev|readline|spwd)*"
+    "_pyrepl curses tkinter asyncio/@(proactor|windows)_*"
+    "lib-dynload/@(_curses|_tkinter|nis|ossaudiodev|readline|spwd)*"
     # formats and protocols
     "dbm xml xmlrpc zoneinfo lib-dynload/@(_dbm|_elementtree|_gdbm|_zoneinfo|audioop|pyexpat)*"
     "@(aifc|chunk|imghdr|optparse|plistlib|sndhdr|statistics|sunau|tarfile|wave|xdrlib).py"

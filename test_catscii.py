@@ -5946,7 +5946,7 @@ in
 
   cacert = runCommand "cacert" { } "install -D ${machine.certificates} $out/etc/ssl/certs/ca-bundle.crt";
   dbip-country-lite.mmdb = "${./country.mmdb}";
-  stdenv = { cc = { libc = nothing; bintools = nothing; }; hostPlatform.isLinux = builtins.match ".*-linux" system != null; };
+  stdenv = { cc.libc = nothing; hostPlatform.isLinux = builtins.match ".*-linux" system != null; };
   fetchPypi = { pname, version, format, dist, python, hash }: nothing;
 
   nukeReferences = runCommand "nuke-references" { } ''
@@ -5983,7 +5983,8 @@ in
       chmod +x $out
     '';
 }
-// lib.genAttrs (lib.splitString " " "dive flyctl just libjpeg libwebp nixfmt nixfmt-tree patchelf skopeo uv zlib")
+// lib.genAttrs
+  (lib.splitString " " "binutils-unwrapped dive flyctl just libjpeg libwebp nixfmt nixfmt-tree patchelf skopeo uv zlib")
   (name: nothing)
 """
 
@@ -6097,8 +6098,8 @@ class Nix:
 
 def with_nix(test: Callable[..., None]) -> Callable[..., None]:
     """Marks a test that takes a real nix, and root's rights for crun."""
-    tools = all(map(shutil.which, ("crun", "nix", "patchelf", "skopeo")))
-    reason = "crun, nix, patchelf and skopeo are needed, and to be root"
+    tools = all(map(shutil.which, ("crun", "nix", "patchelf", "skopeo", "strip")))
+    reason = "crun, nix, patchelf, skopeo and strip are needed, and to be root"
     return pytest.mark.nix(pytest.mark.skipif(not tools or os.geteuid() != 0, reason=reason)(test))
 
 
