@@ -211,8 +211,8 @@ let
       doCheck = false; # the tests need these libraries
     };
 
-  # What no package imports, as patterns of bash: whole folders, and single modules that are large or that belong to such a
-  # folder. A test traces the imports.
+  # What no package imports, as patterns of bash: whole folders, and single modules that are large or that belong to such
+  # a folder. A test traces the imports.
   unneeded = [
     # for developers
     "config-* ensurepip idlelib lib2to3 pydoc* test turtle* unittest venv lib-dynload/@(_lsprof|_test|_xx|xx)*"

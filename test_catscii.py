@@ -5062,6 +5062,13 @@ def test_cgi_that_is_not_set_up_tells_the_log_alone(tmp_path):
     assert [problem.split(":")[0] for problem in problems] == ["GEOLITE2_COUNTRY_DB", "LOG_LEVEL"]
 
 
+def test_a_cgi_process_and_its_child_both_send_their_spans(tmp_path, upstream):
+    telemetry = {"SENTRY_DSN": upstream.dsn, "OTEL_EXPORTER_OTLP_ENDPOINT": upstream.url}
+    result = run(**cgi_variables(tmp_path, CAT_SOURCES=upstream.cataas, **telemetry))
+    assert result.stdout.startswith(b"Status: 200 OK") and b"\nTraceback" not in result.stderr
+    assert {"root_get", "get_cat_ascii_art"} <= {span.name for span in collected(upstream)}
+
+
 def test_cgi_counts_the_visit_as_soon_as_the_database_is_no_longer_locked(tmp_path, monkeypatch):
     path, naps = str(tmp_path / "catscii.db"), []
     service = catscii.Service(catscii.Settings(analytics_db=path, cat_sources=()))
