@@ -1705,7 +1705,8 @@ class Database:
 
     def open(self, patience: float) -> None:
         """Open or create the file. Wait `patience` seconds at most for locks. Raises sqlite3.Error and OSError."""
-        self._connection = sqlite3.connect(self._path, patience, isolation_level=None, check_same_thread=False)
+        self._connection = sqlite3.connect(
+            self._path, timeout=patience, isolation_level=None, check_same_thread=False)
         self._stat = os.stat(self._path)
         self._synced = 0  # how many changes of this connection are on the disk
         self._enable_wal(patience)
@@ -1783,7 +1784,7 @@ def statements(script: str) -> Iterator[str]:
 def check_database(path: str) -> None:
     """Raise SetupError if the file is damaged. This reads all but the pictures: 10 years of visits take 30 ms."""
     try:
-        with contextlib.closing(sqlite3.connect(path, START_SECONDS)) as connection:
+        with contextlib.closing(sqlite3.connect(path, timeout=START_SECONDS)) as connection:
             connection.text_factory = partial(str, encoding="utf-8", errors="replace")
             (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError:
@@ -4218,12 +4219,13 @@ def serve(settings: Settings) -> int:
 def start_reporting(settings: Settings) -> Callable[[], None]:
     """Start Sentry and traces if they are set. Return a function that sends the remaining data. Raises SetupError."""
     wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
-    senders = [threading.Thread(target=start(settings), daemon=True) for start, url in wanted.items() if url]
+    senders = [start(settings) for start, url in wanted.items() if url]
 
     def flush() -> None:
         for sender in senders:
-            sender.start()
-            sender.join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
+            thread = threading.Thread(target=sender, daemon=True)
+            thread.start()
+            thread.join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
 
     return flush
 

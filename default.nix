@@ -71,7 +71,34 @@ let
         catscii.start()
         END
         chmod +x $out/bin/catscii
+        ${trial interpreter}
       '';
+
+  # The build fails if something is missing for what the program does without a network: pictures in all formats, and
+  # CGI, which reports an error and a trace.
+  trial = interpreter: ''
+    ${interpreter} -I - > art <<END
+    import sys
+    sys.path.append("$out/lib")
+    import catscii
+    for name in catscii.PICTURE_FORMATS:
+        catscii.draw_house_cat(42).save("cat", name)
+        if catscii.main(["art", "cat"]) != 0:
+            sys.exit(f"{name}: a picture in this format cannot be shown")
+    for name in "ansi html json png text".split():
+        catscii.main(["art", "house-42", "--format", name])
+    END
+
+    export GATEWAY_INTERFACE=CGI/1.1 REQUEST_METHOD=GET SERVER_NAME=localhost SERVER_PORT=80
+    export ANALYTICS_DB=$PWD/catscii.db CAT_SOURCES=
+    PATH_INFO=/ $out/bin/catscii > page
+    grep "^Status: 200 OK" page
+    ${lib.optionalString telemetry ''
+      export SENTRY_DSN=http://key@localhost:9/1 OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:9
+    ''}
+    PATH_INFO=/panic $out/bin/catscii > page
+    grep "something went wrong here" page
+  '';
 
   image = pkgs.dockerTools.streamLayeredImage {
     name = "catscii";
@@ -90,7 +117,7 @@ let
     # The interpreter, the countries, the certificates and the script each have a layer. No other layer refers to the
     # script, so that a change of the script changes only its small layer.
     config = {
-      Cmd = [ "${onRuntime}/bin/catscii" ];
+      Entrypoint = [ "${onRuntime}/bin/catscii" ]; # and no Cmd: `docker run catscii art house-42` adds arguments
       Env = [
         "SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt" # without this, all requests to sources fail
         "GEOLITE2_COUNTRY_DB=${pkgs.dbip-country-lite.mmdb}"
@@ -115,6 +142,7 @@ let
       {
         nativeBuildInputs = [
           (lib.getBin pkgs.stdenv.cc.libc) # ldd
+          (lib.getBin pkgs.binutils-unwrapped) # strip
           pkgs.nukeReferences
           pkgs.patchelf
         ];
@@ -130,6 +158,7 @@ let
         cd $out/lib/${python.libPrefix}
         rm -rf ${toString unneeded}
         find . -name __pycache__ -prune -exec rm -rf {} +
+        find . \( -name '*.pyi' -o -name '*.proto' \) -delete
 
         binaries() { find $out -type f \( -name '*.so' -o -name '*.so.*' -o -name python3 \) ! -name 'ld-*' "$@"; }
         loader=$(patchelf --print-interpreter $out/bin/python3)
@@ -140,6 +169,7 @@ let
           [ -e "$out/lib/$(basename "$library")" ] || cp -L "$library" $out/lib
         done
         chmod -R u+w $out
+        binaries -exec strip --strip-unneeded {} +
         binaries -exec patchelf --set-rpath $out/lib {} +
         patchelf --set-interpreter "$out/lib/$(basename "$loader")" $out/bin/python3
         find $out -type f -exec nuke-refs -e $out {} +
@@ -181,11 +211,44 @@ let
       doCheck = false; # the tests need these libraries
     };
 
-  # The parts of the standard library and of Pillow that no package imports.
+  # What no package imports, as patterns of bash: whole folders, and single modules that are large or that belong to such
+  # a folder. A test traces the imports.
   unneeded = [
-    "config-* distutils ensurepip idlelib lib2to3 pydoc* test tkinter turtle* unittest/test"
-    "curses lib-dynload/@(_curses|_dbm|_gdbm|_test|_tkinter|_ctypes_test|readline|xx)*"
+    # for developers
+    "config-* ensurepip idlelib lib2to3 pydoc* test turtle* unittest venv lib-dynload/@(_lsprof|_test|_xx|xx)*"
+    "@(bdb|cProfile|cgitb|cmd|code|codeop|doctest|modulefinder|pdb|pickletools|profile|pstats|trace).py"
+    # windows, terminals and other systems
+    "_pyrepl curses tkinter asyncio/@(proactor|windows)_*"
+    "lib-dynload/@(_curses|_tkinter|nis|ossaudiodev|readline|spwd)*"
+    # formats and protocols
+    "dbm xml xmlrpc zoneinfo lib-dynload/@(_dbm|_elementtree|_gdbm|_zoneinfo|audioop|pyexpat)*"
+    "@(aifc|chunk|imghdr|optparse|plistlib|sndhdr|statistics|sunau|tarfile|wave|xdrlib).py"
+    "@(cgi|ftplib|imaplib|mailbox|nntplib|poplib|smtpd|smtplib|socketserver|telnetlib|webbrowser).py http/server.py"
+    # C from Python, and modules in Python that are also there in C
+    "ctypes distutils lib-dynload/@(_crypt|_ctypes)* @(_pydatetime|_pydecimal|_pyio|crypt).py"
+    # packages
     "site-packages/PIL/@(_avif|_imagingcms|_imagingft|_imagingtk).*"
+    "site-packages/google/!(_upb|protobuf) site-packages/google/protobuf/descriptor_pb2.py"
+    "site-packages/opentelemetry/proto/@(logs|metrics|profiles)"
+    "site-packages/opentelemetry/sdk/@(_configuration|_logs|metrics)"
+    "site-packages/opentelemetry/semconv/_incubating/@(attributes|metrics)/!(__init__|otel_*).py"
+    "site-packages/sentry_sdk/integrations/!(${lib.concatStringsSep "|" integrations})"
+  ];
+
+  # The integrations of Sentry that catscii uses, and those that they and Sentry itself use.
+  integrations = map (name: "${name}.py") [
+    "__init__"
+    "_wsgi_common"
+    "argv"
+    "atexit"
+    "bottle"
+    "dedupe"
+    "excepthook"
+    "logging"
+    "modules"
+    "stdlib"
+    "threading"
+    "wsgi"
   ];
 
   # The build fails if a file has one of these names.

@@ -5062,6 +5062,13 @@ def test_cgi_that_is_not_set_up_tells_the_log_alone(tmp_path):
     assert [problem.split(":")[0] for problem in problems] == ["GEOLITE2_COUNTRY_DB", "LOG_LEVEL"]
 
 
+def test_a_cgi_process_and_its_child_both_send_their_spans(tmp_path, upstream):
+    telemetry = {"SENTRY_DSN": upstream.dsn, "OTEL_EXPORTER_OTLP_ENDPOINT": upstream.url}
+    result = run(**cgi_variables(tmp_path, CAT_SOURCES=upstream.cataas, **telemetry))
+    assert result.stdout.startswith(b"Status: 200 OK") and b"\nTraceback" not in result.stderr
+    assert {"root_get", "get_cat_ascii_art"} <= {span.name for span in collected(upstream)}
+
+
 def test_cgi_counts_the_visit_as_soon_as_the_database_is_no_longer_locked(tmp_path, monkeypatch):
     path, naps = str(tmp_path / "catscii.db"), []
     service = catscii.Service(catscii.Settings(analytics_db=path, cat_sources=()))
@@ -5872,6 +5879,7 @@ let
 
   lib = {
     inherit nixosSystem;
+    concatStringsSep = builtins.concatStringsSep;
     escapeShellArgs = list: toString (map (word: "'${word}'") list);
     findFirst = found: default: list: builtins.head (builtins.filter found list ++ [ default ]);
     genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
@@ -5887,6 +5895,7 @@ let
     mkIf = condition: content: if condition then content else { };
     mkOption = option: option;
     optionalAttrs = condition: attrs: if condition then attrs else { };
+    optionalString = condition: text: if condition then text else "";
     optionals = condition: list: if condition then list else [ ];
     platforms = { linux = [ "x86_64-linux" "aarch64-linux" ]; darwin = [ "x86_64-darwin" "aarch64-darwin" ]; };
     removePrefix = prefix: text: builtins.substring (builtins.stringLength prefix) (-1) text;
@@ -5981,7 +5990,8 @@ in
       chmod +x $out
     '';
 }
-// lib.genAttrs (lib.splitString " " "dive flyctl just libjpeg libwebp nixfmt nixfmt-tree patchelf skopeo uv zlib")
+// lib.genAttrs
+  (lib.splitString " " "binutils-unwrapped dive flyctl just libjpeg libwebp nixfmt nixfmt-tree patchelf skopeo uv zlib")
   (name: nothing)
 """
 
@@ -6023,6 +6033,8 @@ add("manifest.json", json.dumps([manifest]).encode())
 archive.close()
 """
 
+OF_THE_IMAGE = """bottle certifi maxminddb opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow sentry-sdk
+    urllib3 waitress"""
 PACKAGES = """babel bottle certifi hypothesis matplotlib maxminddb netaddr opentelemetry-exporter-otlp-proto-http
     opentelemetry-sdk packaging pillow prometheus-client pytest pytest-timeout pytest-xdist selenium sentry-sdk trustme
     urllib3 waitress websocket-client"""
@@ -6093,8 +6105,8 @@ class Nix:
 
 def with_nix(test: Callable[..., None]) -> Callable[..., None]:
     """Marks a test that takes a real nix, and root's rights for crun."""
-    tools = all(map(shutil.which, ("crun", "nix", "patchelf", "skopeo")))
-    reason = "crun, nix, patchelf and skopeo are needed, and to be root"
+    tools = all(map(shutil.which, ("crun", "nix", "patchelf", "skopeo", "strip")))
+    reason = "crun, nix, patchelf, skopeo and strip are needed, and to be root"
     return pytest.mark.nix(pytest.mark.skipif(not tools or os.geteuid() != 0, reason=reason)(test))
 
 
@@ -6255,7 +6267,8 @@ def inspect(image: Path, *arguments: str) -> Any:
 @with_nix
 def test_the_image_is_four_things_in_a_layer_each(nix, image):
     config = inspect(image, "--config")["config"]
-    (program,) = config["Cmd"]
+    (program,) = config["Entrypoint"]
+    assert config.get("Cmd") is None, "`docker run` adds its arguments to the program"
     variables = dict(variable.split("=", 1) for variable in config["Env"])
     assert program.startswith(f"{nix.store}/") and program.endswith(f"-catscii-{catscii.__version__}/bin/catscii")
     assert variables.keys() == {"SSL_CERT_FILE", "GEOLITE2_COUNTRY_DB", "ANALYTICS_DB"}
@@ -6296,43 +6309,215 @@ def test_an_edit_of_the_script_changes_one_small_layer(nix, image):
     assert len(old) == len(new) == 5 and len(gzip.compress(new[changed])) < 300_000
 
 
+class Container:
+    """The image's files in a folder, in which crun runs the image's program without a network."""
+
+    def __init__(self, folder: Path, image: Path) -> None:
+        self.folder = folder
+        self.root = folder / "rootfs"
+        self.root.mkdir()
+        for layer in read_layers(image).values():
+            subprocess.run(["tar", "-x", "-C", self.root], input=layer, check=True)
+        self.config = inspect(image, "--config")["config"]
+
+    def command(self, *arguments: str, **variables: str) -> list[str]:
+        """Return the command of `docker run catscii ARGUMENTS`."""
+        specification = self.folder / "config.json"
+        specification.unlink(missing_ok=True)
+        subprocess.run(["crun", "spec"], check=True, cwd=self.folder)
+        spec = json.loads(specification.read_text())
+        user = int(self.config["User"])
+        process = spec["process"]
+        process["terminal"] = False
+        process["args"] = [*self.config["Entrypoint"], *arguments]
+        process["env"] = [*self.config["Env"], *itertools.starmap("{}={}".format, variables.items())]
+        process["user"] = {"uid": user, "gid": user}
+        spec["root"]["readonly"] = False
+        specification.write_text(json.dumps(spec))
+        return self.crun("run", "--bundle", str(self.folder), "catscii")
+
+    def crun(self, *arguments: str) -> list[str]:
+        """In a mount namespace with one hierarchy of cgroups, since crun refuses a machine that has two."""
+        options = f"--root {self.folder}/c --cgroup-manager disabled"
+        command = f'umount -R $0; mount -t cgroup2 0 $0; exec crun {options} "$@"'
+        return ["unshare", "--mount", "sh", "-c", command, "/sys/fs/cgroup", *arguments]
+
+
 @with_nix
-def test_the_image_without_any_network_serves_cats_and_stops(nix, image, tmp_path):
-    root = tmp_path / "rootfs"
-    root.mkdir()
-    for layer in read_layers(image).values():
-        subprocess.run(["tar", "-x", "-C", root], input=layer, check=True)
+def test_the_image_without_any_network_serves_cats_and_stops(image, tmp_path):
+    container = Container(tmp_path, image)
+    root = container.root
     assert (root / "tmp").stat().st_mode & 0o7777 == (root / "db").stat().st_mode & 0o7777 == 0o1777
     programs = {path.name for path in root.rglob("*") if path.parent.name == "bin"}
     assert programs == {"catscii", "python3"}, "no shell, no other program"
 
-    config = inspect(image, "--config")["config"]
-    subprocess.run(["crun", "spec"], check=True, cwd=tmp_path)
-    spec = json.loads((tmp_path / "config.json").read_text())
-    user = {"uid": int(config["User"]), "gid": int(config["User"])}
-    env = [*config["Env"], "SENTRY_DSN=http://abc@localhost:9/42", "HONEYCOMB_API_KEY=k3y"]  # their packages are there
-    spec["process"] |= {"terminal": False, "args": config["Cmd"], "env": env, "user": user}
-    spec["root"]["readonly"] = False
-    (tmp_path / "config.json").write_text(json.dumps(spec))
-
-    def crun(*arguments: str) -> list[str]:
-        """In a mount namespace with one hierarchy of cgroups, since crun refuses a machine that has two."""
-        command = f'umount -R $0; mount -t cgroup2 0 $0; exec crun --root {tmp_path}/c --cgroup-manager disabled "$@"'
-        return ["unshare", "--mount", "sh", "-c", command, "/sys/fs/cgroup", *arguments]
-
-    container = Running(tmp_path, crun("run", "--bundle", str(tmp_path), "catscii"), PORT="8080")
+    telemetry = {"SENTRY_DSN": "http://abc@localhost:9/42", "HONEYCOMB_API_KEY": "k3y"}  # their packages are there
+    running = Running(tmp_path, container.command(**telemetry), PORT="8080")
     try:
-        container.wait_for("Listening on")
+        running.wait_for("Listening on")
         ask = "import sys, urllib.request as r; print(r.urlopen('http://127.0.0.1:8080' + sys.argv[1]).read().decode())"
         python = next(root.rglob("*-catscii-runtime/bin/python3")).relative_to(root)
         for path, answer in {"/": "<html", "/cat/house-1?format=json": "house-1", "/health": '"ok"'}.items():
-            command = crun("exec", "--env", "LANG=C.UTF-8", "catscii", f"/{python}", "-I", "-c", ask, path)
+            command = container.crun("exec", "--env", "LANG=C.UTF-8", "catscii", f"/{python}", "-I", "-c", ask, path)
             assert answer in subprocess.check_output(command, text=True)
-        subprocess.run(crun("kill", "catscii", "SIGTERM"), check=True)
-        assert container.process.wait(15) == 0
-        assert (root / "db/analytics.db").stat().st_uid == user["uid"]
+        subprocess.run(container.crun("kill", "catscii", "SIGTERM"), check=True)
+        assert running.process.wait(15) == 0
+        assert (root / "db/analytics.db").stat().st_uid == int(container.config["User"])
     finally:
-        subprocess.run(crun("delete", "--force", "catscii"), capture_output=True)
+        subprocess.run(container.crun("delete", "--force", "catscii"), capture_output=True)
+
+
+@with_nix
+def test_the_image_takes_the_arguments_of_catscii(image, tmp_path):
+    container = Container(tmp_path, image)
+    drawn = subprocess.check_output(container.command("art", "house-42"))
+    assert drawn == run("art", "house-42").stdout
+    read = subprocess.check_output(container.command("art", "-", "--width", "40"), input=photograph())
+    assert read == run("art", "-", "--width", "40", stdin=photograph()).stdout
+
+
+# Python runs this first in every process that inherits PYTHONPATH. It notes which modules are read.
+LISTENER = """
+import os, sys
+
+def note(path):
+    if isinstance(path, str) and path.endswith((".py", ".pyc", ".so")):
+        try:
+            file = os.open(TRACE, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        except OSError:  # a box can open no file
+            return
+        os.write(file, path.encode() + b"\\n")
+        os.close(file)
+
+def hear(event, values):
+    if event == "open":
+        note(values[0])
+    if event == "import":  # of a C extension, if it has a file
+        note(values[1])
+
+for module in [*sys.modules.values()]:
+    note(getattr(module, "__file__", None))
+sys.addaudithook(hear)
+"""
+
+
+class Rehearsal:
+    """What a program can do: the service, CGI, `art`, the box, Sentry, traces, countries and machines."""
+
+    def __init__(self, program: list[str], folder: Path, variables: dict[str, str]) -> None:
+        folder.mkdir()
+        self.program, self.folder = program, folder
+        self.variables = {"PATH": os.environ["PATH"], **variables}
+
+    def run(self, *arguments: str, stdin: bytes = b"", **variables: str) -> bytes:
+        """Return what the program writes to standard output."""
+        environment = self.variables | variables
+        command = [*self.program, *arguments]
+        result = subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=60)
+        assert b"\nTraceback" not in b"\n" + result.stderr
+        return result.stdout
+
+    def art(self, url: str, ca_file: str) -> list[bytes]:
+        """Show a picture in each format, errors, and help."""
+        pictures = [b"no picture", photograph()[:999]]
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turned
+        for format in catscii.PICTURE_FORMATS:
+            mode = "P" if format in ("PNG", "GIF", "BMP", "TIFF") else "RGB"
+            picture = Image.radial_gradient("L").convert(mode)
+            pictures.append(encoded(picture, format, exif=exif))
+        shown = [self.run("art", "-", stdin=picture) for picture in pictures]
+        shown += [self.run("art", "house-7", "--format", format) for format in catscii.PARAMETERS["format"].values]
+        shown += [self.run("art", each, SSL_CERT_FILE=ca_file) for each in (url, "https://b\u00fccher.example/")]
+        shown += [self.run(*words.split()) for words in ("--help", "--version", "art --help", "art --width x")]
+        return shown
+
+    def cgi(self, **variables: str) -> None:
+        for path in ("/", "/cat/house-1", "/analytics", "/panic"):
+            answer = self.run(**cgi_variables(self.folder, PATH_INFO=path, **variables))
+            assert answer.startswith(b"Status: ") and b"not set up" not in answer
+
+    def serve(self, **variables: str) -> None:
+        client = {"X-Real-IP": "81.2.69.160", "Accept-Encoding": "gzip"}
+        client["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        with Running(self.folder, self.program, **self.variables, **variables) as service:
+            eventually(lambda: service.stored() > 2)
+            for path in ("/", "/analytics", "/help", "/metrics", "/panic", "/robots.txt", "/favicon.ico", "/?width=1"):
+                for headers in (CURL, CHROME, client | {"Accept": "application/json"}):
+                    service.get(path, headers)
+            for suffix in catscii.SUFFIXES:
+                assert service.get(f"/cat/house-7.{suffix}", client).status == 200
+            service.get("/", method="POST")
+            assert service.json("/analytics")["countries"]["GB"] > 0
+            assert service.stop() == 0
+        unexpected = [line for line in service.log if line["level"] in ("WARN", "ERROR")]
+        assert {line["fields"]["message"] for line in unexpected} == {"Request failed"}, "of /panic"
+
+
+LIBRARIES_OF_WHEELS = (  # in the stand-in, but not in nixpkgs' packages as default.nix takes them
+    r"pillow\.libs/|/lib(Xau|brotli\w+|freetype|harfbuzz|lcms2|lzma|openjp2|png16|tiff|xcb|zstd)-|/libstdc\+\+\.")
+PILLOW_CAN_DO_WITHOUT = {"site-packages/PIL/_avif", "site-packages/PIL/_imagingft"}
+COUNTRIES = 8_000_000  # bytes of DB-IP's database, instead of which the stand-in has a tiny one
+
+
+def names_of_modules(lines: str) -> set[str]:
+    """Return the paths below lib/python3.x, as the image names them: without __pycache__, and all compiled."""
+    paths = re.findall(r"(?m)/lib(?:64)?/python3\.\d+/(.*)$", lines)
+    sources = {re.sub(r"__pycache__/(.+)\.cpython-\d+(\.opt-\d)?\.pyc$", r"\1.py", path) for path in paths}
+    return {re.sub(r"\.py$", ".pyc", path) for path in sources}
+
+
+@with_nix
+def test_the_image_has_what_the_program_imports_and_little_more(
+        image, cluster, secure_upstream, ca_file, country_db, tmp_path):
+    trace = tmp_path / "trace"
+    listener = tmp_path / "listener/sitecustomize.py"
+    listener.parent.mkdir()
+    listener.write_text(LISTENER.replace("TRACE", repr(str(trace))))
+    listening = {"PYTHONPATH": str(listener.parent)}
+    secure_upstream.answers["/picture"] = sends(photograph())
+    settings = {
+        "SENTRY_DSN": secure_upstream.dsn, "OTEL_EXPORTER_OTLP_ENDPOINT": secure_upstream.url,
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip", "SSL_CERT_FILE": ca_file, "ETCD_ENDPOINTS": cluster().endpoints,
+        "GEOLITE2_COUNTRY_DB": country_db, "CLIENT_IP_HEADER": "X-Real-IP", "CAT_SOURCES": secure_upstream.cataas,
+    }
+    script = Rehearsal([sys.executable, str(SCRIPT)], tmp_path / "script", listening)
+    entrypoint = inspect(image, "--config")["config"]["Entrypoint"]
+    packaged = Rehearsal(entrypoint, tmp_path / "packaged", {})
+    shown = []
+    for program in (script, packaged):
+        shown.append(program.art(secure_upstream.url + "/picture", ca_file))
+        program.cgi()
+        program.cgi(**settings)
+        secure_upstream.posts.clear()
+        program.serve(**settings)
+        assert {path for path, *_ in secure_upstream.posts} == {"/api/42/envelope/", "/v1/traces"}
+    assert shown[0] == shown[1]
+
+    python = Path(entrypoint[0]).read_text().split()[0].removeprefix("#!")
+    runtime = Path(python).parents[1]
+    sizes = {str(path): path.stat().st_size for path in runtime.rglob("*") if path.is_file()}
+    own = {path: size for path, size in sizes.items() if not re.search(LIBRARIES_OF_WHEELS, path)}
+    modules = {name: path for path in own for name in names_of_modules(path)}
+    imported = names_of_modules(trace.read_text())
+    parts = {Path(part).name for name in OF_THE_IMAGE.split() for part in parts_of(name, set())}
+    other = {name for name in imported if name.startswith("site-packages/") and name.split("/")[1] not in parts}
+    missing = imported - other - modules.keys()
+    assert {name.split(".")[0] for name in missing} <= PILLOW_CAN_DO_WITHOUT, "the image lacks more"
+
+    unused = {name: own[modules[name]] for name in modules.keys() - imported}
+    used_folders = {folder for name in imported for folder in Path(name).parents}
+    unused_folders: Counter[str] = Counter()
+    for name, size in unused.items():
+        for folder in {*Path(name).parents} - used_folders:
+            unused_folders[str(folder)] += size
+    assert not [folder for folder, size in unused_folders.items() if size > 150_000], "nothing imports these"
+    assert sum(unused.values()) < 5_000_000, sorted(unused.items(), key=lambda item: item[1])[-99:]
+
+    layers = [tarfile.TarFile(fileobj=io.BytesIO(data)) for data in read_layers(image).values()]
+    entries = [entry for layer in layers for entry in layer]
+    size = sum(entry.size for entry in entries if not re.search(LIBRARIES_OF_WHEELS, entry.name))
+    assert size + COUNTRIES < 50_000_000
 
 
 @with_nix
@@ -6341,6 +6526,17 @@ def test_an_image_with_more_in_it_than_it_needs_is_not_built(nix, tmp_path):
     with nix.planted("bottle", tmp_path / "bash"):
         result = nix("build", "dockerImage", "--no-link", "--print-build-logs")
     assert result.returncode != 0 and "the image must not contain bash" in result.stderr
+
+
+@with_nix
+def test_an_image_that_lacks_an_import_is_not_built(nix):
+    default = nix.flake / "default.nix"
+    lists = "  unneeded = [\n"
+    text = default.read_text()
+    assert lists in text
+    with edited(default, text.replace(lists, f'{lists}"site-packages/PIL/GifImagePlugin.py"')):
+        result = nix("build", "dockerImage", "--no-link", "--print-build-logs")
+    assert result.returncode != 0 and "No module named 'PIL.GifImagePlugin'" in result.stderr
 
 
 @pytest.mark.cgi
