@@ -599,17 +599,22 @@ FILL_GLYPHS = r"""_+<>LJ^|,`/\=v"""  # lines and corners, which people take for 
 LETTERS = ".:;!clits?vxzouneakhdbq"  # for cells without relief, roughly from thin to dense
 INK_TONES = " .:;!lxoSkGXUO8QRB@"  # roughly from thin to dense
 EDGES = r"""/\_-^`',<>()LJ7TVvY|"""  # they show the direction of an edge
-GLYPHS = sorted({*FILL_GLYPHS, *LETTERS, *INK_TONES, *EDGES})
+GLYPHS = [chr(code) for code in range(32, 127)]  # printable ASCII: those above, and those of texts
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
 KEPT = 0.75  # with few colours, a glyph stays if its error is this share of that of a flat cell or less
 MOST_LUMINANCE = 0.3  # of glyphs on white: a relative luminance of 0.3 has a contrast of 3:1 (WCAG 2.2)
 FADE = 2  # the smaller, the fainter are glyphs that fit their cells badly
 COVERAGE = """
-c-rNe2d?BW3`28CUh-X%TLcsED)4XdB$y={$Fgii#chuN2IdNeK0U`KSf66g2OI^tH62zLev-*2zJe1mTp12nG|mR<Q;d~gdQ-=X^G|kR-R})xHzu#r`6ejQcx%WswgKwJw{D8-zt|-2+D2UHb35i=Ae@`FK-eVWc$g$BOyeh`7K)?|hTC0?v_;pM?Lj%dP51uqc>cO8
-rVJEDm0zeNNtQ?_jg0aj$S!;=eGG&K#SX`l%LyaWXk?UaXt76!%;Erx)fdzc&r(qc+YQD>Vsr>ncRu8*0!#e06bqHSnEqu9siJXYl#&%d-KpQOJ$Y~}_Kyfk!_gqp!wiO78&+o96$Lc>A}i~l`gOFY2sT4HGaNlg%Hmxcp>4-Q7c%9er|o=GIApz)6}GNdNefaH?&qe@
-v8lEq$ZT)%9qzeszy;OeSRs?zjP>eFrt4bK_0e<>JeaIa@kmYLI44$R4-5qjWlVE#=_w@-DRefiyEqrAn7y5CK=S!2#?17hdz7r?Zn0LY%@)US7;18E5f&74k`WIkdt*Fs%+>TUvgFvJb{9&Uft)Hm*IU*C9OrF}$Ju=vk1lfjjIBr3$KqA_8;yNiST|k-*@FP{J4kBg
-{jmcc;Nu{KLZ@#BVN*oC288Xb4E_9)+mpu1hRvR1iPuaywJ;z3H2RrymVVLAcsB;5JgYKo{pEv(MK|L$><)@-G@?)|8_Xx#bC!P5oyU7M;=bg@>EWcnbV3fRG((Gv?f&}Uv_4d<etv`P05lfZ?$Ylw61U4?eZ;cxsM@XJQRfzAV+{=)UDHOXuwISnzPy1o&*+Xv?EC9u
-$G>j+{A-HRPtm>ee>K_UAw-US%r{qu5k~qcx*4yqU|V0eq<JEv`PHS}UFDq3*74Z80K3qnYqq{x-Bagf#Lw8#^XkROeK7Aiu`lJkdO0zlc`w-yID4bDaJP@>SR<|E^OuvG{+w+IPdDEzI;oAf0oH?A@C)QeTb2
+c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<$&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E
+8yL7{R-DsM5qpAYNrk%dO%mN!Wp{Pice=wqO<WtOx5#I9v2S*{^+Ix4@<8kgdDZr^`(^Vy5>w9e{Q`kT;$&KWl?b4Iy$CnjAnGrX^CVL8Vv^Vw_O9!>{-Ve~cG{2gbX>Smv?-BVSZmJHc8CmvERob*1hA(kP5^2v{y19o+}}0usxu0xR{-pb6P4gu_$0iDcD1Nh)W>8c
+pS;H#&2S+!$(|%?5}IUc5}G8YoOW&3iyyx+z&Z2VNrct>5#81a;-j$FdDDPr`=Gzg?2w4IQX;#Z4Z;vL>*5KzLD`Zv?gvGzX7a>P{+t<8B5Co0x@S^$t3O(+gwrY!I|?lnty5xZK<Horcf}C`>j%V08_MqQ$4`sf<#i^NjJ1rBK{X`W@T#cqBx1^S?U#wHpkd|J<X$P-
+lt?Z6r1{?J>vZTS@WXHI#f2K}6K6rhD%q8JM~Nzdkz9q!$Qt@VdL>7j5~xTm>x{P5je1=KZR}ti^V!u7%`5#~7Z$Tb=5ZB{3rv}9J~5E-Tqo=Kss&g|L|ZsyTAERwro9uysAN^_rGo>(MyH34T5H}Hn8ZM_oF<j&aY^BGY9-8CbDp+uInb4@_SF)tthe>U?;k#=A5D9S
+cJHGWJFCxy-Y9c4!c1s6!l+#v^gQ<h4QbkIv}s%|o!Uv-7<{pA{cj{y2I0$gP_=DbnS=MFClsDg03n(6NVUJcAtXE~`g=v_QQ9=H1oK}p+)oL+3R6Oq1{Jag*=UfU1{Drf{X5+*kTC!bLC7d1LWM$hNQ4T7M5rKSy!$(VJm@7F(d9R*)>@*-)3(JWR-y-^NrgkEr5Uxd
+RTt<N_+#mnZaXN++8kSZQW;HBC*fX}^H|x0gf{s@%XTToQU6RPXe))???2M7if8Q9T;3G8n<;uEE(vXm6LlBawUQn>rxwcCoz&)PYs)g^-9OzcWKUYI3PXaO--=>~WYR^EB~Fx>|H)?d+_FYzkZo7llsr1^xy)+NItMq#i81@?lyoLG?PtwsHN@)Lv^iDbE$2RcTzz!!
+Vv<G3Zaw-o^V|$+hxtY)cjfBYk1x}V`qQ>VCZVb?p&NRJ&%Y+Tn%KjQ^TZAA_$r48xThll`{f=MeIkhaUx>KQrGGmc{G}p;2dK|wc|9TR@qKO!P*zNX_k``7lSowWHQcJUZ)}u&FJ-~{GKa*nO4H7I9t@>yzyEm7DFQ2A5M&aqJH7)-zO`)XdtSWm-c20@??c@0s8Y6M
+Z8{i@2vEO8jw;%u-9XRE{&6Lid;556)BDOFzOOVWe_p2zVt0xF4*T=u%%i8?RuS)wB3m!5eZP*%f;OShgu*c`7^Q>>6>hcc*`V(>c(aUvdRj0RD8I3@Lvj`Q9p`m=Se}1hJ@Hkn-aU<PXLxQa#Is@q9u$B0<qj4f(2_5T)R%mnwyx*Ol`L92<KwS;wdPaGF7-YB8NZws
+*i{~M!`1DB(r&Ay*K3ZT%<>0RknAP>-2AX#i6PfRkdq@Vpq`ezCqGBk=f}g6^Q%~SX<z>I*-Z$3=>FsS?TDzQxwy<oX7<;j&>(yHTw+;bo)-I~yJKX!ot-j911KHcgnWrZ>~&Y3!5@V)k!JIkUK+R2gb#oC>8)FL=nJm98}Lac_4>B{qLYhvN@<}uyheYAOmE9|LEn@v
+$e|_A$ssR^r(V?wHLpG_2CL+f@;jV;@(;c6fVT
 """  # made by bench_catscii.py: 0, 85, 170 or 255 for each of the PARTS of each of GLYPHS in DejaVu Sans Mono
 Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, or None for spaces; its background, if any
 
@@ -882,8 +887,8 @@ def noise() -> Image.Image:
 
 @cache
 def shades() -> dict[str, Image.Image]:
-    """Return the luma of each of EDGES as seen from afar (L, 5 x 10). The mean of the densest glyph is white."""
-    blur, densest = ImageFilter.GaussianBlur(2), max(densities())
+    """Return the luma of each of EDGES as seen from afar (L, 5 x 10). The mean of the densest of INK_TONES is white."""
+    blur, densest = ImageFilter.GaussianBlur(2), densities()[ord(INK_TONES[-1])]
     return {name: glyphs()[name].filter(blur).reduce(2).point(lambda level: level / densest) for name in EDGES}
 
 
