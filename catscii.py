@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     import subprocess
     import textwrap
     import threading
+    import unicodedata
     from concurrent import futures
     from contextlib import AbstractContextManager
     from http import client as http_client
@@ -107,6 +108,7 @@ else:
         "ipaddress json logging random reprlib resource shutil")
     socket, sqlite3, ssl, subprocess, textwrap, threading = lazy("socket sqlite3 ssl subprocess textwrap threading")
     futures, http_client, urllib_parse = lazy("concurrent.futures http.client urllib.parse")
+    unicodedata, = lazy("unicodedata")
     bottle, certifi, maxminddb, PIL, urllib3, waitress = lazy("bottle certifi maxminddb PIL urllib3 waitress")
     Image, ImageChops, ImageDraw, ImageEnhance = lazy("PIL.Image PIL.ImageChops PIL.ImageDraw PIL.ImageEnhance")
     ImageFilter, ImageMath, ImageOps, ImageStat = lazy("PIL.ImageFilter PIL.ImageMath PIL.ImageOps PIL.ImageStat")
@@ -141,8 +143,20 @@ def ensure(text: str, valid: Callable[[str], object], what: str, secret: bool = 
     return text
 
 
-def one_of(text: str, choices: range | Collection[str]) -> Any:
+class FreeText(NamedTuple):
+    """Texts of which there are too many to list them."""
+
+    name: str  # stands for a text in the usage of an option
+    read: Callable[[str], str]  # returns a text as it is used; raises ValueError
+
+
+Choices = range | Collection[str] | FreeText
+
+
+def one_of(text: str, choices: Choices) -> Any:
     """Return `text` if it is one of the choices, as a number if the choices are a range. Raises ValueError."""
+    if isinstance(choices, FreeText):
+        return choices.read(text)
     if isinstance(choices, range):
         return int(ensure(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
                           f"a whole number from {choices[0]} to {choices[-1]}"))
@@ -603,6 +617,9 @@ GLYPHS = [chr(code) for code in range(32, 127)]  # printable ASCII: those above,
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
 KEPT = 0.75  # with few colours, a glyph stays if its error is this share of that of a flat cell or less
 MOST_LUMINANCE = 0.3  # of glyphs on white: a relative luminance of 0.3 has a contrast of 3:1 (WCAG 2.2)
+MAX_SAID = 200  # characters that a cat says
+LINE_OF_SPEECH = 16, 56  # columns of a line in a bubble beside the art at least, and of any line at most
+KEPT_WORD = 24  # columns of a word that is not broken into lines if there is a place where it need not be
 FADE = 2  # the smaller, the fainter are glyphs that fit their cells badly
 COVERAGE = """
 c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<$&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E
@@ -616,6 +633,12 @@ Z8{i@2vEO8jw;%u-9XRE{&6Lid;556)BDOFzOOVWe_p2zVt0xF4*T=u%%i8?RuS)wB3m!5eZP*%f;OSh
 *i{~M!`1DB(r&Ay*K3ZT%<>0RknAP>-2AX#i6PfRkdq@Vpq`ezCqGBk=f}g6^Q%~SX<z>I*-Z$3=>FsS?TDzQxwy<oX7<;j&>(yHTw+;bo)-I~yJKX!ot-j911KHcgnWrZ>~&Y3!5@V)k!JIkUK+R2gb#oC>8)FL=nJm98}Lac_4>B{qLYhvN@<}uyheYAOmE9|LEn@v
 $e|_A$ssR^r(V?wHLpG_2CL+f@;jV;@(;c6fVT
 """  # made by bench_catscii.py: 0, 85, 170 or 255 for each of the PARTS of each of GLYPHS in DejaVu Sans Mono
+SEQUENCES = (  # what makes one emoji of many, or a picture of a character: joiners, variants, keycaps and skin tones
+    "[\u200c\u200d\ufe00-\ufe0f\u20e3\U0001f3fb-\U0001f3ff]")
+ASCII_FORMS = str.maketrans({  # of what Unicode does not decompose
+    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00ab": '"', "\u00bb": '"', "\u2013": "-",
+    "\u2014": "-", "\u00df": "ss", "\u00c6": "AE", "\u00e6": "ae", "\u0152": "OE", "\u0153": "oe", "\u00d8": "O",
+    "\u00f8": "o", "\u0141": "L", "\u0142": "l"})
 Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, or None for spaces; its background, if any
 
 
@@ -1304,6 +1327,169 @@ def to_dict(art: Art) -> dict[str, Any]:
             "foreground": foreground, "background": background}
 
 
+class Bubble(NamedTuple):
+    """A speech bubble: lines above the art, or what follows each row of the art from the first one on."""
+
+    above: Sequence[str] = ()
+    beside: Sequence[str] = ()
+
+
+SILENCE = Bubble()
+
+
+class Stage(NamedTuple):
+    """A bubble, and the columns and rows that it leaves for the art."""
+
+    width: int
+    height: int
+    bubble: Bubble
+
+
+def sayable(text: str) -> str:
+    """Return a text that a cat can say. Raises ValueError, which does not repeat the text."""
+    if len(text) > MAX_SAID:
+        raise ValueError(f"{len(text):,} characters are more than the {MAX_SAID} that a cat can say")
+    for character in text:
+        joins = character in "\u200c\u200d"  # letters of some scripts, and emoji
+        if not (joins or character.isprintable() or unicodedata.category(character) == "Zs"):
+            raise ValueError(f"a cat cannot say {quoted(character)}, which is not a printable character")
+    return text
+
+
+def in_cells(text: str) -> str:
+    """Return the text without what terminals disagree about: each emoji of a sequence becomes one of its own."""
+    return unicodedata.normalize("NFC", re.sub(SEQUENCES, "", text))
+
+
+def in_ascii(text: str) -> str:
+    """Return the text in the glyphs that a PNG has: letters without accents, and "?" for what is not in ASCII."""
+    parts = unicodedata.normalize("NFKD", re.sub(SEQUENCES, "", text).translate(ASCII_FORMS))
+    letters = "".join(part for part in parts if not unicodedata.category(part).startswith("M"))
+    return letters.encode("ascii", "replace").decode()
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    marks = sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - marks
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return the words of a text in lines of at most `width` columns. A word breaks only if it is wider than a line."""
+    lines, left = [""], width  # columns that the last line has left
+    for word in text.split():
+        taken = columns_of(word)
+        breaks = taken > width
+        if lines[-1] and (taken < left or breaks):
+            lines[-1] += " "
+            left -= 1
+        elif lines[-1]:
+            lines.append("")
+            left = width
+        for piece in word if breaks else [word]:
+            if columns_of(piece) > left:
+                lines.append("")
+                left = width
+            lines[-1] += piece
+            left -= columns_of(piece)
+    return [line.rstrip() for line in lines]
+
+
+def balanced(text: str, width: int, most: int) -> list[str]:
+    """Return the text in lines of about the same length, of `width` columns at most. "..." ends the last of `most`."""
+    lines = wrapped(text, width)
+    if len(lines) > most:
+        *kept, last = lines[:most]
+        return [*kept, wrapped(last, width - 3)[0] + "..."]
+    longest = max(map(columns_of, text.split()))
+    widths = range(min(longest, width), width)
+    return wrapped(text, widths.start + bisect_left(
+        widths, True, key=lambda narrower: len(wrapped(text, narrower)) <= len(lines)))
+
+
+def framed(lines: list[str]) -> list[str]:
+    """Return the lines in a frame, all of the same width."""
+    width = max(2, *map(columns_of, lines))
+    padded = [line + " " * (width - columns_of(line)) for line in lines]
+    edge = "-" * (width + 2)
+    return [f".{edge}.", *(f"| {line} |" for line in padded), f"'{edge}'"]
+
+
+def bubble_above(lines: list[str], columns: int) -> Bubble:
+    """Return a bubble that points down at the middle of art of so many columns."""
+    *frame, bottom = framed(lines)
+    left = max(0, (columns - len(bottom)) // 2)
+    point = max(1, min(columns // 2 - 2 - left, len(bottom) - 5))
+    mouth = bottom[:point] + ".  ." + bottom[point + 4:]
+    tip = " " * (point + 1) + "\\/"
+    return Bubble(above=[" " * left + line for line in (*frame, mouth, tip)])
+
+
+def bubble_beside(lines: list[str], rows: int) -> Bubble:
+    """Return a bubble that points left at the upper half of art of so many rows."""
+    frame = ["  " + line for line in framed(lines)]
+    point = (len(frame) - 1) // 2
+    frame[point] = " < " + frame[point][3:]
+    top = max(0, min(rows // 2 - 1 - point, rows - len(frame)))
+    return Bubble(beside=[""] * top + frame)
+
+
+def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterator[Stage]:
+    """Yield what a text can do to a picture of this size within `width` columns and `height` rows."""
+    least, most = LINE_OF_SPEECH
+    if not text.split():
+        return
+    lines = balanced(text, min(width - 4, most), max(1, height // 2 - 3))
+    below = height - len(lines) - 3
+    if below > 0:
+        columns, _ = fit(size, width, below)
+        yield Stage(width, below, bubble_above(lines, columns))
+    longest = max(map(columns_of, text.split()))
+    least = longest if least < longest <= KEPT_WORD else least
+    for narrowest in range(least, most + 1, 8):
+        left = width - narrowest - 6
+        if left < least:
+            return
+        columns, rows = fit(size, left, height)
+        lines = balanced(text, min(width - columns - 6, most), MAX_SAID)
+        if len(lines) + 2 <= rows:
+            yield Stage(left, height, bubble_beside(lines, rows))
+
+
+def staged(text: str, size: tuple[int, int], width: int, height: int | None) -> Stage | None:
+    """Return the stage that leaves the largest art for a picture, or None if there is no room for any bubble."""
+    def area(stage: Stage) -> int:
+        columns, rows = fit(size, stage.width, stage.height)
+        return columns * rows
+
+    return max(stages(text, size, width, height or MAX_ROWS), key=area, default=None)
+
+
+def with_bubble(rows: Sequence[str], bubble: Bubble) -> list[str]:
+    """Return the rows of art with the bubble, as lines."""
+    pairs = itertools.zip_longest(rows, bubble.beside, fillvalue="")
+    return [*bubble.above, *map("".join, pairs)]
+
+
+def joined(art: Art, bubble: Bubble, background: str) -> Art:
+    """Return art that includes a bubble of ASCII, on a page of this background."""
+    rows = with_bubble(art.rows, bubble)
+    columns = max(map(len, rows))
+    page, ink = (BACKGROUNDS[name] for name in sorted(BACKGROUNDS, key=background.__ne__))
+
+    def extended(plane: bytes | None, colour: tuple[int, int, int]) -> bytes:
+        picture = Image.new("RGB", (columns, len(rows)), colour)
+        if plane:
+            size = len(art.rows[0]), len(art.rows)
+            picture.paste(Image.frombytes("RGB", size, plane), (0, len(bubble.above)))
+        return picture.tobytes()
+
+    return Art(tuple(row.ljust(columns) for row in rows), extended(art.foreground, ink), extended(art.background, page))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # House cats: portraits drawn from a seed, so that there is always a cat
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1606,6 +1792,9 @@ NAMED_COLOURS = {
     "green": "#2d4b23 #508240 #96b96e", "blue": "#233264 #3c64b4 #8cb4dc", "purple": "#6e468c",
     "pink": "#e196a0 #f0c4c8", "red": "#b42828"}
 COLOUR_NAMES = {bytes.fromhex(shade[1:]): name for name, tones in NAMED_COLOURS.items() for shade in tones.split()}
+MAX_LOOK = 100  # characters of the words that a cat is looked for by
+TRIES = 3000  # cats whose descriptions are read in search of one
+DULL_WORDS = "a an and at in its of on one the with"  # nobody looks for these
 PORTRAITS = 8  # that are kept, with 0.5 MB each: a page asks for a cat again in the size of its window
 MAIN_SHARE = 0.2  # a second main colour has at least this share of the picture
 
@@ -2453,6 +2642,38 @@ def house_cats(count: int = 24, seconds: int = 60) -> list[str]:
     return [f"house-{zlib.crc32(b'%d' % period)}" for period in range(now - count + 1, now + 1)]
 
 
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def look(text: str) -> str:
+    """Return the words that are looked for, in lower case, with a space between them. Raises ValueError."""
+    if len(text) > MAX_LOOK:
+        raise ValueError(f"{len(text):,} characters are more than the {MAX_LOOK} for words of a description")
+    return " ".join(words_of(text))
+
+
+@cache
+def looks() -> frozenset[str]:
+    """Return all words that descriptions of house cats have."""
+    return frozenset(words_of(" ".join(house_words())))
+
+
+def house_cat_like(wanted: str) -> str:
+    """Return the id of a random house cat whose description has all words that are wanted.
+
+    Raises NoSuchCat if TRIES random cats have none, with a message for visitors that names the words there are.
+    """
+    words = {*wanted.split()}
+    if words <= looks():
+        for _ in range(TRIES):
+            seed = random.randrange(HOUSE_CATS)
+            if words <= {*words_of(house_cat(seed).description)}:
+                return f"house-{seed}"
+    known = ", ".join(sorted(looks() - {*DULL_WORDS.split()}))
+    raise NoSuchCat(f"no house cat is like {quoted(wanted)}; the words are {known}")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Visitors: count visits by day and country, keep no address; draw the map of the world
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3097,7 +3318,7 @@ PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in
 class Parameter(NamedTuple):
     """What is known of a field of View. /help shows `example` and `help`; `art --help` shows `values` and `art`."""
 
-    values: range | Sequence[str]
+    values: range | Sequence[str] | FreeText
     example: str
     help: str
     art: str
@@ -3129,6 +3350,12 @@ PARAMETERS = {
     "format": Parameter(
         PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; text is in ink by default",
         art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)"),
+    "says": Parameter(
+        FreeText("TEXT", sayable), "?says=Hello", f"the cat says this, at most {MAX_SAID} characters",
+        art=f"a text of at most {MAX_SAID} characters in a speech bubble; - for standard input, whose end may be cut"),
+    "like": Parameter(
+        FreeText("WORDS", look), "?like=black+asleep", "a house cat whose description has these words",
+        art="a random house cat whose description has these words (any)"),
 }
 
 
@@ -3142,6 +3369,8 @@ class View(NamedTuple):
     background: str = "dark"
     colors: str = "true"
     format: str = "html"
+    says: str = ""
+    like: str = ""
 
     def options(self) -> tuple[int, int | None, str, int, str, str]:
         """Return the arguments of `render` after the picture. Views with equal options show the same art."""
@@ -3152,6 +3381,17 @@ class View(NamedTuple):
 
     def draw(self, picture: Image.Image) -> Art:
         return render(picture, *self.options())
+
+    def speaking(self, size: tuple[int, int]) -> tuple[View, Bubble]:
+        """Return how to show a picture of this size, and a bubble beside or above it. Pages and JSON have no bubble."""
+        text = in_ascii(self.says) if self.format == "png" else in_cells(self.says)
+        width = self.width or COLUMNS
+        stage = staged(text, size, width, self.height) if self.format in ("ansi", "text", "png") else None
+        if not stage:
+            return self, SILENCE
+        if fit(size, stage.width, stage.height) == fit(size, width, self.height):
+            return self, stage.bubble
+        return self._replace(width=stage.width, height=stage.height), stage.bubble
 
     def given(self, *without: str) -> dict[str, Any]:
         """Return the parameters that differ from their defaults, except those named in `without`."""
@@ -3164,8 +3404,10 @@ class View(NamedTuple):
         return path + "?" * bool(given) + urllib_parse.urlencode(given)
 
 
-def value_names(values: range | Sequence[str]) -> str:
+def value_names(values: range | Sequence[str] | FreeText) -> str:
     """Return what stands for a value in the usage of an option."""
+    if isinstance(values, FreeText):
+        return values.name
     return "N" if isinstance(values, range) else "|".join(values)
 
 
@@ -3596,7 +3838,7 @@ class Line:
     def __len__(self) -> int:
         return self._waiting.total()
 
-    def draw(self, client: str, make: Callable[[], Page]) -> Page:
+    def draw(self, client: str, make: Callable[[], Any]) -> Any:
         """Wait for a turn, and return what `make` returns.
 
         Raises LineFull if all places are taken, or those that one client may have, and any exception of `make`.
@@ -3680,6 +3922,8 @@ class Service:
         self.database.close()
 
     def random_cat(self) -> bytes:
+        if wanted := read_parameter(parse_query(bottle.request.query_string), "like"):
+            return self._house_cat_like(wanted)
         try:
             seen = bottle.request.query.get("seen", "").split(",")[-10:]  # ids that the page's script sends
             cat_id = house_cats(1, 86400)[0] if crawls(request_header("User-Agent")) else self.cattery.pick(seen)
@@ -3689,6 +3933,20 @@ class Service:
                 self.read_trouble.begin(error)
             page = self._page(random.choice(house_cats()), self.cattery.find_local)
         return send(page, format_from=format_headers())
+
+    def _house_cat_like(self, wanted: str) -> bytes:
+        client = bottle.request.environ["catscii.client"]
+        try:
+            cat_id = self.line.draw(client, partial(house_cat_like, wanted))
+        except NoSuchCat as error:
+            raise bottle.HTTPError(404, str(error)) from None
+        return send(self._page(cat_id, self.cattery.find_local), format_from=format_headers())
+
+    def cat_says(self, cat_id: str, text: str) -> bytes:
+        """Serve the cat as for the parameter `says`."""
+        query = bottle.request.query_string
+        bottle.request.environ["QUERY_STRING"] = f"{query}&says={urllib_parse.quote(text)}"
+        return self.cat_by_id(cat_id)
 
     def cat_by_id(self, cat_id: str) -> bytes:
         cat_id, dot, suffix = cat_id.partition(".")
@@ -3712,6 +3970,8 @@ class Service:
         key = cat_id, view, *urls.values()
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
+        if view.says:
+            bottle.response.set_header("X-Robots-Tag", "noindex")  # anybody can choose the text
         if page is None:
             with span("store"):
                 cat, jpeg = find(cat_id)
@@ -3727,21 +3987,29 @@ class Service:
         page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
         if page is None:
             page = Page(self._body(cat, jpeg, view, urls), CONTENT_TYPES[view.format], links=bool(urls))
-            self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
+            if not view.says:  # there are too many texts to keep their pages
+                self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
         return page
 
     def _body(self, cat: Cat, jpeg: bytes, view: View, urls: Mapping[str, str]) -> str | bytes:
         if view.format == "jpg":
             return jpeg or written(picture_of(cat, jpeg)[1], "JPEG", quality=88)
+        cat, art = self._drawing(cat, jpeg, view)
+        smaller, bubble = view.speaking(cat.size)
+        if smaller != view:
+            cat, art = self._drawing(cat, jpeg, smaller)
+        with span("encode", format=view.format):
+            return encode(art, view, cat, urls, self.countries.from_dbip, bubble)
+
+    def _drawing(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
+        """Return what is known of the cat and its art, from the cache if it was drawn before, with any text or none."""
         key = cat.id, view.options()
-        drawing = self.drawings.get(key)
+        drawing: tuple[Cat, Art] | None = self.drawings.get(key)
         if drawing is None:
             drawing = self._draw(cat, jpeg, view)
             _, art = drawing
             self.drawings.put(key, drawing, 7 * len(art.foreground) // 3 + 2000)  # 7 bytes a cell, and the key
-        cat, art = drawing
-        with span("encode", format=view.format):
-            return encode(art, view, cat, urls, self.countries.from_dbip)
+        return drawing
 
     def _draw(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
         """Draw the cat. Return what is known of it now, and the art."""
@@ -3888,6 +4156,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.service = service = Service(settings)
     app.get("/", callback=service.random_cat)
     app.get("/cat/<cat_id>", callback=service.cat_by_id)
+    app.get("/cat/<cat_id>/says/<text:re:(?s:.+)>", callback=service.cat_says)
     app.get("/analytics", callback=service.analytics)
     app.get(["/help", r"/\:help"], callback=service.help)
     app.get("/health", callback=service.health)
@@ -4024,7 +4293,7 @@ def format_headers(suffix: bool = False) -> list[str]:
 
 
 def encode(art: Art, view: View, cat: Cat | None = None, urls: Mapping[str, str] = {}, dbip: bool = False,
-           ) -> str | bytes:
+           bubble: Bubble = SILENCE) -> str | bytes:
     """Return the art in the format of the view. With a cat, HTML and ANSI have links, JSON and HTML have its credit.
 
     `urls` has the path of the service as "root", and its URL as "base_url".
@@ -4032,20 +4301,24 @@ def encode(art: Art, view: View, cat: Cat | None = None, urls: Mapping[str, str]
     match view.format:
         case "json":
             credit = dict(zip(("id", "source", "credit", "description"), cat or (), strict=False))
-            return json.dumps({**credit, **to_dict(art)}) + "\n"
+            text = {"says": view.says} if view.says else {}
+            return json.dumps({**credit, **text, **to_dict(art)}) + "\n"
         case "html":
             title = cat.description[0].upper() + cat.description[1:] if cat else "A cat"
             label = f"{title}, drawn in {len(art.rows[0])} by {len(art.rows)} coloured characters"
             if cat:
                 width, height = cat.size
                 label += f"; its picture of {width} by {height} pixels shows while you hold or focus it"
+            if view.says:
+                label += f". It says: {view.says}"
             return str(page_template().render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
-            return to_ansi(art, view.colors) + (link_line(view, cat, **urls) if cat else "")
+            lines = with_bubble(to_ansi(art, view.colors).splitlines(), bubble)
+            return "\n".join([*lines, link_line(view, cat, **urls) if cat else ""])
         case "png":
-            return to_png(art, view.background)
+            return to_png(joined(art, bubble, view.background) if view.says else art, view.background)
         case _:
-            return to_text(art)
+            return "".join(f"{line}\n" for line in with_bubble(art.rows, bubble))
 
 
 def link_line(view: View, cat: Cat, root: str, base_url: str) -> str:
@@ -4054,7 +4327,7 @@ def link_line(view: View, cat: Cat, root: str, base_url: str) -> str:
     The line has at most 80 characters, unless the shortest command is longer.
     """
     coat = re.split(" with |, ", cat.description)[0]
-    given = view.given("height", "format")
+    given = view.given("height", "format", "says", "like")
     larger, same = (shell_command(f"{base_url}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
     parts = (f"{cat.description}: ", f"{coat}: ", ""), (larger, same), (f"  {root}:help", "")
     lines = map("".join, itertools.product(*parts))  # the first ones say most
@@ -4694,9 +4967,16 @@ class Progress:
 
 
 def show_picture(source: str, options: Mapping[str, Any]) -> int:
-    """Print a picture as art. The terminal provides missing options. Return 0, or 1 if the picture cannot be shown."""
+    """Print a picture, or else a random house cat, as art. The terminal provides missing options.
+
+    Return 0, or 1 if the picture cannot be shown. Raises SetupError.
+    """
     if sys.stdout is None:
         raise SetupError("standard output is closed")
+    if source and options.get("like"):
+        raise SetupError("--like chooses a house cat, so no picture can be given")
+    if source == options.get("says") == "-":
+        raise SetupError("standard input cannot be both the picture and what the cat says")
     terminal, (columns, lines), environ = sys.stdout.isatty(), shutil.get_terminal_size(), os.environ
     plain = not terminal or environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
     format = options.get("format") or ("text" if plain and "colors" not in options else "ansi")
@@ -4706,17 +4986,24 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     colors = "true" if environ.get("COLORTERM") in ("truecolor", "24bit") else few
     window = {"height": max(1, lines - 1), "colors": colors} if terminal else {}  # one line is for the prompt
     view = make_view(format, {"width": min(columns, WIDTHS[-1]), **window, **options}.get)
+    if view.says == "-":
+        view = view._replace(says=read_said())
     try:
+        source = source or house_cat_like(view.like)
         longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
         seed = seed_of(source)
         picture = read_picture(source, longest) if seed is None else draw_house_cat(seed)
+    except NoSuchCat as error:
+        print(f"catscii: {error}", file=sys.stderr)
+        return 1
     except (OSError, PictureError, Unavailable) as error:
         hint = f"; house cats are {HOUSE_CAT_IDS}" if source.startswith("house-") else ""
         reason = "".join(filter(str.isprintable, str(getattr(error, "strerror", error))))  # a server may have chosen it
         print(f"catscii: {quoted(source)}: {reason}{hint}", file=sys.stderr)
         return 1
+    drawn, bubble = view.speaking(picture.size)
     try:
-        sys.stdout.buffer.write(Page(encode(view.draw(picture), view), "").body)
+        sys.stdout.buffer.write(Page(encode(drawn.draw(picture), view, bubble=bubble), "").body)
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # a reader such as head may stop early
@@ -4724,6 +5011,15 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         return 1
     return 0
+
+
+def read_said() -> str:
+    """Return the text in standard input, on one line. "..." ends a text that is too long. Raises SetupError."""
+    text = " ".join(sys.stdin.buffer.read(1 << 16).decode("utf-8", "replace").split())
+    try:
+        return sayable(text if len(text) <= MAX_SAID else text[:MAX_SAID - 3].rstrip() + "...")
+    except ValueError as error:
+        raise SetupError(f"--says: {error}") from None
 
 
 def read_picture(source: str, longest: int) -> Image.Image:
@@ -4791,8 +5087,7 @@ def main(arguments: list[str]) -> int:
     try:
         options = parse_arguments(arguments) if arguments else None  # the service need not import argparse
         if options and options.command == "art":
-            picture = options.picture or f"house-{random.randrange(HOUSE_CATS)}"
-            return show_picture(picture, vars(options))
+            return show_picture(options.picture, vars(options))
         return serve(read_settings(os.environ))
     except SetupError as error:
         for problem in error.args:
