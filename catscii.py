@@ -1368,13 +1368,16 @@ def in_ascii(text: str) -> str:
     return letters.encode("ascii", "replace").decode()
 
 
+@lru_cache(1 << 12)
+def cells_of(character: str) -> int:
+    """Return how many columns of a terminal a character takes."""
+    if unicodedata.category(character) in ("Mn", "Me"):  # it is drawn over the character before it
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
 def columns_of(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    marks = sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return len(text) + wide - marks
+    return len(text) if text.isascii() else sum(map(cells_of, text))
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -1390,11 +1393,12 @@ def wrapped(text: str, width: int) -> list[str]:
             lines.append("")
             left = width
         for piece in word if breaks else [word]:
-            if columns_of(piece) > left:
+            taken = columns_of(piece)
+            if taken > left:
                 lines.append("")
                 left = width
             lines[-1] += piece
-            left -= columns_of(piece)
+            left -= taken
     return [line.rstrip() for line in lines]
 
 
@@ -3327,7 +3331,7 @@ class Parameter(NamedTuple):
 PARAMETERS = {
     "width": Parameter(
         WIDTHS, "?width=120",
-        f"columns, {WIDTHS[0]} to {WIDTHS[-1]}; {COLUMNS} if not given, in a browser as many as fit",
+        f"{WIDTHS[0]} to {WIDTHS[-1]} columns; {COLUMNS} if not given, in a browser what fits",
         art=f"{WIDTHS[0]} to {WIDTHS[-1]} columns (as many as the terminal has, else {COLUMNS})"),
     "height": Parameter(
         range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
@@ -3339,7 +3343,7 @@ PARAMETERS = {
         art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)"),
     "contrast": Parameter(
         range(101), "?contrast=48",
-        f"levels that glyph and background of fill differ by, 0 to 100; if not given, 0 for ansi, else {CONTRAST}",
+        f"least contrast of fill, 0 to 100; 0 for ansi, else {CONTRAST}",
         art=f"0 to 100 levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})"),
     "background": Parameter(
         tuple(BACKGROUNDS), "?background=light", "ink and text for a light background",
@@ -3351,10 +3355,11 @@ PARAMETERS = {
         PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; text is in ink by default",
         art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)"),
     "says": Parameter(
-        FreeText("TEXT", sayable), "?says=Hello", f"the cat says this, at most {MAX_SAID} characters",
-        art=f"a text of at most {MAX_SAID} characters in a speech bubble; - for standard input, whose end may be cut"),
+        FreeText("TEXT|-", sayable), "?says=hello", f"what the cat says, in at most {MAX_SAID} characters",
+        art=f"what the cat says, in at most {MAX_SAID} characters; - for standard input, of which more is cut off"),
     "like": Parameter(
-        FreeText("WORDS", look), "?like=black+asleep", "a house cat whose description has these words",
+        FreeText("WORDS", look), "?like=calico",
+        "a random house cat whose description has these words; photographs are not searched",
         art="a random house cat whose description has these words (any)"),
 }
 
@@ -3480,6 +3485,15 @@ figure::after { content: ""; position: absolute; inset: 0; opacity: 0; transitio
   mask-image: radial-gradient(circle 8rem at var(--pointer, 50%), #000 70%, #0000) } }
 figure:is(.held, :active:not(.selecting), :focus-visible)::after { opacity: 1; background-image: var(--photo);
   mask-image: none }
+.says + main { align-content: start }
+.says { flex: none; position: relative; max-width: min(46ch, 100% - 2rem); margin: .75rem auto 1rem;
+  padding: .5rem 1rem; border: 1px solid; border-radius: 1.25rem; color: var(--strong); text-wrap: balance;
+  font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace; overflow-wrap: anywhere }
+.says::after { content: ""; position: absolute; top: 100%; left: 50%; width: .75rem; height: .75rem;
+  border: solid; border-width: 0 1px 1px 0; background: var(--paper); transform: translate(-50%, -50%) rotate(45deg) }
+@media (max-height: 30rem) and (min-width: 40rem) {
+  .says + main { align-content: center } .says { max-width: 14rem; align-self: center; margin: 1rem }
+  .says::after { top: 50%; left: 100%; transform: translate(-50%, -50%) rotate(-45deg) } }
 dd { margin: 0 0 .5rem 1rem } code { font-size: min(.9em, 3.75vw) } dd code { white-space: nowrap }
 a code { color: inherit }
 @media (min-width: 48rem) { dl { display: grid; grid-template-columns: 17rem 1fr; gap: .25rem 1rem } dd { margin: 0 } }
@@ -3640,14 +3654,18 @@ PAGE = """\
 <style>{{!STYLE}}</style>
 % if cat:
 %     permalink, url, original = f"{root}cat/{cat.id}", f"{base_url}cat/{cat.id}", "photo" if cat.url else "drawing"
+%     preview = view._replace(says="", like="")
 <meta property="og:title" content="{{title}}, an ASCII cat">
 <meta property="og:type" content="website">
-<meta property="og:url" content="{{view.link(url)}}">
-<meta property="og:image" content="{{view.link(url + '.png')}}">
+<meta property="og:url" content="{{preview.link(url)}}">
+<meta property="og:image" content="{{preview.link(url + '.png')}}">
 <meta property="og:image:alt" content="{{title}} as coloured ASCII art">
 <meta name="twitter:card" content="summary_large_image">
 <script>{{!SCRIPT}}</script>
 <p class="unseen" id="news" role="status"></p>
+% end
+% if view and view.says:
+<p class="says" dir="auto" aria-hidden="true">{{view.says}}</p>
 % end
 <main class="{{"stage" if view else "text error" if message else "text"}}">
 <h1>{{title}}</h1>
@@ -3768,8 +3786,8 @@ GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 
         Hint("{root}cat/house-42", "this cat, forever", "{root}cat/house-42"),
         Hint("in the browser", "space, n or a swipe to the left: another cat; hold the art to see its picture", ""),
     ],
-    "Options": [Hint(example, meaning, "{root}cat/house-42" + example)
-                for _, example, meaning, _ in PARAMETERS.values()],
+    "Options": [Hint(example, meaning, ("{root}" if name == "like" else "{root}cat/house-42") + example)
+                for name, (_, example, meaning, _) in PARAMETERS.items()],
     "Formats": [
         Hint("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)", "{root}cat/house-42.txt"),
         Hint("JSON", "colours: one string per row, six hexadecimal digits per cell", "{root}cat/house-42.json"),
@@ -4377,7 +4395,7 @@ def show_error(error: bottle.HTTPError) -> bytes:
     path = bottle.request.path
     annotate(error=error.exception)
     try:
-        suffix = SUFFIXES.get(path.rpartition(".")[2]) if path.startswith("/cat/") else None
+        suffix = SUFFIXES.get(path.split("/")[2].rpartition(".")[2]) if path.startswith("/cat/") else None
         format = suffix if suffix in PAGE_FORMATS["all"] else requested_format()
     except bottle.HTTPError:
         format = negotiated_format(request_header("Accept"), request_header("User-Agent"))
@@ -5052,7 +5070,7 @@ def read_source(source: str) -> bytes:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    def value(text: str, choices: range | Sequence[str], name: str = "") -> Any:
+    def value(text: str, choices: Choices, name: str = "") -> Any:
         try:
             return one_of(text, choices)
         except ValueError as error:
