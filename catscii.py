@@ -618,6 +618,7 @@ RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is
 KEPT = 0.75  # with few colours, a glyph stays if its error is this share of that of a flat cell or less
 MOST_LUMINANCE = 0.3  # of glyphs on white: a relative luminance of 0.3 has a contrast of 3:1 (WCAG 2.2)
 MAX_SAID = 200  # characters that a cat says
+NARROWEST = 10  # columns for art with a bubble; a terminal may have fewer
 LINE_OF_SPEECH = 16, 56  # columns of a line in a bubble beside the art at least, and of any line at most
 KEPT_WORD = 24  # columns of a word that is not broken into lines if there is a place where it need not be
 FADE = 2  # the smaller, the fainter are glyphs that fit their cells badly
@@ -1444,7 +1445,7 @@ def bubble_beside(lines: list[str], rows: int) -> Bubble:
 def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterator[Stage]:
     """Yield what a text can do to a picture of this size within `width` columns and `height` rows."""
     least, most = LINE_OF_SPEECH
-    if not text.split():
+    if width < NARROWEST or not text.split():
         return
     lines = balanced(text, min(width - 4, most), max(1, height // 2 - 3))
     below = height - len(lines) - 3
@@ -3356,7 +3357,7 @@ PARAMETERS = {
         art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)"),
     "says": Parameter(
         FreeText("TEXT|-", sayable), "?says=hello", f"what the cat says, in at most {MAX_SAID} characters",
-        art=f"what the cat says, in at most {MAX_SAID} characters; - for standard input, of which more is cut off"),
+        art=f"what the cat says, in at most {MAX_SAID} characters; - for standard input, which is cut there (nothing)"),
     "like": Parameter(
         FreeText("WORDS", look), "?like=calico",
         "a random house cat whose description has these words; photographs are not searched",
@@ -3389,9 +3390,11 @@ class View(NamedTuple):
 
     def speaking(self, size: tuple[int, int]) -> tuple[View, Bubble]:
         """Return how to show a picture of this size, and a bubble beside or above it. Pages and JSON have no bubble."""
+        if not self.says or self.format not in ("ansi", "text", "png"):
+            return self, SILENCE
         text = in_ascii(self.says) if self.format == "png" else in_cells(self.says)
         width = self.width or COLUMNS
-        stage = staged(text, size, width, self.height) if self.format in ("ansi", "text", "png") else None
+        stage = staged(text, size, width, self.height)
         if not stage:
             return self, SILENCE
         if fit(size, stage.width, stage.height) == fit(size, width, self.height):

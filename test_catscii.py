@@ -6,7 +6,7 @@
 #     "waitress>=3.0.1,<4", "axe-playwright-python", "httpie", "hypothesis", "matplotlib", "mmdb-writer",
 #     "opencv-python-headless==4.10.0.84", "opentelemetry-exporter-otlp-proto-http", "packaging", "playwright",
 #     "prometheus-client", "pytest", "pytest-timeout", "pytest-xdist", "selenium", "sentry-sdk", "trustme",
-#     "websocket-client",
+#     "wcwidth", "websocket-client",
 # ]
 # [tool.uv]
 # exclude-newer = "2026-11-01T00:00:00Z"
@@ -435,7 +435,8 @@ def test_help_of_art_explains_its_options_with_ranges_and_defaults_and_nothing_e
     assert result.returncode == 0 and "catscii.py art --help" in usage
     assert [*options] == [*catscii.View._fields] == [*catscii.PARAMETERS]
     for name, (values, *_) in catscii.PARAMETERS.items():
-        choices = f"{values[0]} to {values[-1]} " if isinstance(values, range) else f"{name} {'|'.join(values)} "
+        choices = (f"{values[0]} to {values[-1]} " if isinstance(values, range)
+                   else f"{name} {catscii.value_names(values)} ")
         assert choices in options[name] and re.search(r"\(.+\)$", options[name]), "the default is in parentheses"
     assert not any(name.upper() in text.split() for name in catscii.Settings._fields)
 
@@ -1438,6 +1439,65 @@ def test_damaged_pictures_are_drawn_or_refused_with_a_reason():
     with ThreadPoolExecutor(2) as pool:
         outcomes = Counter(pool.map(outcome, range(rounds(200))))
     assert min(outcomes["drawn"], outcomes["refused"]) > rounds(50)
+
+
+WISH = "Happy birthday, dear friend! May your bowl always be full."
+
+
+@pytest.mark.parametrize(("text", "size", "width", "height", "grid", "bubble"), [
+    (WISH, (480, 360), 80, 22, (58, 22), """
+                                                            .-----------------.
+                                                            | Happy birthday, |
+                                                           <  dear friend!    |
+                                                            | May your bowl   |
+                                                            | always be full. |
+                                                            '-----------------'"""),
+    (WISH, (480, 360), 55, None, (55, 21), """
+           .-------------------------------.
+           | Happy birthday, dear friend!  |
+           | May your bowl always be full. |
+           '-------------.  .--------------'
+                          \\/"""),
+    ("Hi", (300, 300), 20, 12, (16, 8), """
+     .----.
+     | Hi |
+     '.  .'
+       \\/"""),
+    ("\u732b e\u0301t\u00e9 \u2764\ufe0f \U0001f44d\U0001f3fd \U0001f468\u200d\U0001f467", (480, 360), 40, None, (40, 15), """
+          .------------------.
+          | \u732b \u00e9t\u00e9 \u2764 \U0001f44d \U0001f468\U0001f467 |
+          '-------.  .-------'
+                   \\/"""),
+], ids=["beside", "above", "small", "wide"])
+def test_a_bubble_stands_where_it_leaves_the_largest_cat_and_has_lines_of_even_length(
+        text, size, width, height, grid, bubble):
+    stage = catscii.staged(catscii.in_cells(text), size, width, height)
+    assert catscii.fit(size, stage.width, stage.height) == grid
+    shown = [*stage.bubble.above, *(" " * grid[0] + line for line in stage.bubble.beside if line)]
+    assert "\n".join(["", *shown]) == bubble
+
+
+def test_a_long_word_is_broken_and_a_text_that_has_no_room_ends_in_dots():
+    assert catscii.wrapped("see https://cats.example/x", 10) == ["see https:", "//cats.exa", "mple/x"]
+    assert catscii.wrapped("猫" * 7, 5) == ["猫猫", "猫猫", "猫猫", "猫"], "wide characters take two columns"
+    assert catscii.balanced("one two three four", 10, 9) == ["one two", "three four"]
+    assert catscii.balanced("one two three four", 9, 2) == ["one two", "three..."]
+    assert catscii.staged("Meow", (480, 360), 20, 4) is None, "the cat needs a row"
+
+
+def test_a_bubble_in_a_png_has_the_glyphs_of_the_art_and_other_letters_without_accents_or_as_question_marks():
+    assert catscii.in_ascii("“Ça\u3000alors, Größe…” naïf œuf — 猫 👍🏽") == '"Ca alors, Grosse..." naif oeuf - ? ?'
+    art = catscii.render(catscii.draw_house_cat(2), 60, 22)
+    for background, ink in (("dark", (255, 255, 255)), ("light", (16, 16, 20))):
+        stage = catscii.staged("~{[#]}~", (480, 360), 80, 22)
+        both = catscii.joined(art, stage.bubble, background)
+        picture = Image.open(io.BytesIO(catscii.to_png(both, background)))
+        assert picture.size == (10 * len(both.rows[0]), 20 * 22) and len(both.rows[0]) <= 80
+        column, row = next((line.index("~"), y) for y, line in enumerate(both.rows) if "{[#]}" in line)
+        shown = picture.crop((10 * column, 20 * row, 10 * column + 70, 20 * row + 20)).convert("L")
+        glyphs = catscii.to_png(catscii.Art(("~{[#]}~",), bytes(ink) * 7, None), background)
+        assert shown.tobytes() == Image.open(io.BytesIO(glyphs)).convert("L").tobytes()
+        assert catscii.to_png(art, background) != catscii.to_png(both, background)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -6137,7 +6197,7 @@ def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_p
     result = nix("develop", "", "--command", "python3", "-c", code)
     assert result.returncode == 0 and int(result.stdout) > 0, result.stderr
     needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
-    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright"}
+    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright", "wcwidth"}
     assert needs - of_their_own <= set(PACKAGES.split()), "default.nix lacks a package"
 
 
