@@ -1466,11 +1466,12 @@ def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterato
 
 def staged(text: str, size: tuple[int, int], width: int, height: int | None) -> Stage | None:
     """Return the stage that leaves the largest art for a picture, or None if there is no room for any bubble."""
-    def area(stage: Stage) -> int:
-        columns, rows = fit(size, stage.width, stage.height)
-        return columns * rows
+    whole = math.prod(fit(size, width, height))
 
-    return max(stages(text, size, width, height or MAX_ROWS), key=area, default=None)
+    def cells(stage: Stage) -> int:
+        return min(whole, math.prod(fit(size, stage.width, stage.height)))
+
+    return max(stages(text, size, width, height or MAX_ROWS), key=cells, default=None)
 
 
 def with_bubble(rows: Sequence[str], bubble: Bubble) -> list[str]:
@@ -4177,7 +4178,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.service = service = Service(settings)
     app.get("/", callback=service.random_cat)
     app.get("/cat/<cat_id>", callback=service.cat_by_id)
-    app.get("/cat/<cat_id>/says/<text:re:(?s:.+)>", callback=service.cat_says)
+    app.get(r"/cat/<cat_id>/says/<text:re:[\s\S]+>", callback=service.cat_says)
     app.get("/analytics", callback=service.analytics)
     app.get(["/help", r"/\:help"], callback=service.help)
     app.get("/health", callback=service.health)

@@ -62,7 +62,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import certifi
 import netaddr
@@ -1463,7 +1463,8 @@ WISH = "Happy birthday, dear friend! May your bowl always be full."
      | Hi |
      '.  .'
        \\/"""),
-    ("\u732b e\u0301t\u00e9 \u2764\ufe0f \U0001f44d\U0001f3fd \U0001f468\u200d\U0001f467", (480, 360), 40, None, (40, 15), """
+    ("\u732b e\u0301t\u00e9 \u2764\ufe0f \U0001f44d\U0001f3fd \U0001f468\u200d\U0001f467",
+     (480, 360), 40, None, (40, 15), """
           .------------------.
           | \u732b \u00e9t\u00e9 \u2764 \U0001f44d \U0001f468\U0001f467 |
           '-------.  .-------'
@@ -3110,6 +3111,104 @@ def test_a_suffix_is_short_for_a_format_also_in_errors(service):
             assert (wrong.status, kind(wrong)) == (400, format.replace("ansi", "text"))
 
 
+ANY_TEXT = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=200)
+SCRIPTS = (  # whose widths are the same in all versions of Unicode
+    " ~", "\xa1\u052f", "\u0e01\u0e3a", "\u3041\u30ff", "\u4e00\u9fa5", "\uac00\ud7a3", "\u200c\u200d", "\ufe00\ufe0f",
+    "\U0001f3fb\U0001f3ff", "\U0001f600\U0001f64f")
+KNOWN_WIDTHS = st.text(st.sampled_from([
+    character for first, last in SCRIPTS for character in map(chr, range(ord(first), ord(last) + 1))
+    if character in "\u200c\u200d" or character.isprintable()]), max_size=200)
+
+
+def test_what_a_cat_says_fits_the_art_without_escapes_and_json_has_it_as_it_was_given(service):
+    wcwidth = pytest.importorskip("wcwidth")
+
+    @settings(max_examples=1000, deadline=None)
+    @given(ANY_TEXT, KNOWN_WIDTHS, st.sampled_from([(80, 22), (55, 240), (100, 10), (20, 6), (20, 1)]))
+    def check(any_text, text, size):
+        width, height = size
+        path = f"/cat/house-2.{{}}?width={width}&height={height}&says={{}}"
+        assert service.json(path.format("json", quote(any_text))).get("says", "") == any_text
+        for suffix, sgr, below in (("txt", "(?!)", 0), ("ansi", r"\x1b\[[0-9;]*m", 1)):
+            body = service.get(path.format(suffix, quote(text))).data.decode()
+            rows = re.sub(sgr, "", body).split("\n")[:-1 - below]
+            assert "".join(rows).isprintable()
+            assert len(rows) <= height and max(map(wcwidth.wcswidth, rows)) <= width
+
+    check()
+
+
+def test_control_characters_and_long_texts_are_refused_and_errors_do_not_repeat_the_text(service):
+    for character in "\0\n\t\x1b\x7f\x9b\u202e\u2028\ufeff\ue000":
+        said = quote(f"secret {character}")
+        for path in (f"/cat/house-2?says={said}", f"/?says={said}", f"/cat/house-2/says/{said}"):
+            for headers in (CHROME, CURL):
+                response = service.get(path, headers)
+                message = html.unescape(response.data.decode())
+                assert response.status == 400 and "secret" not in message and "\x1b" not in message
+                assert f"says: a cat cannot say {character!a}, which is not a printable character" in message
+    assert service.get(f"/cat/house-2?says={quote('猫' * 200)}").status == 200
+    long = service.get(f"/cat/house-2?says={'a' * 1234}")
+    assert (long.status, long.data) == (
+        400, b"400 Bad Request: says: 1,234 characters are more than the 200 that a cat can say\n")
+
+
+EVIL = "</p><script>alert(1)</script> \"x' & javascript:evil() http://evil.example"
+
+
+def test_a_page_says_what_the_cat_says_only_in_its_bubble_its_alternative_text_and_its_links(service):
+    path = f"/cat/house-2?style=ink&says={quote(EVIL)}"
+    response = service.get(path, CHROME)
+    page = response.data.decode()
+    escaped = "&lt;/p&gt;&lt;script&gt;alert(1)&lt;/script&gt; &quot;x&#039; &amp; javascript:evil() http://evil.example"
+    assert f'<p class="says" dir="auto" aria-hidden="true">{escaped}</p>' in page
+    assert re.search(rf'aria-label="A brown tabby [^"]*\. It says: {re.escape(escaped)}"', page)
+    head, body = page.split("<script>")[0], page.split("</script>", 1)[1]
+    assert "evil" not in head and f'property="og:url" content="{service.url}/cat/house-2?style=ink"' in head
+    assert page.count("<script") == 1 and len(re.findall("evil.example", body)) == 7
+    targets = {"another": "/", "permalink": "/cat/house-2", "save": "/cat/house-2.png", "restyle": "/cat/house-2"}
+    for name, target in targets.items():
+        link = urlsplit(html.unescape(re.search(f'id="{name}" href="(.*?)"', page)[1]))
+        assert link.path == target and parse_qs(link.query)["says"] == [EVIL]
+    assert service.get(path, CURL).data.decode().splitlines()[-1].count("evil") == 0
+    for suffix in ("html", "png", "txt", "json"):
+        assert service.get(f"/cat/house-2.{suffix}?says=x").headers["X-Robots-Tag"] == "noindex"
+    assert "X-Robots-Tag" not in service.get("/cat/house-2").headers
+
+
+def test_the_path_of_a_text_is_short_for_the_parameter(service):
+    for text in ("Hello", "What? / é 猫.png", "100% & more=1#2"):
+        for suffix, query in (("", "?width=40"), (".txt", ""), (".json", "?width=30&style=ink")):
+            for headers in (CHROME, CURL):
+                short = service.get(f"/cat/house-2{suffix}/says/{quote(text)}{query}", headers)
+                long = service.get(f"/cat/house-2{suffix}{query}{'&' if query else '?'}says={quote(text)}", headers)
+                assert (short.status, short.data) == (200, long.data)
+    twice = service.get("/cat/house-2/says/a?says=b")
+    assert (twice.status, twice.data) == (400, b"400 Bad Request: says: is given 2 times\n")
+    assert service.get("/cat/house-2/says/").status == service.get("/cat/nobody/says/x").status == 404
+    assert kind(service.get("/cat/nobody.json/says/x.html")) == "json"
+
+
+def test_a_text_is_said_without_drawing_the_cat_again(service):
+    plain = [f"/cat/house-4042{suffix}?width=100&height=20" for suffix in ("", ".ansi", ".png", ".txt")]
+    for path in plain:
+        service.get(path, CHROME)
+    made = drawings(service)["made"]
+    for number in range(10):
+        assert {service.get(f"{path}&says=it+is+{number}", CHROME).status for path in plain} == {200}
+    assert drawings(service)["made"] == made
+
+
+def test_pages_with_texts_are_not_kept(tmp_path):
+    service = catscii.Service(catscii.Settings(analytics_db=str(tmp_path / "new.db"), cat_sources=()))
+    cat, jpeg = service.cattery.find_local("house-2")
+    for text in ("", "hello"):
+        view = catscii.View(width=40, format="text", says=text)
+        page = service._make_page(text, cat, jpeg, view, {})
+        assert (text in page.body.decode()) and service.pages.get(text) == (None if text else page)
+    service.database.close()
+
+
 @pytest.mark.parametrize(("query", "size", "likeness"), [
     ("", (800, 600), 0.98), ("width=240", (2400, 1800), 0.98),
     ("width=20&style=ink&background=light", (200, 160), 0.45),
@@ -3301,7 +3400,8 @@ def slow_down(tab: Page) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink&width=200", "/analytics", "/help", "/none"])
+@pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink&width=200", "/analytics", "/help", "/none",
+                                  f"/cat/house-1?says={quote(WISH)}"])
 @pytest.mark.parametrize("size", [(320, 640), (390, 844), (768, 1024), (1280, 720), (2560, 1440), (3840, 2160)])
 def test_pages_fit_every_window_and_do_not_shift_on_a_slow_line(new_tab, path, size):
     tab = new_tab(*size)
@@ -3754,7 +3854,8 @@ def test_without_javascript_there_are_plain_links(new_tab):
 @pytest.mark.browser
 @pytest.mark.parametrize("forced", ["none", "active"])
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-@pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink", "/analytics", "/help", "/nothing"])
+@pytest.mark.parametrize("path", [
+    "/cat/house-1", "/cat/house-1?style=ink", "/analytics", "/help", "/nothing", f"/cat/house-1?says={quote(WISH)}"])
 def test_pages_are_accessible(new_tab, path, scheme, forced):
     from axe_playwright_python.sync_playwright import Axe
 
@@ -3774,7 +3875,8 @@ def test_the_nu_html_checker_finds_no_error(service, tmp_path):
     subprocess.run(["npm", "pack", "--silent", "vnu-jar@26.9.27"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     with tarfile.open(tmp_path / "vnu-jar-26.9.27.tgz") as package:
         package.extract("package/build/dist/vnu.jar", tmp_path, filter="data")
-    paths = "/cat/house-5", "/cat/house-5?style=ink", "/analytics", "/help", "/nothing", "/?width=1"
+    paths = ("/cat/house-5", "/cat/house-5?style=ink", "/cat/house-5?says=%3Cb%3E%26amp;", "/analytics", "/help",
+             "/nothing", "/?width=1")
     for number, path in enumerate(paths):
         (tmp_path / f"{number}.html").write_bytes(service.get(path, CHROME).data)
     checker = [java, "-jar", tmp_path / "package/build/dist/vnu.jar", "--exit-zero-always", "--format", "json"]
