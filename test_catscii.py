@@ -1445,13 +1445,13 @@ WISH = "Happy birthday, dear friend! May your bowl always be full."
 
 
 @pytest.mark.parametrize(("text", "size", "width", "height", "grid", "bubble"), [
-    (WISH, (480, 360), 80, 22, (58, 22), """
-                                                            .-----------------.
-                                                            | Happy birthday, |
-                                                           <  dear friend!    |
-                                                            | May your bowl   |
-                                                            | always be full. |
-                                                            '-----------------'"""),
+    (WISH, (480, 360), 80, 22, (59, 22), """
+                                                             .-----------------.
+                                                             | Happy birthday, |
+                                                            <  dear friend!    |
+                                                             | May your bowl   |
+                                                             | always be full. |
+                                                             '-----------------'"""),
     (WISH, (480, 360), 55, None, (55, 21), """
            .-------------------------------.
            | Happy birthday, dear friend!  |
@@ -1563,6 +1563,24 @@ def test_house_cats_differ_and_have_dark_pupils_in_bright_eyes():
 # ---------------------------------------------------------------------------------------------------------------------
 # Cats: sources, store, refresher
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cat_like_some_words_has_all_of_them_whole_whatever_their_case_and_other_words_are_answered_with_all():
+    found = set[str]()
+    for wanted in ("calico", "GREEN eyes", "white, green & black"):
+        for _ in range(5):
+            cat = catscii.house_cat_like(catscii.look(wanted))
+            words = re.findall("[a-z]+", catscii.house_cat(catscii.seed_of(cat)).description)
+            assert {*re.findall("[a-z]+", wanted.lower())} <= {*words}
+            found.add(cat)
+    assert len(found) == 15, "each time another cat"
+    for wanted in ("calic", "dog", "dog calico", "calico tabby point"):
+        with pytest.raises(catscii.NoSuchCat, match=f"no house cat is like '{wanted}'; the words are ") as failure:
+            catscii.house_cat_like(catscii.look(wanted))
+    known = str(failure.value).rpartition(" are ")[2].split(", ")
+    assert {"calico", "green", "white"} <= {*known} and "a" not in known and known == sorted(known)
+    for word in known:
+        assert catscii.house_cat_like(word)
 
 
 def make_refresher(tmp_path: Path, *urls: str, ca_file: str | None = None, key: str | None = None):
@@ -3190,7 +3208,7 @@ def test_the_path_of_a_text_is_short_for_the_parameter(service):
 
 
 def test_a_text_is_said_without_drawing_the_cat_again(service):
-    plain = [f"/cat/house-4042{suffix}?width=100&height=20" for suffix in ("", ".ansi", ".png", ".txt")]
+    plain = [f"/cat/house-4042{suffix}?width=80&height=22" for suffix in ("", ".ansi", ".png", ".txt")]
     for path in plain:
         service.get(path, CHROME)
     made = drawings(service)["made"]
@@ -3334,6 +3352,30 @@ def test_links_and_the_form_keep_what_is_not_a_default(service):
     for query, kept in (("style=fill", ""), ("width=80", "?width=80")):  # a width that was chosen is not the window's
         body = service.get(f"/cat/house-5?{query}", CHROME).data.decode()
         assert f'id="permalink" href="/cat/house-5{kept}"' in body and 'type="hidden"' not in body
+
+
+def test_like_shows_another_house_cat_each_time_that_its_links_keep_and_no_photograph(start):
+    service = start()
+    store_cat(service.database, "calico", "cats.example")
+    for headers in (CHROME, CURL):
+        responses = [service.get("/?like=Calico,+green", headers) for _ in range(3)]
+        assert {response.headers["Cache-Control"] for response in responses} == {"no-store"}
+        assert all(b"calico cat" in response.data for response in responses)
+        assert len({response.data for response in responses}) > 1
+    page = responses[0].data if headers is CHROME else service.get("/?like=Calico,+green", CHROME).data
+    assert b'id="another" href="/?like=calico+green"' in page and b'name="like" value="calico green"' in page
+    assert {service.json("/?like=calico")["source"] for _ in range(5)} == {"house"}
+    assert service.visits() == b"ZZ: 12\n"
+
+
+def test_no_cat_like_that_is_a_404_with_the_words_there_are(service):
+    for wanted in ("dog", "black tabby", "a" * 100):
+        for headers in (CHROME, CURL, {"Accept": "application/json"}):
+            response = service.get(f"/?like={quote(wanted)}", headers)
+            assert response.status == 404 and b"the words are amber, black," in response.data
+            assert f"no house cat is like {wanted!r}" in html.unescape(response.data.decode())
+    assert service.get(f"/?like={'a' * 101}").status == 400
+    assert service.get("/?like=").status == service.get("/?like=%2C").status == 200
 
 
 @pytest.fixture(scope="module")
@@ -5593,6 +5635,35 @@ def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_te
     assert (status, output) == (2, "catscii: a terminal cannot show a PNG: send it to a file, as with > cat.png\n")
 
 
+def test_art_says_a_text_beside_the_cat_within_the_terminal():
+    art = catscii.render(catscii.draw_house_cat(2), 40, colors="none", style="ink")
+    shown = run("art", "house-2", "--width", "40", "--says", "Hi").stdout.decode()
+    assert shown == "\n".join([*catscii.staged("Hi", (480, 360), 40, None).bubble.above, *art.rows, ""])
+    assert json.loads(run("art", "house-2", "--format", "json", "--says", "é").stdout)["says"] == "é"
+    for window in ((80, 24), (40, 24), (12, 20), (80, 5)):
+        for text in ("Hi", "猫" * 100):
+            command = [sys.executable, SCRIPT, "art", "house-2", "--says", text]
+            status, output = in_terminal(*window, *command, COLORTERM="truecolor")
+            rows = re.sub("\x1b[^m]*m", "", output).splitlines()
+            widths = [sum(1 + (character == "猫") for character in row) for row in rows]
+            assert status == 0 and max(widths) <= window[0] and len(rows) < window[1]
+            assert (text[0] in "".join(rows)) == (window != (80, 5)), "four rows are for the cat"
+
+
+def test_art_says_what_standard_input_has_on_one_line_and_cuts_it():
+    def said(text: str) -> str:
+        options = ["--says", "-", "--format", "json", "--width", "20"]
+        return json.loads(run("art", "house-2", *options, stdin=text.encode()).stdout).get("says", "")
+
+    assert said("A line,\n\tanother\r\n   -- Anybody\n") == "A line, another -- Anybody"
+    assert said("meow " * 60) == ("meow " * 40)[:197].strip() + "..." and said("") == said(" \n") == ""
+
+
+def test_art_shows_a_random_cat_like_some_words():
+    found = {run("art", "--like", "Calico", "--format", "html").stdout for _ in range(3)}
+    assert len(found) == 3
+
+
 @pytest.mark.parametrize(("command", "status", "words"), [
     ("art /no/such.jpg", 1, "catscii: '/no/such.jpg': No such file or directory"),
     ("art house-99999999999", 1, "No such file or directory; house cats are house-0 to house-4294967295"),
@@ -5604,6 +5675,12 @@ def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_te
     ("art /dev/null", 1, "catscii: '/dev/null': it is empty"),
     ("art - --width 9", 2, "'9' is not a whole number from 20 to 240"),
     ("art - --style x", 2, "'x' is not one of fill, ink"),
+    ("art --like dog", 1, "catscii: no house cat is like 'dog'; the words are amber, black,"),
+    ("art house-1 --like calico", 2, "catscii: --like chooses a house cat, so no picture can be given"),
+    ("art - --says -", 2, "catscii: standard input cannot be both the picture and what the cat says"),
+    ("art --says $'\\e[31m'", 2, "argument --says: a cat cannot say '\\x1b', which is not a printable character"),
+    ("art --says - <<< $'\\e[31m'", 2, "catscii: --says: a cat cannot say '\\x1b', which is not"),
+    ("art --says \"$(printf %201s)\"", 2, "argument --says: 201 characters are more than the 200 that a cat can say"),
 ])
 def test_art_explains_what_is_wrong_in_one_line(command, status, words):
     script = f"set -o pipefail; {sys.executable} {SCRIPT} {command}"
