@@ -3206,6 +3206,7 @@ def test_the_path_of_a_text_is_short_for_the_parameter(service):
     assert (twice.status, twice.data) == (400, b"400 Bad Request: says: is given 2 times\n")
     assert service.get("/cat/house-2/says/").status == service.get("/cat/nobody/says/x").status == 404
     assert kind(service.get("/cat/nobody.json/says/x.html")) == "json"
+    assert b'{route="/cat/<cat_id>/says/<text:any>",status="200"}' in service.get("/metrics").data
 
 
 def test_a_text_is_said_without_drawing_the_cat_again(service):
@@ -3525,6 +3526,27 @@ def test_another_cat_is_swapped_in_by_click_and_key_and_history_leads_back(tab):
     tab.go_forward()
     tab.wait_for_function(f"url => {LINK} === url", arg=seen[1])
     assert tab.evaluate("window.mark") == "not reloaded"
+
+
+@pytest.mark.browser
+def test_a_bubble_points_at_the_cat_and_stays_while_cats_change(tab):
+    for width, height in ((390, 844), (1280, 720), (844, 390)):
+        tab.set_viewport_size({"width": width, "height": height})
+        show(tab, f"/?says={quote(WISH)}")
+        for _ in range(2):
+            with another_cat(tab):
+                tab.click("#another")
+            assert tab.inner_text(".says") == WISH and f"says={WISH[:5]}" in tab.url
+            assert tab.get_attribute("figure", "aria-label").endswith(f". It says: {WISH}")
+            bubble, art = tab.locator(".says").bounding_box(), tab.locator("#art").bounding_box()
+            if width == 844:
+                gap = art["x"] - bubble["x"] - bubble["width"]
+            else:
+                gap = art["y"] - bubble["y"] - bubble["height"]
+            assert 8 < gap < 64 and bubble["x"] >= 8 and bubble["x"] + bubble["width"] <= width - 8
+    tab.click("#copy")
+    tab.wait_for_selector(".toast")
+    assert "| Happy birthday," in tab.evaluate("navigator.clipboard.readText()")
 
 
 @pytest.mark.browser
@@ -5242,7 +5264,8 @@ def test_cgi_without_a_method_is_a_get(tmp_path):
     *(("/cat/house-1", {"REQUEST_METHOD": "HEAD"}), ("/cat/house-1", {"HTTP_IF_NONE_MATCH": "*"})),
     *(("/", {"QUERY_STRING": "width=1"}), ("/", {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "0"})),
     ("/analytics", {"HTTP_ACCEPT": "text/html"}),
-    *((path, {}) for path in ("/help", "/health", "/favicon.ico", "/panic", "/nothing", "/cat/café")),
+    *((path, {}) for path in ("/help", "/health", "/favicon.ico", "/panic", "/nothing")),
+    *((path, {}) for path in ("/cat/café", "/cat/house-1/says/né")),
 ])
 def test_cgi_answers_what_the_service_answers(service, tmp_path, path, variables):
     host = {"SCRIPT_NAME": "", "HTTP_HOST": urlsplit(service.url).netloc, "QUERY_STRING": ""}
