@@ -3361,7 +3361,7 @@ PARAMETERS = {
         FreeText("TEXT|-", sayable), "?says=hello", f"what the cat says, in at most {MAX_SAID} characters",
         art=f"what the cat says, in at most {MAX_SAID} characters; - for standard input, which is cut there (nothing)"),
     "like": Parameter(
-        FreeText("WORDS", look), "?like=black+asleep",
+        FreeText("WORDS", look), "?like=green+eyes",
         "a random house cat with all these words in its description; photographs are not searched",
         art="a random house cat whose description has these words (any)"),
 }
