@@ -106,9 +106,9 @@ else:
         "argparse base64 contextvars datetime gzip hashlib html")
     ipaddress, json, logging, random, reprlib, resource, shutil = lazy(
         "ipaddress json logging random reprlib resource shutil")
-    socket, sqlite3, ssl, subprocess, textwrap, threading = lazy("socket sqlite3 ssl subprocess textwrap threading")
+    socket, sqlite3, ssl, subprocess = lazy("socket sqlite3 ssl subprocess")
+    textwrap, threading, unicodedata = lazy("textwrap threading unicodedata")
     futures, http_client, urllib_parse = lazy("concurrent.futures http.client urllib.parse")
-    unicodedata, = lazy("unicodedata")
     bottle, certifi, maxminddb, PIL, urllib3, waitress = lazy("bottle certifi maxminddb PIL urllib3 waitress")
     Image, ImageChops, ImageDraw, ImageEnhance = lazy("PIL.Image PIL.ImageChops PIL.ImageDraw PIL.ImageEnhance")
     ImageFilter, ImageMath, ImageOps, ImageStat = lazy("PIL.ImageFilter PIL.ImageMath PIL.ImageOps PIL.ImageStat")
@@ -617,10 +617,6 @@ GLYPHS = [chr(code) for code in range(32, 127)]  # printable ASCII: those above,
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
 KEPT = 0.75  # with few colours, a glyph stays if its error is this share of that of a flat cell or less
 MOST_LUMINANCE = 0.3  # of glyphs on white: a relative luminance of 0.3 has a contrast of 3:1 (WCAG 2.2)
-MAX_SAID = 200  # characters that a cat says
-NARROWEST = 10  # columns for art with a bubble; a terminal may have fewer
-LINE_OF_SPEECH = 15, 56  # columns of a line in a bubble beside the art at least, and of any line at most
-KEPT_WORD = 24  # columns of a word that is not broken into lines if there is a place where it need not be
 FADE = 2  # the smaller, the fainter are glyphs that fit their cells badly
 COVERAGE = """
 c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<$&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E
@@ -634,8 +630,14 @@ Z8{i@2vEO8jw;%u-9XRE{&6Lid;556)BDOFzOOVWe_p2zVt0xF4*T=u%%i8?RuS)wB3m!5eZP*%f;OSh
 *i{~M!`1DB(r&Ay*K3ZT%<>0RknAP>-2AX#i6PfRkdq@Vpq`ezCqGBk=f}g6^Q%~SX<z>I*-Z$3=>FsS?TDzQxwy<oX7<;j&>(yHTw+;bo)-I~yJKX!ot-j911KHcgnWrZ>~&Y3!5@V)k!JIkUK+R2gb#oC>8)FL=nJm98}Lac_4>B{qLYhvN@<}uyheYAOmE9|LEn@v
 $e|_A$ssR^r(V?wHLpG_2CL+f@;jV;@(;c6fVT
 """  # made by bench_catscii.py: 0, 85, 170 or 255 for each of the PARTS of each of GLYPHS in DejaVu Sans Mono
-SEQUENCES = (  # what makes one emoji of many, or a picture of a character: joiners, variants, keycaps and skin tones
-    "[\u200c\u200d\ufe00-\ufe0f\u20e3\U0001f3fb-\U0001f3ff]")
+MAX_SAID = 200  # characters that a cat says
+NARROWEST = 10  # columns of art with a bubble
+SHORTEST_LINE = 15  # columns of the longest lines that a bubble beside the art has room for, at least
+LONGEST_LINE = 56  # columns of a line in a bubble, at most
+LONGEST_WORD = 24  # columns of a word that a bubble beside the art makes room for
+JOINERS = "\u200c\u200d"  # between letters of some scripts, and between emojis
+# What makes one emoji of many, or changes the width of a character: joiners, variants, keycaps and tones of skin.
+SEQUENCES = f"[{JOINERS}\ufe00-\ufe0f\u20e3\U0001f3fb-\U0001f3ff]"
 ASCII_FORMS = str.maketrans({  # of what Unicode does not decompose
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00ab": '"', "\u00bb": '"', "\u2013": "-",
     "\u2014": "-", "\u00df": "ss", "\u00c6": "AE", "\u00e6": "ae", "\u0152": "OE", "\u0153": "oe", "\u00d8": "O",
@@ -1351,8 +1353,9 @@ def sayable(text: str) -> str:
     if len(text) > MAX_SAID:
         raise ValueError(f"{len(text):,} characters are more than the {MAX_SAID} that a cat can say")
     for character in text:
-        joins = character in "\u200c\u200d"  # letters of some scripts, and emoji
-        if not (joins or character.isprintable() or unicodedata.category(character) == "Zs"):
+        if character.isprintable() or character in JOINERS:
+            continue
+        if unicodedata.category(character) != "Zs":  # spaces of other widths, such as that of Japanese
             raise ValueError(f"a cat cannot say {quoted(character)}, which is not a printable character")
     return text
 
@@ -1364,9 +1367,10 @@ def in_cells(text: str) -> str:
 
 def in_ascii(text: str) -> str:
     """Return the text in the glyphs that a PNG has: letters without accents, and "?" for what is not in ASCII."""
-    parts = unicodedata.normalize("NFKD", re.sub(SEQUENCES, "", text).translate(ASCII_FORMS))
-    letters = "".join(part for part in parts if not unicodedata.category(part).startswith("M"))
-    return letters.encode("ascii", "replace").decode()
+    alone = re.sub(SEQUENCES, "", text).translate(ASCII_FORMS)
+    parts = unicodedata.normalize("NFKD", alone)
+    letters = [part for part in parts if not unicodedata.category(part).startswith("M")]
+    return "".join(letters).encode("ascii", "replace").decode()
 
 
 @lru_cache(1 << 12)
@@ -1378,16 +1382,17 @@ def cells_of(character: str) -> int:
 
 
 def columns_of(text: str) -> int:
-    return len(text) if text.isascii() else sum(map(cells_of, text))
+    return sum(map(cells_of, text))
 
 
 def wrapped(text: str, width: int) -> list[str]:
     """Return the words of a text in lines of at most `width` columns. A word breaks only if it is wider than a line."""
-    lines, left = [""], width  # columns that the last line has left
+    lines = [""]
+    left = width  # columns that the last line has left
     for word in text.split():
         taken = columns_of(word)
         breaks = taken > width
-        if lines[-1] and (taken < left or breaks):
+        if lines[-1] and (breaks or taken < left):
             lines[-1] += " "
             left -= 1
         elif lines[-1]:
@@ -1408,11 +1413,15 @@ def balanced(text: str, width: int, most: int) -> list[str]:
     lines = wrapped(text, width)
     if len(lines) > most:
         *kept, last = lines[:most]
-        return [*kept, wrapped(last, width - 3)[0] + "..."]
-    longest = max(map(columns_of, text.split()))
-    widths = range(min(longest, width), width)
-    return wrapped(text, widths.start + bisect_left(
-        widths, True, key=lambda narrower: len(wrapped(text, narrower)) <= len(lines)))
+        start = wrapped(last, width - 3)[0]
+        return [*kept, f"{start}..."]
+
+    def suffices(narrower: int) -> bool:
+        return len(wrapped(text, narrower)) <= len(lines)
+
+    longest = min(width, max(map(columns_of, text.split())))
+    fewer = bisect_left(range(longest, width), True, key=suffices)
+    return wrapped(text, longest + fewer)
 
 
 def framed(lines: list[str]) -> list[str]:
@@ -1427,39 +1436,42 @@ def bubble_above(lines: list[str], columns: int) -> Bubble:
     """Return a bubble that points down at the middle of art of so many columns."""
     *frame, bottom = framed(lines)
     left = max(0, (columns - len(bottom)) // 2)
-    point = max(1, min(columns // 2 - 2 - left, len(bottom) - 5))
-    mouth = bottom[:point] + ".  ." + bottom[point + 4:]
-    tip = " " * (point + 1) + "\\/"
-    return Bubble(above=[" " * left + line for line in (*frame, mouth, tip)])
+    middle = columns // 2 - 2 - left
+    mouth = max(1, min(middle, len(bottom) - 5))
+    opened_bottom = bottom[:mouth] + ".  ." + bottom[mouth + 4:]
+    tip = " " * (mouth + 1) + "\\/"
+    return Bubble(above=[" " * left + line for line in (*frame, opened_bottom, tip)])
 
 
 def bubble_beside(lines: list[str], rows: int) -> Bubble:
     """Return a bubble that points left at the upper half of art of so many rows."""
     frame = ["  " + line for line in framed(lines)]
-    point = (len(frame) - 1) // 2
-    frame[point] = " < " + frame[point][3:]
-    top = max(0, min(rows // 2 - 1 - point, rows - len(frame)))
+    mouth = (len(frame) - 1) // 2
+    frame[mouth] = " < " + frame[mouth][3:]
+    lowest = rows - len(frame)
+    top = max(0, min(lowest, rows // 2 - 1 - mouth))
     return Bubble(beside=[""] * top + frame)
 
 
 def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterator[Stage]:
-    """Yield what a text can do to a picture of this size within `width` columns and `height` rows."""
-    least, most = LINE_OF_SPEECH
-    if width < NARROWEST or not text.split():
+    """Yield what there is room for in `width` columns and `height` rows, with a picture of this size."""
+    words = text.split()
+    if not words or width < NARROWEST:
         return
-    lines = balanced(text, min(width - 4, most), max(1, height // 2 - 3))
+    most = max(1, height // 2 - 3)  # so that half of the rows are for the cat
+    lines = balanced(text, min(width - 4, LONGEST_LINE), most)
     below = height - len(lines) - 3
     if below > 0:
         columns, _ = fit(size, width, below)
         yield Stage(width, below, bubble_above(lines, columns))
-    longest = max(map(columns_of, text.split()))
-    least = longest if least < longest <= KEPT_WORD else least
-    for narrowest in range(least, most + 1, 8):
-        left = width - narrowest - 6
-        if left < least:
+    longest = max(map(columns_of, words))
+    least = longest if SHORTEST_LINE < longest <= LONGEST_WORD else SHORTEST_LINE
+    for room in range(least, LONGEST_LINE + 1, 8):
+        left = width - room - 6
+        if left < SHORTEST_LINE:
             return
         columns, rows = fit(size, left, height)
-        lines = balanced(text, min(width - columns - 6, most), MAX_SAID)
+        lines = balanced(text, min(width - columns - 6, LONGEST_LINE), MAX_SAID)
         if len(lines) + 2 <= rows:
             yield Stage(left, height, bubble_beside(lines, rows))
 
@@ -1482,9 +1494,11 @@ def with_bubble(rows: Sequence[str], bubble: Bubble) -> list[str]:
 
 def joined(art: Art, bubble: Bubble, background: str) -> Art:
     """Return art that includes a bubble of ASCII, on a page of this background."""
-    rows = with_bubble(art.rows, bubble)
-    columns = max(map(len, rows))
-    page, ink = (BACKGROUNDS[name] for name in sorted(BACKGROUNDS, key=background.__ne__))
+    lines = with_bubble(art.rows, bubble)
+    columns = max(map(len, lines))
+    rows = tuple(line.ljust(columns) for line in lines)
+    page = BACKGROUNDS[background]
+    ink = BACKGROUNDS["light" if background == "dark" else "dark"]
 
     def extended(plane: bytes | None, colour: tuple[int, int, int]) -> bytes:
         picture = Image.new("RGB", (columns, len(rows)), colour)
@@ -1493,7 +1507,7 @@ def joined(art: Art, bubble: Bubble, background: str) -> Art:
             picture.paste(Image.frombytes("RGB", size, plane), (0, len(bubble.above)))
         return picture.tobytes()
 
-    return Art(tuple(row.ljust(columns) for row in rows), extended(art.foreground, ink), extended(art.background, page))
+    return Art(rows, extended(art.foreground, ink), extended(art.background, page))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3391,7 +3405,7 @@ class View(NamedTuple):
         return render(picture, *self.options())
 
     def speaking(self, size: tuple[int, int]) -> tuple[View, Bubble]:
-        """Return how to show a picture of this size, and a bubble beside or above it. Pages and JSON have no bubble."""
+        """Return how to draw a picture of this size, and the bubble of its art. Pages and JSON have no bubble in it."""
         if not self.says or self.format not in ("ansi", "text", "png"):
             return self, SILENCE
         text = in_ascii(self.says) if self.format == "png" else in_cells(self.says)
@@ -4338,11 +4352,13 @@ def encode(art: Art, view: View, cat: Cat | None = None, urls: Mapping[str, str]
             return str(page_template().render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
         case "ansi":
             lines = with_bubble(to_ansi(art, view.colors).splitlines(), bubble)
-            return "\n".join([*lines, link_line(view, cat, **urls) if cat else ""])
+            below = link_line(view, cat, **urls) if cat else ""
+            return "\n".join([*lines, below])
         case "png":
-            return to_png(joined(art, bubble, view.background) if view.says else art, view.background)
+            shown = art if bubble is SILENCE else joined(art, bubble, view.background)
+            return to_png(shown, view.background)
         case _:
-            return "".join(f"{line}\n" for line in with_bubble(art.rows, bubble))
+            return "\n".join([*with_bubble(art.rows, bubble), ""])
 
 
 def link_line(view: View, cat: Cat, root: str, base_url: str) -> str:
@@ -5039,9 +5055,13 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
 
 def read_said() -> str:
     """Return the text in standard input, on one line. "..." ends a text that is too long. Raises SetupError."""
-    text = " ".join(sys.stdin.buffer.read(1 << 16).decode("utf-8", "replace").split())
+    with open(0, "rb") as file:
+        words = file.read(1 << 16).decode("utf-8", "replace").split()
+    text = " ".join(words)
+    if len(text) > MAX_SAID:
+        text = text[:MAX_SAID - 3].rstrip() + "..."
     try:
-        return sayable(text if len(text) <= MAX_SAID else text[:MAX_SAID - 3].rstrip() + "...")
+        return sayable(text)
     except ValueError as error:
         raise SetupError(f"--says: {error}") from None
 
