@@ -4039,7 +4039,7 @@ class Service:
             return encode(art, view, cat, urls, self.countries.from_dbip, bubble)
 
     def _drawing(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
-        """Return what is known of the cat and its art, from the cache if it was drawn before, with any text or none."""
+        """Return what is known of the cat, and its art, from the cache if possible."""
         key = cat.id, view.options()
         drawing: tuple[Cat, Art] | None = self.drawings.get(key)
         if drawing is None:
@@ -4193,8 +4193,8 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.service = service = Service(settings)
     app.router.add_filter("any", lambda _: (r"[\s\S]+", None, None))
     app.get("/", callback=service.random_cat)
-    app.get("/cat/<cat_id>", callback=service.cat_by_id)
     app.get("/cat/<cat_id>/says/<text:any>", callback=service.cat_says)
+    app.get("/cat/<cat_id>", callback=service.cat_by_id)
     app.get("/analytics", callback=service.analytics)
     app.get(["/help", r"/\:help"], callback=service.help)
     app.get("/health", callback=service.health)
@@ -5053,6 +5053,16 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     return 0
 
 
+def read_picture(source: str, longest: int) -> Image.Image:
+    """Return the picture in a file, at a URL or, for "-", in standard input. See `decode` for `longest`.
+
+    Raises OSError, PictureError, SetupError and Unavailable.
+    """
+    data = read_source(source)
+    import_decoders(data)
+    return decode_in_box(data, longest, forked_box)
+
+
 def read_said() -> str:
     """Return the text in standard input, on one line. "..." ends a text that is too long. Raises SetupError."""
     with open(0, "rb") as file:
@@ -5064,16 +5074,6 @@ def read_said() -> str:
         return sayable(text)
     except ValueError as error:
         raise SetupError(f"--says: {error}") from None
-
-
-def read_picture(source: str, longest: int) -> Image.Image:
-    """Return the picture in a file, at a URL or, for "-", in standard input. See `decode` for `longest`.
-
-    Raises OSError, PictureError, SetupError and Unavailable.
-    """
-    data = read_source(source)
-    import_decoders(data)
-    return decode_in_box(data, longest, forked_box)
 
 
 def read_source(source: str) -> bytes:

@@ -3,10 +3,11 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "babel", "bottle>=0.13", "certifi>=2024.7.4", "maxminddb>=2.6", "Pillow>=11", "urllib3>=2.2.2",
+#     "wcwidth",
 #     "waitress>=3.0.1,<4", "axe-playwright-python", "httpie", "hypothesis", "matplotlib", "mmdb-writer",
 #     "opencv-python-headless==4.10.0.84", "opentelemetry-exporter-otlp-proto-http", "packaging", "playwright",
 #     "prometheus-client", "pytest", "pytest-timeout", "pytest-xdist", "selenium", "sentry-sdk", "trustme",
-#     "wcwidth", "websocket-client",
+#     "websocket-client",
 # ]
 # [tool.uv]
 # exclude-newer = "2026-11-01T00:00:00Z"
@@ -3356,6 +3357,16 @@ def test_links_and_the_form_keep_what_is_not_a_default(service):
         assert f'id="permalink" href="/cat/house-5{kept}"' in body and 'type="hidden"' not in body
 
 
+def test_a_search_for_a_cat_waits_in_the_queue_of_drawings_and_ends(start, monkeypatch):
+    full = start(command=patched("catscii.PLACES = 0"))
+    assert full.get("/?like=calico").status == 503 and full.get("/help").status == 200
+    seeds: list[int] = []
+    monkeypatch.setattr(catscii, "house_cat", lambda seed: seeds.append(seed) or SimpleNamespace(description="a cat"))
+    with pytest.raises(catscii.NoSuchCat):
+        catscii.house_cat_like("calico")
+    assert len(seeds) == catscii.TRIES and f"{catscii.TRIES:,}" in (FOLDER / "SECURITY.md").read_text()
+
+
 def test_like_shows_another_house_cat_each_time_that_its_links_keep_and_no_photograph(start):
     service = start()
     store_cat(service.database, "calico", "cats.example")
@@ -5665,6 +5676,7 @@ def test_art_says_a_text_beside_the_cat_within_the_terminal():
     shown = run("art", "house-2", "--width", "40", "--says", "Hi").stdout.decode()
     assert shown == "\n".join([*catscii.staged("Hi", (480, 360), 40, None).bubble.above, *art.rows, ""])
     assert json.loads(run("art", "house-2", "--format", "json", "--says", "é").stdout)["says"] == "é"
+    assert b'<p class="says"' in run("art", "house-2", "--format", "html", "--says", "Hi").stdout
     for window in ((80, 24), (40, 24), (12, 20), (80, 5)):
         for text in ("Hi", "猫" * 100):
             command = [sys.executable, SCRIPT, "art", "house-2", "--says", text]
