@@ -657,6 +657,17 @@ class Art(NamedTuple):
     background: bytes | None  # R, G, B of each cell; None if the glyphs have the page as their background
 
 
+class Bubble(NamedTuple):
+    """A speech bubble: lines above the art, or what follows each row of the art from the first one on."""
+
+    above: Sequence[str] = ()
+    beside: Sequence[str] = ()
+    scale: int = 1  # in a PNG: the columns and rows of the art that a cell of the bubble takes
+
+
+SILENCE = Bubble()
+
+
 def opened(data: bytes) -> Image.Image:
     """Open a picture. Most are JPEGs, which need only one of Pillow's plugins: to import the others takes a while."""
     if data.startswith(JPEG_START):
@@ -1286,8 +1297,39 @@ def to_ansi(art: Art, colors: str = "true") -> str:
     return "".join(parts) % tuple(levels)
 
 
-def to_png(art: Art, background: str) -> bytes:
-    """Return a PNG of the art. A cell has 10 x 20 pixels, or 5 x 10 in large art."""
+def to_png(art: Art, background: str, bubble: Bubble = SILENCE) -> bytes:
+    """Return a PNG of the art with a bubble of ASCII."""
+    picture = pictured(art, background)
+    if bubble is not SILENCE:
+        picture = with_drawn_bubble(picture, len(art.rows[0]), background, bubble)
+    return written(picture, "PNG", compress_level=4)
+
+
+def with_drawn_bubble(picture: Image.Image, columns: int, background: str, bubble: Bubble) -> Image.Image:
+    """Return a picture of art of so many columns with the bubble, on a page of this background."""
+    width = max(map(len, bubble.above or bubble.beside))
+    rows = tuple(line.ljust(width) for line in bubble.above or bubble.beside)
+    page = BACKGROUNDS[background]
+    ink = BACKGROUNDS["light" if background == "dark" else "dark"]
+    drawn = pictured(Art(rows, bytes(ink) * width * len(rows), None), background)
+    cell = bubble.scale * picture.width // columns
+    drawn = drawn.resize((cell * width, 2 * cell * len(rows)), Image.Resampling.BICUBIC)
+    if bubble.above:
+        size = max(picture.width, drawn.width), picture.height + drawn.height
+        art_corner = 0, drawn.height
+        bubble_corner = 0, 0
+    else:
+        size = picture.width + drawn.width, max(picture.height, drawn.height)
+        art_corner = 0, 0
+        bubble_corner = picture.width, 0
+    whole = Image.new("RGB", size, page)
+    whole.paste(picture, art_corner)
+    whole.paste(drawn, bubble_corner)
+    return whole
+
+
+def pictured(art: Art, background: str) -> Image.Image:
+    """Return a picture of the art. A cell has 10 x 20 pixels, or 5 x 10 in large art."""
     grid = len(art.rows[0]), len(art.rows)
     step = 1 if grid[0] * grid[1] <= MOST_LARGE_CELLS else 2
     width, height = PARTS[0] // step, PARTS[1] // step
@@ -1298,7 +1340,7 @@ def to_png(art: Art, background: str) -> bytes:
         mask.paste(tiles[name], (i % grid[0] * width, i // grid[0] * height))
     planes = art.foreground, art.background or bytes(BACKGROUNDS[background]) * (grid[0] * grid[1])
     foreground, ground = (Image.frombytes("RGB", grid, p).resize(size, Image.Resampling.NEAREST) for p in planes)
-    return written(Image.composite(foreground, ground, mask), "PNG", compress_level=4)
+    return Image.composite(foreground, ground, mask)
 
 
 def written(picture: Image.Image, format: str, **options: int) -> bytes:
@@ -1330,21 +1372,11 @@ def to_dict(art: Art) -> dict[str, Any]:
             "foreground": foreground, "background": background}
 
 
-class Bubble(NamedTuple):
-    """A speech bubble: lines above the art, or what follows each row of the art from the first one on."""
-
-    above: Sequence[str] = ()
-    beside: Sequence[str] = ()
-
-
-SILENCE = Bubble()
-
-
 class Stage(NamedTuple):
-    """A bubble, and the columns and rows that it leaves for the art."""
+    """A bubble, and the columns and rows that it takes from the art."""
 
-    width: int
-    height: int
+    columns: int
+    rows: int
     bubble: Bubble
 
 
@@ -1460,54 +1492,36 @@ def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterato
         return
     most = max(1, height // 2 - 3)  # so that half of the rows are for the cat
     lines = balanced(text, min(width - 4, LONGEST_LINE), most)
-    below = height - len(lines) - 3
-    if below > 0:
-        columns, _ = fit(size, width, below)
-        yield Stage(width, below, bubble_above(lines, columns))
+    taken = len(lines) + 3
+    if taken < height:
+        columns, _ = fit(size, width, height - taken)
+        yield Stage(0, taken, bubble_above(lines, columns))
     longest = max(map(columns_of, words))
     least = longest if SHORTEST_LINE < longest <= LONGEST_WORD else SHORTEST_LINE
     for room in range(least, LONGEST_LINE + 1, 8):
-        left = width - room - 6
-        if left < SHORTEST_LINE:
+        taken = room + 6
+        if width - taken < SHORTEST_LINE:
             return
-        columns, rows = fit(size, left, height)
+        columns, rows = fit(size, width - taken, height)
         lines = balanced(text, min(width - columns - 6, LONGEST_LINE), MAX_SAID)
         if len(lines) + 2 <= rows:
-            yield Stage(left, height, bubble_beside(lines, rows))
+            yield Stage(taken, 0, bubble_beside(lines, rows))
 
 
-def staged(text: str, size: tuple[int, int], width: int, height: int | None) -> Stage | None:
+def staged(text: str, size: tuple[int, int], width: int, height: int) -> Stage | None:
     """Return the stage that leaves the largest art for a picture, or None if there is no room for any bubble."""
     whole = math.prod(fit(size, width, height))
 
     def cells(stage: Stage) -> int:
-        return min(whole, math.prod(fit(size, stage.width, stage.height)))
+        return min(whole, math.prod(fit(size, width - stage.columns, height - stage.rows)))
 
-    return max(stages(text, size, width, height or MAX_ROWS), key=cells, default=None)
+    return max(stages(text, size, width, height), key=cells, default=None)
 
 
 def with_bubble(rows: Sequence[str], bubble: Bubble) -> list[str]:
     """Return the rows of art with the bubble, as lines."""
     pairs = itertools.zip_longest(rows, bubble.beside, fillvalue="")
     return [*bubble.above, *map("".join, pairs)]
-
-
-def joined(art: Art, bubble: Bubble, background: str) -> Art:
-    """Return art that includes a bubble of ASCII, on a page of this background."""
-    lines = with_bubble(art.rows, bubble)
-    columns = max(map(len, lines))
-    rows = tuple(line.ljust(columns) for line in lines)
-    page = BACKGROUNDS[background]
-    ink = BACKGROUNDS["light" if background == "dark" else "dark"]
-
-    def extended(plane: bytes | None, colour: tuple[int, int, int]) -> bytes:
-        picture = Image.new("RGB", (columns, len(rows)), colour)
-        if plane:
-            size = len(art.rows[0]), len(art.rows)
-            picture.paste(Image.frombytes("RGB", size, plane), (0, len(bubble.above)))
-        return picture.tobytes()
-
-    return Art(rows, extended(art.foreground, ink), extended(art.background, page))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3408,14 +3422,23 @@ class View(NamedTuple):
         """Return how to draw a picture of this size, and the bubble of its art. Pages and JSON have no bubble in it."""
         if not self.says or self.format not in ("ansi", "text", "png"):
             return self, SILENCE
-        text = in_ascii(self.says) if self.format == "png" else in_cells(self.says)
         width = self.width or COLUMNS
-        stage = staged(text, size, width, self.height)
+        height = self.height or MAX_ROWS
+        text = in_cells(self.says)
+        scale = 1
+        if self.format == "png":
+            text = in_ascii(self.says)
+            scale = max(1, min(width // COLUMNS, height // TERMINAL_ROWS))  # large art has large letters
+        spare = scale - 1  # in small cells, art may be half a large cell wider than in large ones
+        stage = staged(text, size, (width - spare) // scale, height // scale)
         if not stage:
             return self, SILENCE
-        if fit(size, stage.width, stage.height) == fit(size, width, self.height):
-            return self, stage.bubble
-        return self._replace(width=stage.width, height=stage.height), stage.bubble
+        bubble = stage.bubble._replace(scale=scale)
+        left = width - scale * stage.columns
+        below = height - scale * stage.rows
+        if fit(size, left, below) == fit(size, width, height):
+            return self, bubble
+        return self._replace(width=left, height=below), bubble
 
     def given(self, *without: str) -> dict[str, Any]:
         """Return the parameters that differ from their defaults, except those named in `without`."""
@@ -4355,8 +4378,7 @@ def encode(art: Art, view: View, cat: Cat | None = None, urls: Mapping[str, str]
             below = link_line(view, cat, **urls) if cat else ""
             return "\n".join([*lines, below])
         case "png":
-            shown = art if bubble is SILENCE else joined(art, bubble, view.background)
-            return to_png(shown, view.background)
+            return to_png(art, view.background, bubble)
         case _:
             return "\n".join([*with_bubble(art.rows, bubble), ""])
 

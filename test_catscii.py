@@ -1473,8 +1473,9 @@ WISH = "Happy birthday, dear friend! May your bowl always be full."
 ], ids=["beside", "above", "small", "wide"])
 def test_a_bubble_stands_where_it_leaves_the_largest_cat_and_has_lines_of_even_length(
         text, size, width, height, grid, bubble):
+    height = height or catscii.MAX_ROWS
     stage = catscii.staged(catscii.in_cells(text), size, width, height)
-    assert catscii.fit(size, stage.width, stage.height) == grid
+    assert catscii.fit(size, width - stage.columns, height - stage.rows) == grid
     shown = [*stage.bubble.above, *(" " * grid[0] + line for line in stage.bubble.beside if line)]
     assert "\n".join(["", *shown]) == bubble
 
@@ -1492,14 +1493,29 @@ def test_a_bubble_in_a_png_has_the_glyphs_of_the_art_and_other_letters_without_a
     art = catscii.render(catscii.draw_house_cat(2), 60, 22)
     for background, ink in (("dark", (255, 255, 255)), ("light", (16, 16, 20))):
         stage = catscii.staged("~{[#]}~", (480, 360), 80, 22)
-        both = catscii.joined(art, stage.bubble, background)
-        picture = Image.open(io.BytesIO(catscii.to_png(both, background)))
-        assert picture.size == (10 * len(both.rows[0]), 20 * 22) and len(both.rows[0]) <= 80
-        column, row = next((line.index("~"), y) for y, line in enumerate(both.rows) if "{[#]}" in line)
+        data = catscii.to_png(art, background, stage.bubble)
+        picture = Image.open(io.BytesIO(data))
+        lines = catscii.with_bubble(art.rows, stage.bubble)
+        assert picture.size == (10 * max(map(len, lines)), 20 * 22)
+        column, row = next((line.index("~{["), y) for y, line in enumerate(lines) if "{[#]}" in line)
         shown = picture.crop((10 * column, 20 * row, 10 * column + 70, 20 * row + 20)).convert("L")
         glyphs = catscii.to_png(catscii.Art(("~{[#]}~",), bytes(ink) * 7, None), background)
         assert shown.tobytes() == Image.open(io.BytesIO(glyphs)).convert("L").tobytes()
-        assert catscii.to_png(art, background) != catscii.to_png(both, background)
+        alone = Image.open(io.BytesIO(catscii.to_png(art, background)))
+        assert picture.crop((0, 0, *alone.size)).tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize(("query", "cells"), [
+    ("width=80&height=22", (80, 22)), ("width=232&height=50", (232, 50)), ("width=160&height=120", (160, 120)),
+    ("width=240", (240, 240)), ("width=239&height=67", (239, 67)), ("width=20&height=5", (20, 5)), ("", (80, 240))])
+def test_a_png_with_a_bubble_is_never_larger_than_asked(service, query, cells):
+    plain = Image.open(io.BytesIO(service.get(f"/cat/house-2.png?{query}").data))
+    columns, _ = catscii.fit((480, 360), *cells)
+    cell = plain.width // columns
+    for text in ("Hi", WISH, "long " * 40):
+        picture = Image.open(io.BytesIO(service.get(f"/cat/house-2.png?{query}&says={quote(text)}").data))
+        assert picture.size != plain.size
+        assert picture.width <= cell * cells[0] and picture.height <= 2 * cell * cells[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -5674,7 +5690,7 @@ def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_te
 def test_art_says_a_text_beside_the_cat_within_the_terminal():
     art = catscii.render(catscii.draw_house_cat(2), 40, colors="none", style="ink")
     shown = run("art", "house-2", "--width", "40", "--says", "Hi").stdout.decode()
-    assert shown == "\n".join([*catscii.staged("Hi", (480, 360), 40, None).bubble.above, *art.rows, ""])
+    assert shown == "\n".join([*catscii.staged("Hi", (480, 360), 40, 240).bubble.above, *art.rows, ""])
     assert json.loads(run("art", "house-2", "--format", "json", "--says", "é").stdout)["says"] == "é"
     assert b'<p class="says"' in run("art", "house-2", "--format", "html", "--says", "Hi").stdout
     for window in ((80, 24), (40, 24), (12, 20), (80, 5)):
