@@ -3160,7 +3160,8 @@ def test_the_line_below_the_art_says_as_much_of_the_cat_its_command_and_the_guid
     for path, host, expected in (
         ("house-585", "a.b", 'a grey cat with green eyes: curl "http://a.b/cat/house-585?width=120"  /:help'),
         ("house-585", "ab.example", 'a grey cat with green eyes: curl "http://ab.example/cat/house-585?width=120"'),
-        ("house-585", "calicos.fly.dev", "a grey cat with green eyes: curl http://calicos.fly.dev/cat/house-585  /:help"),
+        ("house-585", "calicos.fly.dev",
+         "a grey cat with green eyes: curl http://calicos.fly.dev/cat/house-585  /:help"),
         ("house-1", "a.b", "a cream classic tabby stretching and smiling: curl http://a.b/cat/house-1"),
         (long, "a.b", f"a grey-and-white cat with green eyes: curl http://a.b/cat/{long}"),
         (long, local, f"a grey-and-white cat: curl http://{local}/cat/{long}  /:help"),
