@@ -2252,18 +2252,13 @@ class Sketch:
             light = ImageChops.add(light, details, offset=-128)
         if melt:
             mask = ImageChops.multiply(mask, melt)
-        self._tone.paste(30, (frame.left + step, frame.top + step), soft.point(CAST))
+        self._tone.paste(20, (frame.left + step, frame.top + 2 * step), soft.point(CAST))
         self._tone.paste(light, frame, mask)
         self.where.paste(255, frame, mask)
         for colour in colours:
             self._colours.setdefault(colour, Image.new("L", SKETCH))
         for colour, plane in self._colours.items():
             plane.paste(colours.get(colour, 0), frame, mask)
-
-    def shade(self, nearer: Sketch, reach: float) -> None:
-        """Let a sketch that is nearer cast its shadow on this one."""
-        shadow = nearer.where.filter(ImageFilter.BoxBlur(reach)).point(CAST)
-        self._tone.paste(10, (round(reach * 0.6), round(reach * 1.6)), shadow)
 
     def paint(self, picture: Image.Image, coat: Coat, crown: complex, fluff: float) -> None:
         """Paint the sketch on the picture, in the colours of the coat. Hairs grow away from the crown."""
@@ -2532,21 +2527,23 @@ def set_scene(seed: int, moment: Moment) -> Scene:
 def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
     scene = set_scene(seed, moment)
-    cat, head, size = scene.cat, scene.head, scene.pose.size
-    body, front, paws = Sketch(), Sketch(), Sketch()
-    sketch_head(front, scene)
-    for sketch, limbs in ((body, scene.pose.limbs), (front, scene.pose.front), (paws, scene.pose.over)):
-        for limb in limbs:
-            sketch_limb(sketch, limb, scene)
-    body.shade(front, size * 0.045)
+    cat, head, pose = scene.cat, scene.head, scene.pose
+    sketch, paws = Sketch(), Sketch()
+    for limb in pose.limbs:
+        sketch_limb(sketch, limb, scene)
+    edges = sketch.where.getbbox()
+    sketch_head(sketch, scene)
+    for limb in pose.front:
+        sketch_limb(sketch, limb, scene)
+    for limb in pose.over:
+        sketch_limb(paws, limb, scene)
 
-    room = draw_room(scene, body.where.getbbox() or (0, 0, 0, 0))
+    room = draw_room(scene, edges or (0, 0, 0, 0))
     picture = tinted(room.resize(PORTRAIT, Image.Resampling.BILINEAR), ramp(*scene.room))
     things = [(THINGS[thing], placed(scene, thing)) for thing in cat.things]
     for thing, place in things:
         draw_ink(picture, inked(thing.behind, place, scene.colours))
-    body.paint(picture, cat.coat, head.at + size * 1j, scene.fluff)
-    front.paint(picture, cat.coat, head.at + head.turn * 0.3j, scene.fluff)
+    sketch.paint(picture, cat.coat, head.at + head.turn * 0.3j, scene.fluff)
     collar = [polygon for thing, place in things for polygon in inked(thing.under, place, scene.colours)]
     draw_ink(picture, collar + inked_face(scene, picture))
     for thing, place in things:
