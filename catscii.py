@@ -1300,37 +1300,60 @@ def to_dict(art: Art) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# House cats: portraits drawn from a seed, so that there is always a cat
+# House cats: pictures drawn from a seed, so that there is always a cat
 # ---------------------------------------------------------------------------------------------------------------------
 
 HOUSE_CATS = 2**32
 HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
-PORTRAIT = 480, 360
-BLACK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
+PORTRAIT, SKETCH, ROOM = (480, 360), (240, 180), (160, 120)  # sizes in pixels
+BLACK, WHITE, LIGHT, SHADOW = "#140d10", "#ffffff", "#fff4e0", "#150d2c"
+PINK, CARD, WOOD, CLAY, GOLD, BRASS = "#d98f8a", "#bd8d58", "#8f5c3e", "#c0623f", "#f5c84c", "#8a5a14"
+ACCENTS = "#d2404b", "#2d8fc4", "#e7b32f", "#7d55b8", "#3d9a68"  # of bows, collars and wool
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
-# distance 1. An Easel turns points into pixels.
-Shape = Sequence[complex]  # the corners of a polygon
-Layer = tuple[str, float, float, list[Shape]]  # a colour or a field of Coat, blur, alpha, shapes
-Coat = NamedTuple("Coat", [("fur", str), ("belly", str), ("mark", str), ("nose", str),
-                           ("patterns", str), ("eyes", str), ("room", str), ("name", str)])
-COATS = (  # a cat has all patterns of its coat, and one of its colours of eyes; "blue/amber" has one of each
-    Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "deep", "brown tabby"),
-    Coat("#a7abae", "#f0eeea", "#34373d", "#b86b66", "tabby", "green amber", "deep", "silver tabby"),
-    Coat("#dd8f40", "#f9e3c0", "#a04c16", "#d97f74", "tabby", "amber green copper", "deep", "ginger tabby"),
-    Coat("#eed4a6", "#fdf4e3", "#c98f4e", "#e0908a", "tabby", "amber copper blue", "deep", "cream tabby"),
-    Coat("#dd8f40", "#fbf4e8", "#a04c16", "#e0877f", "tabby blaze", "green amber", "deep", "ginger-and-white tabby"),
-    Coat("#2e2d35", "#45434d", "", "#1a181c", "", "amber green copper", "pale", "black cat"),
-    Coat("#737d8a", "#98a1ab", "", "#3d4149", "", "copper amber green", "deep", "grey cat"),
-    Coat("#f2efe9", "#ffffff", "", "#e79a97", "", "blue green amber blue/amber", "deep", "white cat"),
-    Coat("#2a2a31", "#f7f4ee", "", "#d98583", "blaze", "green amber", "pale", "black-and-white cat"),
-    Coat("#707a86", "#f5f3ef", "", "#d98583", "blaze", "amber green copper", "pale", "grey-and-white cat"),
-    Coat("#ecdfc8", "#f5ecdb", "#54402f", "#2b1d19", "points", "blue", "deep", "seal-point cat"),
-    Coat("#f5e8d4", "#fdf6ea", "#cd8348", "#e0908a", "points", "blue", "deep", "flame-point cat"),
-    Coat("#f4f0e8", "#ffffff", "#dc8c3c", "#e0877f", "calico", "green amber copper", "deep", "calico cat"),
+# distance 1. A shape is a smooth closed curve through its points.
+Shape = Sequence[complex]
+Layer = tuple[str, list[Shape]]  # a colour or a field of Coat, and what has this colour
+Place = Callable[[Shape], Shape]  # returns the corners of a shape in pixels
+
+
+class Coat(NamedTuple):
+    """The colours and patterns of a cat. It has one of its colours of eyes; "blue/amber" has one of each."""
+
+    name: str
+    fur: str
+    belly: str
+    mark: str
+    patch: str
+    nose: str
+    patterns: str
+    eyes: str
+    room: str
+
+
+COATS = (
+    Coat("brown tabby", "#a07c54", "#ead7b5", "#38281b", "", "#b5655a", "tabby", "green amber", "deep"),
+    Coat("silver tabby", "#a7abae", "#f0eeea", "#34373d", "", "#b86b66", "tabby", "green amber", "deep"),
+    Coat("grey tabby", "#8793a3", "#dfe4e8", "#454e5c", "", "#b07a78", "tabby", "copper green", "deep"),
+    Coat("ginger tabby", "#dd8f40", "#f9e3c0", "#a04c16", "", "#d97f74", "tabby", "amber green copper", "deep"),
+    Coat("cream tabby", "#eed4a6", "#fdf4e3", "#c98f4e", "", "#e0908a", "tabby", "amber copper blue", "deep"),
+    Coat("ginger-and-white tabby", "#dd8f40", "#fbf4e8", "#a04c16", "", "#e0877f", "tabby white", "green amber", "deep"),
+    Coat("black cat", "#2e2d35", "#45434d", "", "", "#1a181c", "", "amber green copper", "pale"),
+    Coat("grey cat", "#737d8a", "#98a1ab", "", "", "#3d4149", "", "copper amber green", "deep"),
+    Coat("white cat", "#f2efe9", "#ffffff", "", "", "#e79a97", "", "blue green amber blue/amber", "deep"),
+    Coat("black-and-white cat", "#2a2a31", "#f7f4ee", "", "", "#d98583", "white", "green amber", "pale"),
+    Coat("grey-and-white cat", "#707a86", "#f5f3ef", "", "", "#d98583", "white", "amber green copper", "deep"),
+    Coat("seal-point cat", "#ecdfc8", "#f5ecdb", "#54402f", "", "#2b1d19", "points", "blue", "deep"),
+    Coat("flame-point cat", "#f5e8d4", "#fdf6ea", "#cd8348", "", "#e0908a", "points", "blue", "deep"),
+    Coat("calico cat", "#f4f0e8", "#ffffff", "#dc8c3c", "#322c2d", "#e0877f", "calico", "green amber copper", "deep"),
+    Coat("tortoiseshell cat", "#39302f", "#6b4a35", "#c4752f", "#e0a862", "#8d5a52", "tortie", "amber green", "pale"),
 )
+TABBIES = "mackerel", "spotted", "classic"
 EYES = {"green": "#5f9a35 #d3ea86", "amber": "#cf8a1c #ffe07a", "copper": "#b35a18 #ffb455", "blue": "#3f86d6 #bfe8ff"}
-ROOMS = {"pale": ("#9fc4c9 #f3e3c3", "#e9a98f #fbe3c2", "#8fb7d9 #f2ead8", "#b9cf9a #f6efcf"),
-         "deep": ("#173a46 #3f8a86", "#2a2350 #7d5a9a", "#1d3a2a #6a9a5b", "#3b1a33 #a8516a", "#14284e #4f7fb8")}
+ROOMS = {  # the colours of shadows, walls and lamps
+    "pale": ("#6f9fae #b5d5d2 #fff6e0", "#cf8069 #f2c4a6 #fff3dc", "#6c98c6 #b9d5ea #fff8e6",
+             "#8fae6e #d0e0aa #fffae2", "#b98bb0 #ecc9d8 #fff4e6"),
+    "deep": ("#12303c #35807a #f3f0c8", "#211a44 #74529a #fbe0cc", "#16301f #56904d #f6f0b8",
+             "#32142b #9c4560 #ffdcb4", "#10203f #4475b2 #f8f0d0", "#3a1d14 #a85f38 #ffe6b0")}
 
 
 def both(*shapes: Shape) -> list[Shape]:
@@ -1338,132 +1361,298 @@ def both(*shapes: Shape) -> list[Shape]:
     return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
 
 
-def blob(*points: complex) -> Shape:
-    """Return a smooth closed shape through the points (Catmull-Rom spline)."""
-    quads = zip((points[-1], *points), points, (*points[1:], points[0]), (*points[2:], *points[:2]), strict=False)
-    return [b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-            for a, b, c, d in quads for t in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)]
-
-
 def whole(*half: complex) -> Shape:
-    """Return a smooth symmetric shape, given the points of its right half from top to bottom."""
-    return blob(*half, *(-z.conjugate() for z in reversed(half)))
+    """Return a symmetric shape, given the points of its right half from top to bottom."""
+    return [*half, *(-z.conjugate() for z in reversed(half))]
 
 
 def stroke(width: float, start: complex, middle: complex, end: complex) -> Shape:
     """Return a stroke of the brush, which is thin at both ends and `width` wide in the middle."""
     side = (end - start) / abs(end - start) * 1j * width / 2
-    return blob(start, middle - side, end, middle + side)
+    return [start, middle - side, end, middle + side]
 
 
 def oval(centre: complex, rx: float, ry: float) -> Shape:
     """Return an ellipse with the radii `rx` and `ry`."""
-    return [centre + complex(rx * z.real, ry * z.imag) for z in (cmath.rect(1, i / 32 * cmath.tau) for i in range(32))]
+    return [centre + complex(rx * z.real, ry * z.imag) for z in OCTAGON]
 
 
-SKULL = whole(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.94-0.18j, 1.03+0.22j, 0.88+0.54j, 0.52+0.76j, 0.18+0.86j)
-BODY = whole(0.5+0.5j, 0.74+0.72j, 0.88+0.84j, 1.0+0.96j, 1.14+1.12j, 1.26+1.3j, 1.34+1.6j, 1.40+1.9j, 1.4+2.6j)
-BIB = whole(0.5+0.6j, 0.54+0.8j, 0.52+1.0j, 0.43+1.25j, 0.34+1.5j, 0.30+2.5j)
+def ring(centre: complex, rx: float, ry: float) -> list[Shape]:
+    """Return the line of an ellipse, in four pieces."""
+    wide, narrow = oval(centre, rx * 1.15, ry * 1.15), oval(centre, rx * 0.7, ry * 0.7)
+    wide, narrow = [*wide, wide[0]], [*narrow, narrow[0]]
+    return [[*wide[i:i + 3], *narrow[i:i + 3][::-1]] for i in (0, 2, 4, 6)]
+
+
+def dots(rx: float, ry: float, *centres: complex) -> list[Shape]:
+    return [oval(centre, rx, ry) for centre in centres]
+
+
+def bands(width: float, *places: float) -> list[Shape]:
+    """Return bands across a limb, at these places along it."""
+    return [[x-2j, x + width - 2j, x + width + 2j, x+2j] for x in places]
+
+
+def streaks(width: float, start: complex, middle: complex, end: complex, *places: float) -> list[Shape]:
+    """Return the same stroke at several places along a limb."""
+    return [stroke(width, x + start, x + middle, x + end) for x in places]
+
+
+OCTAGON = [cmath.rect(1, i / 8 * cmath.tau) for i in range(8)]
+SKULL = whole(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
+TUFTS = both([0.86+0.1j, 1.1+0.2j, 1.32+0.52j, 1.08+0.56j, 1.14+0.78j, 0.82+0.74j, 0.5+0.8j])  # of long hair
 EAR_FOOT = 0.6-0.5j
-EAR = blob(0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.92-1.36j, 0.68-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j)
-CONCH = blob(0.88-0.48j, 0.93-0.82j, 0.89-1.20j, 0.68-1.04j, 0.46-0.80j, 0.58-0.58j)
-LIDS = blob(-0.35+0.17j, -0.205-0.145j, 0.01-0.26j, 0.21-0.20j, 0.35-0.10j, 0.225+0.17j, 0.02+0.245j, -0.18+0.215j)
+EAR = [0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.94-1.34j, 0.70-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j]
+CONCH = [0.88-0.48j, 0.93-0.82j, 0.89-1.16j, 0.70-1.04j, 0.48-0.80j, 0.58-0.58j]
 MUZZLE = [*both(oval(0.19+0.54j, 0.26, 0.17)), oval(0.70j, 0.2, 0.13), oval(0.4j, 0.16, 0.2)]
-PATTERNS: dict[str, list[Layer]] = {
-    "tabby": [("mark", 0, 0.85, both(  # an M on the forehead, stripes on the cheeks and the flanks
-        stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
-        stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
-        stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j),
-        stroke(0.16, 1.4+1.22j, 0.92+1.22j, 0.60+1.40j), stroke(0.16, 1.5+1.55j, 1.0+1.58j, 0.66+1.8j)))],
-    "blaze": [("belly", 0, 1, [whole(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
-    "points": [("mark", 0.04, 1, both(EAR)), ("mark", 0.15, 0.95, [oval(0.25j, 0.48, 0.56)])],
-    "calico": [("mark", 0, 1, [blob(0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j)]),
-               ("#322c2d", 0, 1, [blob(-0.24-0.9j, -0.3-0.5j, -0.36-0.2j, -0.66+0.1j, -1.1+0.1j, -1.2-1.5j)])],
+NOSE = whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
+PORES = both(*(dot[::2] for dot in dots(0.014, 0.014, 0.2+0.5j, 0.31+0.51j, 0.24+0.59j, 0.35+0.58j)))
+WHISKERS = both(stroke(0.022, 0.32+0.51j, 0.8+0.42j, 1.35+0.47j), stroke(0.022, 0.32+0.565j, 0.8+0.54j, 1.35+0.67j),
+                stroke(0.022, 0.32+0.62j, 0.8+0.66j, 1.35+0.87j))
+FACE_LIGHTS = [  # shapes, how light they are, and how much they blur
+    (both(oval(0.42+0.02j, 0.34, 0.33)), 96, 0.07), (both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j)), 80, 0.04),
+    ([oval(0.12j, 0.09, 0.22)], 190, 0.05), (both(oval(0.2+0.55j, 0.2, 0.13)), 175, 0.05),
+    ([oval(-0.5j, 0.35, 0.25)], 170, 0.1)]
+M_STRIPES = both(
+    stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
+    stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
+    stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j))
+ALL: Shape = [-3-3j, 4-3j, 4+3j, -3+3j]
+END: Shape = [0.62-2j, 2-2j, 2+2j, 0.62+2j]
+TIP: Shape = [0.84-2j, 1.6-2j, 1.6+2j, 0.84+2j]
+SPINE: Shape = [0.05-0.1j, 1-0.13j, 1+0.13j, 0.05+0.1j]
+# The patterns of each kind of part. On the head, points are as above. On a limb, x runs along it from 0 to 1, and y
+# across it from -1 to 1. Every cat has the patterns of "".
+PATTERNS: dict[str, dict[str, list[Layer]]] = {
+    "": {
+        "head": [("belly", MUZZLE)],
+        "front": [("belly", [[-0.1-0.35j, 0.3-0.5j, 0.7-0.42j, 1.2-0.3j, 1.2+0.3j, 0.7+0.42j, 0.3+0.5j, -0.1+0.35j]])],
+        "belly": [("belly", [[-0.1+0.5j, 0.3+0.66j, 0.65+0.72j, 1.2+0.8j, 1.2+2j, -0.1+2j]])],
+        "sole": [("pink", [oval(0.95, 0.3, 0.42), *dots(0.17, 0.2, 1.55-0.62j, 1.7-0.22j, 1.7+0.22j, 1.55+0.62j)])],
+    },
+    "mackerel": {
+        "head": [("mark", M_STRIPES)],
+        "front": [("mark", [*streaks(0.12, -1.2j, 0.02-0.85j, 0.1-0.5j, 0.2, 0.36, 0.52, 0.68, 0.84),
+                            *streaks(0.12, 1.2j, 0.02+0.85j, 0.1+0.5j, 0.2, 0.36, 0.52, 0.68, 0.84)])],
+        "side": [("mark", streaks(0.1, -1.2j, 0.02-0.5j, -0.04+0.4j, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85))],
+        "back": [("mark", [SPINE, *streaks(0.1, -1.2j, -0.1-0.6j, -0.12-0.2j, 0.3, 0.47, 0.64, 0.81, 0.98),
+                           *streaks(0.1, 1.2j, -0.1+0.6j, -0.12+0.2j, 0.3, 0.47, 0.64, 0.81, 0.98)])],
+        "haunch": [("mark", streaks(0.4, -1.2j, 0.1-0.7j, -0.1-0.1j, -0.8, 0, 0.8))],
+        "leg": [("mark", streaks(0.09, -1.2j, 0.02-0.3j, 0.5j, 0.28, 0.46, 0.64))],
+        "tail": [("mark", [TIP, *bands(0.08, 0.12, 0.3, 0.48, 0.66)])],
+    },
+    "spotted": {
+        "head": [("mark", M_STRIPES)],
+        "front": [("mark", dots(0.045, 0.1, 0.25+0.7j, 0.42+0.85j, 0.45+0.6j, 0.6+0.75j, 0.78+0.9j, 0.78+0.6j,
+                                0.3-0.8j, 0.4-0.58j, 0.55-0.8j, 0.66-0.55j, 0.75-0.85j))],
+        "side": [("mark", dots(0.035, 0.13, *(x + y for x in (0.08, 0.22, 0.36, 0.5, 0.64, 0.78, 0.92)
+                                              for y in (-0.88j, 0.06-0.5j, -0.1j, 0.06+0.3j))))],
+        "back": [("mark", dots(0.04, 0.1, *(x + y for x in (0.2, 0.36, 0.52, 0.68, 0.84)
+                                            for y in (-0.75j, 0.05-0.4j, 0, 0.05+0.4j, 0.75j))))],
+        "haunch": [("mark", dots(0.2, 0.11, -0.9-0.1j, -0.3-0.5j, -0.1+0.25j, 0.5-0.2j, 1.1-0.55j, 1+0.3j))],
+        "leg": [("mark", dots(0.04, 0.25, 0.25-0.3j, 0.36+0.35j, 0.48-0.4j, 0.6+0.2j))],
+        "tail": [("mark", [TIP, *bands(0.08, 0.12, 0.3, 0.48, 0.66)])],
+    },
+    "classic": {
+        "head": [("mark", [*M_STRIPES, *both(stroke(0.14, 0.52+0.42j, 0.84+0.5j, 1.0+0.02j))])],
+        "front": [("mark", [*streaks(0.22, -1.3j, 0.04-0.8j, 0.16-0.42j, 0.3, 0.66),
+                            *streaks(0.22, 1.3j, 0.04+0.8j, 0.16+0.42j, 0.3, 0.66)])],
+        "side": [("mark", [*ring(0.56-0.1j, 0.2, 0.5), oval(0.56-0.1j, 0.07, 0.2), [0.1-1.4j, 1-1.4j, 1-0.85j, 0.1-0.85j],
+                           stroke(0.14, 0.2-1.2j, 0.26-0.4j, 0.18+0.5j), stroke(0.12, 0.86-1.2j, 0.9-0.2j, 0.84+0.5j)])],
+        "back": [("mark", [SPINE, *ring(0.6+0.55j, 0.2, 0.3), *ring(0.6-0.55j, 0.2, 0.3),
+                           stroke(0.14, 0.2+1.2j, 0.28+0.7j, 0.22+0.2j), stroke(0.14, 0.2-1.2j, 0.28-0.7j, 0.22-0.2j)])],
+        "haunch": [("mark", ring(0.1-0.1j, 1.0, 0.55))],
+        "leg": [("mark", streaks(0.13, -1.2j, 0.02-0.3j, 0.5j, 0.32, 0.58))],
+        "tail": [("mark", [[0.72-2j, 1.6-2j, 1.6+2j, 0.72+2j], *bands(0.14, 0.12, 0.42)])],
+    },
+    "white": {
+        "head": [("belly", [whole(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
+        "leg": [("belly", [END])], "paw": [("belly", [ALL])], "sole": [("belly", [ALL])], "tail": [("belly", [TIP])],
+    },
+    "points": {
+        "head": [("mark", [*both(EAR), oval(0.25j, 0.48, 0.56)])],
+        "leg": [("mark", [END])], "paw": [("mark", [ALL])], "sole": [("mark", [ALL])], "tail": [("mark", [ALL])],
+    },
+    "calico": {
+        "head": [("mark", [[0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j]]),
+                 ("patch", [[-0.24-0.9j, -0.3-0.5j, -0.36-0.2j, -0.66+0.1j, -1.1+0.1j, -1.2-1.5j]])],
+        "front": [("mark", [[0.3+0.5j, 0.5+0.35j, 0.8+0.6j, 0.9+1.3j, 0.3+1.4j]]),
+                  ("patch", [[0.5-0.7j, 0.75-0.5j, 0.95-0.8j, 0.9-1.4j, 0.4-1.4j]])],
+        "side": [("mark", [[0.16-1.3j, 0.18-0.5j, 0.3+0.1j, 0.45-0.1j, 0.5-1.3j]]),
+                 ("patch", [[0.62-1.3j, 0.6-0.4j, 0.72+0.2j, 0.9+0.1j, 1.1-0.3j, 1.2-1.3j]])],
+        "back": [("mark", [[0.15-0.1j, 0.4+0.3j, 0.45+1.3j, 0.1+1.4j]]),
+                 ("patch", [[0.45-0.1j, 0.7+0.2j, 0.95-0.2j, 0.9-1.3j, 0.5-1.4j]])],
+        "haunch": [("mark", [[-0.6-1.2j, -0.5-0.3j, 0.3+0.1j, 0.9-0.5j, 0.7-1.4j]])],
+        "tail": [("mark", [[-1-2j, 0.4-2j, 0.4+2j, -1+2j]]), ("patch", [[0.4-2j, 1.6-2j, 1.6+2j, 0.4+2j]])],
+    },
+    "tortie": {
+        "head": [("mark", [[0.02-0.9j, 0.06-0.4j, 0.02+0.1j, 0.25+0.3j, 0.6+0.15j, 1.1+0.3j, 0.9-0.3j, 0.75-0.75j],
+                           [-0.3+0.3j, -0.6+0.2j, -0.9+0.45j, -0.5+0.7j], oval(-0.45-0.6j, 0.13, 0.08)]),
+                 ("patch", [[-0.02-0.7j, 0.08-0.5j, 0.04-0.1j, -0.06-0.3j], oval(0.72+0.45j, 0.12, 0.07)])],
+        "front": [("mark", [oval(0.3+0.5j, 0.12, 0.25), oval(0.6-0.6j, 0.12, 0.3), oval(0.85+0.5j, 0.1, 0.3)]),
+                  ("patch", [oval(0.45-0.2j, 0.06, 0.12), oval(0.7+0.75j, 0.05, 0.12)])],
+        "side": [("mark", [[0.1-1.2j, 0.12-0.4j, 0.22-0.1j, 0.3-0.6j, 0.3-1.2j], oval(0.42+0.1j, 0.09, 0.22),
+                           [0.55-1.2j, 0.56-0.6j, 0.7-0.3j, 0.78-1.2j], oval(0.85+0.1j, 0.07, 0.25)]),
+                 ("patch", dots(0.04, 0.12, 0.33-0.3j, 0.62+0.3j, 0.9-0.6j))],
+        "back": [("mark", dots(0.12, 0.3, 0.3+0.4j, 0.6-0.5j, 0.85+0.4j)),
+                 ("patch", dots(0.05, 0.12, 0.45-0.1j, 0.75+0.1j))],
+        "haunch": [("mark", [oval(-0.2-0.5j, 0.7, 0.35)]), ("patch", [oval(0.7+0.2j, 0.3, 0.15)])],
+        "leg": [("mark", [oval(0.45-0.2j, 0.1, 0.5)])],
+        "tail": [("mark", bands(0.18, 0.2, 0.6))],
+    },
 }
-FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth and nose, whiskers
-    (SHADOW, 0.05, 0.3, both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j))),
-    (LIGHT, 0.07, 0.25, [oval(0.12j, 0.07, 0.2), *MUZZLE[:2]]),
-    (BLACK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011)[::4]
-                            for i in range(9)))),
-    (BLACK, 0, 1, [whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), stroke(0.035, 0.46j, 0.53j, 0.61j),
-                   *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
-    ("nose", 0, 1, [whole(0.04+0.335j, 0.12+0.355j, 0.09+0.42j, 0.02+0.475j)]),
-    ("white", 0, 0.9, both(*(stroke(0.02, 0.32+0.51j + i * 0.055j, 0.8+0.42j + i * 0.12j, 1.35+0.47j + i * 0.2j)
-                             for i in range(3)))),
-]
+TOES = [stroke(0.12, 1.0+0.33j, 1.5+0.33j, 2.2+0.36j), stroke(0.12, 1.0-0.33j, 1.5-0.33j, 2.2-0.36j)]  # between them
+EYE = [-0.31+0.10j, -0.22-0.17j, 0.02-0.29j, 0.24-0.19j, 0.33-0.03j, 0.24+0.17j, 0.02+0.265j, -0.2+0.22j]
+BROW = [-0.28+0.08j, -0.19-0.14j, 0.02-0.25j, 0.2-0.16j, 0.29-0.02j, 0.18-0.09j, 0.02-0.13j, -0.15-0.05j]
+LID = [-0.34+0.02j, -0.24-0.17j, 0.02-0.31j, 0.25-0.20j, 0.35-0.01j, 0.2+0.03j, 0.02+0.04j, -0.18+0.06j]
+CLOSED = [-0.29, -0.17+0.13j, 0.02+0.18j, 0.2+0.1j, 0.33-0.06j, 0.22+0.16j, 0.02+0.25j, -0.19+0.19j]
+PHILTRUM = stroke(0.035, 0.46j, 0.53j, 0.61j)
+SMILE = [PHILTRUM, *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]
+TONGUE = whole(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
+MOUTHS: dict[str, list[Layer]] = {
+    "smile": [(BLACK, SMILE)],
+    "small": [(BLACK, [PHILTRUM, *both(stroke(0.04, 0.58j, 0.08+0.63j, 0.17+0.60j))])],
+    "grin": [(BLACK, [PHILTRUM, *both(stroke(0.055, 0.56j, 0.17+0.7j, 0.40+0.55j))])],
+    "tongue": [("#7d2f3c", [TONGUE]), ("#f08a94", [[0.6j + (z - 0.6j) * 0.82 for z in TONGUE]]),
+               ("#c9606c", [stroke(0.02, 0.62j, 0.67j, 0.74j)]), (BLACK, SMILE)],
+    "yawn": [(BLACK, [whole(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
+             ("#8c3440", [whole(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
+             ("#f08a94", [whole(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
+             (WHITE, both([0.09+0.53j, 0.17+0.55j, 0.13+0.66j]))],
+}
 
 
-class Easel(NamedTuple):
-    """A picture and a cat on it. A point z of the cat is at origin + turn * z, after its x is multiplied by `broad`."""
+class Mood(NamedTuple):
+    """How a cat looks. Its eyes are open, wide, half, closed or happy."""
 
-    picture: Image.Image  # width and height are multiples of 4
-    coat: Coat
-    rng: random.Random
-    origin: complex  # in pixels
-    turn: complex  # its length is the size in pixels
-    broad: float  # the cat is mirrored if this is negative
+    eyes: str
+    mouth: str
+    doing: str = ""
+    gaze: str = ""  # an adjective of the eyes
+    trait: str = ""
 
-    def mask(self, shapes: Iterable[Shape], blur: float = 0, alpha: float = 1) -> Image.Image:
-        """Return the shapes as a mask (L, as large as the picture)."""
-        scale = 0.25 if blur else 2  # a small sheet is faster to blur; a large one gives smoother edges
-        width, height = self.picture.size
-        sheet, mask = Image.new("L", (int(width * scale), int(height * scale))), Image.new("L", (width, height))
-        pen, level, origin = ImageDraw.Draw(sheet), int(255 * alpha), scale * self.origin
-        turn, mirror = (scale * self.turn * (self.broad + sign) / 2 for sign in (1, -1))
-        for shape in shapes:
-            spots = [origin + turn * z + mirror * z.conjugate() for z in shape]
-            pen.polygon([(spot.real, spot.imag) for spot in spots], level)
-        if drawn := sheet.getbbox():  # most shapes are small, so that most of the sheet stays empty
-            radius = blur * abs(self.turn)
-            left, top, right, bottom = box = self.frame([edge / scale for edge in drawn], 3 * radius)
-            part = sheet.crop((int(left * scale), int(top * scale), int(right * scale), int(bottom * scale)))
-            if blur:
-                soft = part.filter(ImageFilter.GaussianBlur(scale * radius))
-                mask.paste(soft.resize((right - left, bottom - top), Image.Resampling.BILINEAR), box)
-            else:
-                mask.paste(part.reduce(2), box)
-        return mask
 
-    def frame(self, box: Sequence[float], margin: float) -> tuple[int, int, int, int]:
-        """Return the box with a margin, as far as it is in the picture, and in multiples of 4, to suit all sheets."""
-        left, top, right, bottom = box
-        width, height = self.picture.size
-        return (max(0, math.floor((left - margin) / 4) * 4), max(0, math.floor((top - margin) / 4) * 4),
-                min(width, math.ceil((right + margin) / 4) * 4), min(height, math.ceil((bottom + margin) / 4) * 4))
+MOODS = {
+    "calm": Mood("open", "smile"), "curious": Mood("wide", "small", gaze="wide "),
+    "sleepy": Mood("half", "smile", gaze="half-closed "), "happy": Mood("happy", "grin", "smiling"),
+    "cheeky": Mood("open", "tongue", trait="its tongue out"), "yawning": Mood("closed", "yawn", "yawning"),
+    "asleep": Mood("closed", "smile")}
 
-    def fill(self, colour: str, mask: Image.Image, within: Image.Image | None = None) -> None:
-        """Paint with the mask, where the mask `within` allows it."""
-        if box := mask.getbbox():
-            part = ImageChops.multiply(mask.crop(box), within.crop(box)) if within else mask.crop(box)
-            flat = Image.new("RGB", part.size, getattr(self.coat, colour, colour))
-            self.picture.paste(flat, box, part)  # faster than pasting the colour itself
 
-    def paint(self, colour: str, blur: float, alpha: float, shapes: Iterable[Shape],
-              within: Image.Image | None = None, hair: float = 0) -> Image.Image:
-        """Paint the shapes where the mask `within` allows it, with a fringe of hairs. Return the shapes' own mask."""
-        mask = self.mask([self.furry(shape, hair) for shape in shapes] if hair else shapes, blur, alpha)
-        self.fill(colour, mask, within)
-        return mask
+class Limb(NamedTuple):
+    """A part of the cat: circles along a curve. It has the patterns of its kinds, and is darker if it is "far"."""
 
-    def furry(self, shape: Shape, length: float) -> Shape:
-        """Return the shape with a hair at each corner, of at most this length, that points outwards and down."""
-        return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * self.rng.random())]
+    kinds: str
+    path: tuple[tuple[complex, float], ...]  # the middles and radii of some circles
+    melt: float = 0  # the share of its length that melts into the parts behind
 
-    def hair(self) -> Shape:
-        """Return a hair: a line away from the nose and down."""
-        way = cmath.rect(1, cmath.tau * self.rng.random())
-        root = 0.3j + way * 1.45 * self.rng.random() ** 0.6
-        return root, root + (way + 0.6j * self.rng.random()) * (0.08 + 0.1 * self.rng.random())
+
+def limb(kinds: str, *path: tuple[complex, float], melt: float = 0) -> Limb:
+    return Limb(kinds, path, melt)
+
+
+def pair(kinds: str, *path: tuple[complex, float], melt: float = 0) -> tuple[Limb, Limb]:
+    """Return a limb, and its mirror image on the other side of the cat."""
+    return Limb(kinds, path, melt), Limb(kinds, tuple((-z.conjugate(), radius) for z, radius in path), melt)
+
+
+class Pose(NamedTuple):
+    """What a cat does, and where its parts are."""
+
+    doing: str
+    size: float  # pixels of the distance 1
+    face: complex  # the pixel of its middle
+    limbs: tuple[Limb, ...]  # behind the head
+    front: tuple[Limb, ...] = ()  # before the head
+    over: tuple[Limb, ...] = ()  # before the box or the table
+    tilt: float = 0  # of the head, in radians
+    look: complex = 0j  # where the face is turned to
+    moods: str = "calm calm curious sleepy happy cheeky yawning"
+    worn: str = "bell bow"
+    floor: int = 0  # the pixel where it begins
+    boxed: str = ""  # what a cat in a box does
+    box: tuple[int, int, int] = (0, 0, 0)  # left, top, right
+    beside: tuple[int, int] = (0, 0)  # where a plant stands, and where wool lies
+
+
+POSES = {
+    "portrait": Pose("", 118, 240+200j, (
+        limb("front", (0.25+0.75j, 0.5), (0.1+1.2j, 0.95), (0.1+1.8j, 1.15)),)),
+    "sitting": Pose("sitting", 86, 240+130j, (
+        limb("front", (0.6j, 0.5), (1.2j, 0.66), (1.85j, 0.84), (2.1j, 0.86)),
+        *pair("haunch", (0.62+2.0j, 0.5), (0.8+2.27j, 0.36)),
+        *pair("leg", (0.27+1.2j, 0.3), (0.26+1.9j, 0.21), (0.27+2.4j, 0.2), melt=0.4),
+        *pair("paw", (0.28+2.36j, 0.19), (0.3+2.46j, 0.21)),
+        limb("tail", (1.05+2.1j, 0.15), (1.22+2.42j, 0.18), (0.75+2.56j, 0.18), (0.1+2.56j, 0.16), (-0.4+2.5j, 0.12))),
+        floor=255, boxed="sitting in a box", box=(110, 262, 370), beside=(70, 415)),
+    "profile": Pose("sitting in profile", 84, 160+128j, (
+        limb("tail", (1.7+2.2j, 0.18), (2.2+2.42j, 0.19), (2.6+2.1j, 0.18), (2.55+1.5j, 0.16), (2.25+1.3j, 0.11)),
+        limb("far leg", (0.25+1.2j, 0.3), (0.22+1.8j, 0.2), (0.12+2.35j, 0.19), (2.42j, 0.2)),
+        limb("side belly", (0.25+0.4j, 0.55), (0.5+1.0j, 0.68), (0.85+1.55j, 0.83), (1.05+1.85j, 0.8)),
+        limb("haunch", (1.05+1.75j, 0.64), (1.0+1.95j, 0.6)),
+        limb("paw", (1.1+2.4j, 0.2), (0.7+2.42j, 0.2)),
+        limb("leg", (0.3+1.1j, 0.38), (0.1+1.8j, 0.24), (-0.05+2.35j, 0.19), (-0.2+2.42j, 0.21), melt=0.35)),
+        look=-0.12, floor=260, beside=(425, 420)),
+    "loaf": Pose("in a loaf", 94, 165+165j, (
+        limb("side belly", (0.1+0.75j, 0.62), (0.45+0.75j, 0.85), (1.1+0.72j, 1.0), (1.75+0.85j, 0.88)),
+        limb("haunch", (1.75+1.12j, 0.55), (1.85+1.25j, 0.5)),
+        limb("paw", (-0.3+1.55j, 0.17), (-0.1+1.57j, 0.17)), limb("paw", (0.22+1.6j, 0.17), (0.42+1.6j, 0.17)),
+        limb("tail", (2.45+1.45j, 0.15), (2.1+1.66j, 0.19), (1.5+1.7j, 0.18), (1.0+1.64j, 0.13))),
+        floor=250, boxed="in a box", box=(70, 262, 425), beside=(430, 425)),
+    "curled": Pose("asleep", 88, 150+210j, (
+        limb("side", (0.4+0.1j, 0.6), (1.0-0.5j, 0.85), (1.8-0.4j, 0.98), (2.3+0.2j, 0.88), (1.4+0.5j, 0.7)),), (
+        limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.08j, 0.24), (0.95j, 0.16)),),
+        tilt=0.3, moods="asleep", worn="bow", floor=230, boxed="asleep in a box", box=(50, 268, 430),
+        beside=(430, 430)),
+    "walking": Pose("walking", 74, 125+130j, (
+        limb("tail", (2.9+0.75j, 0.17), (3.3+0.3j, 0.17), (3.4-0.4j, 0.16), (3.25-0.95j, 0.15), (2.85-1.1j, 0.1)),
+        limb("far leg", (1.0+1.2j, 0.3), (1.15+1.8j, 0.2), (1.4+2.4j, 0.17), (1.3+2.5j, 0.18)),
+        limb("far leg", (2.4+1.1j, 0.4), (2.2+1.8j, 0.22), (2.2+2.2j, 0.17), (1.95+2.5j, 0.18)),
+        limb("side belly", (0.4+0.6j, 0.5), (1.1+0.95j, 0.68), (1.9+0.95j, 0.66), (2.5+0.95j, 0.62)),
+        limb("leg", (0.75+1.15j, 0.36), (0.65+1.8j, 0.22), (0.4+2.45j, 0.17), (0.25+2.55j, 0.19), melt=0.3),
+        limb("leg", (2.45+1.1j, 0.5), (2.75+1.7j, 0.27), (2.65+2.1j, 0.18), (2.85+2.5j, 0.17), (2.7+2.57j, 0.19),
+             melt=0.3)),
+        floor=260, beside=(440, 440)),
+    "stretching": Pose("stretching", 74, 130+195j, (
+        limb("tail", (2.9-0.5j, 0.17), (3.3-1.0j, 0.17), (3.3-1.7j, 0.16), (3.0-2.1j, 0.14), (2.7-2.05j, 0.1)),
+        limb("far leg", (2.4+0.2j, 0.4), (2.25+0.9j, 0.22), (2.3+1.3j, 0.17), (2.0+1.6j, 0.18)),
+        limb("side belly", (0.4+0.5j, 0.5), (1.0+0.75j, 0.62), (1.85+0.25j, 0.66), (2.5-0.15j, 0.66)),
+        limb("far leg", (0.8+1.0j, 0.3), (1.3j, 0.2), (-1.0+1.42j, 0.18), (-1.2+1.42j, 0.19)),
+        limb("leg", (2.5, 0.6), (2.85+0.55j, 0.3), (2.75+1.1j, 0.18), (2.9+1.6j, 0.17), (2.75+1.66j, 0.19), melt=0.3),
+        limb("leg", (0.85+1.0j, 0.34), (0.2+1.46j, 0.22), (-0.6+1.62j, 0.18), (-0.85+1.62j, 0.2), melt=0.3)),
+        moods="calm curious happy happy cheeky yawning yawning", floor=265, beside=(430, 425)),
+    "back": Pose("on its back", 88, 150+235j, (
+        limb("tail", (2.2-0.8j, 0.18), (2.75-0.5j, 0.18), (2.9+0.1j, 0.17), (2.6+0.5j, 0.12)),
+        limb("front", (0.3, 0.5), (0.95-0.2j, 0.72), (1.65-0.35j, 0.82), (1.9-0.4j, 0.78)),
+        limb("leg", (1.9+0.1j, 0.4), (2.25+0.4j, 0.3)), limb("leg", (1.75-0.95j, 0.4), (2.0-1.4j, 0.3)),
+        limb("sole", (2.3+0.35j, 0.25), (2.2+0.7j, 0.25)), limb("sole", (2.0-1.3j, 0.25), (1.8-1.7j, 0.25))), (
+        limb("leg", (0.6-0.7j, 0.24), (0.9-1.1j, 0.22), (0.8-1.35j, 0.2)),
+        limb("leg", (0.9+0.35j, 0.24), (1.3+0.55j, 0.22), (1.2+0.85j, 0.2))),
+        tilt=-1.95, moods="calm curious happy happy cheeky", worn="bow", floor=90, beside=(430, 430)),
+    "peeking": Pose("peeking over a table", 124, 240+206j, (
+        limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9)),), (), pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
+        moods="calm curious curious sleepy", worn="bow", boxed="peeking out of a box", box=(60, 270, 420)),
+    "shoulder": Pose("looking over its shoulder", 88, 200+125j, (
+        limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
+        limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
+        limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
+        look=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
+}
+EARS = {"up": (0, 0, ""), "back": (0.45, 0.45, "its ears back"), "one": (0, 0.5, "one ear turned")}
+THINGS = {"": "", "bell": "a bell", "bow": "a bow", "wool": "by a ball of wool", "plant": "by a plant",
+          "moon": "at a window under the moon", "rain": "at a window in the rain"}
 
 
 class HouseCat(NamedTuple):
     """What a seed decides about a cat. It is made without drawing."""
 
     coat: Coat
+    long_hair: bool
     eyes: str  # a colour, or two with a slash between them
     pose: str
     mood: str
-    things: tuple[str, ...]
+    ears: str
+    things: tuple[str, ...]  # in a box or not, worn, beside, at the window
     description: str
 
 
@@ -1482,84 +1671,553 @@ def house_cat(seed: int) -> HouseCat:
     """Return what this seed (0 to 2**32 - 1) decides."""
     rng = random.Random(seed)
     coat = rng.choice(COATS)
+    tabby = rng.choice(TABBIES)
+    if "tabby" in coat.patterns:
+        coat = coat._replace(name=coat.name.replace("tabby", f"{tabby} tabby"),
+                             patterns=coat.patterns.replace("tabby", tabby))
     eyes = rng.choice(coat.eyes.split())
-    first, *others = eyes.split("/")
-    phrase = f"one {first} and one {others[0]} eye" if others else f"{first} eyes"
-    return HouseCat(coat, eyes, "portrait", "", (), f"a {coat.name} with {phrase}")
+    name = rng.choice(tuple(POSES))
+    pose = POSES[name]
+    mood = rng.choice(pose.moods.split())
+    ears = rng.choice(("up", "up", "up", "back", "one"))
+    box = "box" if pose.boxed and rng.random() < 0.4 else ""
+    worn = rng.choice(("", "", *pose.worn.split()))
+    beside = rng.choice(("", "wool", "plant")) if any(pose.beside) and not box else ""
+    sight = rng.choice(("", "", "moon", "rain"))
+    cat = HouseCat(coat, rng.random() < 0.25, eyes, name, mood, ears, (box, worn, beside, sight), "")
+    return cat._replace(description=describe(cat))
+
+
+def describe(cat: HouseCat) -> str:
+    """Return a description, such as "a calico cat asleep in a box, with a bow"."""
+    pose, mood, (box, worn, *around) = POSES[cat.pose], MOODS[cat.mood], cat.things
+    doing = " and ".join(filter(None, (pose.boxed if box else pose.doing, mood.doing)))
+    where = " ".join(filter(None, (doing, *(THINGS[thing] for thing in around))))
+    first, *others = cat.eyes.split("/")
+    eyes = f"one {first} and one {others[0]} eye" if others else f"{mood.gaze}{first} eyes"
+    seen = "" if mood.eyes in ("closed", "happy") else eyes
+    traits = [trait for trait in (seen, mood.trait, EARS[cat.ears][2], THINGS[worn]) if trait]
+    listed = " and ".join(filter(None, (", ".join(traits[:-1]), *traits[-1:])))
+    coat = f"a long-haired {cat.coat.name}" if cat.long_hair else f"a {cat.coat.name}"
+    return " ".join(filter(None, (coat, where))) + (", with " if where else " with ") * bool(traits) + listed
 
 
 def house_words() -> set[str]:
     """Return all words that descriptions of house cats may contain."""
-    phrases = [*EYES, *(coat.name for coat in COATS), "a with eyes one and one eye"]
+    phrases = ["a long-haired and with one eye eyes", *TABBIES, *EYES, *THINGS.values()]
+    phrases += [coat.name for coat in COATS]
+    phrases += [phrase for pose in POSES.values() for phrase in (pose.doing, pose.boxed)]
+    phrases += [phrase for mood in MOODS.values() for phrase in mood[2:]]
+    phrases += [phrase for _, _, phrase in EARS.values()]
     return set(" ".join(phrases).split())
 
 
-def paint_eyes(easel: Easel, colours: str) -> None:
-    """Paint the eyes: liner, iris, glow, rays, lid's shadow, pupil, reflections."""
-    rng, (first, *others) = easel.rng, colours.split("/")
-    look, pupil = cmath.rect(rng.uniform(0.94, 1.1), rng.uniform(-0.12, 0.06)), rng.uniform(0.07, 0.16)
-    gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
-    lids, eyes = (both([0.42 + z * look * size for z in LIDS]) for size in (1, 0.82))
-    easel.paint("belly", 0.06, 0.45, [[z * 1.06 for z in lid] for lid in lids])
-    easel.paint(BLACK, 0, 1, lids)
-    sockets, centres = easel.mask(eyes), [0.42 + gaze, -0.42 + gaze]
-    rays = [cmath.rect(0.22, i / 3.2) for i in range(20)]
-    for start, name in enumerate((first, *others)):  # a second colour replaces the first one in the second eye
-        iris, glow = EYES[name].split()
-        easel.paint(iris, 0, 1, eyes[start:])
-        easel.paint(glow, 0.05, 1, [oval(centre + 0.07j, 0.19, 0.13) for centre in centres[start:]], sockets)
-        easel.paint(glow, 0, 0.45, [(centre + z * 0.4, centre + z, centre + z * (1+0.12j))
-                                    for centre in centres[start:] for z in rays], sockets)
-    easel.paint(SHADOW, 0, 0.75, eyes, ImageChops.invert(easel.mask(both(oval(0.42+0.05j, 0.25, 0.2)), 0.035)))
-    easel.paint(BLACK, 0, 1, [oval(centre, pupil, 0.175) for centre in centres], sockets)
-    glints = [(0.07-0.09j, 0.06), (-0.08+0.09j, 0.025)]
-    easel.paint("white", 0, 1, [oval(centre + place, size, size) for centre in centres for place, size in glints])
+# A cat is sketched in grey, at half the size: how much light falls on each part, where it is, and where its coat has
+# which colour. Then each colour is painted as a range from shadow to light, with hairs at all edges. At last, shapes
+# with crisp edges are drawn in ink: the face, and things.
+
+STEPS = 0, 0.2, 0.4, 0.6, 0.8
+WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2) for t in STEPS]
+CAST = [tone // 2 for tone in range(256)]  # how dark a shadow is that falls on the cat itself
+
+
+def smooth(a: complex, b: complex, c: complex, d: complex) -> list[complex]:
+    """Return points on the curve from the second to the third of four points, without its end (Catmull-Rom spline)."""
+    return [wa * a + wb * b + wc * c + wd * d for wa, wb, wc, wd in WEIGHTS]
+
+
+def curve(shape: Shape) -> Shape:
+    """Return the corners of a polygon that looks like the shape."""
+    quads = zip((shape[-1], *shape), shape, (*shape[1:], shape[0]), (*shape[2:], *shape[:2]), strict=False)
+    return [z for quad in quads for z in smooth(*quad)]
+
+
+def at(spot: complex, unit: complex) -> Place:
+    """Return what places a shape at a spot, in a unit of pixels."""
+    return lambda shape: curve([spot + unit * z for z in shape])
+
+
+def corners(shape: Shape) -> list[tuple[float, float]]:
+    return [(z.real, z.imag) for z in shape]
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+def mixed(colour: str, other: str, share: float) -> str:
+    """Return a colour with a share of another one."""
+    return "#" + bytes(round(a + (b - a) * share) for a, b in zip(rgb(colour), rgb(other), strict=True)).hex()
+
+
+@lru_cache(64)
+def ramp(*stops: str) -> bytes:
+    """Return a palette of 256 colours, which run through the stops."""
+    colours = [*map(rgb, stops)]
+    palette = bytearray()
+    for tone in range(256):
+        step, share = divmod(tone / 256 * (len(stops) - 1), 1)
+        near, next = colours[int(step):int(step) + 2]
+        palette += bytes(round(a + (b - a) * share) for a, b in zip(near, next, strict=True))
+    return bytes(palette)
+
+
+@lru_cache(64)
+def fur_ramp(colour: str) -> bytes:
+    """Return the colours of fur from deep shadow to bright light."""
+    dark, deep = mixed(colour, SHADOW, 0.42), mixed(colour, SHADOW, 0.85)
+    light, bright = mixed(colour, LIGHT, 0.42), mixed(colour, LIGHT, 0.85)
+    return ramp(deep, dark, colour, light, bright)
+
+
+def tinted(tone: Image.Image, palette: bytes) -> Image.Image:
+    """Return a grey image in the colours of a palette."""
+    image = tone.copy()
+    image.putpalette(palette)
+    return image.convert("RGB")
+
+
+@cache
+def hairs() -> Image.Image:
+    """Return a sheet of grey hairs, which grow from its middle to all sides, and a bit down."""
+    rng = random.Random(1)
+    sheet = Image.new("L", (360, 270), 128)
+    pen = ImageDraw.Draw(sheet)
+    for _ in range(2900):
+        way = cmath.rect(1, cmath.tau * rng.random())
+        root = 180+135j + way * rng.random() ** 0.6 * 220
+        tip = root + (way + 0.5j * rng.random()) * rng.uniform(5, 11)
+        pen.line((root.real, root.imag, tip.real, tip.imag), rng.choice((60, 95, 160, 195)))
+    return sheet.resize((720, 540), Image.Resampling.BICUBIC)
+
+
+class Frame(NamedTuple):
+    """A rectangle of a sketch, in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def around(cls, points: Sequence[complex], margin: float) -> Frame:
+        """Return the part of a sketch with these points, and with a margin."""
+        xs, ys = [z.real for z in points], [z.imag for z in points]
+        return cls(max(0, int(min(xs) - margin)), max(0, int(min(ys) - margin)),
+                   min(SKETCH[0], int(max(xs) + margin) + 1), min(SKETCH[1], int(max(ys) + margin) + 1))
+
+    def sheet(self, level: int = 0) -> Image.Image:
+        return Image.new("L", (max(1, self.right - self.left), max(1, self.bottom - self.top)), level)
+
+    def mask(self, shapes: Iterable[Shape], level: int = 255, blur: float = 0) -> Image.Image:
+        """Return a sheet with these polygons."""
+        sheet, corner = self.sheet(), complex(self.left, self.top)
+        pen = ImageDraw.Draw(sheet)
+        for shape in shapes:
+            pen.polygon(corners([z - corner for z in shape]), level)
+        return sheet.filter(ImageFilter.BoxBlur(blur)) if blur else sheet
+
+    def masks(self, layers: Iterable[Layer], place: Place) -> dict[str, Image.Image]:
+        """Return a mask for each colour of the layers."""
+        masks: dict[str, Image.Image] = {}
+        for colour, shapes in layers:
+            mask = self.mask(map(place, shapes))
+            masks[colour] = ImageChops.lighter(masks[colour], mask) if colour in masks else mask
+        return masks
+
+
+class Sketch:
+    """Parts of a cat in grey: how light they are, where they are, and where they have which colour."""
+
+    def __init__(self) -> None:
+        self.tone, self.where = Image.new("L", SKETCH, 128), Image.new("L", SKETCH)
+        self.colours: dict[str, Image.Image] = {}
+
+    def add(self, part: Image.Image, frame: Frame, colours: Mapping[str, Image.Image], relief: float,
+            lights: Iterable[tuple[Image.Image, int]], tone: int = 132, melt: Image.Image | None = None) -> None:
+        """Add a part. Light falls on it from the upper left, and it casts a shadow on the parts behind it."""
+        step = max(1, round(relief * 0.6))
+        soft, mask = (part.filter(ImageFilter.BoxBlur(blur)) for blur in (relief, 0.7))
+        form = ImageChops.subtract(soft, ImageChops.offset(soft, step, step), 2.0, tone)
+        rim = ImageChops.subtract(mask, ImageChops.offset(mask, 1, 2), 2.2)
+        light = ImageChops.add(form, rim)
+        for place, level in lights:
+            light.paste(level, (0, 0), place)
+        if melt:
+            mask = ImageChops.multiply(mask, melt)
+        self.tone.paste(30, (frame.left + step, frame.top + step), soft.point(CAST))
+        self.tone.paste(light, frame, mask)
+        self.where.paste(255, frame, mask)
+        for colour in colours:
+            self.colours.setdefault(colour, Image.new("L", SKETCH))
+        for colour, plane in self.colours.items():
+            plane.paste(colours.get(colour, 0), frame, mask)
+
+    def paint(self, picture: Image.Image, coat: Coat, crown: complex, fluff: float) -> None:
+        """Paint the sketch on the picture, in the colours of the coat. Hairs grow away from the crown."""
+        edges = self.where.getbbox()
+        if not edges:
+            return
+        frame = Frame.around([complex(*edges[:2]), complex(*edges[2:])], 6)
+        left, top, right, bottom = (2 * edge for edge in frame)
+        size, sheet = (right - left, bottom - top), hairs()
+        x = max(0, min(sheet.width - size[0], round(sheet.width / 2 + left - crown.real)))
+        y = max(0, min(sheet.height - size[1], round(sheet.height / 2 + top - crown.imag)))
+        hair = sheet.crop((x, y, x + size[0], y + size[1]))
+
+        def large(plane: Image.Image) -> Image.Image:
+            return plane.resize(size, Image.Resampling.BILINEAR, frame)
+
+        def furry(plane: Image.Image, blur: float, sharp: float) -> Image.Image:
+            soft = large(plane.filter(ImageFilter.BoxBlur(blur)))
+            return ImageChops.add(soft, hair, 1 / sharp, round(128 - 255 * sharp))
+
+        tone, fur = Image.blend(large(self.tone), hair, 0.2), furry(self.where, fluff, 3)
+        picture.paste(tinted(tone, fur_ramp(coat.fur)), (left, top), fur)
+        for colour in ("mark", "patch", "belly", "pink"):
+            plane = self.colours.get(colour)
+            if plane and plane.getbbox():
+                mask = ImageChops.multiply(fur, furry(plane, 1, 2.5))
+                tint = PINK if colour == "pink" else getattr(coat, colour)
+                picture.paste(tinted(tone, fur_ramp(tint)), (left, top), mask)
+
+
+class Tube(NamedTuple):
+    """A limb: points along its middle, the radius at each, and the way across."""
+
+    spots: Sequence[complex]
+    radii: Sequence[float]
+    across: Sequence[complex]
+
+    def scaled(self, origin: complex, unit: float, bulge: float) -> Tube:
+        """Return the limb in pixels."""
+        spots = [origin + unit * spot for spot in self.spots]
+        return Tube(spots, [unit * bulge * radius for radius in self.radii], self.across)
+
+    def bend(self, shape: Shape) -> Shape:
+        """Return the corners of a shape, whose x runs along the limb, and y across it."""
+        bent, last = [], len(self.spots) - 2
+        for z in shape:
+            place = z.real * (last + 1)
+            i = max(0, min(last, int(place)))
+            share = place - i
+            spot = self.spots[i] + (self.spots[i + 1] - self.spots[i]) * share
+            near = min(1, max(0, share))
+            radius = self.radii[i] + (self.radii[i + 1] - self.radii[i]) * near
+            way = self.across[i] + (self.across[i + 1] - self.across[i]) * near
+            bent.append(spot + way * radius * z.imag)
+        return curve(bent)
+
+    def draw(self, frame: Frame, levels: Iterable[int], wide: float = 1) -> Image.Image:
+        """Return a sheet with the limb, which has these levels from its root to its tip."""
+        sheet, corner, before = frame.sheet(), complex(frame.left, frame.top), None
+        pen = ImageDraw.Draw(sheet)
+        for spot, radius, way, level in zip(self.spots, self.radii, self.across, levels, strict=False):
+            z, r = spot - corner, radius * wide
+            pen.ellipse((z.real - r, z.imag - r, z.real + r, z.imag + r), level)
+            if before:
+                pen.polygon(corners([*before, z - way * r, z + way * r]), level)
+            before = z + way * r, z - way * r
+        return sheet
+
+
+@cache
+def tube(path: tuple[tuple[complex, float], ...]) -> Tube:
+    """Return the limb along a path."""
+    (first, *_), (second, *_) = path[0], path[1]
+    points = [(2 * first - second, path[0][1]), *path, (2 * path[-1][0] - path[-2][0], path[-1][1])]
+    spots, radii = zip(*points, strict=True)
+    quads = range(len(path) - 1)
+    along = [*(z for i in quads for z in smooth(*spots[i:i + 4])), spots[-2]]
+    wide = [*(r for i in quads for r in smooth(*radii[i:i + 4])), radii[-1]]
+    ways = [b - a for a, b in zip([along[0], *along], [*along[1:], along[-1]], strict=False)]
+    return Tube(along, [abs(r) for r in wide], [way / abs(way) * 1j for way in ways])
+
+
+def sketch_limb(sketch: Sketch, limb: Limb, cat: HouseCat, place: tuple[complex, float], breath: float) -> None:
+    """Add a limb to the sketch. `place` has the pixel of the middle of the face, and the pixels of the distance 1."""
+    kinds = limb.kinds.split()
+    bulge = 1 + 0.04 * breath if {"front", "side", "back"}.intersection(kinds) else 1
+    if cat.long_hair:
+        bulge *= 1.6 if "tail" in kinds else 1.06
+    shape = tube(limb.path).scaled(place[0] / 2, place[1] / 2, bulge)
+    relief = max(2, min(8, max(shape.radii) * 0.35))
+    reach = [spot + turn * r for spot, r in zip(shape.spots, shape.radii, strict=True) for turn in (1, 1j, -1, -1j)]
+    frame = Frame.around(reach, 3 + relief)
+    melt, last = None, len(shape.spots) - 1
+    if limb.melt:
+        levels = [int(255 * min(1, max(0, i / last / limb.melt - 0.3))) for i in range(last + 1)]
+        melt = shape.draw(frame, levels, 1.4).filter(ImageFilter.BoxBlur(2))
+    patterns = *cat.coat.patterns.split(), ""
+    layers = [layer for kind in kinds for pattern in patterns for layer in PATTERNS[pattern].get(kind, ())]
+    toes = [(frame.mask(map(shape.bend, TOES), 150), 40)] if "paw" in kinds else []
+    sketch.add(shape.draw(frame, itertools.repeat(255)), frame, frame.masks(layers, shape.bend), relief, toes,
+               94 if "far" in kinds else 132, melt)
+
+
+class Head(NamedTuple):
+    """Where the head is. Parts of the face that stand out move further when it turns to look somewhere."""
+
+    at: complex  # pixels
+    turn: complex  # its length is the size in pixels
+    look: complex
+
+    def place(self, depth: float, scale: float = 1) -> Place:
+        """Return what places shapes that stand out so far."""
+        return at(scale * (self.at + self.turn * self.look * depth), scale * self.turn)
+
+    def ears(self, shape: Shape, turns: Sequence[float]) -> list[Shape]:
+        """Return the right and the left ear, or what is in them, in pixels of the sketch."""
+        right, left = ([EAR_FOOT + (z - EAR_FOOT) * cmath.rect(1, turn) for z in shape] for turn in turns)
+        return [*map(self.place(-0.35, 0.5), (right, [-z.conjugate() for z in left]))]
+
+
+def sketch_head(sketch: Sketch, head: Head, cat: HouseCat, turns: Sequence[float]) -> None:
+    """Add the head to the sketch, with ears that are turned so far."""
+    unit, conches = abs(head.turn) / 2, head.ears(CONCH, turns)
+    tufts = TUFTS if cat.long_hair else []
+    outline = [*map(head.place(0, 0.5), [SKULL, *tufts]), *head.ears(EAR, turns)]
+    frame = Frame.around([z for shape in outline for z in shape], 12)
+    patterns = "", *cat.coat.patterns.split()
+    layers = [layer for pattern in patterns for layer in PATTERNS[pattern].get("head", ())]
+    colours = frame.masks(layers, head.place(0.6, 0.5)) | {"pink": frame.mask(conches)}
+    place = head.place(0.7, 0.5)
+    lights = [(frame.mask(map(place, shapes), 155, blur * unit / 2), level) for shapes, level, blur in FACE_LIGHTS]
+    inside = [[z + head.turn * 0.05j for z in conch] for conch in conches]
+    lights.append((frame.mask(inside, 155, 1.5), 70))
+    sketch.add(frame.mask(outline), frame, colours, unit * 0.11, lights)
+
+
+class Ink:
+    """Polygons that wait to be drawn with crisp edges."""
+
+    def __init__(self) -> None:
+        self._polygons: list[tuple[tuple[int, ...], Shape]] = []
+
+    def add(self, colour: str, shapes: Iterable[Shape], place: Place = lambda shape: shape, alpha: float = 1) -> None:
+        """Add shapes in a colour. Without `place`, they are polygons in pixels."""
+        fill = *rgb(colour), round(255 * alpha)
+        self._polygons += [(fill, place(shape)) for shape in shapes]
+
+    def draw(self, picture: Image.Image) -> None:
+        """Draw the polygons at twice the size, which gives smooth edges."""
+        points = [z for _, polygon in self._polygons for z in polygon]
+        if not points:
+            return
+        left, top = (max(0, int(min(axis)) - 1) for axis in zip(*corners(points), strict=True))
+        right, bottom = (int(max(axis)) + 2 for axis in zip(*corners(points), strict=True))
+        box = left, top, min(PORTRAIT[0], right), min(PORTRAIT[1], bottom)
+        part = picture.crop(box)
+        part = part.resize((part.width * 2, part.height * 2), Image.Resampling.NEAREST)
+        pen, corner = ImageDraw.Draw(part, "RGBA"), complex(left, top)
+        for fill, polygon in self._polygons:
+            pen.polygon(corners([2 * (z - corner) for z in polygon]), fill)
+        picture.paste(part.reduce(2), box)
+
+
+def ink_eye(ink: Ink, place: Place, side: int, colours: str, eyes: str, lid: str, gaze: complex, pupil: float) -> None:
+    """Draw the right eye (1) or the left eye (-1): liner, iris, glow, pupil, the brow's shadow, reflections, lid."""
+    size = 1.12 if eyes == "wide" else 1
+    iris, glow = colours.split()
+
+    def eye(shape: Shape) -> Shape:
+        around = shape if side > 0 else [-z.conjugate() for z in shape]
+        return place([0.42 * side + size * z for z in around])
+
+    def ball(shape: Shape) -> Shape:
+        return place([0.42 * side + gaze + size * z for z in shape])
+
+    if eyes in ("closed", "happy"):
+        ink.add(BLACK, [CLOSED if eyes == "closed" else [0.12j + z.conjugate() for z in CLOSED]], eye)
+        return
+    ink.add(BLACK, [EYE], eye)
+    ink.add(iris, [[0.01j + z * 0.86 for z in EYE]], eye)
+    ink.add(glow, [[0.05j + z * 0.72 for z in EYE]], eye, 0.35)
+    ink.add(glow, [[0.10j + z * 0.52 for z in EYE]], eye, 0.45)
+    ink.add(BLACK, [oval(0, pupil * size, 0.2)], ball)
+    ink.add(SHADOW, [BROW], eye, 0.45)
+    ink.add(WHITE, [oval(0.08-0.1j, 0.075, 0.075), oval(-0.09+0.1j, 0.035, 0.035)], ball)
+    if eyes == "half":
+        ink.add(BLACK, [LID], eye)
+        ink.add(lid, [[z * 0.93 - 0.03j for z in LID]], eye)
+
+
+def ink_face(ink: Ink, picture: Image.Image, head: Head, cat: HouseCat, eyes: str, gaze: complex, pupil: float) -> None:
+    """Draw the face. The picture has the fur, whose colour the lids have."""
+    near, place = head.place(0.8), head.place(0.7)
+    ink.add(BLACK, PORES, near, 0.35)
+    ink.add(BLACK, [NOSE], near)
+    ink.add(cat.coat.nose, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]], near)
+    for colour, shapes in MOUTHS[MOODS[cat.mood].mouth]:
+        ink.add(colour, shapes, near)
+    colours = cat.eyes.split("/")
+    for side, colour in ((1, colours[0]), (-1, colours[-1])):
+        above = head.at + head.turn * (0.42 * side - 0.40j + 0.7 * head.look)
+        spot = max(0, min(PORTRAIT[0] - 1, int(above.real))), max(0, min(PORTRAIT[1] - 1, int(above.imag)))
+        lid = "#%02x%02x%02x" % picture.getpixel(spot)
+        ink_eye(ink, place, side, EYES[colour], eyes, lid, gaze, pupil)
+    ink.add(WHITE, WHISKERS, near, 0.85)
+
+
+PAW_PRINT = [oval(0.1j, 0.34, 0.27), *dots(0.13, 0.17, -0.42-0.2j, -0.16-0.42j, 0.16-0.42j, 0.42-0.2j)]
+COLLAR = [-0.68+0.66j, -0.40+0.86j, 0.92j, 0.40+0.86j, 0.68+0.66j,
+          0.66+0.80j, 0.40+1.0j, 1.08j, -0.40+1.0j, -0.66+0.80j]
+BOW = both([0.02, 0.16-0.2j, 0.4-0.26j, 0.44+0.04j, 0.38+0.24j, 0.14+0.14j])
+LEAVES = [stroke(0.26, 0, 0.62 * z.real + 0.6j * z.imag, z) for z in (
+    -0.75-0.75j, 0.75-0.8j, -0.45-1.25j, 0.5-1.3j, 0.05-1.5j, -0.85-0.3j, 0.85-0.35j)]
+POT, POT_RIM = [-0.42-0.02j, 0.42-0.02j, 0.32+0.75j, -0.32+0.75j], [-0.47-0.12j, 0.47-0.12j, 0.45+0.1j, -0.45+0.1j]
+
+
+def ink_behind(ink: Ink, cat: HouseCat, pose: Pose) -> None:
+    """Draw what is behind the cat: the inside of a box, a plant."""
+    left, top, right = pose.box
+    if "box" in cat.things:
+        back = left + 14 + (top - 34) * 1j, right - 14 + (top - 34) * 1j
+        ink.add(mixed(CARD, WHITE, 0.15), [[*back, right - 34 + (top - 62) * 1j, left + 34 + (top - 62) * 1j]])
+        ink.add(mixed(CARD, SHADOW, 0.55), [[*back, right + top * 1j, left + top * 1j]])
+    if "plant" in cat.things:
+        spot, unit = complex(pose.beside[0], 275), 84
+        for i, leaf in enumerate(LEAVES):
+            ink.add(("#3f7d47", "#579a55", "#2f6640")[i % 3], [leaf], at(spot, unit))
+            ink.add("#a5d18a", [[*leaf[:3], (leaf[1] + leaf[3]) / 2]], at(spot, unit), 0.25)
+        for colour, shape in ((CLAY, POT), (mixed(CLAY, LIGHT, 0.2), POT_RIM)):
+            ink.add(colour, [[spot + unit * z for z in shape]])
+
+
+def ink_worn(ink: Ink, cat: HouseCat, head: Head, accent: str) -> None:
+    """Draw what the cat wears: a collar with a bell, a bow at an ear."""
+    dark, light = mixed(accent, SHADOW, 0.5), mixed(accent, WHITE, 0.4)
+    if "bell" in cat.things:
+        neck = head.place(0.3)
+        ink.add(accent, [COLLAR], neck)
+        ink.add(light, [[z - 0.03j for z in COLLAR[:5]] + [z - 0.07j for z in COLLAR[5:]]], neck, 0.35)
+        ink.add(BRASS, [oval(1.14j, 0.16, 0.16)], neck)
+        ink.add(GOLD, [oval(1.13j, 0.14, 0.14)], neck)
+        ink.add(BRASS, [oval(1.18j, 0.035, 0.035), stroke(0.04, -0.11+1.13j, 1.16j, 0.11+1.13j)], neck)
+        ink.add(WHITE, [oval(-0.05+1.07j, 0.035, 0.03)], neck, 0.9)
+    if "bow" in cat.things:
+        ear = at(head.at + head.turn * (0.56-0.76j - 0.3 * head.look), head.turn * (0.85+0.3j))
+        ink.add(dark, [[z * 1.1 for z in loop] for loop in BOW], ear)
+        ink.add(accent, BOW, ear)
+        ink.add(light, [[z * 0.55 - 0.05j + math.copysign(0.1, z.real) for z in loop] for loop in BOW], ear, 0.5)
+        ink.add(dark, [oval(0.02j, 0.11, 0.13)], ear)
+        ink.add(light, [oval(-0.01-0.01j, 0.08, 0.1)], ear)
+
+
+def ink_before(ink: Ink, cat: HouseCat, pose: Pose, accent: str) -> None:
+    """Draw what is before the cat: a ball of wool, a table, the front of a box."""
+    left, top, right = pose.box
+    dark, light = mixed(accent, SHADOW, 0.3), mixed(accent, WHITE, 0.4)
+    if "wool" in cat.things:
+        ball = at(complex(pose.beside[1], 322), 38)
+        ink.add(SHADOW, [oval(0.1+0.92j, 1.1, 0.16)], ball, 0.45)
+        ink.add(dark, [stroke(0.12, 0.9j, -1.2+1.15j, -2.3+0.9j)], ball)
+        ink.add(dark, [oval(0, 1, 1)], ball)
+        ink.add(accent, [oval(-0.08-0.1j, 0.88, 0.86)], ball)
+        for angle in (0.5, 1.15, -0.7):
+            for bow in (-0.75, -0.25, 0.25, 0.75):
+                thread = stroke(0.09, -0.8 + bow * 0.6j, bow * 1.05j, 0.8 + bow * 0.6j)
+                ink.add(light if bow < 0.3 else dark, [[z * cmath.rect(1, angle) for z in thread]], ball, 0.55)
+    if cat.pose == "peeking" and "box" not in cat.things:
+        for colour, start, end, alpha in ((WOOD, 0, 100, 1), (mixed(WOOD, LIGHT, 0.4), 0, 15, 1), (SHADOW, 15, 21, 0.35)):
+            ink.add(colour, [[(top + start) * 1j, 480 + (top + start) * 1j, 480 + (top + end) * 1j, (top + end) * 1j]], alpha=alpha)
+        ink.add(SHADOW, [stroke(4, 30+320j, 190+312j, 330+322j), stroke(4, 200+345j, 330+338j, 470+346j)], curve, 0.3)
+    if "box" in cat.things:
+        edge = top * 1j
+        ink.add(CARD, [[left + edge, right + edge, right - 14+368j, left + 14+368j]])
+        ink.add(mixed(CARD, LIGHT, 0.5), [[left + edge, right + edge, right + edge + 7j, left + edge + 7j]])
+        for side, way in ((left, -1), (right, 1)):
+            flap = [side + edge, side + way * 48 + edge + 20j, side + way * 40 + edge + 40j, side - way * 2 + edge + 12j]
+            ink.add(mixed(CARD, LIGHT, 0.25), [flap])
+        ink.add(mixed(CARD, SHADOW, 0.5), PAW_PRINT, at(complex((left + right) / 2, top + 56), 40), 0.8)
+
+
+def paint_room(cat: HouseCat, pose: Pose, rng: random.Random, cat_edges: tuple[int, int, int, int]) -> Image.Image:
+    """Return the room in grey, at a third of the size: it is out of focus."""
+    pale, sight = cat.coat.room == "pale", cat.things[3]
+    dark, bright = (95, 165) if pale else (28, 125)
+    room = Image.new("L", ROOM, dark)
+    glow = complex(rng.uniform(45, 115), rng.uniform(40, 70))
+    lamps = [(complex(rng.uniform(0, 160), rng.uniform(0, 100)), rng.choice((7, 9, 11))) for _ in range(8)]
+    ImageDraw.Draw(room).ellipse(circle(glow, 52), bright)
+    room = room.filter(ImageFilter.BoxBlur(19)).filter(ImageFilter.BoxBlur(11))
+    if pose.floor:
+        edge = pose.floor // 3
+        darker = [round(tone * (0.8 if pale else 0.62)) for tone in range(256)]
+        room.paste(room.crop((0, edge, *ROOM)).point(darker), (0, edge))
+        left, _, right, bottom = (edge * 2 / 3 for edge in cat_edges)
+        shadow = Image.new("L", ROOM)
+        ImageDraw.Draw(shadow).ellipse((left - 2, bottom - 11, right + 4, bottom + 4), 150)
+        room.paste(dark // 4, (0, 0), shadow.filter(ImageFilter.BoxBlur(3)))
+    if sight:
+        room.paste(window(sight, pale, rng), (96 if pose.face.real < 200 else rng.choice((2, 98)), 5))
+    else:
+        for lamp, radius in lamps:
+            disc = Image.new("L", ROOM)
+            ImageDraw.Draw(disc).ellipse(circle(lamp, radius), 42)
+            room.paste(255, (0, 0), disc)
+    return room.filter(ImageFilter.BoxBlur(0.7))
+
+
+def circle(centre: complex, radius: float) -> tuple[float, float, float, float]:
+    return centre.real - radius, centre.imag - radius, centre.real + radius, centre.imag + radius
+
+
+def window(sight: str, pale: bool, rng: random.Random) -> Image.Image:
+    """Return a window, and what is seen there, in grey."""
+    sky, frame = (62, 200) if pale else (6, 96)
+    image = Image.new("L", (60, 72), frame)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((4, 4, 55, 64), sky)
+    spots = [complex(rng.uniform(6, 54), rng.uniform(6, 60)) for _ in range(30)]
+    if sight == "moon":
+        pen.point([corner for spot in spots[:14] for corner in corners([spot])], 200)
+        pen.ellipse(circle(41+18j, 9), 250)
+    else:
+        for spot in spots:
+            pen.line(corners([spot, spot - 2+6j]), sky + 80)
+    pen.line((30, 4, 30, 64), frame, 3)
+    pen.line((4, 34, 55, 34), frame, 3)
+    pen.line((0, 66, 59, 66), sky, 1)
+    return image
 
 
 def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
-    cat = house_cat(seed)
-    rng = random.Random(seed)
-    coat, fluff, size = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(110, 122)
-    markings = [layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]]
-    far, near = rng.choice(ROOMS[coat.room]).split()
-    origin, broad = complex(rng.uniform(210, 270), rng.uniform(190, 206)), rng.uniform(0.97, 1.08) * rng.choice((-1, 1))
-    room = Easel(Image.new("RGB", (160, 120), far), coat, rng, origin / 3, size / 3, broad)  # it is out of focus
-    room.paint(near, 0.5, 1, [oval(complex(rng.uniform(-1, 1), rng.uniform(-0.6, 0.6)), 1.5, 1.2)])
-    lamps = [oval(complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)), 0.22, 0.22) for _ in range(9)]
-    room.paint(LIGHT, 0, 0.2, lamps)
-    blurred = room.picture.filter(ImageFilter.BoxBlur(1)).resize(PORTRAIT, Image.Resampling.BILINEAR)
+    cat, rng = house_cat(seed), random.Random(seed + HOUSE_CATS)
+    pose, mood, coat = POSES[cat.pose], MOODS[cat.mood], cat.coat
+    face = pose.face + complex(rng.uniform(-8, 8), rng.uniform(-4, 4))
+    tilt = pose.tilt + rng.uniform(-0.12, 0.12)
+    look = pose.look + complex(rng.uniform(-0.12, 0.12), rng.uniform(-0.06, 0.06))
+    head = Head(face, cmath.rect(pose.size, tilt), look)
+    right, left, _ = EARS[cat.ears]
+    ears = right + rng.uniform(-0.1, 0.15) + 0.35 * moment.ear, left + rng.uniform(-0.1, 0.15)
+    fluff = 2.6 if cat.long_hair else rng.uniform(1, 1.8)
+    gaze, pupil = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02)), rng.uniform(0.11, 0.17)
+    accent = rng.choice(ACCENTS)
+    palette = ramp(*rng.choice(ROOMS[coat.room]).split())
 
-    body = Easel(blurred, coat, rng, origin, size, broad)
-    torso = body.paint("fur", 0, 1, [BODY], hair=fluff)
-    for layer in markings:
-        body.paint(*layer, torso, 0.03)
-    body.paint("belly", 0, 1, [BIB], torso, hair=0.12)
-    body.paint(SHADOW, 0.12, 0.55, [oval(0.75j, 0.85, 0.35)], torso)
-
-    head = body._replace(turn=cmath.rect(size, rng.uniform(-0.14, 0.14)))
-    poses = [cmath.rect(1, rng.uniform(-0.12, 0.20)) for _ in range(2)]
-    ears, conches = ([both([EAR_FOOT + (z - EAR_FOOT) * pose for z in shape])[i] for i, pose in enumerate(poses)]
-                     for shape in (EAR, CONCH))
-    outline = [head.furry(SKULL, fluff), *(head.furry(ear, 0.03) for ear in ears)]
-    face = head.paint("fur", 0, 1, outline)
-    head.paint("belly", 0.05, 0.9, MUZZLE, face)
-    for layer in markings:
-        head.paint(*layer, face, 0.05)
-    head.paint(PINK, 0.02, 1, conches, face)
-    head.paint(SHADOW, 0.06, 0.4, [[z + 0.12j for z in shape] for shape in conches], face)
-    head.paint(LIGHT, 0.15, 0.3, [oval(0.25-0.5j, 0.6, 0.35)], face)
-    fur = ImageChops.lighter(face, torso)
-    for colour, shift, blur in ((SHADOW, 0.07-0.10j, 0.11), (LIGHT, -0.05+0.05j, 0.03)):  # a dark and a bright edge
-        inner = head.mask([[z + shift for z in shape] for shape in (SKULL, *ears)], blur)
-        edge = ImageChops.subtract(face, inner, scale=2)  # half as opaque
-        hairs = head.mask([head.hair() for _ in range(300)], alpha=0.4)
-        head.fill(colour, ImageChops.lighter(edge, hairs), fur)
-    for layer in FACE:
-        head.paint(*layer)
-    paint_eyes(head, cat.eyes)
-    head.picture.info["description"] = cat.description
-    return head.picture
+    body, front, over = Sketch(), Sketch(), Sketch()
+    for sketch, limbs in ((body, pose.limbs), (front, ()), (front, pose.front), (over, pose.over)):
+        if sketch is front and not limbs: sketch_head(front, head, cat, ears)
+        for limb in limbs:
+            sketch_limb(sketch, limb, cat, (face, pose.size), moment.breath)
+    room = paint_room(cat, pose, rng, body.where.getbbox())
+    picture = tinted(room.resize(PORTRAIT, Image.Resampling.BILINEAR), palette)
+    behind, before = Ink(), Ink()
+    ink_behind(behind, cat, pose)
+    behind.draw(picture)
+    body.paint(picture, coat, face + pose.size * 1j, fluff)
+    front.paint(picture, coat, face + head.turn * 0.3j, fluff)
+    ink_face(before, picture, head, cat, moment.eyes or mood.eyes, gaze, pupil)
+    ink_worn(before, cat, head, accent)
+    ink_before(before, cat, pose, accent)
+    before.draw(picture)
+    over.paint(picture, coat, face, fluff)
+    if rng.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture.info["description"] = cat.description
+    return picture
 
 
 # ---------------------------------------------------------------------------------------------------------------------
