@@ -1307,12 +1307,14 @@ HOUSE_CATS = 2**32
 HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
 PORTRAIT, SKETCH, ROOM = (480, 360), (240, 180), (160, 120)  # sizes in pixels
 BLACK, WHITE, LIGHT, SHADOW = "#140d10", "#ffffff", "#fff4e0", "#150d2c"
-PINK, CARD, WOOD, CLAY, GOLD, BRASS = "#d98f8a", "#bd8d58", "#8f5c3e", "#c0623f", "#f5c84c", "#8a5a14"
+PINK, BRASS, GOLD = "#d98f8a", "#8a5a14", "#f5c84c"
 ACCENTS = "#d2404b", "#2d8fc4", "#e7b32f", "#7d55b8", "#3d9a68"  # of bows, collars and wool
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
-# distance 1. A shape is a smooth closed curve through its points.
+# distance 1. The points of a list are on a smooth closed curve; those of a tuple are the corners of a polygon.
 Shape = Sequence[complex]
-Layer = tuple[str, list[Shape]]  # a colour or a field of Coat, and what has this colour
+Layer = tuple[str, list[Shape]]  # a field of Coat, and what has this colour
+Ink = tuple[str, float, list[Shape]]  # a colour or its name, alpha, and what has this colour
+Polygon = tuple[tuple[int, ...], Shape]  # a colour with alpha, and corners in pixels
 Place = Callable[[Shape], Shape]  # returns the corners of a shape in pixels
 
 
@@ -1358,7 +1360,7 @@ ROOMS = {  # the colours of shadows, walls and lamps
 
 def both(*shapes: Shape) -> list[Shape]:
     """Return each shape and, after it, its mirror image on the other side of the face."""
-    return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
+    return [side for shape in shapes for side in (shape, type(shape)(-z.conjugate() for z in shape))]
 
 
 def whole(*half: complex) -> Shape:
@@ -1374,14 +1376,14 @@ def stroke(width: float, start: complex, middle: complex, end: complex) -> Shape
 
 def oval(centre: complex, rx: float, ry: float) -> Shape:
     """Return an ellipse with the radii `rx` and `ry`."""
-    return [centre + complex(rx * z.real, ry * z.imag) for z in OCTAGON]
+    return [centre + complex(rx * z.real, ry * z.imag) for z in HEXAGON]
 
 
 def ring(centre: complex, rx: float, ry: float) -> list[Shape]:
-    """Return the line of an ellipse, in four pieces."""
+    """Return the line of an ellipse, in three pieces."""
     wide, narrow = oval(centre, rx * 1.15, ry * 1.15), oval(centre, rx * 0.7, ry * 0.7)
     wide, narrow = [*wide, wide[0]], [*narrow, narrow[0]]
-    return [[*wide[i:i + 3], *narrow[i:i + 3][::-1]] for i in (0, 2, 4, 6)]
+    return [[*wide[i:i + 3], *narrow[i:i + 3][::-1]] for i in (0, 2, 4)]
 
 
 def dots(rx: float, ry: float, *centres: complex) -> list[Shape]:
@@ -1398,9 +1400,9 @@ def streaks(width: float, start: complex, middle: complex, end: complex, *places
     return [stroke(width, x + start, x + middle, x + end) for x in places]
 
 
-OCTAGON = [cmath.rect(1, i / 8 * cmath.tau) for i in range(8)]
+HEXAGON = [cmath.rect(1, i / 6 * cmath.tau) for i in range(6)]
 SKULL = whole(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
-TUFTS = both([0.86+0.1j, 1.1+0.2j, 1.32+0.52j, 1.08+0.56j, 1.14+0.78j, 0.82+0.74j, 0.5+0.8j])  # of long hair
+TUFTS = both([0.86+0.1j, 1.08+0.22j, 1.26+0.5j, 1.06+0.56j, 1.1+0.76j, 0.8+0.76j, 0.5+0.8j])  # of long hair
 EAR_FOOT = 0.6-0.5j
 EAR = [0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.94-1.34j, 0.70-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j]
 CONCH = [0.88-0.48j, 0.93-0.82j, 0.89-1.16j, 0.70-1.04j, 0.48-0.80j, 0.58-0.58j]
@@ -1409,10 +1411,10 @@ NOSE = whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
 PORES = both(*(dot[::2] for dot in dots(0.014, 0.014, 0.2+0.5j, 0.31+0.51j, 0.24+0.59j, 0.35+0.58j)))
 WHISKERS = both(stroke(0.022, 0.32+0.51j, 0.8+0.42j, 1.35+0.47j), stroke(0.022, 0.32+0.565j, 0.8+0.54j, 1.35+0.67j),
                 stroke(0.022, 0.32+0.62j, 0.8+0.66j, 1.35+0.87j))
-FACE_LIGHTS = [  # shapes, how light they are, and how much they blur
-    (both(oval(0.42+0.02j, 0.34, 0.33)), 96, 0.07), (both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j)), 80, 0.04),
-    ([oval(0.12j, 0.09, 0.22)], 190, 0.05), (both(oval(0.2+0.55j, 0.2, 0.13)), 175, 0.05),
-    ([oval(-0.5j, 0.35, 0.25)], 170, 0.1)]
+FACE_LIGHTS = [  # shapes, and how much lighter they are
+    ([oval(-0.5j, 0.35, 0.25)], 28), (both(oval(0.42+0.02j, 0.34, 0.33)), -22),
+    (both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j)), -34), ([oval(0.12j, 0.08, 0.22)], 40),
+    (both(oval(0.2+0.55j, 0.2, 0.13)), 30)]
 M_STRIPES = both(
     stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
     stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
@@ -1459,9 +1461,9 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
                             *streaks(0.22, 1.3j, 0.04+0.8j, 0.16+0.42j, 0.3, 0.66)])],
         "side": [("mark", [*ring(0.56-0.1j, 0.2, 0.5), oval(0.56-0.1j, 0.07, 0.2), [0.1-1.4j, 1-1.4j, 1-0.85j, 0.1-0.85j],
                            stroke(0.14, 0.2-1.2j, 0.26-0.4j, 0.18+0.5j), stroke(0.12, 0.86-1.2j, 0.9-0.2j, 0.84+0.5j)])],
-        "back": [("mark", [SPINE, *ring(0.6+0.55j, 0.2, 0.3), *ring(0.6-0.55j, 0.2, 0.3),
-                           stroke(0.14, 0.2+1.2j, 0.28+0.7j, 0.22+0.2j), stroke(0.14, 0.2-1.2j, 0.28-0.7j, 0.22-0.2j)])],
-        "haunch": [("mark", ring(0.1-0.1j, 1.0, 0.55))],
+        "back": [("mark", [SPINE, *streaks(0.2, -1.2j, -0.12-0.6j, -0.1-0.3j, 0.36, 0.66, 0.96),
+                           *streaks(0.2, 1.2j, -0.12+0.6j, -0.1+0.3j, 0.36, 0.66, 0.96)])],
+        "haunch": [("mark", streaks(0.7, -1.3j, 0.2-0.7j, -0.1, -0.5, 0.8))],
         "leg": [("mark", streaks(0.13, -1.2j, 0.02-0.3j, 0.5j, 0.32, 0.58))],
         "tail": [("mark", [[0.72-2j, 1.6-2j, 1.6+2j, 0.72+2j], *bands(0.14, 0.12, 0.42)])],
     },
@@ -1504,21 +1506,61 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
 TOES = [stroke(0.12, 1.0+0.33j, 1.5+0.33j, 2.2+0.36j), stroke(0.12, 1.0-0.33j, 1.5-0.33j, 2.2-0.36j)]  # between them
 EYE = [-0.31+0.10j, -0.22-0.17j, 0.02-0.29j, 0.24-0.19j, 0.33-0.03j, 0.24+0.17j, 0.02+0.265j, -0.2+0.22j]
 BROW = [-0.28+0.08j, -0.19-0.14j, 0.02-0.25j, 0.2-0.16j, 0.29-0.02j, 0.18-0.09j, 0.02-0.13j, -0.15-0.05j]
-LID = [-0.34+0.02j, -0.24-0.17j, 0.02-0.31j, 0.25-0.20j, 0.35-0.01j, 0.2+0.03j, 0.02+0.04j, -0.18+0.06j]
-CLOSED = [-0.29, -0.17+0.13j, 0.02+0.18j, 0.2+0.1j, 0.33-0.06j, 0.22+0.16j, 0.02+0.25j, -0.19+0.19j]
+LID = [-0.34+0.03j, -0.24-0.17j, 0.02-0.31j, 0.25-0.20j, 0.36+0.03j, 0.22+0.09j, 0.02+0.05j, -0.18-0.01j]
+SHUT = [-0.29, -0.17+0.13j, 0.02+0.18j, 0.2+0.1j, 0.33-0.06j, 0.22+0.16j, 0.02+0.25j, -0.19+0.19j]
+OPEN: list[Ink] = [("black", 1, [EYE]), ("iris", 1, [[0.01j + z * 0.86 for z in EYE]]),
+                   ("glow", 0.35, [[0.05j + z * 0.72 for z in EYE]]), ("glow", 0.45, [[0.10j + z * 0.52 for z in EYE]])]
+SHADE: list[Ink] = [("shadow", 0.45, [BROW])]
+LOOKS: dict[str, tuple[list[Ink], list[Ink]]] = {  # how the right eye is drawn, below and above the pupil
+    "open": (OPEN, SHADE), "wide": (OPEN, SHADE),
+    "half": (OPEN, [*SHADE, ("black", 1, [LID]), ("lid", 1, [[z * 0.93 - 0.03j for z in LID]])]),
+    "closed": ([("line", 1, [SHUT])], []), "happy": ([("line", 1, [[0.12j + z.conjugate() for z in SHUT]])], []),
+}
+NOSTRILS = [("black", 0.35, PORES), ("black", 1, [NOSE]), ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]])]
 PHILTRUM = stroke(0.035, 0.46j, 0.53j, 0.61j)
-SMILE = [PHILTRUM, *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]
+SMILE: Ink = ("line", 1, [PHILTRUM, *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))])
 TONGUE = whole(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
-MOUTHS: dict[str, list[Layer]] = {
-    "smile": [(BLACK, SMILE)],
-    "small": [(BLACK, [PHILTRUM, *both(stroke(0.04, 0.58j, 0.08+0.63j, 0.17+0.60j))])],
-    "grin": [(BLACK, [PHILTRUM, *both(stroke(0.055, 0.56j, 0.17+0.7j, 0.40+0.55j))])],
-    "tongue": [("#7d2f3c", [TONGUE]), ("#f08a94", [[0.6j + (z - 0.6j) * 0.82 for z in TONGUE]]),
-               ("#c9606c", [stroke(0.02, 0.62j, 0.67j, 0.74j)]), (BLACK, SMILE)],
-    "yawn": [(BLACK, [whole(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
-             ("#8c3440", [whole(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
-             ("#f08a94", [whole(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
-             (WHITE, both([0.09+0.53j, 0.17+0.55j, 0.13+0.66j]))],
+MOUTHS: dict[str, list[Ink]] = {
+    "smile": [SMILE],
+    "small": [("line", 1, [PHILTRUM, *both(stroke(0.04, 0.58j, 0.08+0.63j, 0.17+0.60j))])],
+    "grin": [("line", 1, [PHILTRUM, *both(stroke(0.055, 0.56j, 0.17+0.7j, 0.40+0.55j))])],
+    "tongue": [("#7d2f3c", 1, [TONGUE]), ("#f08a94", 1, [[0.6j + (z - 0.6j) * 0.82 for z in TONGUE]]),
+               ("#c9606c", 1, [stroke(0.02, 0.62j, 0.67j, 0.74j)]), SMILE],
+    "yawn": [("black", 1, [whole(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
+             ("#8c3440", 1, [whole(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
+             ("#f08a94", 1, [whole(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
+             ("white", 1, both([0.09+0.53j, 0.17+0.55j, 0.13+0.66j]))],
+}
+COLLAR = [-0.68+0.66j, -0.40+0.86j, 0.92j, 0.40+0.86j, 0.68+0.66j,
+          0.66+0.80j, 0.40+1.0j, 1.08j, -0.40+1.0j, -0.66+0.80j]
+GLEAM = [-0.66+0.65j, -0.40+0.85j, 0.91j, 0.40+0.85j, 0.66+0.65j, 0.40+0.91j, 0.97j, -0.40+0.91j]
+BOW = both([0.02, 0.16-0.2j, 0.4-0.26j, 0.44+0.04j, 0.38+0.24j, 0.14+0.14j])
+LEAVES = [stroke(0.26, 0, 0.62 * z.real + 0.6j * z.imag, z) for z in (
+    -0.75-0.75j, 0.75-0.8j, -0.45-1.25j, 0.5-1.3j, 0.05-1.5j, -0.85-0.3j, 0.85-0.35j)]
+THREADS = [[z * cmath.rect(1, turn) for z in stroke(0.09, -0.8 + y * 0.6j, y * 1.05j, 0.8 + y * 0.6j)]
+           for turn in (0.5, 1.15, -0.7) for y in (-0.75, -0.25, 0.25, 0.75)]
+INKS: dict[str, list[Ink]] = {
+    "bell": [("accent", 1, [COLLAR]), ("light", 0.6, [GLEAM]), (BRASS, 1, [oval(1.14j, 0.16, 0.16)]),
+             (GOLD, 1, [oval(1.13j, 0.14, 0.14)]), ("white", 0.9, [oval(-0.05+1.07j, 0.035, 0.03)]),
+             (BRASS, 1, [oval(1.18j, 0.035, 0.035), stroke(0.04, -0.11+1.13j, 1.16j, 0.11+1.13j)])],
+    "bow": [("dark", 1, [[z * 1.1 for z in loop] for loop in BOW]), ("accent", 1, BOW),
+            ("light", 0.5, [[z * 0.55 - 0.05j for z in loop] for loop in BOW]),
+            ("dark", 1, [oval(0.02j, 0.11, 0.13)]), ("light", 1, [oval(-0.01-0.01j, 0.08, 0.1)])],
+    "wool": [("shadow", 0.45, [oval(0.1+0.92j, 1.1, 0.16)]), ("dark", 1, [stroke(0.12, 0.9j, -1.2+1.15j, -2.3+0.9j)]),
+             ("dark", 1, [oval(0, 1, 1)]), ("accent", 1, [oval(-0.08-0.1j, 0.88, 0.86)]), ("light", 0.5, THREADS)],
+    "plant": [("#3f7d47", 1, LEAVES[:2]), ("#579a55", 1, LEAVES[2:5]), ("#2f6640", 1, LEAVES[5:]),
+              ("#a5d18a", 0.25, [[*leaf[:3], (leaf[1] + leaf[3]) / 2] for leaf in LEAVES]),
+              ("#c0623f", 1, [(-0.42-0.02j, 0.42-0.02j, 0.32+0.75j, -0.32+0.75j)]),
+              ("#d08a63", 1, [(-0.47-0.12j, 0.47-0.12j, 0.45+0.1j, -0.45+0.1j)])],
+    # A box or a table reaches from -1 to 1. 0 is the middle of its upper edge, and y is in hundreds of pixels.
+    "inside": [("#c59e71", 1, [(-0.9-0.34j, 0.9-0.34j, 0.76-0.62j, -0.76-0.62j)]),
+               ("#614744", 1, [(-0.9-0.34j, 0.9-0.34j, 1, -1)])],
+    "box": [("#bd8d58", 1, [(-1, 1, 0.91+1.1j, -0.91+1.1j)]), ("#dec19c", 1, [(-1, 1, 1+0.07j, -1+0.07j)]),
+            ("#cea778", 1, both((1+0j, 1.32+0.2j, 1.26+0.4j, 0.99+0.12j))),
+            ("#694d42", 0.8, [oval(0.6j, 0.09, 0.11), *dots(0.035, 0.07, -0.11+0.48j, -0.04+0.39j, 0.04+0.39j, 0.11+0.48j)])],
+    "table": [("#8f5c3e", 1, [(-1, 1, 1+1j, -1+1j)]), ("#bc997f", 1, [(-1, 1, 1+0.15j, -1+0.15j)]),
+              ("shadow", 0.35, [(-1+0.15j, 1+0.15j, 1+0.21j, -1+0.21j)]),
+              ("shadow", 0.3, [stroke(0.03, -0.9+0.5j, -0.2+0.42j, 0.4+0.52j), stroke(0.03, -0.2+0.75j, 0.4+0.68j, 0.95+0.76j)])],
 }
 
 
@@ -1638,7 +1680,7 @@ POSES = {
         limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
         look=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
 }
-EARS = {"up": (0, 0, ""), "back": (0.45, 0.45, "its ears back"), "one": (0, 0.5, "one ear turned")}
+EARS = {"up": (0, 0, ""), "back": (0.36, 0.36, "its ears back"), "one": (0, 0.42, "one ear turned")}
 THINGS = {"": "", "bell": "a bell", "bow": "a bow", "wool": "by a ball of wool", "plant": "by a plant",
           "moon": "at a window under the moon", "rain": "at a window in the rain"}
 
@@ -1716,29 +1758,39 @@ def house_words() -> set[str]:
 # which colour. Then each colour is painted as a range from shadow to light, with hairs at all edges. At last, shapes
 # with crisp edges are drawn in ink: the face, and things.
 
-STEPS = 0, 0.2, 0.4, 0.6, 0.8
+STEPS = 0, 0.25, 0.5, 0.75
 WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2) for t in STEPS]
 CAST = [tone // 2 for tone in range(256)]  # how dark a shadow is that falls on the cat itself
 
 
-def smooth(a: complex, b: complex, c: complex, d: complex) -> list[complex]:
-    """Return points on the curve from the second to the third of four points, without its end (Catmull-Rom spline)."""
-    return [wa * a + wb * b + wc * c + wd * d for wa, wb, wc, wd in WEIGHTS]
+def smooth(points: Sequence[complex]) -> list[complex]:
+    """Return corners on the curve from the second to the next to last point, without its end (Catmull-Rom spline)."""
+    quads = zip(points, points[1:], points[2:], points[3:], strict=False)
+    return [wa * a + wb * b + wc * c + wd * d for a, b, c, d in quads for wa, wb, wc, wd in WEIGHTS]
 
 
 def curve(shape: Shape) -> Shape:
     """Return the corners of a polygon that looks like the shape."""
-    quads = zip((shape[-1], *shape), shape, (*shape[1:], shape[0]), (*shape[2:], *shape[:2]), strict=False)
-    return [z for quad in quads for z in smooth(*quad)]
+    return shape if isinstance(shape, tuple) else smooth([shape[-1], *shape, *shape[:2]])
 
 
 def at(spot: complex, unit: complex) -> Place:
     """Return what places a shape at a spot, in a unit of pixels."""
-    return lambda shape: curve([spot + unit * z for z in shape])
+    return lambda shape: curve(type(shape)(spot + unit * z for z in shape))
 
 
 def corners(shape: Shape) -> list[tuple[float, float]]:
     return [(z.real, z.imag) for z in shape]
+
+
+def bounds(points: Iterable[complex]) -> tuple[float, float, float, float]:
+    """Return the box around the points."""
+    xs, ys = zip(*((z.real, z.imag) for z in points), strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def circle(centre: complex, radius: float) -> tuple[float, float, float, float]:
+    return centre.real - radius, centre.imag - radius, centre.real + radius, centre.imag + radius
 
 
 def rgb(colour: str) -> tuple[int, ...]:
@@ -1753,13 +1805,8 @@ def mixed(colour: str, other: str, share: float) -> str:
 @lru_cache(64)
 def ramp(*stops: str) -> bytes:
     """Return a palette of 256 colours, which run through the stops."""
-    colours = [*map(rgb, stops)]
-    palette = bytearray()
-    for tone in range(256):
-        step, share = divmod(tone / 256 * (len(stops) - 1), 1)
-        near, next = colours[int(step):int(step) + 2]
-        palette += bytes(round(a + (b - a) * share) for a, b in zip(near, next, strict=True))
-    return bytes(palette)
+    colours = Image.frombytes("RGB", (len(stops), 1), bytes.fromhex("".join(stops).replace("#", "")))
+    return colours.resize((256, 1), Image.Resampling.BILINEAR, (0.5, 0, len(stops) - 0.5, 1)).tobytes()
 
 
 @lru_cache(64)
@@ -1800,22 +1847,42 @@ class Frame(NamedTuple):
     bottom: int
 
     @classmethod
-    def around(cls, points: Sequence[complex], margin: float) -> Frame:
-        """Return the part of a sketch with these points, and with a margin."""
-        xs, ys = [z.real for z in points], [z.imag for z in points]
-        return cls(max(0, int(min(xs) - margin)), max(0, int(min(ys) - margin)),
-                   min(SKETCH[0], int(max(xs) + margin) + 1), min(SKETCH[1], int(max(ys) + margin) + 1))
+    def around(cls, box: tuple[float, float, float, float], margin: float) -> Frame:
+        """Return the box with a margin, as far as it is in the sketch."""
+        left, top = (max(0, int(edge - margin)) for edge in box[:2])
+        right, bottom = (min(side, int(edge + margin) + 1) for side, edge in zip(SKETCH, box[2:], strict=True))
+        return cls(left, top, max(left + 1, right), max(top + 1, bottom))
 
-    def sheet(self, level: int = 0) -> Image.Image:
-        return Image.new("L", (max(1, self.right - self.left), max(1, self.bottom - self.top)), level)
+    def large(self, plane: Image.Image, blur: float = 0) -> Image.Image:
+        """Return this part of a plane, blurred, at the size of the picture."""
+        part = plane.crop(self)
+        if blur:
+            part = part.filter(ImageFilter.BoxBlur(blur))
+        return part.resize((2 * part.width, 2 * part.height), Image.Resampling.BILINEAR)
 
-    def mask(self, shapes: Iterable[Shape], level: int = 255, blur: float = 0) -> Image.Image:
-        """Return a sheet with these polygons."""
-        sheet, corner = self.sheet(), complex(self.left, self.top)
+    def hair(self, crown: complex) -> Image.Image:
+        """Return hairs for this part, at the size of the picture, which grow away from a pixel of the picture."""
+        sheet, width, height = hairs(), 2 * (self.right - self.left), 2 * (self.bottom - self.top)
+        x = max(0, min(sheet.width - width, round(sheet.width / 2 + 2 * self.left - crown.real)))
+        y = max(0, min(sheet.height - height, round(sheet.height / 2 + 2 * self.top - crown.imag)))
+        return sheet.crop((x, y, x + width, y + height))
+
+    def mask(self, polygons: Iterable[Shape], level: int = 255) -> Image.Image:
+        """Return a mask with these polygons."""
+        sheet = Image.new("L", SKETCH)
         pen = ImageDraw.Draw(sheet)
-        for shape in shapes:
-            pen.polygon(corners([z - corner for z in shape]), level)
-        return sheet.filter(ImageFilter.BoxBlur(blur)) if blur else sheet
+        for polygon in polygons:
+            pen.polygon(corners(polygon), level)
+        return sheet.crop(self)
+
+    def details(self, lights: Iterable[tuple[Iterable[Shape], int]], blur: float) -> Image.Image:
+        """Return what is lighter or darker than the rest of a part, on grey."""
+        sheet = Image.new("L", SKETCH, 128)
+        pen = ImageDraw.Draw(sheet)
+        for polygons, level in lights:
+            for polygon in polygons:
+                pen.polygon(corners(polygon), 128 + level)
+        return sheet.crop(self).filter(ImageFilter.BoxBlur(blur))
 
     def masks(self, layers: Iterable[Layer], place: Place) -> dict[str, Image.Image]:
         """Return a mask for each colour of the layers."""
@@ -1834,15 +1901,15 @@ class Sketch:
         self.colours: dict[str, Image.Image] = {}
 
     def add(self, part: Image.Image, frame: Frame, colours: Mapping[str, Image.Image], relief: float,
-            lights: Iterable[tuple[Image.Image, int]], tone: int = 132, melt: Image.Image | None = None) -> None:
+            details: Image.Image | None = None, tone: int = 132, melt: Image.Image | None = None) -> None:
         """Add a part. Light falls on it from the upper left, and it casts a shadow on the parts behind it."""
         step = max(1, round(relief * 0.6))
         soft, mask = (part.filter(ImageFilter.BoxBlur(blur)) for blur in (relief, 0.7))
         form = ImageChops.subtract(soft, ImageChops.offset(soft, step, step), 2.0, tone)
         rim = ImageChops.subtract(mask, ImageChops.offset(mask, 1, 2), 2.2)
         light = ImageChops.add(form, rim)
-        for place, level in lights:
-            light.paste(level, (0, 0), place)
+        if details:
+            light = ImageChops.add(light, details, offset=-128)
         if melt:
             mask = ImageChops.multiply(mask, melt)
         self.tone.paste(30, (frame.left + step, frame.top + step), soft.point(CAST))
@@ -1858,28 +1925,26 @@ class Sketch:
         edges = self.where.getbbox()
         if not edges:
             return
-        frame = Frame.around([complex(*edges[:2]), complex(*edges[2:])], 6)
-        left, top, right, bottom = (2 * edge for edge in frame)
-        size, sheet = (right - left, bottom - top), hairs()
-        x = max(0, min(sheet.width - size[0], round(sheet.width / 2 + left - crown.real)))
-        y = max(0, min(sheet.height - size[1], round(sheet.height / 2 + top - crown.imag)))
-        hair = sheet.crop((x, y, x + size[0], y + size[1]))
-
-        def large(plane: Image.Image) -> Image.Image:
-            return plane.resize(size, Image.Resampling.BILINEAR, frame)
-
-        def furry(plane: Image.Image, blur: float, sharp: float) -> Image.Image:
-            soft = large(plane.filter(ImageFilter.BoxBlur(blur)))
-            return ImageChops.add(soft, hair, 1 / sharp, round(128 - 255 * sharp))
-
-        tone, fur = Image.blend(large(self.tone), hair, 0.2), furry(self.where, fluff, 3)
+        frame = Frame.around(edges, 6)
+        left, top = 2 * frame.left, 2 * frame.top
+        hair = frame.hair(crown)
+        tone = Image.blend(frame.large(self.tone), hair, 0.2)
+        fur = furry(frame.large(self.where, fluff), hair, 3)
         picture.paste(tinted(tone, fur_ramp(coat.fur)), (left, top), fur)
         for colour in ("mark", "patch", "belly", "pink"):
-            plane = self.colours.get(colour)
-            if plane and plane.getbbox():
-                mask = ImageChops.multiply(fur, furry(plane, 1, 2.5))
+            edges = self.colours[colour].getbbox() if colour in self.colours else None
+            if edges:
+                part = Frame.around(edges, 2)
+                x, y = 2 * part.left, 2 * part.top
+                box = x - left, y - top, 2 * part.right - left, 2 * part.bottom - top
+                mask = furry(part.large(self.colours[colour], 1), hair.crop(box), 2.5)
                 tint = PINK if colour == "pink" else getattr(coat, colour)
-                picture.paste(tinted(tone, fur_ramp(tint)), (left, top), mask)
+                picture.paste(tinted(tone.crop(box), fur_ramp(tint)), (x, y), ImageChops.multiply(mask, fur.crop(box)))
+
+
+def furry(mask: Image.Image, hair: Image.Image, sharp: float) -> Image.Image:
+    """Return a blurred mask with edges of hair."""
+    return ImageChops.add(mask, hair, 1 / sharp, round(128 - 255 * sharp))
 
 
 class Tube(NamedTuple):
@@ -1909,16 +1974,14 @@ class Tube(NamedTuple):
         return curve(bent)
 
     def draw(self, frame: Frame, levels: Iterable[int], wide: float = 1) -> Image.Image:
-        """Return a sheet with the limb, which has these levels from its root to its tip."""
-        sheet, corner, before = frame.sheet(), complex(frame.left, frame.top), None
+        """Return a mask with the limb, which has these levels from its root to its tip."""
+        sheet = Image.new("L", SKETCH)
         pen = ImageDraw.Draw(sheet)
-        for spot, radius, way, level in zip(self.spots, self.radii, self.across, levels, strict=False):
-            z, r = spot - corner, radius * wide
-            pen.ellipse((z.real - r, z.imag - r, z.real + r, z.imag + r), level)
-            if before:
-                pen.polygon(corners([*before, z - way * r, z + way * r]), level)
-            before = z + way * r, z - way * r
-        return sheet
+        sides = [(z + way * r * wide, z - way * r * wide) for z, r, way in zip(*self, strict=True)]
+        for z, radius, (a, b), (c, d), level in zip(self.spots, self.radii, [sides[0], *sides], sides, levels, strict=False):
+            pen.ellipse(circle(z, radius * wide), level)
+            pen.polygon(corners([a, b, d, c]), level)
+        return sheet.crop(frame)
 
 
 @cache
@@ -1927,9 +1990,7 @@ def tube(path: tuple[tuple[complex, float], ...]) -> Tube:
     (first, *_), (second, *_) = path[0], path[1]
     points = [(2 * first - second, path[0][1]), *path, (2 * path[-1][0] - path[-2][0], path[-1][1])]
     spots, radii = zip(*points, strict=True)
-    quads = range(len(path) - 1)
-    along = [*(z for i in quads for z in smooth(*spots[i:i + 4])), spots[-2]]
-    wide = [*(r for i in quads for r in smooth(*radii[i:i + 4])), radii[-1]]
+    along, wide = [*smooth(spots), spots[-2]], [*smooth(radii), radii[-1]]
     ways = [b - a for a, b in zip([along[0], *along], [*along[1:], along[-1]], strict=False)]
     return Tube(along, [abs(r) for r in wide], [way / abs(way) * 1j for way in ways])
 
@@ -1942,15 +2003,14 @@ def sketch_limb(sketch: Sketch, limb: Limb, cat: HouseCat, place: tuple[complex,
         bulge *= 1.6 if "tail" in kinds else 1.06
     shape = tube(limb.path).scaled(place[0] / 2, place[1] / 2, bulge)
     relief = max(2, min(8, max(shape.radii) * 0.35))
-    reach = [spot + turn * r for spot, r in zip(shape.spots, shape.radii, strict=True) for turn in (1, 1j, -1, -1j)]
-    frame = Frame.around(reach, 3 + relief)
+    frame = Frame.around(bounds(z + turn * r for z, r in zip(*shape[:2], strict=True) for turn in (1, 1j, -1, -1j)), 3 + relief)
     melt, last = None, len(shape.spots) - 1
     if limb.melt:
         levels = [int(255 * min(1, max(0, i / last / limb.melt - 0.3))) for i in range(last + 1)]
         melt = shape.draw(frame, levels, 1.4).filter(ImageFilter.BoxBlur(2))
     patterns = *cat.coat.patterns.split(), ""
     layers = [layer for kind in kinds for pattern in patterns for layer in PATTERNS[pattern].get(kind, ())]
-    toes = [(frame.mask(map(shape.bend, TOES), 150), 40)] if "paw" in kinds else []
+    toes = frame.details([(map(shape.bend, TOES), -60)], 0.5) if "paw" in kinds else None
     sketch.add(shape.draw(frame, itertools.repeat(255)), frame, frame.masks(layers, shape.bend), relief, toes,
                94 if "far" in kinds else 132, melt)
 
@@ -1977,170 +2037,81 @@ def sketch_head(sketch: Sketch, head: Head, cat: HouseCat, turns: Sequence[float
     unit, conches = abs(head.turn) / 2, head.ears(CONCH, turns)
     tufts = TUFTS if cat.long_hair else []
     outline = [*map(head.place(0, 0.5), [SKULL, *tufts]), *head.ears(EAR, turns)]
-    frame = Frame.around([z for shape in outline for z in shape], 12)
+    frame = Frame.around(bounds(z for polygon in outline for z in polygon), 12)
     patterns = "", *cat.coat.patterns.split()
     layers = [layer for pattern in patterns for layer in PATTERNS[pattern].get("head", ())]
     colours = frame.masks(layers, head.place(0.6, 0.5)) | {"pink": frame.mask(conches)}
     place = head.place(0.7, 0.5)
-    lights = [(frame.mask(map(place, shapes), 155, blur * unit / 2), level) for shapes, level, blur in FACE_LIGHTS]
     inside = [[z + head.turn * 0.05j for z in conch] for conch in conches]
-    lights.append((frame.mask(inside, 155, 1.5), 70))
-    sketch.add(frame.mask(outline), frame, colours, unit * 0.11, lights)
+    lights = [(map(place, shapes), level) for shapes, level in FACE_LIGHTS]
+    details = frame.details([(inside, -40), *lights], unit * 0.06)
+    sketch.add(frame.mask(outline), frame, colours, unit * 0.11, details)
 
 
-class Ink:
-    """Polygons that wait to be drawn with crisp edges."""
-
-    def __init__(self) -> None:
-        self._polygons: list[tuple[tuple[int, ...], Shape]] = []
-
-    def add(self, colour: str, shapes: Iterable[Shape], place: Place = lambda shape: shape, alpha: float = 1) -> None:
-        """Add shapes in a colour. Without `place`, they are polygons in pixels."""
-        fill = *rgb(colour), round(255 * alpha)
-        self._polygons += [(fill, place(shape)) for shape in shapes]
-
-    def draw(self, picture: Image.Image) -> None:
-        """Draw the polygons at twice the size, which gives smooth edges."""
-        points = [z for _, polygon in self._polygons for z in polygon]
-        if not points:
-            return
-        left, top = (max(0, int(min(axis)) - 1) for axis in zip(*corners(points), strict=True))
-        right, bottom = (int(max(axis)) + 2 for axis in zip(*corners(points), strict=True))
-        box = left, top, min(PORTRAIT[0], right), min(PORTRAIT[1], bottom)
-        part = picture.crop(box)
-        part = part.resize((part.width * 2, part.height * 2), Image.Resampling.NEAREST)
-        pen, corner = ImageDraw.Draw(part, "RGBA"), complex(left, top)
-        for fill, polygon in self._polygons:
-            pen.polygon(corners([2 * (z - corner) for z in polygon]), fill)
-        picture.paste(part.reduce(2), box)
+def inked(inks: Iterable[Ink], place: Place, colours: Mapping[str, str]) -> list[Polygon]:
+    """Return the polygons of some inks. `colours` has colours by name."""
+    return [((*rgb(colours.get(colour, colour)), round(255 * alpha)), place(shape))
+            for colour, alpha, shapes in inks for shape in shapes]
 
 
-def ink_eye(ink: Ink, place: Place, side: int, colours: str, eyes: str, lid: str, gaze: complex, pupil: float) -> None:
-    """Draw the right eye (1) or the left eye (-1): liner, iris, glow, pupil, the brow's shadow, reflections, lid."""
-    size = 1.12 if eyes == "wide" else 1
-    iris, glow = colours.split()
-
-    def eye(shape: Shape) -> Shape:
-        around = shape if side > 0 else [-z.conjugate() for z in shape]
-        return place([0.42 * side + size * z for z in around])
-
-    def ball(shape: Shape) -> Shape:
-        return place([0.42 * side + gaze + size * z for z in shape])
-
-    if eyes in ("closed", "happy"):
-        ink.add(BLACK, [CLOSED if eyes == "closed" else [0.12j + z.conjugate() for z in CLOSED]], eye)
+def draw_ink(picture: Image.Image, polygons: Collection[Polygon]) -> None:
+    """Draw polygons with smooth edges: at twice the size."""
+    if not polygons:
         return
-    ink.add(BLACK, [EYE], eye)
-    ink.add(iris, [[0.01j + z * 0.86 for z in EYE]], eye)
-    ink.add(glow, [[0.05j + z * 0.72 for z in EYE]], eye, 0.35)
-    ink.add(glow, [[0.10j + z * 0.52 for z in EYE]], eye, 0.45)
-    ink.add(BLACK, [oval(0, pupil * size, 0.2)], ball)
-    ink.add(SHADOW, [BROW], eye, 0.45)
-    ink.add(WHITE, [oval(0.08-0.1j, 0.075, 0.075), oval(-0.09+0.1j, 0.035, 0.035)], ball)
-    if eyes == "half":
-        ink.add(BLACK, [LID], eye)
-        ink.add(lid, [[z * 0.93 - 0.03j for z in LID]], eye)
+    edges = bounds(z for _, polygon in polygons for z in polygon)
+    left, top = (max(0, int(edge) - 1) for edge in edges[:2])
+    right, bottom = (min(side, int(edge) + 2) for side, edge in zip(PORTRAIT, edges[2:], strict=True))
+    part = picture.crop((left, top, right, bottom))
+    part = part.resize((part.width * 2, part.height * 2), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(part, "RGBA")
+    for colour, polygon in polygons:
+        pen.polygon([(2 * (z.real - left), 2 * (z.imag - top)) for z in polygon], colour)
+    picture.paste(part.reduce(2), (left, top))
 
 
-def ink_face(ink: Ink, picture: Image.Image, head: Head, cat: HouseCat, eyes: str, gaze: complex, pupil: float) -> None:
-    """Draw the face. The picture has the fur, whose colour the lids have."""
-    near, place = head.place(0.8), head.place(0.7)
-    ink.add(BLACK, PORES, near, 0.35)
-    ink.add(BLACK, [NOSE], near)
-    ink.add(cat.coat.nose, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]], near)
-    for colour, shapes in MOUTHS[MOODS[cat.mood].mouth]:
-        ink.add(colour, shapes, near)
-    colours = cat.eyes.split("/")
-    for side, colour in ((1, colours[0]), (-1, colours[-1])):
+def inked_eye(head: Head, side: int, eyes: str, gaze: complex, pupil: float, colours: Mapping[str, str]) -> list[Polygon]:
+    """Return the polygons of the right eye (1) or the left eye (-1)."""
+    size = 1.12 if eyes == "wide" else 1
+    lower, upper = LOOKS[eyes]
+    place = head.place(0.7)
+
+    def around(shape: Shape) -> Shape:
+        return place([0.42 * side + size * (z if side > 0 else -z.conjugate()) for z in shape])
+
+    polygons = inked(lower, around, colours)
+    if lower is OPEN:
+        centre = 0.42 * side + gaze
+        glints = [oval(centre + 0.08-0.1j, 0.075, 0.075), oval(centre - 0.09+0.1j, 0.035, 0.035)]
+        polygons += inked([("black", 1, [oval(centre, pupil * size, 0.2 * size)])], place, colours)
+        polygons += inked(upper[:1], around, colours)
+        polygons += inked([("white", 1, glints)], place, colours)
+    return polygons + inked(upper[1:], around, colours)
+
+
+def inked_face(picture: Image.Image, head: Head, cat: HouseCat, eyes: str, gaze: complex, pupil: float,
+               colours: Mapping[str, str]) -> list[Polygon]:
+    """Return the polygons of the face. The picture has the fur, whose colour the lids have."""
+    near = head.place(0.8)
+    polygons = inked([*NOSTRILS, *MOUTHS[MOODS[cat.mood].mouth]], near, colours)
+    names = cat.eyes.split("/")
+    for side, name in ((1, names[0]), (-1, names[-1])):
         above = head.at + head.turn * (0.42 * side - 0.40j + 0.7 * head.look)
         spot = max(0, min(PORTRAIT[0] - 1, int(above.real))), max(0, min(PORTRAIT[1] - 1, int(above.imag)))
+        iris, glow = EYES[name].split()
         lid = "#%02x%02x%02x" % picture.getpixel(spot)
-        ink_eye(ink, place, side, EYES[colour], eyes, lid, gaze, pupil)
-    ink.add(WHITE, WHISKERS, near, 0.85)
-
-
-PAW_PRINT = [oval(0.1j, 0.34, 0.27), *dots(0.13, 0.17, -0.42-0.2j, -0.16-0.42j, 0.16-0.42j, 0.42-0.2j)]
-COLLAR = [-0.68+0.66j, -0.40+0.86j, 0.92j, 0.40+0.86j, 0.68+0.66j,
-          0.66+0.80j, 0.40+1.0j, 1.08j, -0.40+1.0j, -0.66+0.80j]
-BOW = both([0.02, 0.16-0.2j, 0.4-0.26j, 0.44+0.04j, 0.38+0.24j, 0.14+0.14j])
-LEAVES = [stroke(0.26, 0, 0.62 * z.real + 0.6j * z.imag, z) for z in (
-    -0.75-0.75j, 0.75-0.8j, -0.45-1.25j, 0.5-1.3j, 0.05-1.5j, -0.85-0.3j, 0.85-0.35j)]
-POT, POT_RIM = [-0.42-0.02j, 0.42-0.02j, 0.32+0.75j, -0.32+0.75j], [-0.47-0.12j, 0.47-0.12j, 0.45+0.1j, -0.45+0.1j]
-
-
-def ink_behind(ink: Ink, cat: HouseCat, pose: Pose) -> None:
-    """Draw what is behind the cat: the inside of a box, a plant."""
-    left, top, right = pose.box
-    if "box" in cat.things:
-        back = left + 14 + (top - 34) * 1j, right - 14 + (top - 34) * 1j
-        ink.add(mixed(CARD, WHITE, 0.15), [[*back, right - 34 + (top - 62) * 1j, left + 34 + (top - 62) * 1j]])
-        ink.add(mixed(CARD, SHADOW, 0.55), [[*back, right + top * 1j, left + top * 1j]])
-    if "plant" in cat.things:
-        spot, unit = complex(pose.beside[0], 275), 84
-        for i, leaf in enumerate(LEAVES):
-            ink.add(("#3f7d47", "#579a55", "#2f6640")[i % 3], [leaf], at(spot, unit))
-            ink.add("#a5d18a", [[*leaf[:3], (leaf[1] + leaf[3]) / 2]], at(spot, unit), 0.25)
-        for colour, shape in ((CLAY, POT), (mixed(CLAY, LIGHT, 0.2), POT_RIM)):
-            ink.add(colour, [[spot + unit * z for z in shape]])
-
-
-def ink_worn(ink: Ink, cat: HouseCat, head: Head, accent: str) -> None:
-    """Draw what the cat wears: a collar with a bell, a bow at an ear."""
-    dark, light = mixed(accent, SHADOW, 0.5), mixed(accent, WHITE, 0.4)
-    if "bell" in cat.things:
-        neck = head.place(0.3)
-        ink.add(accent, [COLLAR], neck)
-        ink.add(light, [[z - 0.03j for z in COLLAR[:5]] + [z - 0.07j for z in COLLAR[5:]]], neck, 0.35)
-        ink.add(BRASS, [oval(1.14j, 0.16, 0.16)], neck)
-        ink.add(GOLD, [oval(1.13j, 0.14, 0.14)], neck)
-        ink.add(BRASS, [oval(1.18j, 0.035, 0.035), stroke(0.04, -0.11+1.13j, 1.16j, 0.11+1.13j)], neck)
-        ink.add(WHITE, [oval(-0.05+1.07j, 0.035, 0.03)], neck, 0.9)
-    if "bow" in cat.things:
-        ear = at(head.at + head.turn * (0.56-0.76j - 0.3 * head.look), head.turn * (0.85+0.3j))
-        ink.add(dark, [[z * 1.1 for z in loop] for loop in BOW], ear)
-        ink.add(accent, BOW, ear)
-        ink.add(light, [[z * 0.55 - 0.05j + math.copysign(0.1, z.real) for z in loop] for loop in BOW], ear, 0.5)
-        ink.add(dark, [oval(0.02j, 0.11, 0.13)], ear)
-        ink.add(light, [oval(-0.01-0.01j, 0.08, 0.1)], ear)
-
-
-def ink_before(ink: Ink, cat: HouseCat, pose: Pose, accent: str) -> None:
-    """Draw what is before the cat: a ball of wool, a table, the front of a box."""
-    left, top, right = pose.box
-    dark, light = mixed(accent, SHADOW, 0.3), mixed(accent, WHITE, 0.4)
-    if "wool" in cat.things:
-        ball = at(complex(pose.beside[1], 322), 38)
-        ink.add(SHADOW, [oval(0.1+0.92j, 1.1, 0.16)], ball, 0.45)
-        ink.add(dark, [stroke(0.12, 0.9j, -1.2+1.15j, -2.3+0.9j)], ball)
-        ink.add(dark, [oval(0, 1, 1)], ball)
-        ink.add(accent, [oval(-0.08-0.1j, 0.88, 0.86)], ball)
-        for angle in (0.5, 1.15, -0.7):
-            for bow in (-0.75, -0.25, 0.25, 0.75):
-                thread = stroke(0.09, -0.8 + bow * 0.6j, bow * 1.05j, 0.8 + bow * 0.6j)
-                ink.add(light if bow < 0.3 else dark, [[z * cmath.rect(1, angle) for z in thread]], ball, 0.55)
-    if cat.pose == "peeking" and "box" not in cat.things:
-        for colour, start, end, alpha in ((WOOD, 0, 100, 1), (mixed(WOOD, LIGHT, 0.4), 0, 15, 1), (SHADOW, 15, 21, 0.35)):
-            ink.add(colour, [[(top + start) * 1j, 480 + (top + start) * 1j, 480 + (top + end) * 1j, (top + end) * 1j]], alpha=alpha)
-        ink.add(SHADOW, [stroke(4, 30+320j, 190+312j, 330+322j), stroke(4, 200+345j, 330+338j, 470+346j)], curve, 0.3)
-    if "box" in cat.things:
-        edge = top * 1j
-        ink.add(CARD, [[left + edge, right + edge, right - 14+368j, left + 14+368j]])
-        ink.add(mixed(CARD, LIGHT, 0.5), [[left + edge, right + edge, right + edge + 7j, left + edge + 7j]])
-        for side, way in ((left, -1), (right, 1)):
-            flap = [side + edge, side + way * 48 + edge + 20j, side + way * 40 + edge + 40j, side - way * 2 + edge + 12j]
-            ink.add(mixed(CARD, LIGHT, 0.25), [flap])
-        ink.add(mixed(CARD, SHADOW, 0.5), PAW_PRINT, at(complex((left + right) / 2, top + 56), 40), 0.8)
+        polygons += inked_eye(head, side, eyes, gaze, pupil, {**colours, "iris": iris, "glow": glow, "lid": lid})
+    return polygons + inked([("white", 0.85, WHISKERS)], near, colours)
 
 
 def paint_room(cat: HouseCat, pose: Pose, rng: random.Random, cat_edges: tuple[int, int, int, int]) -> Image.Image:
     """Return the room in grey, at a third of the size: it is out of focus."""
     pale, sight = cat.coat.room == "pale", cat.things[3]
     dark, bright = (95, 165) if pale else (28, 125)
-    room = Image.new("L", ROOM, dark)
-    glow = complex(rng.uniform(45, 115), rng.uniform(40, 70))
+    glow = complex(rng.uniform(11, 29), rng.uniform(10, 18))
     lamps = [(complex(rng.uniform(0, 160), rng.uniform(0, 100)), rng.choice((7, 9, 11))) for _ in range(8)]
-    ImageDraw.Draw(room).ellipse(circle(glow, 52), bright)
-    room = room.filter(ImageFilter.BoxBlur(19)).filter(ImageFilter.BoxBlur(11))
+    room = Image.new("L", (40, 30), dark)
+    ImageDraw.Draw(room).ellipse(circle(glow, 13), bright)
+    room = room.filter(ImageFilter.BoxBlur(5)).filter(ImageFilter.BoxBlur(3)).resize(ROOM, Image.Resampling.BICUBIC)
     if pose.floor:
         edge = pose.floor // 3
         darker = [round(tone * (0.8 if pale else 0.62)) for tone in range(256)]
@@ -2152,15 +2123,11 @@ def paint_room(cat: HouseCat, pose: Pose, rng: random.Random, cat_edges: tuple[i
     if sight:
         room.paste(window(sight, pale, rng), (96 if pose.face.real < 200 else rng.choice((2, 98)), 5))
     else:
+        discs = Image.new("L", ROOM)
         for lamp, radius in lamps:
-            disc = Image.new("L", ROOM)
-            ImageDraw.Draw(disc).ellipse(circle(lamp, radius), 42)
-            room.paste(255, (0, 0), disc)
+            ImageDraw.Draw(discs).ellipse(circle(lamp, radius), 6 * radius - 12)
+        room.paste(255, (0, 0), discs)
     return room.filter(ImageFilter.BoxBlur(0.7))
-
-
-def circle(centre: complex, radius: float) -> tuple[float, float, float, float]:
-    return centre.real - radius, centre.imag - radius, centre.real + radius, centre.imag + radius
 
 
 def window(sight: str, pale: bool, rng: random.Random) -> Image.Image:
@@ -2182,6 +2149,12 @@ def window(sight: str, pale: bool, rng: random.Random) -> Image.Image:
     return image
 
 
+def along(left: float, top: float, right: float) -> Place:
+    """Return what places the shapes of a box or a table, whose upper edge is there."""
+    middle, half = (left + right) / 2, (right - left) / 2
+    return lambda shape: curve(type(shape)(complex(middle + half * z.real, top + 100 * z.imag) for z in shape))
+
+
 def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
     cat, rng = house_cat(seed), random.Random(seed + HOUSE_CATS)
@@ -2198,21 +2171,34 @@ def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     palette = ramp(*rng.choice(ROOMS[coat.room]).split())
 
     body, front, over = Sketch(), Sketch(), Sketch()
-    for sketch, limbs in ((body, pose.limbs), (front, ()), (front, pose.front), (over, pose.over)):
-        if sketch is front and not limbs: sketch_head(front, head, cat, ears)
+    sketch_head(front, head, cat, ears)
+    for sketch, limbs in ((body, pose.limbs), (front, pose.front), (over, pose.over)):
         for limb in limbs:
             sketch_limb(sketch, limb, cat, (face, pose.size), moment.breath)
     room = paint_room(cat, pose, rng, body.where.getbbox())
     picture = tinted(room.resize(PORTRAIT, Image.Resampling.BILINEAR), palette)
-    behind, before = Ink(), Ink()
-    ink_behind(behind, cat, pose)
-    behind.draw(picture)
+    colours = {"black": BLACK, "white": WHITE, "shadow": SHADOW, "nose": coat.nose, "accent": accent,
+               "dark": mixed(accent, SHADOW, 0.4), "light": mixed(accent, WHITE, 0.4),
+               "line": mixed(coat.fur, LIGHT, 0.5) if coat.room == "pale" else BLACK}
+    places = {"bell": head.place(0.3), "wool": at(complex(pose.beside[1], 312), 38),
+              "bow": at(face + head.turn * (0.56-0.76j - 0.3 * look), head.turn * (0.85+0.3j)),
+              "plant": at(complex(pose.beside[0], 275), 84), "box": along(*pose.box), "table": along(0, pose.box[1], 480)}
+    if "box" in cat.things:
+        draw_ink(picture, inked(INKS["inside"], places["box"], colours))
+    if "plant" in cat.things:
+        draw_ink(picture, inked(INKS["plant"], places["plant"], colours))
     body.paint(picture, coat, face + pose.size * 1j, fluff)
     front.paint(picture, coat, face + head.turn * 0.3j, fluff)
-    ink_face(before, picture, head, cat, moment.eyes or mood.eyes, gaze, pupil)
-    ink_worn(before, cat, head, accent)
-    ink_before(before, cat, pose, accent)
-    before.draw(picture)
+    polygons = inked_face(picture, head, cat, moment.eyes or mood.eyes, gaze, pupil, colours)
+    for thing in ("bell", "bow"):
+        if thing in cat.things:
+            polygons += inked(INKS[thing], places[thing], colours)
+    draw_ink(picture, polygons)
+    before = [thing for thing in ("wool", "box") if thing in cat.things]
+    if pose.over and not cat.things[0]:
+        before.append("table")
+    for thing in before:
+        draw_ink(picture, inked(INKS[thing], places[thing], colours))
     over.paint(picture, coat, face, fluff)
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
