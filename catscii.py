@@ -1347,7 +1347,7 @@ COATS = (
     Coat("seal-point cat", "#ecdfc8", "#f5ecdb", "#54402f", "", "#2b1d19", "points", "blue", "deep"),
     Coat("flame-point cat", "#f5e8d4", "#fdf6ea", "#cd8348", "", "#e0908a", "points", "blue", "deep"),
     Coat("calico cat", "#f4f0e8", "#ffffff", "#dc8c3c", "#322c2d", "#e0877f", "calico", "green amber copper", "deep"),
-    Coat("tortoiseshell cat", "#39302f", "#6b4a35", "#c4752f", "#e0a862", "#8d5a52", "tortie", "amber green", "pale"),
+    Coat("tortoiseshell cat", "#3b3130", "#b98a5e", "#c87a33", "#e6b676", "#a0635a", "tortie", "amber green", "pale"),
 )
 TABBIES = "mackerel", "spotted", "classic"
 EYES = {"green": "#5f9a35 #d3ea86", "amber": "#cf8a1c #ffe07a", "copper": "#b35a18 #ffb455", "blue": "#3f86d6 #bfe8ff"}
@@ -1488,9 +1488,9 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
         "tail": [("mark", [[-1-2j, 0.4-2j, 0.4+2j, -1+2j]]), ("patch", [[0.4-2j, 1.6-2j, 1.6+2j, 0.4+2j]])],
     },
     "tortie": {
-        "head": [("mark", [[0.02-0.9j, 0.06-0.4j, 0.02+0.1j, 0.25+0.3j, 0.6+0.15j, 1.1+0.3j, 0.9-0.3j, 0.75-0.75j],
-                           [-0.3+0.3j, -0.6+0.2j, -0.9+0.45j, -0.5+0.7j], oval(-0.45-0.6j, 0.13, 0.08)]),
-                 ("patch", [[-0.02-0.7j, 0.08-0.5j, 0.04-0.1j, -0.06-0.3j], oval(0.72+0.45j, 0.12, 0.07)])],
+        "head": [("mark", [[0.02-0.9j, 0.08-0.45j, 0.05-0.1j, 0.2+0.25j, 0.5+0.4j, 0.75+0.6j, 1.1+0.3j, 0.95-0.3j, 0.8-0.7j],
+                           oval(-0.5+0.45j, 0.17, 0.12), oval(-0.45-0.62j, 0.14, 0.08)]),
+                 ("patch", [[-0.02-0.75j, 0.07-0.5j, 0.05-0.1j, -0.05-0.3j], oval(0.7+0.45j, 0.12, 0.07)])],
         "front": [("mark", [oval(0.3+0.5j, 0.12, 0.25), oval(0.6-0.6j, 0.12, 0.3), oval(0.85+0.5j, 0.1, 0.3)]),
                   ("patch", [oval(0.45-0.2j, 0.06, 0.12), oval(0.7+0.75j, 0.05, 0.12)])],
         "side": [("mark", [[0.1-1.2j, 0.12-0.4j, 0.22-0.1j, 0.3-0.6j, 0.3-1.2j], oval(0.42+0.1j, 0.09, 0.22),
@@ -1507,14 +1507,14 @@ TOES = [stroke(0.12, 1.0+0.33j, 1.5+0.33j, 2.2+0.36j), stroke(0.12, 1.0-0.33j, 1
 EYE = [-0.31+0.10j, -0.22-0.17j, 0.02-0.29j, 0.24-0.19j, 0.33-0.03j, 0.24+0.17j, 0.02+0.265j, -0.2+0.22j]
 BROW = [-0.28+0.08j, -0.19-0.14j, 0.02-0.25j, 0.2-0.16j, 0.29-0.02j, 0.18-0.09j, 0.02-0.13j, -0.15-0.05j]
 LID = [-0.34+0.03j, -0.24-0.17j, 0.02-0.31j, 0.25-0.20j, 0.36+0.03j, 0.22+0.09j, 0.02+0.05j, -0.18-0.01j]
-SHUT = [-0.29, -0.17+0.13j, 0.02+0.18j, 0.2+0.1j, 0.33-0.06j, 0.22+0.16j, 0.02+0.25j, -0.19+0.19j]
+SHUT = [-0.30-0.02j, -0.17+0.12j, 0.02+0.17j, 0.2+0.09j, 0.34-0.08j, 0.23+0.16j, 0.02+0.26j, -0.2+0.2j]
 OPEN: list[Ink] = [("black", 1, [EYE]), ("iris", 1, [[0.01j + z * 0.86 for z in EYE]]),
                    ("glow", 0.35, [[0.05j + z * 0.72 for z in EYE]]), ("glow", 0.45, [[0.10j + z * 0.52 for z in EYE]])]
 SHADE: list[Ink] = [("shadow", 0.45, [BROW])]
 LOOKS: dict[str, tuple[list[Ink], list[Ink]]] = {  # how the right eye is drawn, below and above the pupil
     "open": (OPEN, SHADE), "wide": (OPEN, SHADE),
     "half": (OPEN, [*SHADE, ("black", 1, [LID]), ("lid", 1, [[z * 0.93 - 0.03j for z in LID]])]),
-    "closed": ([("line", 1, [SHUT])], []), "happy": ([("line", 1, [[0.12j + z.conjugate() for z in SHUT]])], []),
+    "closed": ([("line", 1, [SHUT])], []), "happy": ([("line", 1, [[0.14j + z.conjugate() * 1.06 for z in SHUT]])], []),
 }
 NOSTRILS = [("black", 0.35, PORES), ("black", 1, [NOSE]), ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]])]
 PHILTRUM = stroke(0.035, 0.46j, 0.53j, 0.61j)
@@ -1758,7 +1758,7 @@ def house_words() -> set[str]:
 # which colour. Then each colour is painted as a range from shadow to light, with hairs at all edges. At last, shapes
 # with crisp edges are drawn in ink: the face, and things.
 
-STEPS = 0, 0.25, 0.5, 0.75
+STEPS = 0, 1 / 3, 2 / 3
 WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2) for t in STEPS]
 CAST = [tone // 2 for tone in range(256)]  # how dark a shadow is that falls on the cat itself
 
@@ -1779,13 +1779,13 @@ def at(spot: complex, unit: complex) -> Place:
     return lambda shape: curve(type(shape)(spot + unit * z for z in shape))
 
 
-def corners(shape: Shape) -> list[tuple[float, float]]:
+def corners(shape: Iterable[complex]) -> list[tuple[float, float]]:
     return [(z.real, z.imag) for z in shape]
 
 
 def bounds(points: Iterable[complex]) -> tuple[float, float, float, float]:
     """Return the box around the points."""
-    xs, ys = zip(*((z.real, z.imag) for z in points), strict=True)
+    xs, ys = zip(*corners(points), strict=True)
     return min(xs), min(ys), max(xs), max(ys)
 
 
@@ -2003,7 +2003,7 @@ def sketch_limb(sketch: Sketch, limb: Limb, cat: HouseCat, place: tuple[complex,
         bulge *= 1.6 if "tail" in kinds else 1.06
     shape = tube(limb.path).scaled(place[0] / 2, place[1] / 2, bulge)
     relief = max(2, min(8, max(shape.radii) * 0.35))
-    frame = Frame.around(bounds(z + turn * r for z, r in zip(*shape[:2], strict=True) for turn in (1, 1j, -1, -1j)), 3 + relief)
+    frame = Frame.around(bounds(shape.spots), max(shape.radii) + relief)
     melt, last = None, len(shape.spots) - 1
     if limb.melt:
         levels = [int(255 * min(1, max(0, i / last / limb.melt - 0.3))) for i in range(last + 1)]
@@ -2127,7 +2127,7 @@ def paint_room(cat: HouseCat, pose: Pose, rng: random.Random, cat_edges: tuple[i
         for lamp, radius in lamps:
             ImageDraw.Draw(discs).ellipse(circle(lamp, radius), 6 * radius - 12)
         room.paste(255, (0, 0), discs)
-    return room.filter(ImageFilter.BoxBlur(0.7))
+    return room
 
 
 def window(sight: str, pale: bool, rng: random.Random) -> Image.Image:
