@@ -1379,11 +1379,11 @@ def oval(centre: complex, rx: float, ry: float) -> Shape:
     return [centre + complex(rx * z.real, ry * z.imag) for z in HEXAGON]
 
 
-def ring(centre: complex, rx: float, ry: float) -> list[Shape]:
-    """Return the line of an ellipse, in three pieces."""
-    wide, narrow = oval(centre, rx * 1.15, ry * 1.15), oval(centre, rx * 0.7, ry * 0.7)
-    wide, narrow = [*wide, wide[0]], [*narrow, narrow[0]]
-    return [[*wide[i:i + 3], *narrow[i:i + 3][::-1]] for i in (0, 2, 4)]
+def whorl(centre: complex, rx: float, ry: float) -> Shape:
+    """Return a thick line around a centre, which it leaves open on one side."""
+    around = [cmath.rect(1, angle) for angle in (0.5, 1.4, 2.3, 3.2, 4.1, 5.0, 5.8)]
+    edges = [*around, *(z * 0.6 for z in reversed(around))]
+    return [centre + complex(rx * z.real, ry * z.imag) for z in edges]
 
 
 def dots(rx: float, ry: float, *centres: complex) -> list[Shape]:
@@ -1419,7 +1419,7 @@ M_STRIPES = both(
     stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
     stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
     stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j))
-ALL: Shape = [-3-3j, 4-3j, 4+3j, -3+3j]
+ALL = bands(0.3, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1)
 END: Shape = [0.62-2j, 2-2j, 2+2j, 0.62+2j]
 TIP: Shape = [0.84-2j, 1.6-2j, 1.6+2j, 0.84+2j]
 SPINE: Shape = [0.05-0.1j, 1-0.13j, 1+0.13j, 0.05+0.1j]
@@ -1459,7 +1459,7 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
         "head": [("mark", [*M_STRIPES, *both(stroke(0.14, 0.52+0.42j, 0.84+0.5j, 1.0+0.02j))])],
         "front": [("mark", [*streaks(0.22, -1.3j, 0.04-0.8j, 0.16-0.42j, 0.3, 0.66),
                             *streaks(0.22, 1.3j, 0.04+0.8j, 0.16+0.42j, 0.3, 0.66)])],
-        "side": [("mark", [*ring(0.56-0.1j, 0.2, 0.5), oval(0.56-0.1j, 0.07, 0.2), [0.1-1.4j, 1-1.4j, 1-0.85j, 0.1-0.85j],
+        "side": [("mark", [whorl(0.56-0.1j, 0.2, 0.55), oval(0.56-0.1j, 0.06, 0.16), [0.1-1.4j, 1-1.4j, 1-0.85j, 0.1-0.85j],
                            stroke(0.14, 0.2-1.2j, 0.26-0.4j, 0.18+0.5j), stroke(0.12, 0.86-1.2j, 0.9-0.2j, 0.84+0.5j)])],
         "back": [("mark", [SPINE, *streaks(0.2, -1.2j, -0.12-0.6j, -0.1-0.3j, 0.36, 0.66, 0.96),
                            *streaks(0.2, 1.2j, -0.12+0.6j, -0.1+0.3j, 0.36, 0.66, 0.96)])],
@@ -1469,11 +1469,11 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
     },
     "white": {
         "head": [("belly", [whole(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
-        "leg": [("belly", [END])], "paw": [("belly", [ALL])], "sole": [("belly", [ALL])], "tail": [("belly", [TIP])],
+        "leg": [("belly", [END])], "paw": [("belly", ALL)], "sole": [("belly", ALL)], "tail": [("belly", [TIP])],
     },
     "points": {
         "head": [("mark", [*both(EAR), oval(0.25j, 0.48, 0.56)])],
-        "leg": [("mark", [END])], "paw": [("mark", [ALL])], "sole": [("mark", [ALL])], "tail": [("mark", [ALL])],
+        "leg": [("mark", [END])], "paw": [("mark", ALL)], "sole": [("mark", ALL)], "tail": [("mark", ALL)],
     },
     "calico": {
         "head": [("mark", [[0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j]]),
@@ -1485,7 +1485,7 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
         "back": [("mark", [[0.15-0.1j, 0.4+0.3j, 0.45+1.3j, 0.1+1.4j]]),
                  ("patch", [[0.45-0.1j, 0.7+0.2j, 0.95-0.2j, 0.9-1.3j, 0.5-1.4j]])],
         "haunch": [("mark", [[-0.6-1.2j, -0.5-0.3j, 0.3+0.1j, 0.9-0.5j, 0.7-1.4j]])],
-        "tail": [("mark", [[-1-2j, 0.4-2j, 0.4+2j, -1+2j]]), ("patch", [[0.4-2j, 1.6-2j, 1.6+2j, 0.4+2j]])],
+        "tail": [("mark", bands(0.2, -0.1, 0.05, 0.2)), ("patch", [TIP, *bands(0.2, 0.5, 0.65, 0.8)])],
     },
     "tortie": {
         "head": [("mark", [[0.02-0.9j, 0.08-0.45j, 0.05-0.1j, 0.2+0.25j, 0.5+0.4j, 0.75+0.6j, 1.1+0.3j, 0.95-0.3j, 0.8-0.7j],
@@ -1760,7 +1760,7 @@ def house_words() -> set[str]:
 
 STEPS = 0, 1 / 3, 2 / 3
 WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2) for t in STEPS]
-CAST = [tone // 2 for tone in range(256)]  # how dark a shadow is that falls on the cat itself
+CAST = [round(tone * 0.55) for tone in range(256)]  # how dark a shadow is that falls on the cat itself
 
 
 def smooth(points: Sequence[complex]) -> list[complex]:
@@ -1919,6 +1919,11 @@ class Sketch:
             self.colours.setdefault(colour, Image.new("L", SKETCH))
         for colour, plane in self.colours.items():
             plane.paste(colours.get(colour, 0), frame, mask)
+
+    def shade(self, other: Sketch, reach: float) -> None:
+        """Let another sketch, which is nearer, cast its shadow on this one."""
+        shadow = other.where.filter(ImageFilter.BoxBlur(reach)).point(CAST)
+        self.tone.paste(10, (round(reach * 0.6), round(reach * 1.6)), shadow)
 
     def paint(self, picture: Image.Image, coat: Coat, crown: complex, fluff: float) -> None:
         """Paint the sketch on the picture, in the colours of the coat. Hairs grow away from the crown."""
@@ -2127,7 +2132,7 @@ def paint_room(cat: HouseCat, pose: Pose, rng: random.Random, cat_edges: tuple[i
         for lamp, radius in lamps:
             ImageDraw.Draw(discs).ellipse(circle(lamp, radius), 6 * radius - 12)
         room.paste(255, (0, 0), discs)
-    return room
+    return room.filter(ImageFilter.BoxBlur(0.7))
 
 
 def window(sight: str, pale: bool, rng: random.Random) -> Image.Image:
@@ -2187,13 +2192,12 @@ def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
         draw_ink(picture, inked(INKS["inside"], places["box"], colours))
     if "plant" in cat.things:
         draw_ink(picture, inked(INKS["plant"], places["plant"], colours))
+    body.shade(front, pose.size * 0.045)
     body.paint(picture, coat, face + pose.size * 1j, fluff)
     front.paint(picture, coat, face + head.turn * 0.3j, fluff)
-    polygons = inked_face(picture, head, cat, moment.eyes or mood.eyes, gaze, pupil, colours)
-    for thing in ("bell", "bow"):
-        if thing in cat.things:
-            polygons += inked(INKS[thing], places[thing], colours)
-    draw_ink(picture, polygons)
+    collar, bow = (inked(INKS[thing], places[thing], colours) if thing in cat.things else [] for thing in ("bell", "bow"))
+    eyes = moment.eyes or mood.eyes
+    draw_ink(picture, [*collar, *inked_face(picture, head, cat, eyes, gaze, pupil, colours), *bow])
     before = [thing for thing in ("wool", "box") if thing in cat.things]
     if pose.over and not cat.things[0]:
         before.append("table")
