@@ -1307,13 +1307,13 @@ HOUSE_CATS = 2**32
 HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
 PORTRAIT, SKETCH, ROOM = (480, 360), (240, 180), (160, 120)  # sizes in pixels
 BLACK, WHITE, LIGHT, SHADOW = "#140d10", "#ffffff", "#fff4e0", "#150d2c"
-PINK, BRASS, GOLD = "#d98f8a", "#8a5a14", "#f5c84c"
+PINK = "#d98f8a"
 ACCENTS = "#d2404b", "#2d8fc4", "#e7b32f", "#7d55b8", "#3d9a68"  # of bows, collars and wool
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
 # distance 1. The points of a list are on a smooth closed curve; those of a tuple are the corners of a polygon.
 Shape = Sequence[complex]
 Layer = tuple[str, list[Shape]]  # a field of Coat, and what has this colour
-Ink = tuple[str, float, list[Shape]]  # a colour or its name, alpha, and what has this colour
+Ink = tuple[str, float, Sequence[Shape]]  # a colour or its name, alpha, and what has this colour
 Polygon = tuple[tuple[int, ...], Shape]  # a colour with alpha, and corners in pixels
 Place = Callable[[Shape], Shape]  # returns the corners of a shape in pixels
 
@@ -1338,7 +1338,8 @@ COATS = (
     Coat("grey tabby", "#8793a3", "#dfe4e8", "#454e5c", "", "#b07a78", "tabby", "copper green", "deep"),
     Coat("ginger tabby", "#dd8f40", "#f9e3c0", "#a04c16", "", "#d97f74", "tabby", "amber green copper", "deep"),
     Coat("cream tabby", "#eed4a6", "#fdf4e3", "#c98f4e", "", "#e0908a", "tabby", "amber copper blue", "deep"),
-    Coat("ginger-and-white tabby", "#dd8f40", "#fbf4e8", "#a04c16", "", "#e0877f", "tabby white", "green amber", "deep"),
+    Coat("ginger-and-white tabby", "#dd8f40", "#fbf4e8", "#a04c16", "", "#e0877f", "tabby white", "green amber",
+         "deep"),
     Coat("black cat", "#2e2d35", "#45434d", "", "", "#1a181c", "", "amber green copper", "pale"),
     Coat("grey cat", "#737d8a", "#98a1ab", "", "", "#3d4149", "", "copper amber green", "deep"),
     Coat("white cat", "#f2efe9", "#ffffff", "", "", "#e79a97", "", "blue green amber blue/amber", "deep"),
@@ -1351,6 +1352,7 @@ COATS = (
 )
 TABBIES = "mackerel", "spotted", "classic"
 EYES = {"green": "#5f9a35 #d3ea86", "amber": "#cf8a1c #ffe07a", "copper": "#b35a18 #ffb455", "blue": "#3f86d6 #bfe8ff"}
+TINTS = "mark", "patch", "belly", "pink"  # are painted in this order
 ROOMS = {  # the colours of shadows, walls and lamps
     "pale": ("#6f9fae #b5d5d2 #fff6e0", "#cf8069 #f2c4a6 #fff3dc", "#6c98c6 #b9d5ea #fff8e6",
              "#8fae6e #d0e0aa #fffae2", "#b98bb0 #ecc9d8 #fff4e6"),
@@ -1360,7 +1362,7 @@ ROOMS = {  # the colours of shadows, walls and lamps
 
 def both(*shapes: Shape) -> list[Shape]:
     """Return each shape and, after it, its mirror image on the other side of the face."""
-    return [side for shape in shapes for side in (shape, type(shape)(-z.conjugate() for z in shape))]
+    return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
 
 
 def whole(*half: complex) -> Shape:
@@ -1412,7 +1414,7 @@ PORES = both(*(dot[::2] for dot in dots(0.014, 0.014, 0.2+0.5j, 0.31+0.51j, 0.24
 WHISKERS = both(stroke(0.022, 0.32+0.51j, 0.8+0.42j, 1.35+0.47j), stroke(0.022, 0.32+0.565j, 0.8+0.54j, 1.35+0.67j),
                 stroke(0.022, 0.32+0.62j, 0.8+0.66j, 1.35+0.87j))
 FACE_LIGHTS = [  # shapes, and how much lighter they are
-    ([oval(-0.5j, 0.35, 0.25)], 28), (both(oval(0.42+0.02j, 0.34, 0.33)), -22),
+    ([oval(-0.5j, 0.35, 0.25)], 28), (both(oval(0.42+0.02j, 0.34, 0.33)), -32),
     (both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j)), -34), ([oval(0.12j, 0.08, 0.22)], 40),
     (both(oval(0.2+0.55j, 0.2, 0.13)), 30)]
 M_STRIPES = both(
@@ -1459,8 +1461,10 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
         "head": [("mark", [*M_STRIPES, *both(stroke(0.14, 0.52+0.42j, 0.84+0.5j, 1.0+0.02j))])],
         "front": [("mark", [*streaks(0.22, -1.3j, 0.04-0.8j, 0.16-0.42j, 0.3, 0.66),
                             *streaks(0.22, 1.3j, 0.04+0.8j, 0.16+0.42j, 0.3, 0.66)])],
-        "side": [("mark", [whorl(0.56-0.1j, 0.2, 0.55), oval(0.56-0.1j, 0.06, 0.16), [0.1-1.4j, 1-1.4j, 1-0.85j, 0.1-0.85j],
-                           stroke(0.14, 0.2-1.2j, 0.26-0.4j, 0.18+0.5j), stroke(0.12, 0.86-1.2j, 0.9-0.2j, 0.84+0.5j)])],
+        "side": [("mark", [whorl(0.56-0.1j, 0.2, 0.55), oval(0.56-0.1j, 0.06, 0.16),
+                           [0.1-1.4j, 1-1.4j, 1-0.85j, 0.1-0.85j],
+                           stroke(0.14, 0.2-1.2j, 0.26-0.4j, 0.18+0.5j),
+                           stroke(0.12, 0.86-1.2j, 0.9-0.2j, 0.84+0.5j)])],
         "back": [("mark", [SPINE, *streaks(0.2, -1.2j, -0.12-0.6j, -0.1-0.3j, 0.36, 0.66, 0.96),
                            *streaks(0.2, 1.2j, -0.12+0.6j, -0.1+0.3j, 0.36, 0.66, 0.96)])],
         "haunch": [("mark", streaks(0.7, -1.3j, 0.2-0.7j, -0.1, -0.5, 0.8))],
@@ -1488,7 +1492,8 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
         "tail": [("mark", bands(0.2, -0.1, 0.05, 0.2)), ("patch", [TIP, *bands(0.2, 0.5, 0.65, 0.8)])],
     },
     "tortie": {
-        "head": [("mark", [[0.02-0.9j, 0.08-0.45j, 0.05-0.1j, 0.2+0.25j, 0.5+0.4j, 0.75+0.6j, 1.1+0.3j, 0.95-0.3j, 0.8-0.7j],
+        "head": [("mark", [[0.02-0.9j, 0.08-0.45j, 0.05-0.1j, 0.2+0.25j, 0.5+0.4j, 0.75+0.6j, 1.1+0.3j, 0.95-0.3j,
+                            0.8-0.7j],
                            oval(-0.5+0.45j, 0.17, 0.12), oval(-0.45-0.62j, 0.14, 0.08)]),
                  ("patch", [[-0.02-0.75j, 0.07-0.5j, 0.05-0.1j, -0.05-0.3j], oval(0.7+0.45j, 0.12, 0.07)])],
         "front": [("mark", [oval(0.3+0.5j, 0.12, 0.25), oval(0.6-0.6j, 0.12, 0.3), oval(0.85+0.5j, 0.1, 0.3)]),
@@ -1508,15 +1513,35 @@ EYE = [-0.31+0.10j, -0.22-0.17j, 0.02-0.29j, 0.24-0.19j, 0.33-0.03j, 0.24+0.17j,
 BROW = [-0.28+0.08j, -0.19-0.14j, 0.02-0.25j, 0.2-0.16j, 0.29-0.02j, 0.18-0.09j, 0.02-0.13j, -0.15-0.05j]
 LID = [-0.34+0.03j, -0.24-0.17j, 0.02-0.31j, 0.25-0.20j, 0.36+0.03j, 0.22+0.09j, 0.02+0.05j, -0.18-0.01j]
 SHUT = [-0.30-0.02j, -0.17+0.12j, 0.02+0.17j, 0.2+0.09j, 0.34-0.08j, 0.23+0.16j, 0.02+0.26j, -0.2+0.2j]
-OPEN: list[Ink] = [("black", 1, [EYE]), ("iris", 1, [[0.01j + z * 0.86 for z in EYE]]),
-                   ("glow", 0.35, [[0.05j + z * 0.72 for z in EYE]]), ("glow", 0.45, [[0.10j + z * 0.52 for z in EYE]])]
-SHADE: list[Ink] = [("shadow", 0.45, [BROW])]
-LOOKS: dict[str, tuple[list[Ink], list[Ink]]] = {  # how the right eye is drawn, below and above the pupil
-    "open": (OPEN, SHADE), "wide": (OPEN, SHADE),
-    "half": (OPEN, [*SHADE, ("black", 1, [LID]), ("lid", 1, [[z * 0.93 - 0.03j for z in LID]])]),
-    "closed": ([("line", 1, [SHUT])], []), "happy": ([("line", 1, [[0.14j + z.conjugate() * 1.06 for z in SHUT]])], []),
+OPEN: list[Ink] = [
+    ("black", 1, [EYE]),
+    ("iris", 1, [[0.01j + z * 0.86 for z in EYE]]),
+    ("glow", 0.35, [[0.05j + z * 0.72 for z in EYE]]),
+    ("glow", 0.45, [[0.10j + z * 0.52 for z in EYE]]),
+    ("shadow", 0.45, [BROW]),
+]
+PUPIL: list[Ink] = [
+    ("black", 1, [oval(0, 0.14, 0.2)]),
+    ("white", 1, [oval(0.08-0.1j, 0.075, 0.075), oval(-0.09+0.1j, 0.035, 0.035)]),
+]
+
+
+class Look(NamedTuple):
+    """How the right eye is drawn. The pupil moves with the gaze."""
+
+    under: Sequence[Ink]
+    pupil: Sequence[Ink] = ()
+    over: Sequence[Ink] = ()
+    size: float = 1
+
+
+LOOKS = {
+    "open": Look(OPEN, PUPIL), "wide": Look(OPEN, PUPIL, size=1.12),
+    "half": Look(OPEN, PUPIL, [("black", 1, [LID]), ("lid", 1, [[z * 0.93 - 0.03j for z in LID]])]),
+    "closed": Look([("line", 1, [SHUT])]), "happy": Look([("line", 1, [[0.14j + z.conjugate() * 1.06 for z in SHUT]])]),
 }
-NOSTRILS = [("black", 0.35, PORES), ("black", 1, [NOSE]), ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]])]
+NOSTRILS: list[Ink] = [
+    ("black", 0.35, PORES), ("black", 1, [NOSE]), ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]])]
 PHILTRUM = stroke(0.035, 0.46j, 0.53j, 0.61j)
 SMILE: Ink = ("line", 1, [PHILTRUM, *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))])
 TONGUE = whole(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
@@ -1539,28 +1564,49 @@ LEAVES = [stroke(0.26, 0, 0.62 * z.real + 0.6j * z.imag, z) for z in (
     -0.75-0.75j, 0.75-0.8j, -0.45-1.25j, 0.5-1.3j, 0.05-1.5j, -0.85-0.3j, 0.85-0.35j)]
 THREADS = [[z * cmath.rect(1, turn) for z in stroke(0.09, -0.8 + y * 0.6j, y * 1.05j, 0.8 + y * 0.6j)]
            for turn in (0.5, 1.15, -0.7) for y in (-0.75, -0.25, 0.25, 0.75)]
-INKS: dict[str, list[Ink]] = {
-    "bell": [("accent", 1, [COLLAR]), ("light", 0.6, [GLEAM]), (BRASS, 1, [oval(1.14j, 0.16, 0.16)]),
-             (GOLD, 1, [oval(1.13j, 0.14, 0.14)]), ("white", 0.9, [oval(-0.05+1.07j, 0.035, 0.03)]),
-             (BRASS, 1, [oval(1.18j, 0.035, 0.035), stroke(0.04, -0.11+1.13j, 1.16j, 0.11+1.13j)])],
-    "bow": [("dark", 1, [[z * 1.1 for z in loop] for loop in BOW]), ("accent", 1, BOW),
-            ("light", 0.5, [[z * 0.55 - 0.05j for z in loop] for loop in BOW]),
-            ("dark", 1, [oval(0.02j, 0.11, 0.13)]), ("light", 1, [oval(-0.01-0.01j, 0.08, 0.1)])],
-    "wool": [("shadow", 0.45, [oval(0.1+0.92j, 1.1, 0.16)]), ("dark", 1, [stroke(0.12, 0.9j, -1.2+1.15j, -2.3+0.9j)]),
-             ("dark", 1, [oval(0, 1, 1)]), ("accent", 1, [oval(-0.08-0.1j, 0.88, 0.86)]), ("light", 0.5, THREADS)],
-    "plant": [("#3f7d47", 1, LEAVES[:2]), ("#579a55", 1, LEAVES[2:5]), ("#2f6640", 1, LEAVES[5:]),
-              ("#a5d18a", 0.25, [[*leaf[:3], (leaf[1] + leaf[3]) / 2] for leaf in LEAVES]),
-              ("#c0623f", 1, [(-0.42-0.02j, 0.42-0.02j, 0.32+0.75j, -0.32+0.75j)]),
-              ("#d08a63", 1, [(-0.47-0.12j, 0.47-0.12j, 0.45+0.1j, -0.45+0.1j)])],
+
+
+class Thing(NamedTuple):
+    """A thing that a cat has: how it is described, and how it is drawn."""
+
+    phrase: str
+    behind: Sequence[Ink] = ()  # the cat
+    under: Sequence[Ink] = ()  # the face, on the fur
+    before: Sequence[Ink] = ()  # the cat
+
+
+THINGS = {
+    "": Thing(""),
+    "bell": Thing("a bell", under=[
+        ("accent", 1, [COLLAR]), ("light", 0.6, [GLEAM]), ("#8a5a14", 1, [oval(1.14j, 0.16, 0.16)]),
+        ("#f5c84c", 1, [oval(1.13j, 0.14, 0.14)]), ("white", 0.9, [oval(-0.05+1.07j, 0.035, 0.03)]),
+        ("#8a5a14", 1, [oval(1.18j, 0.035, 0.035), stroke(0.04, -0.11+1.13j, 1.16j, 0.11+1.13j)])]),
+    "bow": Thing("a bow", before=[
+        ("dark", 1, [[z * 1.1 for z in loop] for loop in BOW]), ("accent", 1, BOW),
+        ("light", 0.5, [[z * 0.55 - 0.05j for z in loop] for loop in BOW]),
+        ("dark", 1, [oval(0.02j, 0.11, 0.13)]), ("light", 1, [oval(-0.01-0.01j, 0.08, 0.1)])]),
+    "wool": Thing("by a ball of wool", before=[
+        ("shadow", 0.45, [oval(0.1+0.92j, 1.1, 0.16)]), ("dark", 1, [stroke(0.12, 0.9j, -1.2+1.15j, -2.3+0.9j)]),
+        ("dark", 1, [oval(0, 1, 1)]), ("accent", 1, [oval(-0.08-0.1j, 0.88, 0.86)]), ("light", 0.5, THREADS)]),
+    "plant": Thing("by a plant", behind=[
+        ("#3f7d47", 1, LEAVES[:2]), ("#579a55", 1, LEAVES[2:5]), ("#2f6640", 1, LEAVES[5:]),
+        ("#a5d18a", 0.25, [[*leaf[:3], (leaf[1] + leaf[3]) / 2] for leaf in LEAVES]),
+        ("#c0623f", 1, [(-0.42-0.02j, 0.42-0.02j, 0.32+0.75j, -0.32+0.75j)]),
+        ("#d08a63", 1, [(-0.47-0.12j, 0.47-0.12j, 0.45+0.1j, -0.45+0.1j)])]),
     # A box or a table reaches from -1 to 1. 0 is the middle of its upper edge, and y is in hundreds of pixels.
-    "inside": [("#c59e71", 1, [(-0.9-0.34j, 0.9-0.34j, 0.76-0.62j, -0.76-0.62j)]),
-               ("#614744", 1, [(-0.9-0.34j, 0.9-0.34j, 1, -1)])],
-    "box": [("#bd8d58", 1, [(-1, 1, 0.91+1.1j, -0.91+1.1j)]), ("#dec19c", 1, [(-1, 1, 1+0.07j, -1+0.07j)]),
-            ("#cea778", 1, both((1+0j, 1.32+0.2j, 1.26+0.4j, 0.99+0.12j))),
-            ("#694d42", 0.8, [oval(0.6j, 0.09, 0.11), *dots(0.035, 0.07, -0.11+0.48j, -0.04+0.39j, 0.04+0.39j, 0.11+0.48j)])],
-    "table": [("#8f5c3e", 1, [(-1, 1, 1+1j, -1+1j)]), ("#bc997f", 1, [(-1, 1, 1+0.15j, -1+0.15j)]),
-              ("shadow", 0.35, [(-1+0.15j, 1+0.15j, 1+0.21j, -1+0.21j)]),
-              ("shadow", 0.3, [stroke(0.03, -0.9+0.5j, -0.2+0.42j, 0.4+0.52j), stroke(0.03, -0.2+0.75j, 0.4+0.68j, 0.95+0.76j)])],
+    "box": Thing("", behind=[
+        ("#c59e71", 1, [(-0.9-0.34j, 0.9-0.34j, 0.76-0.62j, -0.76-0.62j)]),
+        ("#614744", 1, [(-0.9-0.34j, 0.9-0.34j, 1, -1)])], before=[
+        ("#bd8d58", 1, [(-1, 1, 0.91+1.1j, -0.91+1.1j)]), ("#dec19c", 1, [(-1, 1, 1+0.07j, -1+0.07j)]),
+        ("#cea778", 1, [(1, 1.32+0.2j, 1.26+0.4j, 0.99+0.12j), (-1, -1.32+0.2j, -1.26+0.4j, -0.99+0.12j)]),
+        ("#694d42", 0.8, [oval(0.6j, 0.09, 0.11),
+                          *dots(0.035, 0.07, -0.11+0.48j, -0.04+0.39j, 0.04+0.39j, 0.11+0.48j)])]),
+    "table": Thing("", before=[
+        ("#8f5c3e", 1, [(-1, 1, 1+1j, -1+1j)]), ("#bc997f", 1, [(-1, 1, 1+0.15j, -1+0.15j)]),
+        ("shadow", 0.35, [(-1+0.15j, 1+0.15j, 1+0.21j, -1+0.21j)]),
+        ("shadow", 0.3, [stroke(0.03, -0.9+0.5j, -0.2+0.42j, 0.4+0.52j),
+                         stroke(0.03, -0.2+0.75j, 0.4+0.68j, 0.95+0.76j)])]),
+    "moon": Thing("at a window under the moon"), "rain": Thing("at a window in the rain"),
 }
 
 
@@ -1588,6 +1634,10 @@ class Limb(NamedTuple):
     path: tuple[tuple[complex, float], ...]  # the middles and radii of some circles
     melt: float = 0  # the share of its length that melts into the parts behind
 
+    @property
+    def breathes(self) -> bool:
+        return self.kinds.startswith(("front", "side", "back"))
+
 
 def limb(kinds: str, *path: tuple[complex, float], melt: float = 0) -> Limb:
     return Limb(kinds, path, melt)
@@ -1612,8 +1662,9 @@ class Pose(NamedTuple):
     moods: str = "calm calm curious sleepy happy cheeky yawning"
     worn: str = "bell bow"
     floor: int = 0  # the pixel where it begins
+    stage: str = ""  # a thing that it always has, if it is not in a box
     boxed: str = ""  # what a cat in a box does
-    box: tuple[int, int, int] = (0, 0, 0)  # left, top, right
+    box: tuple[int, int, int] = (0, 0, 0)  # left, top and right pixels of the box
     beside: tuple[int, int] = (0, 0)  # where a plant stands, and where wool lies
 
 
@@ -1673,7 +1724,8 @@ POSES = {
         tilt=-1.95, moods="calm curious happy happy cheeky", worn="bow", floor=90, beside=(430, 430)),
     "peeking": Pose("peeking over a table", 124, 240+206j, (
         limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9)),), (), pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
-        moods="calm curious curious sleepy", worn="bow", boxed="peeking out of a box", box=(60, 270, 420)),
+        moods="calm curious curious sleepy", worn="bow", stage="table", boxed="peeking out of a box",
+        box=(60, 270, 420)),
     "shoulder": Pose("looking over its shoulder", 88, 200+125j, (
         limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
         limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
@@ -1681,8 +1733,6 @@ POSES = {
         look=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
 }
 EARS = {"up": (0, 0, ""), "back": (0.36, 0.36, "its ears back"), "one": (0, 0.42, "one ear turned")}
-THINGS = {"": "", "bell": "a bell", "bow": "a bow", "wool": "by a ball of wool", "plant": "by a plant",
-          "moon": "at a window under the moon", "rain": "at a window in the rain"}
 
 
 class HouseCat(NamedTuple):
@@ -1717,36 +1767,42 @@ def house_cat(seed: int) -> HouseCat:
     if "tabby" in coat.patterns:
         coat = coat._replace(name=coat.name.replace("tabby", f"{tabby} tabby"),
                              patterns=coat.patterns.replace("tabby", tabby))
+    long_hair = rng.random() < 0.25
     eyes = rng.choice(coat.eyes.split())
     name = rng.choice(tuple(POSES))
     pose = POSES[name]
     mood = rng.choice(pose.moods.split())
     ears = rng.choice(("up", "up", "up", "back", "one"))
-    box = "box" if pose.boxed and rng.random() < 0.4 else ""
+    stage = "box" if pose.boxed and rng.random() < 0.4 else pose.stage
     worn = rng.choice(("", "", *pose.worn.split()))
-    beside = rng.choice(("", "wool", "plant")) if any(pose.beside) and not box else ""
+    beside = rng.choice(("", "wool", "plant")) if any(pose.beside) and not stage else ""
     sight = rng.choice(("", "", "moon", "rain"))
-    cat = HouseCat(coat, rng.random() < 0.25, eyes, name, mood, ears, (box, worn, beside, sight), "")
+    cat = HouseCat(coat, long_hair, eyes, name, mood, ears, (stage, worn, beside, sight), "")
     return cat._replace(description=describe(cat))
 
 
 def describe(cat: HouseCat) -> str:
     """Return a description, such as "a calico cat asleep in a box, with a bow"."""
-    pose, mood, (box, worn, *around) = POSES[cat.pose], MOODS[cat.mood], cat.things
-    doing = " and ".join(filter(None, (pose.boxed if box else pose.doing, mood.doing)))
-    where = " ".join(filter(None, (doing, *(THINGS[thing] for thing in around))))
+    pose, mood = POSES[cat.pose], MOODS[cat.mood]
+    stage, worn, *around = cat.things
+    doing = joined(" and ", pose.boxed if stage == "box" else pose.doing, mood.doing)
+    where = joined(" ", doing, *(THINGS[thing].phrase for thing in around))
     first, *others = cat.eyes.split("/")
     eyes = f"one {first} and one {others[0]} eye" if others else f"{mood.gaze}{first} eyes"
-    seen = "" if mood.eyes in ("closed", "happy") else eyes
-    traits = [trait for trait in (seen, mood.trait, EARS[cat.ears][2], THINGS[worn]) if trait]
-    listed = " and ".join(filter(None, (", ".join(traits[:-1]), *traits[-1:])))
-    coat = f"a long-haired {cat.coat.name}" if cat.long_hair else f"a {cat.coat.name}"
-    return " ".join(filter(None, (coat, where))) + (", with " if where else " with ") * bool(traits) + listed
+    seen = eyes if LOOKS[mood.eyes].pupil else ""
+    *traits, last = [trait for trait in (seen, mood.trait, EARS[cat.ears][2], THINGS[worn].phrase) if trait] or [""]
+    coat = joined(" ", "a", "long-haired" if cat.long_hair else "", cat.coat.name, where)
+    return joined(", with " if where else " with ", coat, joined(" and ", ", ".join(traits), last))
+
+
+def joined(between: str, *parts: str) -> str:
+    """Join the parts that are not empty."""
+    return between.join(filter(None, parts))
 
 
 def house_words() -> set[str]:
     """Return all words that descriptions of house cats may contain."""
-    phrases = ["a long-haired and with one eye eyes", *TABBIES, *EYES, *THINGS.values()]
+    phrases = ["a long-haired and with one eye eyes", *TABBIES, *EYES, *(thing.phrase for thing in THINGS.values())]
     phrases += [coat.name for coat in COATS]
     phrases += [phrase for pose in POSES.values() for phrase in (pose.doing, pose.boxed)]
     phrases += [phrase for mood in MOODS.values() for phrase in mood[2:]]
@@ -1758,9 +1814,40 @@ def house_words() -> set[str]:
 # which colour. Then each colour is painted as a range from shadow to light, with hairs at all edges. At last, shapes
 # with crisp edges are drawn in ink: the face, and things.
 
-STEPS = 0, 1 / 3, 2 / 3
-WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2) for t in STEPS]
-CAST = [round(tone * 0.55) for tone in range(256)]  # how dark a shadow is that falls on the cat itself
+WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2)
+           for t in (0, 1 / 3, 2 / 3)]  # of four points, for three points of the curve
+CAST = [round(tone * 0.55) for tone in range(256)]  # a shadow that falls on the cat itself
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class Head(NamedTuple):
+    """Where the head is. What stands out moves further when the face turns to look somewhere."""
+
+    at: complex  # pixels
+    turn: complex  # its length is the size in pixels
+    look: complex
+
+    def place(self, depth: float, scale: float = 1) -> Place:
+        """Return what places shapes that stand out so far."""
+        return at(scale * (self.at + self.turn * self.look * depth), scale * self.turn)
+
+
+class Scene(NamedTuple):
+    """All that is decided about a drawing."""
+
+    cat: HouseCat
+    pose: Pose
+    head: Head
+    ears: tuple[float, float]  # how far they are turned, in radians
+    eyes: str
+    breath: float
+    fluff: float
+    gaze: complex
+    pupil: float  # its size
+    colours: dict[str, str]  # by name
+    room: tuple[str, ...]  # the colours of the room
+    glow: complex  # the brightest place of the wall, at a twelfth of the size
+    spots: list[complex]  # lamps, stars or drops, from 0 to 1
 
 
 def smooth(points: Sequence[complex]) -> list[complex]:
@@ -1769,30 +1856,47 @@ def smooth(points: Sequence[complex]) -> list[complex]:
     return [wa * a + wb * b + wc * c + wd * d for a, b, c, d in quads for wa, wb, wc, wd in WEIGHTS]
 
 
-def curve(shape: Shape) -> Shape:
-    """Return the corners of a polygon that looks like the shape."""
-    return shape if isinstance(shape, tuple) else smooth([shape[-1], *shape, *shape[:2]])
+def curve(points: Sequence[complex]) -> Shape:
+    """Return the corners of a polygon that looks like a smooth closed curve through the points."""
+    return smooth([points[-1], *points, *points[:2]])
 
 
 def at(spot: complex, unit: complex) -> Place:
-    """Return what places a shape at a spot, in a unit of pixels."""
-    return lambda shape: curve(type(shape)(spot + unit * z for z in shape))
+    """Return what places shapes at a spot, in a unit of pixels."""
+
+    def place(shape: Shape) -> Shape:
+        points = [spot + unit * z for z in shape]
+        return points if isinstance(shape, tuple) else curve(points)
+
+    return place
 
 
-def corners(shape: Iterable[complex]) -> list[tuple[float, float]]:
-    return [(z.real, z.imag) for z in shape]
+def along(left: float, top: float, right: float) -> Place:
+    """Return what places the shapes of a box or a table, whose upper edge is there."""
+    middle = (left + right) / 2
+    half = (right - left) / 2
+
+    def place(shape: Shape) -> Shape:
+        points = [complex(middle + half * z.real, top + 100 * z.imag) for z in shape]
+        return points if isinstance(shape, tuple) else curve(points)
+
+    return place
 
 
-def bounds(points: Iterable[complex]) -> tuple[float, float, float, float]:
-    """Return the box around the points."""
+def corners(points: Iterable[complex]) -> list[tuple[float, float]]:
+    return [(z.real, z.imag) for z in points]
+
+
+def bounds(points: Iterable[complex]) -> Box:
     xs, ys = zip(*corners(points), strict=True)
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def circle(centre: complex, radius: float) -> tuple[float, float, float, float]:
+def circle(centre: complex, radius: float) -> Box:
     return centre.real - radius, centre.imag - radius, centre.real + radius, centre.imag + radius
 
 
+@lru_cache(256)
 def rgb(colour: str) -> tuple[int, ...]:
     return tuple(bytes.fromhex(colour[1:]))
 
@@ -1805,16 +1909,16 @@ def mixed(colour: str, other: str, share: float) -> str:
 @lru_cache(64)
 def ramp(*stops: str) -> bytes:
     """Return a palette of 256 colours, which run through the stops."""
-    colours = Image.frombytes("RGB", (len(stops), 1), bytes.fromhex("".join(stops).replace("#", "")))
+    colours = Image.frombytes("RGB", (len(stops), 1), b"".join(map(bytes, map(rgb, stops))))
     return colours.resize((256, 1), Image.Resampling.BILINEAR, (0.5, 0, len(stops) - 0.5, 1)).tobytes()
 
 
 @lru_cache(64)
-def fur_ramp(colour: str) -> bytes:
-    """Return the colours of fur from deep shadow to bright light."""
-    dark, deep = mixed(colour, SHADOW, 0.42), mixed(colour, SHADOW, 0.85)
-    light, bright = mixed(colour, LIGHT, 0.42), mixed(colour, LIGHT, 0.85)
-    return ramp(deep, dark, colour, light, bright)
+def fur(colour: str) -> bytes:
+    """Return a palette of fur from deep shadow to bright light."""
+    shades = [mixed(colour, SHADOW, share) for share in (0.85, 0.42)]
+    lights = [mixed(colour, LIGHT, share) for share in (0.42, 0.85)]
+    return ramp(*shades, colour, *lights)
 
 
 def tinted(tone: Image.Image, palette: bytes) -> Image.Image:
@@ -1828,18 +1932,26 @@ def tinted(tone: Image.Image, palette: bytes) -> Image.Image:
 def hairs() -> Image.Image:
     """Return a sheet of grey hairs, which grow from its middle to all sides, and a bit down."""
     rng = random.Random(1)
-    sheet = Image.new("L", (360, 270), 128)
-    pen = ImageDraw.Draw(sheet)
-    for _ in range(2900):
-        way = cmath.rect(1, cmath.tau * rng.random())
-        root = 180+135j + way * rng.random() ** 0.6 * 220
+    half = Image.new("L", (180, 270), 128)
+    pen = ImageDraw.Draw(half)
+    for _ in range(1450):
+        way = cmath.rect(1, cmath.pi * (rng.random() - 0.5))
+        root = 135j + way * rng.random() ** 0.6 * 220
         tip = root + (way + 0.5j * rng.random()) * rng.uniform(5, 11)
-        pen.line((root.real, root.imag, tip.real, tip.imag), rng.choice((60, 95, 160, 195)))
+        pen.line(corners([root, tip]), rng.choice((60, 95, 160, 195)))
+    sheet = Image.new("L", (360, 270))
+    sheet.paste(half, (180, 0))
+    sheet.paste(ImageOps.mirror(half), (0, 0))
     return sheet.resize((720, 540), Image.Resampling.BICUBIC)
 
 
+def hairy(mask: Image.Image, hair: Image.Image, sharp: float) -> Image.Image:
+    """Return a blurred mask with edges of hair."""
+    return ImageChops.add(mask, hair, 1 / sharp, round(128 - 255 * sharp))
+
+
 class Frame(NamedTuple):
-    """A rectangle of a sketch, in pixels."""
+    """A part of a sketch, in its pixels."""
 
     left: int
     top: int
@@ -1847,11 +1959,15 @@ class Frame(NamedTuple):
     bottom: int
 
     @classmethod
-    def around(cls, box: tuple[float, float, float, float], margin: float) -> Frame:
+    def around(cls, box: Box, margin: float) -> Frame:
         """Return the box with a margin, as far as it is in the sketch."""
         left, top = (max(0, int(edge - margin)) for edge in box[:2])
         right, bottom = (min(side, int(edge + margin) + 1) for side, edge in zip(SKETCH, box[2:], strict=True))
         return cls(left, top, max(left + 1, right), max(top + 1, bottom))
+
+    def doubled(self, left: int = 0, top: int = 0) -> tuple[int, int, int, int]:
+        """Return this part of the picture, seen from there."""
+        return 2 * self.left - left, 2 * self.top - top, 2 * self.right - left, 2 * self.bottom - top
 
     def large(self, plane: Image.Image, blur: float = 0) -> Image.Image:
         """Return this part of a plane, blurred, at the size of the picture."""
@@ -1862,49 +1978,46 @@ class Frame(NamedTuple):
 
     def hair(self, crown: complex) -> Image.Image:
         """Return hairs for this part, at the size of the picture, which grow away from a pixel of the picture."""
-        sheet, width, height = hairs(), 2 * (self.right - self.left), 2 * (self.bottom - self.top)
-        x = max(0, min(sheet.width - width, round(sheet.width / 2 + 2 * self.left - crown.real)))
-        y = max(0, min(sheet.height - height, round(sheet.height / 2 + 2 * self.top - crown.imag)))
-        return sheet.crop((x, y, x + width, y + height))
+        sheet = hairs()
+        left, top, right, bottom = self.doubled()
+        x = round(sheet.width / 2 + left - crown.real)
+        y = round(sheet.height / 2 + top - crown.imag)
+        x = max(0, min(sheet.width - right + left, x))
+        y = max(0, min(sheet.height - bottom + top, y))
+        return sheet.crop((x, y, x + right - left, y + bottom - top))
 
-    def mask(self, polygons: Iterable[Shape], level: int = 255) -> Image.Image:
-        """Return a mask with these polygons."""
-        sheet = Image.new("L", SKETCH)
-        pen = ImageDraw.Draw(sheet)
-        for polygon in polygons:
+    def filled(self, polygons: Iterable[tuple[Shape, int]], ground: int = 0) -> Image.Image:
+        """Return this part of a grey plane with polygons, each of its level."""
+        plane = Image.new("L", SKETCH, ground)
+        pen = ImageDraw.Draw(plane)
+        for polygon, level in polygons:
             pen.polygon(corners(polygon), level)
-        return sheet.crop(self)
+        return plane.crop(self)
 
-    def details(self, lights: Iterable[tuple[Iterable[Shape], int]], blur: float) -> Image.Image:
-        """Return what is lighter or darker than the rest of a part, on grey."""
-        sheet = Image.new("L", SKETCH, 128)
-        pen = ImageDraw.Draw(sheet)
-        for polygons, level in lights:
-            for polygon in polygons:
-                pen.polygon(corners(polygon), 128 + level)
-        return sheet.crop(self).filter(ImageFilter.BoxBlur(blur))
-
-    def masks(self, layers: Iterable[Layer], place: Place) -> dict[str, Image.Image]:
-        """Return a mask for each colour of the layers."""
-        masks: dict[str, Image.Image] = {}
-        for colour, shapes in layers:
-            mask = self.mask(map(place, shapes))
-            masks[colour] = ImageChops.lighter(masks[colour], mask) if colour in masks else mask
-        return masks
+    def masks(self, coat: Coat, kinds: Iterable[str], place: Place) -> dict[str, Image.Image]:
+        """Return a mask for each colour that a part of these kinds has."""
+        shapes: dict[str, list[tuple[Shape, int]]] = {}
+        for pattern in ("", *coat.patterns.split()):
+            for kind in kinds:
+                for colour, marks in PATTERNS[pattern].get(kind, ()):
+                    shapes.setdefault(colour, []).extend((place(mark), 255) for mark in marks)
+        return {colour: self.filled(polygons) for colour, polygons in shapes.items()}
 
 
 class Sketch:
     """Parts of a cat in grey: how light they are, where they are, and where they have which colour."""
 
     def __init__(self) -> None:
-        self.tone, self.where = Image.new("L", SKETCH, 128), Image.new("L", SKETCH)
-        self.colours: dict[str, Image.Image] = {}
+        self._tone = Image.new("L", SKETCH, 128)
+        self.where = Image.new("L", SKETCH)
+        self._colours: dict[str, Image.Image] = {}
 
     def add(self, part: Image.Image, frame: Frame, colours: Mapping[str, Image.Image], relief: float,
             details: Image.Image | None = None, tone: int = 132, melt: Image.Image | None = None) -> None:
         """Add a part. Light falls on it from the upper left, and it casts a shadow on the parts behind it."""
+        soft = part.filter(ImageFilter.BoxBlur(relief))
+        mask = part.filter(ImageFilter.BoxBlur(0.7))
         step = max(1, round(relief * 0.6))
-        soft, mask = (part.filter(ImageFilter.BoxBlur(blur)) for blur in (relief, 0.7))
         form = ImageChops.subtract(soft, ImageChops.offset(soft, step, step), 2.0, tone)
         rim = ImageChops.subtract(mask, ImageChops.offset(mask, 1, 2), 2.2)
         light = ImageChops.add(form, rim)
@@ -1912,18 +2025,18 @@ class Sketch:
             light = ImageChops.add(light, details, offset=-128)
         if melt:
             mask = ImageChops.multiply(mask, melt)
-        self.tone.paste(30, (frame.left + step, frame.top + step), soft.point(CAST))
-        self.tone.paste(light, frame, mask)
+        self._tone.paste(30, (frame.left + step, frame.top + step), soft.point(CAST))
+        self._tone.paste(light, frame, mask)
         self.where.paste(255, frame, mask)
         for colour in colours:
-            self.colours.setdefault(colour, Image.new("L", SKETCH))
-        for colour, plane in self.colours.items():
+            self._colours.setdefault(colour, Image.new("L", SKETCH))
+        for colour, plane in self._colours.items():
             plane.paste(colours.get(colour, 0), frame, mask)
 
-    def shade(self, other: Sketch, reach: float) -> None:
-        """Let another sketch, which is nearer, cast its shadow on this one."""
-        shadow = other.where.filter(ImageFilter.BoxBlur(reach)).point(CAST)
-        self.tone.paste(10, (round(reach * 0.6), round(reach * 1.6)), shadow)
+    def shade(self, nearer: Sketch, reach: float) -> None:
+        """Let a sketch that is nearer cast its shadow on this one."""
+        shadow = nearer.where.filter(ImageFilter.BoxBlur(reach)).point(CAST)
+        self._tone.paste(10, (round(reach * 0.6), round(reach * 1.6)), shadow)
 
     def paint(self, picture: Image.Image, coat: Coat, crown: complex, fluff: float) -> None:
         """Paint the sketch on the picture, in the colours of the coat. Hairs grow away from the crown."""
@@ -1931,25 +2044,21 @@ class Sketch:
         if not edges:
             return
         frame = Frame.around(edges, 6)
-        left, top = 2 * frame.left, 2 * frame.top
+        left, top, *_ = frame.doubled()
         hair = frame.hair(crown)
-        tone = Image.blend(frame.large(self.tone), hair, 0.2)
-        fur = furry(frame.large(self.where, fluff), hair, 3)
-        picture.paste(tinted(tone, fur_ramp(coat.fur)), (left, top), fur)
-        for colour in ("mark", "patch", "belly", "pink"):
-            edges = self.colours[colour].getbbox() if colour in self.colours else None
-            if edges:
+        tone = Image.blend(frame.large(self._tone), hair, 0.2)
+        cat = hairy(frame.large(self.where, fluff), hair, 3)
+        picture.paste(tinted(tone, fur(coat.fur)), (left, top), cat)
+        for name in TINTS:
+            plane = self._colours.get(name)
+            edges = plane.getbbox() if plane else None
+            if plane and edges:
                 part = Frame.around(edges, 2)
-                x, y = 2 * part.left, 2 * part.top
-                box = x - left, y - top, 2 * part.right - left, 2 * part.bottom - top
-                mask = furry(part.large(self.colours[colour], 1), hair.crop(box), 2.5)
-                tint = PINK if colour == "pink" else getattr(coat, colour)
-                picture.paste(tinted(tone.crop(box), fur_ramp(tint)), (x, y), ImageChops.multiply(mask, fur.crop(box)))
-
-
-def furry(mask: Image.Image, hair: Image.Image, sharp: float) -> Image.Image:
-    """Return a blurred mask with edges of hair."""
-    return ImageChops.add(mask, hair, 1 / sharp, round(128 - 255 * sharp))
+                box = part.doubled(left, top)
+                mask = hairy(part.large(plane, 1), hair.crop(box), 2.5)
+                colour = getattr(coat, name, PINK)
+                picture.paste(tinted(tone.crop(box), fur(colour)), part.doubled()[:2],
+                              ImageChops.multiply(mask, cat.crop(box)))
 
 
 class Tube(NamedTuple):
@@ -1962,17 +2071,19 @@ class Tube(NamedTuple):
     def scaled(self, origin: complex, unit: float, bulge: float) -> Tube:
         """Return the limb in pixels."""
         spots = [origin + unit * spot for spot in self.spots]
-        return Tube(spots, [unit * bulge * radius for radius in self.radii], self.across)
+        radii = [unit * bulge * radius for radius in self.radii]
+        return Tube(spots, radii, self.across)
 
     def bend(self, shape: Shape) -> Shape:
         """Return the corners of a shape, whose x runs along the limb, and y across it."""
-        bent, last = [], len(self.spots) - 2
+        bent = []
+        last = len(self.spots) - 2
         for z in shape:
             place = z.real * (last + 1)
             i = max(0, min(last, int(place)))
             share = place - i
+            near = max(0, min(1, share))
             spot = self.spots[i] + (self.spots[i + 1] - self.spots[i]) * share
-            near = min(1, max(0, share))
             radius = self.radii[i] + (self.radii[i + 1] - self.radii[i]) * near
             way = self.across[i] + (self.across[i + 1] - self.across[i]) * near
             bent.append(spot + way * radius * z.imag)
@@ -1980,77 +2091,73 @@ class Tube(NamedTuple):
 
     def draw(self, frame: Frame, levels: Iterable[int], wide: float = 1) -> Image.Image:
         """Return a mask with the limb, which has these levels from its root to its tip."""
-        sheet = Image.new("L", SKETCH)
-        pen = ImageDraw.Draw(sheet)
-        sides = [(z + way * r * wide, z - way * r * wide) for z, r, way in zip(*self, strict=True)]
-        for z, radius, (a, b), (c, d), level in zip(self.spots, self.radii, [sides[0], *sides], sides, levels, strict=False):
-            pen.ellipse(circle(z, radius * wide), level)
-            pen.polygon(corners([a, b, d, c]), level)
-        return sheet.crop(frame)
+        plane = Image.new("L", SKETCH)
+        pen = ImageDraw.Draw(plane)
+        before: list[complex] = []
+        for spot, radius, way, level in zip(*self, levels, strict=False):
+            side = way * radius * wide
+            pen.ellipse(circle(spot, radius * wide), level)
+            if before:
+                pen.polygon(corners([*before, spot - side, spot + side]), level)
+            before = [spot + side, spot - side]
+        return plane.crop(frame)
 
 
 @cache
 def tube(path: tuple[tuple[complex, float], ...]) -> Tube:
     """Return the limb along a path."""
-    (first, *_), (second, *_) = path[0], path[1]
-    points = [(2 * first - second, path[0][1]), *path, (2 * path[-1][0] - path[-2][0], path[-1][1])]
-    spots, radii = zip(*points, strict=True)
-    along, wide = [*smooth(spots), spots[-2]], [*smooth(radii), radii[-1]]
-    ways = [b - a for a, b in zip([along[0], *along], [*along[1:], along[-1]], strict=False)]
-    return Tube(along, [abs(r) for r in wide], [way / abs(way) * 1j for way in ways])
+    spots, radii = zip(*path, strict=True)
+    before = 2 * spots[0] - spots[1]
+    after = 2 * spots[-1] - spots[-2]
+    middle = [*smooth([before, *spots, after]), spots[-1]]
+    wide = [*smooth([radii[0], *radii, radii[-1]]), radii[-1]]
+    ways = [b - a for a, b in zip([before, *middle], [*middle[1:], after], strict=False)]
+    return Tube(middle, [radius.real for radius in wide], [way / abs(way) * 1j for way in ways])
 
 
-def sketch_limb(sketch: Sketch, limb: Limb, cat: HouseCat, place: tuple[complex, float], breath: float) -> None:
-    """Add a limb to the sketch. `place` has the pixel of the middle of the face, and the pixels of the distance 1."""
+def sketch_limb(sketch: Sketch, limb: Limb, scene: Scene) -> None:
+    """Add a limb to the sketch."""
     kinds = limb.kinds.split()
-    bulge = 1 + 0.04 * breath if {"front", "side", "back"}.intersection(kinds) else 1
-    if cat.long_hair:
+    bulge = 1 + 0.04 * scene.breath if limb.breathes else 1
+    if scene.cat.long_hair:
         bulge *= 1.6 if "tail" in kinds else 1.06
-    shape = tube(limb.path).scaled(place[0] / 2, place[1] / 2, bulge)
+    shape = tube(limb.path).scaled(scene.head.at / 2, scene.pose.size / 2, bulge)
     relief = max(2, min(8, max(shape.radii) * 0.35))
     frame = Frame.around(bounds(shape.spots), max(shape.radii) + relief)
-    melt, last = None, len(shape.spots) - 1
+    part = shape.draw(frame, itertools.repeat(255))
+    details = melt = None
+    if "paw" in kinds:
+        toes = frame.filled([(shape.bend(toe), 68) for toe in TOES], 128)
+        details = toes.filter(ImageFilter.BoxBlur(0.5))
     if limb.melt:
-        levels = [int(255 * min(1, max(0, i / last / limb.melt - 0.3))) for i in range(last + 1)]
+        count = len(shape.spots) - 1
+        levels = [int(255 * max(0, min(1, i / count / limb.melt - 0.3))) for i in range(count + 1)]
         melt = shape.draw(frame, levels, 1.4).filter(ImageFilter.BoxBlur(2))
-    patterns = *cat.coat.patterns.split(), ""
-    layers = [layer for kind in kinds for pattern in patterns for layer in PATTERNS[pattern].get(kind, ())]
-    toes = frame.details([(map(shape.bend, TOES), -60)], 0.5) if "paw" in kinds else None
-    sketch.add(shape.draw(frame, itertools.repeat(255)), frame, frame.masks(layers, shape.bend), relief, toes,
-               94 if "far" in kinds else 132, melt)
+    tone = 94 if "far" in kinds else 132
+    sketch.add(part, frame, frame.masks(scene.cat.coat, kinds, shape.bend), relief, details, tone, melt)
 
 
-class Head(NamedTuple):
-    """Where the head is. Parts of the face that stand out move further when it turns to look somewhere."""
+def sketch_head(sketch: Sketch, scene: Scene) -> None:
+    """Add the head to the sketch."""
+    head = scene.head
+    unit = abs(head.turn) / 2
 
-    at: complex  # pixels
-    turn: complex  # its length is the size in pixels
-    look: complex
+    def ears(shape: Shape) -> list[Shape]:
+        right, left = ([EAR_FOOT + (z - EAR_FOOT) * cmath.rect(1, turn) for z in shape] for turn in scene.ears)
+        return [*map(head.place(-0.35, 0.5), (right, [-z.conjugate() for z in left]))]
 
-    def place(self, depth: float, scale: float = 1) -> Place:
-        """Return what places shapes that stand out so far."""
-        return at(scale * (self.at + self.turn * self.look * depth), scale * self.turn)
-
-    def ears(self, shape: Shape, turns: Sequence[float]) -> list[Shape]:
-        """Return the right and the left ear, or what is in them, in pixels of the sketch."""
-        right, left = ([EAR_FOOT + (z - EAR_FOOT) * cmath.rect(1, turn) for z in shape] for turn in turns)
-        return [*map(self.place(-0.35, 0.5), (right, [-z.conjugate() for z in left]))]
-
-
-def sketch_head(sketch: Sketch, head: Head, cat: HouseCat, turns: Sequence[float]) -> None:
-    """Add the head to the sketch, with ears that are turned so far."""
-    unit, conches = abs(head.turn) / 2, head.ears(CONCH, turns)
-    tufts = TUFTS if cat.long_hair else []
-    outline = [*map(head.place(0, 0.5), [SKULL, *tufts]), *head.ears(EAR, turns)]
+    tufts = TUFTS if scene.cat.long_hair else []
+    outline = [*map(head.place(0, 0.5), [SKULL, *tufts]), *ears(EAR)]
     frame = Frame.around(bounds(z for polygon in outline for z in polygon), 12)
-    patterns = "", *cat.coat.patterns.split()
-    layers = [layer for pattern in patterns for layer in PATTERNS[pattern].get("head", ())]
-    colours = frame.masks(layers, head.place(0.6, 0.5)) | {"pink": frame.mask(conches)}
+    part = frame.filled((polygon, 255) for polygon in outline)
+    colours = frame.masks(scene.cat.coat, ["head"], head.place(0.6, 0.5))
+    conches = ears(CONCH)
+    colours["pink"] = frame.filled((conch, 255) for conch in conches)
     place = head.place(0.7, 0.5)
-    inside = [[z + head.turn * 0.05j for z in conch] for conch in conches]
-    lights = [(map(place, shapes), level) for shapes, level in FACE_LIGHTS]
-    details = frame.details([(inside, -40), *lights], unit * 0.06)
-    sketch.add(frame.mask(outline), frame, colours, unit * 0.11, details)
+    details: list[tuple[Shape, int]] = [([z + head.turn * 0.05j for z in conch], 88) for conch in conches]
+    details += [(place(shape), 128 + light) for shapes, light in FACE_LIGHTS for shape in shapes]
+    blurred = frame.filled(details, 128).filter(ImageFilter.BoxBlur(unit * 0.06))
+    sketch.add(part, frame, colours, unit * 0.11, blurred)
 
 
 def inked(inks: Iterable[Ink], place: Place, colours: Mapping[str, str]) -> list[Polygon]:
@@ -2068,143 +2175,157 @@ def draw_ink(picture: Image.Image, polygons: Collection[Polygon]) -> None:
     right, bottom = (min(side, int(edge) + 2) for side, edge in zip(PORTRAIT, edges[2:], strict=True))
     part = picture.crop((left, top, right, bottom))
     part = part.resize((part.width * 2, part.height * 2), Image.Resampling.NEAREST)
-    pen = ImageDraw.Draw(part, "RGBA")
+    pens = {opaque: ImageDraw.Draw(part, "RGB" if opaque else "RGBA") for opaque in (True, False)}
     for colour, polygon in polygons:
+        pen = pens[colour[3] == 255]
         pen.polygon([(2 * (z.real - left), 2 * (z.imag - top)) for z in polygon], colour)
     picture.paste(part.reduce(2), (left, top))
 
 
-def inked_eye(head: Head, side: int, eyes: str, gaze: complex, pupil: float, colours: Mapping[str, str]) -> list[Polygon]:
+def inked_eye(scene: Scene, side: int, colours: Mapping[str, str]) -> list[Polygon]:
     """Return the polygons of the right eye (1) or the left eye (-1)."""
-    size = 1.12 if eyes == "wide" else 1
-    lower, upper = LOOKS[eyes]
-    place = head.place(0.7)
+    look = LOOKS[scene.eyes]
+    place = scene.head.place(0.7)
 
-    def around(shape: Shape) -> Shape:
-        return place([0.42 * side + size * (z if side > 0 else -z.conjugate()) for z in shape])
+    def eye(shape: Shape) -> Shape:
+        return place([0.42 * side + look.size * (z if side > 0 else -z.conjugate()) for z in shape])
 
-    polygons = inked(lower, around, colours)
-    if lower is OPEN:
-        centre = 0.42 * side + gaze
-        glints = [oval(centre + 0.08-0.1j, 0.075, 0.075), oval(centre - 0.09+0.1j, 0.035, 0.035)]
-        polygons += inked([("black", 1, [oval(centre, pupil * size, 0.2 * size)])], place, colours)
-        polygons += inked(upper[:1], around, colours)
-        polygons += inked([("white", 1, glints)], place, colours)
-    return polygons + inked(upper[1:], around, colours)
+    def pupil(shape: Shape) -> Shape:
+        return place([0.42 * side + scene.gaze + look.size * scene.pupil * z for z in shape])
+
+    return inked(look.under, eye, colours) + inked(look.pupil, pupil, colours) + inked(look.over, eye, colours)
 
 
-def inked_face(picture: Image.Image, head: Head, cat: HouseCat, eyes: str, gaze: complex, pupil: float,
-               colours: Mapping[str, str]) -> list[Polygon]:
+def inked_face(scene: Scene, picture: Image.Image) -> list[Polygon]:
     """Return the polygons of the face. The picture has the fur, whose colour the lids have."""
+    head, cat = scene.head, scene.cat
     near = head.place(0.8)
-    polygons = inked([*NOSTRILS, *MOUTHS[MOODS[cat.mood].mouth]], near, colours)
+    polygons = inked([*NOSTRILS, *MOUTHS[MOODS[cat.mood].mouth]], near, scene.colours)
     names = cat.eyes.split("/")
     for side, name in ((1, names[0]), (-1, names[-1])):
-        above = head.at + head.turn * (0.42 * side - 0.40j + 0.7 * head.look)
-        spot = max(0, min(PORTRAIT[0] - 1, int(above.real))), max(0, min(PORTRAIT[1] - 1, int(above.imag)))
         iris, glow = EYES[name].split()
-        lid = "#%02x%02x%02x" % picture.getpixel(spot)
-        polygons += inked_eye(head, side, eyes, gaze, pupil, {**colours, "iris": iris, "glow": glow, "lid": lid})
-    return polygons + inked([("white", 0.85, WHISKERS)], near, colours)
+        brow = head.at + head.turn * (0.42 * side - 0.40j + 0.7 * head.look)
+        x = max(0, min(PORTRAIT[0] - 1, int(brow.real)))
+        y = max(0, min(PORTRAIT[1] - 1, int(brow.imag)))
+        lid = "#" + picture.crop((x, y, x + 1, y + 1)).tobytes().hex()
+        polygons += inked_eye(scene, side, {**scene.colours, "iris": iris, "glow": glow, "lid": lid})
+    return polygons + inked([("white", 0.85, WHISKERS)], near, scene.colours)
 
 
-def paint_room(cat: HouseCat, pose: Pose, rng: random.Random, cat_edges: tuple[int, int, int, int]) -> Image.Image:
-    """Return the room in grey, at a third of the size: it is out of focus."""
-    pale, sight = cat.coat.room == "pale", cat.things[3]
-    dark, bright = (95, 165) if pale else (28, 125)
-    glow = complex(rng.uniform(11, 29), rng.uniform(10, 18))
-    lamps = [(complex(rng.uniform(0, 160), rng.uniform(0, 100)), rng.choice((7, 9, 11))) for _ in range(8)]
-    room = Image.new("L", (40, 30), dark)
-    ImageDraw.Draw(room).ellipse(circle(glow, 13), bright)
-    room = room.filter(ImageFilter.BoxBlur(5)).filter(ImageFilter.BoxBlur(3)).resize(ROOM, Image.Resampling.BICUBIC)
-    if pose.floor:
-        edge = pose.floor // 3
-        darker = [round(tone * (0.8 if pale else 0.62)) for tone in range(256)]
-        room.paste(room.crop((0, edge, *ROOM)).point(darker), (0, edge))
-        left, _, right, bottom = (edge * 2 / 3 for edge in cat_edges)
-        shadow = Image.new("L", ROOM)
-        ImageDraw.Draw(shadow).ellipse((left - 2, bottom - 11, right + 4, bottom + 4), 150)
-        room.paste(dark // 4, (0, 0), shadow.filter(ImageFilter.BoxBlur(3)))
-    if sight:
-        room.paste(window(sight, pale, rng), (96 if pose.face.real < 200 else rng.choice((2, 98)), 5))
-    else:
-        discs = Image.new("L", ROOM)
-        for lamp, radius in lamps:
-            ImageDraw.Draw(discs).ellipse(circle(lamp, radius), 6 * radius - 12)
-        room.paste(255, (0, 0), discs)
-    return room.filter(ImageFilter.BoxBlur(0.7))
+def placed(scene: Scene, thing: str) -> Place:
+    """Return what places the shapes of a thing."""
+    head, pose = scene.head, scene.pose
+    match thing:
+        case "bell":
+            return head.place(0.3)
+        case "bow":
+            return at(head.at + head.turn * (0.56-0.76j - 0.3 * head.look), head.turn * (0.85+0.3j))
+        case "wool":
+            return at(complex(pose.beside[1], 312), 38)
+        case "plant":
+            return at(complex(pose.beside[0], 275), 84)
+        case "table":
+            return along(0, pose.box[1], PORTRAIT[0])
+        case _:
+            return along(*pose.box)
 
 
-def window(sight: str, pale: bool, rng: random.Random) -> Image.Image:
-    """Return a window, and what is seen there, in grey."""
-    sky, frame = (62, 200) if pale else (6, 96)
+def draw_window(scene: Scene) -> Image.Image:
+    """Return a window, and what is seen there, in grey, at a third of the size."""
+    pale = scene.cat.coat.room == "pale"
+    sky = 62 if pale else 6
+    frame = 200 if pale else 96
     image = Image.new("L", (60, 72), frame)
     pen = ImageDraw.Draw(image)
     pen.rectangle((4, 4, 55, 64), sky)
-    spots = [complex(rng.uniform(6, 54), rng.uniform(6, 60)) for _ in range(30)]
-    if sight == "moon":
-        pen.point([corner for spot in spots[:14] for corner in corners([spot])], 200)
+    spots = [complex(6 + 48 * spot.real, 6 + 54 * spot.imag) for spot in scene.spots]
+    if "moon" in scene.cat.things:
+        pen.point(corners(spots[::2]), 200)
         pen.ellipse(circle(41+18j, 9), 250)
     else:
         for spot in spots:
             pen.line(corners([spot, spot - 2+6j]), sky + 80)
-    pen.line((30, 4, 30, 64), frame, 3)
-    pen.line((4, 34, 55, 34), frame, 3)
-    pen.line((0, 66, 59, 66), sky, 1)
+    for line in ((30, 4, 30, 64), (4, 34, 55, 34)):
+        pen.line(line, frame, 3)
+    pen.line((0, 66, 59, 66), sky)
     return image
 
 
-def along(left: float, top: float, right: float) -> Place:
-    """Return what places the shapes of a box or a table, whose upper edge is there."""
-    middle, half = (left + right) / 2, (right - left) / 2
-    return lambda shape: curve(type(shape)(complex(middle + half * z.real, top + 100 * z.imag) for z in shape))
+def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
+    """Return the room in grey, at a third of the size: it is out of focus."""
+    pale = scene.cat.coat.room == "pale"
+    dark = 95 if pale else 28
+    wall = Image.new("L", (40, 30), dark)
+    ImageDraw.Draw(wall).ellipse(circle(scene.glow, 13), 165 if pale else 125)
+    wall = wall.filter(ImageFilter.BoxBlur(5)).filter(ImageFilter.BoxBlur(3))
+    room = wall.resize(ROOM, Image.Resampling.BICUBIC)
+    if scene.pose.floor:
+        edge = scene.pose.floor // 3
+        share = 0.8 if pale else 0.62
+        room.paste(room.crop((0, edge, *ROOM)).point([round(tone * share) for tone in range(256)]), (0, edge))
+        left, _, right, bottom = (edge * 2 / 3 for edge in cat_edges)
+        shadow = Image.new("L", ROOM)
+        ImageDraw.Draw(shadow).ellipse((left - 2, bottom - 11, right + 4, bottom + 4), 150)
+        room.paste(dark // 4, (0, 0), shadow.filter(ImageFilter.BoxBlur(3)))
+    if scene.cat.things[3]:
+        room.paste(draw_window(scene), (2 if scene.pose.face.real > 200 and scene.glow.real > 20 else 97, 5))
+    else:
+        lamps = Image.new("L", ROOM)
+        pen = ImageDraw.Draw(lamps)
+        for i, spot in enumerate(scene.spots[:8]):
+            pen.ellipse(circle(complex(160 * spot.real, 100 * spot.imag), 7 + i % 3 * 2), 30 + i % 3 * 12)
+        room.paste(255, (0, 0), lamps)
+    return room.filter(ImageFilter.BoxBlur(0.7))
+
+
+def set_scene(seed: int, moment: Moment) -> Scene:
+    """Return what is decided about the drawing of this seed's cat at a moment."""
+    rng = random.Random(seed + HOUSE_CATS)
+    cat = house_cat(seed)
+    pose = POSES[cat.pose]
+    face = pose.face + complex(rng.uniform(-8, 8), rng.uniform(-4, 4))
+    turn = cmath.rect(pose.size, pose.tilt + rng.uniform(-0.12, 0.12))
+    look = pose.look + complex(rng.uniform(-0.12, 0.12), rng.uniform(-0.06, 0.06))
+    right, left, _ = EARS[cat.ears]
+    ears = right + rng.uniform(-0.1, 0.15) + 0.35 * moment.ear, left + rng.uniform(-0.1, 0.15)
+    fluff = 2.6 if cat.long_hair else rng.uniform(1, 1.8)
+    gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
+    pupil = rng.uniform(0.85, 1.15)
+    accent = rng.choice(ACCENTS)
+    line = mixed(cat.coat.fur, LIGHT, 0.5) if cat.coat.room == "pale" else BLACK
+    colours = {"black": BLACK, "white": WHITE, "shadow": SHADOW, "nose": cat.coat.nose, "line": line,
+               "accent": accent, "dark": mixed(accent, SHADOW, 0.4), "light": mixed(accent, WHITE, 0.4)}
+    room = tuple(rng.choice(ROOMS[cat.coat.room]).split())
+    glow = complex(rng.uniform(11, 29), rng.uniform(10, 18))
+    spots = [complex(rng.random(), rng.random()) for _ in range(30)]
+    return Scene(cat, pose, Head(face, turn, look), ears, moment.eyes or MOODS[cat.mood].eyes, moment.breath,
+                 fluff, gaze, pupil, colours, room, glow, spots)
 
 
 def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
-    cat, rng = house_cat(seed), random.Random(seed + HOUSE_CATS)
-    pose, mood, coat = POSES[cat.pose], MOODS[cat.mood], cat.coat
-    face = pose.face + complex(rng.uniform(-8, 8), rng.uniform(-4, 4))
-    tilt = pose.tilt + rng.uniform(-0.12, 0.12)
-    look = pose.look + complex(rng.uniform(-0.12, 0.12), rng.uniform(-0.06, 0.06))
-    head = Head(face, cmath.rect(pose.size, tilt), look)
-    right, left, _ = EARS[cat.ears]
-    ears = right + rng.uniform(-0.1, 0.15) + 0.35 * moment.ear, left + rng.uniform(-0.1, 0.15)
-    fluff = 2.6 if cat.long_hair else rng.uniform(1, 1.8)
-    gaze, pupil = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02)), rng.uniform(0.11, 0.17)
-    accent = rng.choice(ACCENTS)
-    palette = ramp(*rng.choice(ROOMS[coat.room]).split())
-
-    body, front, over = Sketch(), Sketch(), Sketch()
-    sketch_head(front, head, cat, ears)
-    for sketch, limbs in ((body, pose.limbs), (front, pose.front), (over, pose.over)):
+    scene = set_scene(seed, moment)
+    cat, head, size = scene.cat, scene.head, scene.pose.size
+    body, front, paws = Sketch(), Sketch(), Sketch()
+    sketch_head(front, scene)
+    for sketch, limbs in ((body, scene.pose.limbs), (front, scene.pose.front), (paws, scene.pose.over)):
         for limb in limbs:
-            sketch_limb(sketch, limb, cat, (face, pose.size), moment.breath)
-    room = paint_room(cat, pose, rng, body.where.getbbox())
-    picture = tinted(room.resize(PORTRAIT, Image.Resampling.BILINEAR), palette)
-    colours = {"black": BLACK, "white": WHITE, "shadow": SHADOW, "nose": coat.nose, "accent": accent,
-               "dark": mixed(accent, SHADOW, 0.4), "light": mixed(accent, WHITE, 0.4),
-               "line": mixed(coat.fur, LIGHT, 0.5) if coat.room == "pale" else BLACK}
-    places = {"bell": head.place(0.3), "wool": at(complex(pose.beside[1], 312), 38),
-              "bow": at(face + head.turn * (0.56-0.76j - 0.3 * look), head.turn * (0.85+0.3j)),
-              "plant": at(complex(pose.beside[0], 275), 84), "box": along(*pose.box), "table": along(0, pose.box[1], 480)}
-    if "box" in cat.things:
-        draw_ink(picture, inked(INKS["inside"], places["box"], colours))
-    if "plant" in cat.things:
-        draw_ink(picture, inked(INKS["plant"], places["plant"], colours))
-    body.shade(front, pose.size * 0.045)
-    body.paint(picture, coat, face + pose.size * 1j, fluff)
-    front.paint(picture, coat, face + head.turn * 0.3j, fluff)
-    collar, bow = (inked(INKS[thing], places[thing], colours) if thing in cat.things else [] for thing in ("bell", "bow"))
-    eyes = moment.eyes or mood.eyes
-    draw_ink(picture, [*collar, *inked_face(picture, head, cat, eyes, gaze, pupil, colours), *bow])
-    before = [thing for thing in ("wool", "box") if thing in cat.things]
-    if pose.over and not cat.things[0]:
-        before.append("table")
-    for thing in before:
-        draw_ink(picture, inked(INKS[thing], places[thing], colours))
-    over.paint(picture, coat, face, fluff)
-    if rng.random() < 0.5:
+            sketch_limb(sketch, limb, scene)
+    body.shade(front, size * 0.045)
+
+    room = draw_room(scene, body.where.getbbox() or (0, 0, 0, 0))
+    picture = tinted(room.resize(PORTRAIT, Image.Resampling.BILINEAR), ramp(*scene.room))
+    things = [(THINGS[thing], placed(scene, thing)) for thing in cat.things]
+    for thing, place in things:
+        draw_ink(picture, inked(thing.behind, place, scene.colours))
+    body.paint(picture, cat.coat, head.at + size * 1j, scene.fluff)
+    front.paint(picture, cat.coat, head.at + head.turn * 0.3j, scene.fluff)
+    collar = [polygon for thing, place in things for polygon in inked(thing.under, place, scene.colours)]
+    draw_ink(picture, collar + inked_face(scene, picture))
+    for thing, place in things:
+        draw_ink(picture, inked(thing.before, place, scene.colours))
+    paws.paint(picture, cat.coat, head.at, scene.fluff)
+    if scene.glow.imag > 14:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     picture.info["description"] = cat.description
     return picture
