@@ -1304,6 +1304,7 @@ def to_dict(art: Art) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 HOUSE_CATS = 2**32
+FIRST_SEED = 599_678  # of house-0; thus the icon and house-42, the example in the docs, are portraits
 HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
 PORTRAIT, SKETCH, ROOM = (480, 360), (240, 180), (160, 120)  # sizes in pixels
 BLACK, WHITE, LIGHT, SHADOW = "#140d10", "#ffffff", "#fff4e0", "#150d2c"
@@ -1421,7 +1422,8 @@ M_STRIPES = both(
     stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
     stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
     stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j))
-ALL = bands(0.3, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1)
+ALL: Shape = [-3-3j, 4-3j, 4+3j, -3+3j]
+LENGTH = bands(0.3, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1)
 END: Shape = [0.62-2j, 2-2j, 2+2j, 0.62+2j]
 TIP: Shape = [0.84-2j, 1.6-2j, 1.6+2j, 0.84+2j]
 SPINE: Shape = [0.05-0.1j, 1-0.13j, 1+0.13j, 0.05+0.1j]
@@ -1473,11 +1475,11 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
     },
     "white": {
         "head": [("belly", [whole(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
-        "leg": [("belly", [END])], "paw": [("belly", ALL)], "sole": [("belly", ALL)], "tail": [("belly", [TIP])],
+        "leg": [("belly", [END])], "paw": [("belly", [ALL])], "sole": [("belly", [ALL])], "tail": [("belly", [TIP])],
     },
     "points": {
         "head": [("mark", [*both(EAR), oval(0.25j, 0.48, 0.56)])],
-        "leg": [("mark", [END])], "paw": [("mark", ALL)], "sole": [("mark", ALL)], "tail": [("mark", ALL)],
+        "leg": [("mark", [END])], "paw": [("mark", [ALL])], "sole": [("mark", [ALL])], "tail": [("mark", LENGTH)],
     },
     "calico": {
         "head": [("mark", [[0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j]]),
@@ -1761,7 +1763,7 @@ STILL = Moment()
 
 def house_cat(seed: int) -> HouseCat:
     """Return what this seed (0 to 2**32 - 1) decides."""
-    rng = random.Random(seed)
+    rng = random.Random(FIRST_SEED + seed)
     coat = rng.choice(COATS)
     tabby = rng.choice(TABBIES)
     if "tabby" in coat.patterns:
@@ -2280,7 +2282,7 @@ def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
 
 def set_scene(seed: int, moment: Moment) -> Scene:
     """Return what is decided about the drawing of this seed's cat at a moment."""
-    rng = random.Random(seed + HOUSE_CATS)
+    rng = random.Random(FIRST_SEED + HOUSE_CATS + seed)
     cat = house_cat(seed)
     pose = POSES[cat.pose]
     face = pose.face + complex(rng.uniform(-8, 8), rng.uniform(-4, 4))
