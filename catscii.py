@@ -1358,7 +1358,7 @@ ROOMS = {  # the colours of shadows, walls and lamps
     "pale": ("#6f9fae #b5d5d2 #fff6e0", "#cf8069 #f2c4a6 #fff3dc", "#6c98c6 #b9d5ea #fff8e6",
              "#8fae6e #d0e0aa #fffae2", "#b98bb0 #ecc9d8 #fff4e6"),
     "deep": ("#12303c #35807a #f3f0c8", "#211a44 #74529a #fbe0cc", "#16301f #56904d #f6f0b8",
-             "#32142b #9c4560 #ffdcb4", "#10203f #4475b2 #f8f0d0", "#3a1d14 #a85f38 #ffe6b0")}
+             "#32142b #9c4560 #ffdcb4", "#10203f #4475b2 #f8f0d0", "#29130e #84482b #ffe6b0")}
 
 
 def both(*shapes: Shape) -> list[Shape]:
@@ -1513,7 +1513,7 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
 TOES = [stroke(0.12, 1.0+0.33j, 1.5+0.33j, 2.2+0.36j), stroke(0.12, 1.0-0.33j, 1.5-0.33j, 2.2-0.36j)]  # between them
 EYE = [-0.31+0.10j, -0.22-0.17j, 0.02-0.29j, 0.24-0.19j, 0.33-0.03j, 0.24+0.17j, 0.02+0.265j, -0.2+0.22j]
 BROW = [-0.28+0.08j, -0.19-0.14j, 0.02-0.25j, 0.2-0.16j, 0.29-0.02j, 0.18-0.09j, 0.02-0.13j, -0.15-0.05j]
-LID = [-0.34+0.03j, -0.24-0.17j, 0.02-0.31j, 0.25-0.20j, 0.36+0.03j, 0.22+0.09j, 0.02+0.05j, -0.18-0.01j]
+LID = [-0.32-0.02j, -0.22-0.175j, 0.02-0.295j, 0.24-0.195j, 0.35+0.03j, 0.22+0.08j, 0.02+0.02j, -0.18-0.045j]
 SHUT = [-0.30-0.02j, -0.17+0.12j, 0.02+0.17j, 0.2+0.09j, 0.34-0.08j, 0.23+0.16j, 0.02+0.26j, -0.2+0.2j]
 OPEN: list[Ink] = [
     ("black", 1, [EYE]),
@@ -1539,7 +1539,7 @@ class Look(NamedTuple):
 
 LOOKS = {
     "open": Look(OPEN, PUPIL), "wide": Look(OPEN, PUPIL, size=1.12),
-    "half": Look(OPEN, PUPIL, [("black", 1, [LID]), ("lid", 1, [[z * 0.93 - 0.03j for z in LID]])]),
+    "half": Look(OPEN, PUPIL, [("black", 1, [LID]), ("lid", 1, [[z * 0.91 - 0.03j for z in LID]])]),
     "closed": Look([("line", 1, [SHUT])]), "happy": Look([("line", 1, [[0.14j + z.conjugate() * 1.06 for z in SHUT]])]),
 }
 NOSTRILS: list[Ink] = [
@@ -1696,7 +1696,7 @@ POSES = {
         floor=250, boxed="in a box", box=(70, 262, 425), beside=(430, 425)),
     "curled": Pose("asleep", 88, 150+210j, (
         limb("side", (0.4+0.1j, 0.6), (1.0-0.5j, 0.85), (1.8-0.4j, 0.98), (2.3+0.2j, 0.88), (1.4+0.5j, 0.7)),), (
-        limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.08j, 0.24), (0.95j, 0.16)),),
+        limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.03j, 0.27), (0.95j, 0.2)),),
         tilt=0.3, moods="asleep", worn="bow", floor=230, boxed="asleep in a box", box=(50, 268, 430),
         beside=(430, 430)),
     "walking": Pose("walking", 74, 125+130j, (
@@ -1728,7 +1728,7 @@ POSES = {
         limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9)),), (), pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
         moods="calm curious curious sleepy", worn="bow", stage="table", boxed="peeking out of a box",
         box=(60, 270, 420)),
-    "shoulder": Pose("looking over its shoulder", 88, 200+125j, (
+    "shoulder": Pose("looking over its shoulder", 88, 200+133j, (
         limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
         limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
         limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
