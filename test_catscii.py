@@ -1489,14 +1489,58 @@ def test_twenty_house_cats_have_the_colours_that_they_always_had():
         assert all(abs(a - b) <= 2 for a, b in zip(shown, base64.b85decode(colours), strict=True)), f"house-{seed}"
 
 
-def test_house_cats_differ_and_have_dark_pupils_in_bright_eyes():
+def test_house_cats_differ_and_are_bright_and_dark():
     cats = {seed: catscii.draw_house_cat(seed) for seed in (*range(12), 2**32 - 1)}
     assert len({cat.tobytes() for cat in cats.values()}) == len(cats)
     for seed, cat in cats.items():
         assert (cat.mode, cat.size) == ("RGB", catscii.PORTRAIT)
         assert cat.tobytes() == catscii.draw_house_cat(seed).tobytes(), "the same seed gives the same picture"
-        dark, bright = cat.convert("L").crop((120, 120, 360, 300)).getextrema()
-        assert dark < 40 and bright > 220
+        dark, bright = cat.convert("L").getextrema()
+        assert dark < 40 and bright > 200
+
+
+def test_seeds_choose_among_all_that_house_cats_can_be():
+    cats = [catscii.house_cat(seed) for seed in range(4000)]
+    assert {cat.pose for cat in cats} == {*catscii.POSES} and len(catscii.POSES) >= 8
+    assert {cat.mood for cat in cats} == {*catscii.MOODS}
+    assert {cat.ears for cat in cats} == {*catscii.EARS}
+    assert {thing for cat in cats for thing in cat.things} == {*catscii.THINGS}
+    assert {pattern for cat in cats for pattern in ("", *cat.coat.patterns.split())} == {*catscii.PATTERNS}
+    assert min(len({cat.pose for cat in cats[i:i + 24]}) for i in range(len(cats) - 24)) >= 7
+    assert len({cat.description for cat in cats}) > 3600
+
+
+def test_a_house_cat_is_described_in_words_that_are_known_before():
+    seen = set[str]()
+    for seed in range(4000):
+        cat = catscii.house_cat(seed)
+        pose, coat = catscii.POSES[cat.pose], f"a {'long-haired ' * cat.long_hair}{cat.coat.name}"
+        assert cat.description.startswith(coat)
+        assert (pose.boxed if "box" in cat.things else pose.doing) in cat.description
+        assert all(catscii.THINGS[thing].phrase in cat.description for thing in cat.things)
+        seen.update(word.strip(",") for word in cat.description.split())
+    assert seen == catscii.house_words()
+
+
+def pixels(picture: Image.Image, other: Image.Image) -> tuple[float, tuple[int, int, int, int]]:
+    """Return the share of pixels that differ, and the box around them."""
+    difference = ImageChops.difference(picture, other).convert("L").point(lambda level: 255 * (level > 4))
+    return difference.histogram()[255] / (picture.width * picture.height), difference.getbbox() or (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("pose", catscii.POSES)
+def test_a_cat_that_is_alive_changes_only_where_it_moves(pose):
+    mood = "asleep" if pose == "curled" else "calm"
+    seed = next(seed for seed in itertools.count() if catscii.house_cat(seed)[3:5] == (pose, mood))
+    still, size = catscii.draw_house_cat(seed), catscii.POSES[pose].size
+    assert catscii.draw_house_cat(seed, catscii.Moment()).tobytes() == still.tobytes()
+    for eyes in ("half", "open") if pose == "curled" else ("half", "closed"):
+        share, (left, top, right, bottom) = pixels(still, catscii.draw_house_cat(seed, catscii.Moment(eyes=eyes)))
+        assert 0.002 < share < 0.05 and max(right - left, bottom - top) < 1.8 * size
+    share, (left, top, right, bottom) = pixels(still, catscii.draw_house_cat(seed, catscii.Moment(ear=1)))
+    assert 0.002 < share < 0.08 and max(right - left, bottom - top) < 1.6 * size
+    halves = [pixels(still, catscii.draw_house_cat(seed, catscii.Moment(breath)))[0] for breath in (0.5, 1)]
+    assert pose == "peeking" or 0.001 < halves[0] < halves[1] < 0.2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
