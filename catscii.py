@@ -1538,7 +1538,7 @@ class Look(NamedTuple):
 
 
 LOOKS = {
-    "open": Look(OPEN, PUPIL), "wide": Look(OPEN, PUPIL, size=1.12),
+    "open": Look(OPEN, PUPIL, size=0.92), "wide": Look(OPEN, PUPIL, size=1.08),
     "half": Look(OPEN, PUPIL, [("black", 1, [LID]), ("lid", 1, [[z * 0.91 - 0.03j for z in LID]])]),
     "closed": Look([("line", 1, [SHUT])]), "happy": Look([("line", 1, [[0.14j + z.conjugate() * 1.06 for z in SHUT]])]),
 }
@@ -1599,7 +1599,7 @@ THINGS = {
     "box": Thing("", behind=[
         ("#c59e71", 1, [(-0.9-0.34j, 0.9-0.34j, 0.76-0.62j, -0.76-0.62j)]),
         ("#614744", 1, [(-0.9-0.34j, 0.9-0.34j, 1, -1)])], before=[
-        ("#bd8d58", 1, [(-1, 1, 0.91+1.1j, -0.91+1.1j)]), ("#dec19c", 1, [(-1, 1, 1+0.07j, -1+0.07j)]),
+        ("#bd8d58", 1, [(-1, 1, 0.96+1.1j, -0.96+1.1j)]), ("#dec19c", 1, [(-1, 1, 1+0.07j, -1+0.07j)]),
         ("#cea778", 1, [(1, 1.32+0.2j, 1.26+0.4j, 0.99+0.12j), (-1, -1.32+0.2j, -1.26+0.4j, -0.99+0.12j)]),
         ("#694d42", 0.8, [oval(0.6j, 0.09, 0.11),
                           *dots(0.035, 0.07, -0.11+0.48j, -0.04+0.39j, 0.04+0.39j, 0.11+0.48j)])]),
@@ -1671,7 +1671,7 @@ class Pose(NamedTuple):
 
 
 POSES = {
-    "portrait": Pose("", 118, 240+200j, (
+    "portrait": Pose("", 121, 240+202j, (
         limb("front", (0.25+0.75j, 0.5), (0.1+1.2j, 0.95), (0.1+1.8j, 1.15)),)),
     "sitting": Pose("sitting", 86, 240+130j, (
         limb("front", (0.6j, 0.5), (1.2j, 0.66), (1.85j, 0.84), (2.1j, 0.86)),
@@ -1679,7 +1679,7 @@ POSES = {
         *pair("leg", (0.27+1.2j, 0.3), (0.26+1.9j, 0.21), (0.27+2.4j, 0.2), melt=0.4),
         *pair("paw", (0.28+2.36j, 0.19), (0.3+2.46j, 0.21)),
         limb("tail", (1.05+2.1j, 0.15), (1.22+2.42j, 0.18), (0.75+2.56j, 0.18), (0.1+2.56j, 0.16), (-0.4+2.5j, 0.12))),
-        floor=255, boxed="sitting in a box", box=(110, 262, 370), beside=(70, 415)),
+        floor=255, boxed="sitting in a box", box=(98, 262, 382), beside=(70, 415)),
     "profile": Pose("sitting in profile", 84, 160+128j, (
         limb("tail", (1.7+2.2j, 0.18), (2.2+2.42j, 0.19), (2.6+2.1j, 0.18), (2.55+1.5j, 0.16), (2.25+1.3j, 0.11)),
         limb("far leg", (0.25+1.2j, 0.3), (0.22+1.8j, 0.2), (0.12+2.35j, 0.19), (2.42j, 0.2)),
@@ -4818,7 +4818,7 @@ def link_line(view: View, cat: Cat, root: str, base_url: str) -> str:
 
     The line has at most 80 characters, unless the shortest command is longer.
     """
-    coat = re.split(" with |, ", cat.description)[0]
+    coat = re.split(" by | at | with |, ", cat.description)[0]
     given = view.given("height", "format")
     larger, same = (shell_command(f"{base_url}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
     parts = (f"{cat.description}: ", f"{coat}: ", ""), (larger, same), (f"  {root}:help", "")
