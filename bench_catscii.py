@@ -33,6 +33,7 @@
     uv run bench_catscii.py map               the literal WORLD of catscii.py, from a package of npm
     uv run bench_catscii.py start             time from exec to the end, or to the first byte of a service
     uv run bench_catscii.py machines          the cost of adding up the visits of many machines in etcd
+    uv run bench_catscii.py steps             writes the pictures of the steps in docs/design.md
 
 art runs all renderers in turn, on the given pictures and on four house cats. To measure the quality, it draws the art
 with DejaVu Sans Mono in cells of 10 x 20 pixels, and compares this drawing with the picture. The columns are means:
@@ -109,7 +110,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 import catscii
 
@@ -1100,6 +1101,34 @@ def compare_machines() -> None:
             )  # fmt: skip
 
 
+def draw_steps(cat: Image.Image, folder: Path, columns: int = 40) -> None:
+    """Write pictures of the steps in which art is drawn, in cells of 10 x 20 pixels."""
+    grid = catscii.fit(cat.size, columns, None)
+    size = 10 * grid[0], 20 * grid[1]
+    luma = cat.convert("L").resize((grid[0] * catscii.SAMPLES[0], grid[1] * catscii.SAMPLES[1]), Image.Resampling.BOX)
+    flat = catscii.cell_means(luma, grid).resize(luma.size, Image.Resampling.NEAREST)
+    relief = ImageChops.subtract(luma, flat, scale=1 / catscii.RELIEF, offset=128)
+    codes, contrasts = catscii.match_glyphs(luma, grid)
+    grey = Image.new("RGB", grid, (128, 128, 128))
+    planes = [plane.tobytes() for plane in catscii.solve_colours(grey, codes, contrasts, 0)]
+    glyphs = catscii.Art(tuple(catscii.chunks(codes.tobytes().decode(), grid[0])), *planes)
+
+    def drawn(art: catscii.Art) -> Image.Image:
+        return Image.open(io.BytesIO(catscii.to_png(art, "dark")))
+
+    fill = Image.new("RGB", (2 * size[0] + 10, size[1]), (128, 128, 128))
+    for place, contrast in enumerate((0, catscii.CONTRAST)):
+        fill.paste(drawn(catscii.render(cat, columns, contrast=contrast)), (place * (size[0] + 10), 0))
+    steps = {"1-samples": luma.resize(size, Image.Resampling.NEAREST),
+             "2-relief": relief.resize(size, Image.Resampling.NEAREST),
+             "3-glyphs": drawn(glyphs),
+             "4-means": cat.resize(grid, Image.Resampling.BOX).resize(size, Image.Resampling.NEAREST),
+             "5-fill": fill,
+             "6-ink": drawn(catscii.render(cat, columns, style="ink"))}
+    for name, picture in steps.items():
+        picture.save(folder / f"step-{name}.png", optimize=True)
+
+
 def main(arguments: list[str]) -> None:
     match arguments:
         case ["page"]:
@@ -1121,6 +1150,8 @@ def main(arguments: list[str]) -> None:
             compare_starts()
         case ["machines"]:
             compare_machines()
+        case ["steps"]:
+            draw_steps(catscii.draw_house_cat(42), Path("docs"))
         case _:
             sys.exit(__doc__)
 

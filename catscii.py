@@ -1525,37 +1525,65 @@ def with_bubble(rows: Sequence[str], bubble: Bubble) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# House cats: portraits drawn from a seed, so that there is always a cat
+# House cats: pictures drawn from a seed, so that there is always a cat
 # ---------------------------------------------------------------------------------------------------------------------
 
 HOUSE_CATS = 2**32
+FIRST_SEED = 754_723  # of house-0; thus the icon and house-42, the example in the docs, are portraits
 HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
-PORTRAIT = 480, 360
-BLACK, LIGHT, SHADOW, PINK = "#140d10", "#fff4e0", "#150d2c", "#d98f8a"
+PORTRAIT, SKETCH, ROOM = (480, 360), (240, 180), (160, 120)  # sizes in pixels
+BLACK, WHITE, LIGHT, SHADOW = "#140d10", "#ffffff", "#fff4e0", "#150d2c"
+PINK = "#d98f8a"
+ACCENTS = "#d2404b", "#2d8fc4", "#e7b32f", "#7d55b8", "#3d9a68"  # of bows, collars and wool
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
-# distance 1. An Easel turns points into pixels.
-Shape = Sequence[complex]  # the corners of a polygon
-Layer = tuple[str, float, float, list[Shape]]  # a colour or a field of Coat, blur, alpha, shapes
-Coat = NamedTuple("Coat", [("fur", str), ("belly", str), ("mark", str), ("nose", str),
-                           ("patterns", str), ("eyes", str), ("room", str), ("name", str)])
-COATS = (  # a cat has all patterns of its coat, and one of its colours of eyes; "blue/amber" has one of each
-    Coat("#a07c54", "#ead7b5", "#38281b", "#b5655a", "tabby", "green amber", "deep", "brown tabby"),
-    Coat("#a7abae", "#f0eeea", "#34373d", "#b86b66", "tabby", "green amber", "deep", "silver tabby"),
-    Coat("#dd8f40", "#f9e3c0", "#a04c16", "#d97f74", "tabby", "amber green copper", "deep", "ginger tabby"),
-    Coat("#eed4a6", "#fdf4e3", "#c98f4e", "#e0908a", "tabby", "amber copper blue", "deep", "cream tabby"),
-    Coat("#dd8f40", "#fbf4e8", "#a04c16", "#e0877f", "tabby blaze", "green amber", "deep", "ginger-and-white tabby"),
-    Coat("#2e2d35", "#45434d", "", "#1a181c", "", "amber green copper", "pale", "black cat"),
-    Coat("#737d8a", "#98a1ab", "", "#3d4149", "", "copper amber green", "deep", "grey cat"),
-    Coat("#f2efe9", "#ffffff", "", "#e79a97", "", "blue green amber blue/amber", "deep", "white cat"),
-    Coat("#2a2a31", "#f7f4ee", "", "#d98583", "blaze", "green amber", "pale", "black-and-white cat"),
-    Coat("#707a86", "#f5f3ef", "", "#d98583", "blaze", "amber green copper", "pale", "grey-and-white cat"),
-    Coat("#ecdfc8", "#f5ecdb", "#54402f", "#2b1d19", "points", "blue", "deep", "seal-point cat"),
-    Coat("#f5e8d4", "#fdf6ea", "#cd8348", "#e0908a", "points", "blue", "deep", "flame-point cat"),
-    Coat("#f4f0e8", "#ffffff", "#dc8c3c", "#e0877f", "calico", "green amber copper", "deep", "calico cat"),
+# distance 1. The points of a list are on a smooth closed curve; those of a tuple are the corners of a polygon.
+Shape = Sequence[complex]
+Layer = tuple[str, list[Shape]]  # a field of Coat, and what has this colour
+Ink = tuple[str, float, Sequence[Shape]]  # a colour or its name, alpha, and what has this colour
+Polygon = tuple[tuple[int, ...], Shape]  # a colour with alpha, and corners in pixels
+Place = Callable[[Shape], Shape]  # returns the corners of a shape in pixels
+
+
+class Coat(NamedTuple):
+    """The colours and patterns of a cat. It has one of its colours of eyes; "blue/amber" has one of each."""
+
+    name: str
+    fur: str
+    belly: str
+    mark: str
+    patch: str
+    nose: str
+    patterns: str
+    eyes: str
+    room: str
+
+
+COATS = (
+    Coat("brown tabby", "#a07c54", "#ead7b5", "#38281b", "", "#b5655a", "tabby", "green amber", "deep"),
+    Coat("silver tabby", "#a7abae", "#f0eeea", "#34373d", "", "#b86b66", "tabby", "green amber", "deep"),
+    Coat("grey tabby", "#8793a3", "#dfe4e8", "#454e5c", "", "#b07a78", "tabby", "copper green", "deep"),
+    Coat("ginger tabby", "#dd8f40", "#f9e3c0", "#a04c16", "", "#d97f74", "tabby", "amber green copper", "deep"),
+    Coat("cream tabby", "#eed4a6", "#fdf4e3", "#c98f4e", "", "#e0908a", "tabby", "amber copper blue", "deep"),
+    Coat("ginger-and-white tabby", "#dd8f40", "#fbf4e8", "#a04c16", "", "#e0877f", "tabby white", "green amber",
+         "deep"),
+    Coat("black cat", "#2e2d35", "#45434d", "", "", "#1a181c", "", "amber green copper", "pale"),
+    Coat("grey cat", "#737d8a", "#98a1ab", "", "", "#3d4149", "", "copper amber green", "deep"),
+    Coat("white cat", "#f2efe9", "#ffffff", "", "", "#e79a97", "", "blue green amber blue/amber", "deep"),
+    Coat("black-and-white cat", "#2a2a31", "#f7f4ee", "", "", "#d98583", "white", "green amber", "pale"),
+    Coat("grey-and-white cat", "#707a86", "#f5f3ef", "", "", "#d98583", "white", "amber green copper", "deep"),
+    Coat("seal-point cat", "#ecdfc8", "#f5ecdb", "#54402f", "", "#2b1d19", "points", "blue", "deep"),
+    Coat("flame-point cat", "#f5e8d4", "#fdf6ea", "#cd8348", "", "#e0908a", "points", "blue", "deep"),
+    Coat("calico cat", "#f4f0e8", "#ffffff", "#dc8c3c", "#322c2d", "#e0877f", "calico", "green amber copper", "deep"),
+    Coat("tortoiseshell cat", "#3b3130", "#b98a5e", "#c87a33", "#e6b676", "#a0635a", "tortie", "amber green", "pale"),
 )
+TABBIES = "mackerel", "spotted", "classic"
 EYES = {"green": "#5f9a35 #d3ea86", "amber": "#cf8a1c #ffe07a", "copper": "#b35a18 #ffb455", "blue": "#3f86d6 #bfe8ff"}
-ROOMS = {"pale": ("#9fc4c9 #f3e3c3", "#e9a98f #fbe3c2", "#8fb7d9 #f2ead8", "#b9cf9a #f6efcf"),
-         "deep": ("#173a46 #3f8a86", "#2a2350 #7d5a9a", "#1d3a2a #6a9a5b", "#3b1a33 #a8516a", "#14284e #4f7fb8")}
+TINTS = "mark", "patch", "belly", "pink"  # are painted in this order
+ROOMS = {  # the colours of shadows, walls and lamps
+    "pale": ("#6f9fae #b5d5d2 #fff6e0", "#cf8069 #f2c4a6 #fff3dc", "#6c98c6 #b9d5ea #fff8e6",
+             "#8fae6e #d0e0aa #fffae2", "#b98bb0 #ecc9d8 #fff4e6"),
+    "deep": ("#12303c #35807a #f3f0c8", "#211a44 #74529a #fbe0cc", "#16301f #56904d #f6f0b8",
+             "#32142b #9c4560 #ffdcb4", "#10203f #4475b2 #f8f0d0", "#29130e #84482b #ffe6b0")}
 
 
 def both(*shapes: Shape) -> list[Shape]:
@@ -1563,132 +1591,387 @@ def both(*shapes: Shape) -> list[Shape]:
     return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
 
 
-def blob(*points: complex) -> Shape:
-    """Return a smooth closed shape through the points (Catmull-Rom spline)."""
-    quads = zip((points[-1], *points), points, (*points[1:], points[0]), (*points[2:], *points[:2]), strict=False)
-    return [b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-            for a, b, c, d in quads for t in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)]
-
-
 def whole(*half: complex) -> Shape:
-    """Return a smooth symmetric shape, given the points of its right half from top to bottom."""
-    return blob(*half, *(-z.conjugate() for z in reversed(half)))
+    """Return a symmetric shape, given the points of its right half from top to bottom."""
+    return [*half, *(-z.conjugate() for z in reversed(half))]
 
 
 def stroke(width: float, start: complex, middle: complex, end: complex) -> Shape:
     """Return a stroke of the brush, which is thin at both ends and `width` wide in the middle."""
     side = (end - start) / abs(end - start) * 1j * width / 2
-    return blob(start, middle - side, end, middle + side)
+    return [start, middle - side, end, middle + side]
 
 
 def oval(centre: complex, rx: float, ry: float) -> Shape:
     """Return an ellipse with the radii `rx` and `ry`."""
-    return [centre + complex(rx * z.real, ry * z.imag) for z in (cmath.rect(1, i / 32 * cmath.tau) for i in range(32))]
+    return [centre + complex(rx * z.real, ry * z.imag) for z in HEXAGON]
 
 
-SKULL = whole(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.94-0.18j, 1.03+0.22j, 0.88+0.54j, 0.52+0.76j, 0.18+0.86j)
-BODY = whole(0.5+0.5j, 0.74+0.72j, 0.88+0.84j, 1.0+0.96j, 1.14+1.12j, 1.26+1.3j, 1.34+1.6j, 1.40+1.9j, 1.4+2.6j)
-BIB = whole(0.5+0.6j, 0.54+0.8j, 0.52+1.0j, 0.43+1.25j, 0.34+1.5j, 0.30+2.5j)
+def whorl(centre: complex, rx: float, ry: float) -> Shape:
+    """Return a thick line around a centre, which it leaves open on one side."""
+    around = [cmath.rect(1, angle) for angle in (0.5, 1.4, 2.3, 3.2, 4.1, 5.0, 5.8)]
+    edges = [*around, *(z * 0.6 for z in reversed(around))]
+    return [centre + complex(rx * z.real, ry * z.imag) for z in edges]
+
+
+def dots(rx: float, ry: float, *centres: complex) -> list[Shape]:
+    return [oval(centre, rx, ry) for centre in centres]
+
+
+def bands(width: float, *places: float) -> list[Shape]:
+    """Return bands across a limb, at these places along it."""
+    return [[x-2j, x + width - 2j, x + width + 2j, x+2j] for x in places]
+
+
+def streaks(width: float, start: complex, middle: complex, end: complex, *places: float) -> list[Shape]:
+    """Return the same stroke at several places along a limb."""
+    return [stroke(width, x + start, x + middle, x + end) for x in places]
+
+
+HEXAGON = [cmath.rect(1, i / 6 * cmath.tau) for i in range(6)]
+SKULL = whole(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
+TUFTS = both([0.86+0.1j, 1.08+0.22j, 1.26+0.5j, 1.06+0.56j, 1.1+0.76j, 0.8+0.76j, 0.5+0.8j])  # of long hair
 EAR_FOOT = 0.6-0.5j
-EAR = blob(0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.92-1.36j, 0.68-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j)
-CONCH = blob(0.88-0.48j, 0.93-0.82j, 0.89-1.20j, 0.68-1.04j, 0.46-0.80j, 0.58-0.58j)
-LIDS = blob(-0.35+0.17j, -0.205-0.145j, 0.01-0.26j, 0.21-0.20j, 0.35-0.10j, 0.225+0.17j, 0.02+0.245j, -0.18+0.215j)
+EAR = [0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.94-1.34j, 0.70-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j]
+CONCH = [0.88-0.48j, 0.93-0.82j, 0.89-1.16j, 0.70-1.04j, 0.48-0.80j, 0.58-0.58j]
 MUZZLE = [*both(oval(0.19+0.54j, 0.26, 0.17)), oval(0.70j, 0.2, 0.13), oval(0.4j, 0.16, 0.2)]
-PATTERNS: dict[str, list[Layer]] = {
-    "tabby": [("mark", 0, 0.85, both(  # an M on the forehead, stripes on the cheeks and the flanks
-        stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
-        stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
-        stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j),
-        stroke(0.16, 1.4+1.22j, 0.92+1.22j, 0.60+1.40j), stroke(0.16, 1.5+1.55j, 1.0+1.58j, 0.66+1.8j)))],
-    "blaze": [("belly", 0, 1, [whole(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
-    "points": [("mark", 0.04, 1, both(EAR)), ("mark", 0.15, 0.95, [oval(0.25j, 0.48, 0.56)])],
-    "calico": [("mark", 0, 1, [blob(0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j)]),
-               ("#322c2d", 0, 1, [blob(-0.24-0.9j, -0.3-0.5j, -0.36-0.2j, -0.66+0.1j, -1.1+0.1j, -1.2-1.5j)])],
+NOSE = whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
+PORES = both(*(dot[::2] for dot in dots(0.014, 0.014, 0.2+0.5j, 0.31+0.51j, 0.24+0.59j, 0.35+0.58j)))
+WHISKERS = both(stroke(0.022, 0.32+0.51j, 0.8+0.42j, 1.35+0.47j), stroke(0.022, 0.32+0.565j, 0.8+0.54j, 1.35+0.67j),
+                stroke(0.022, 0.32+0.62j, 0.8+0.66j, 1.35+0.87j))
+FACE_LIGHTS = [  # shapes, and how much lighter they are
+    ([oval(-0.5j, 0.35, 0.25)], 28), (both(oval(0.42+0.02j, 0.34, 0.33)), -32),
+    (both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j)), -34), ([oval(0.12j, 0.08, 0.22)], 40),
+    (both(oval(0.2+0.55j, 0.2, 0.13)), 30)]
+M_STRIPES = both(
+    stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
+    stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
+    stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j))
+ALL: Shape = [-3-3j, 4-3j, 4+3j, -3+3j]
+LENGTH = bands(0.3, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1)
+END: Shape = [0.62-2j, 2-2j, 2+2j, 0.62+2j]
+TIP: Shape = [0.84-2j, 1.6-2j, 1.6+2j, 0.84+2j]
+SPINE: Shape = [0.05-0.1j, 1-0.13j, 1+0.13j, 0.05+0.1j]
+# The patterns of each kind of part. On the head, points are as above. On a limb, x runs along it from 0 to 1, and y
+# across it from -1 to 1. Every cat has the patterns of "".
+PATTERNS: dict[str, dict[str, list[Layer]]] = {
+    "": {
+        "head": [("belly", MUZZLE)],
+        "front": [("belly", [[-0.1-0.35j, 0.3-0.5j, 0.7-0.42j, 1.2-0.3j, 1.2+0.3j, 0.7+0.42j, 0.3+0.5j, -0.1+0.35j]])],
+        "belly": [("belly", [[-0.1+0.5j, 0.3+0.66j, 0.65+0.72j, 1.2+0.8j, 1.2+2j, -0.1+2j]])],
+        "sole": [("pink", [oval(0.95, 0.3, 0.42), *dots(0.17, 0.2, 1.55-0.62j, 1.7-0.22j, 1.7+0.22j, 1.55+0.62j)])],
+    },
+    "mackerel": {
+        "head": [("mark", M_STRIPES)],
+        "front": [("mark", [*streaks(0.12, -1.2j, 0.02-0.85j, 0.1-0.5j, 0.2, 0.36, 0.52, 0.68, 0.84),
+                            *streaks(0.12, 1.2j, 0.02+0.85j, 0.1+0.5j, 0.2, 0.36, 0.52, 0.68, 0.84)])],
+        "side": [("mark", streaks(0.1, -1.2j, 0.02-0.5j, -0.04+0.4j, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85))],
+        "back": [("mark", [SPINE, *streaks(0.1, -1.2j, -0.1-0.6j, -0.12-0.2j, 0.3, 0.47, 0.64, 0.81, 0.98),
+                           *streaks(0.1, 1.2j, -0.1+0.6j, -0.12+0.2j, 0.3, 0.47, 0.64, 0.81, 0.98)])],
+        "haunch": [("mark", streaks(0.4, -1.2j, 0.1-0.7j, -0.1-0.1j, -0.8, 0, 0.8))],
+        "leg": [("mark", streaks(0.09, -1.2j, 0.02-0.3j, 0.5j, 0.28, 0.46, 0.64))],
+        "tail": [("mark", [TIP, *bands(0.08, 0.12, 0.3, 0.48, 0.66)])],
+    },
+    "spotted": {
+        "head": [("mark", M_STRIPES)],
+        "front": [("mark", dots(0.045, 0.1, 0.25+0.7j, 0.42+0.85j, 0.45+0.6j, 0.6+0.75j, 0.78+0.9j, 0.78+0.6j,
+                                0.3-0.8j, 0.4-0.58j, 0.55-0.8j, 0.66-0.55j, 0.75-0.85j))],
+        "side": [("mark", dots(0.035, 0.13, *(x + y for x in (0.08, 0.22, 0.36, 0.5, 0.64, 0.78, 0.92)
+                                              for y in (-0.88j, 0.06-0.5j, -0.1j, 0.06+0.3j))))],
+        "back": [("mark", dots(0.04, 0.1, *(x + y for x in (0.2, 0.36, 0.52, 0.68, 0.84)
+                                            for y in (-0.75j, 0.05-0.4j, 0, 0.05+0.4j, 0.75j))))],
+        "haunch": [("mark", dots(0.2, 0.11, -0.9-0.1j, -0.3-0.5j, -0.1+0.25j, 0.5-0.2j, 1.1-0.55j, 1+0.3j))],
+        "leg": [("mark", dots(0.04, 0.25, 0.25-0.3j, 0.36+0.35j, 0.48-0.4j, 0.6+0.2j))],
+        "tail": [("mark", [TIP, *bands(0.08, 0.12, 0.3, 0.48, 0.66)])],
+    },
+    "classic": {
+        "head": [("mark", [*M_STRIPES, *both(stroke(0.14, 0.52+0.42j, 0.84+0.5j, 1.0+0.02j))])],
+        "front": [("mark", [*streaks(0.22, -1.3j, 0.04-0.8j, 0.16-0.42j, 0.3, 0.66),
+                            *streaks(0.22, 1.3j, 0.04+0.8j, 0.16+0.42j, 0.3, 0.66)])],
+        "side": [("mark", [whorl(0.56-0.1j, 0.2, 0.55), oval(0.56-0.1j, 0.06, 0.16),
+                           [0.1-1.4j, 1-1.4j, 1-0.85j, 0.1-0.85j],
+                           stroke(0.14, 0.2-1.2j, 0.26-0.4j, 0.18+0.5j),
+                           stroke(0.12, 0.86-1.2j, 0.9-0.2j, 0.84+0.5j)])],
+        "back": [("mark", [SPINE, *streaks(0.2, -1.2j, -0.12-0.6j, -0.1-0.3j, 0.36, 0.66, 0.96),
+                           *streaks(0.2, 1.2j, -0.12+0.6j, -0.1+0.3j, 0.36, 0.66, 0.96)])],
+        "haunch": [("mark", streaks(0.7, -1.3j, 0.2-0.7j, -0.1, -0.5, 0.8))],
+        "leg": [("mark", streaks(0.13, -1.2j, 0.02-0.3j, 0.5j, 0.32, 0.58))],
+        "tail": [("mark", [[0.72-2j, 1.6-2j, 1.6+2j, 0.72+2j], *bands(0.14, 0.12, 0.42)])],
+    },
+    "white": {
+        "head": [("belly", [whole(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
+        "leg": [("belly", [END])], "paw": [("belly", [ALL])], "sole": [("belly", [ALL])], "tail": [("belly", [TIP])],
+    },
+    "points": {
+        "head": [("mark", [*both(EAR), oval(0.25j, 0.48, 0.56)])],
+        "leg": [("mark", [END])], "paw": [("mark", [ALL])], "sole": [("mark", [ALL])], "tail": [("mark", LENGTH)],
+    },
+    "calico": {
+        "head": [("mark", [[0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j]]),
+                 ("patch", [[-0.24-0.9j, -0.3-0.5j, -0.36-0.2j, -0.66+0.1j, -1.1+0.1j, -1.2-1.5j]])],
+        "front": [("mark", [[0.3+0.5j, 0.5+0.35j, 0.8+0.6j, 0.9+1.3j, 0.3+1.4j]]),
+                  ("patch", [[0.5-0.7j, 0.75-0.5j, 0.95-0.8j, 0.9-1.4j, 0.4-1.4j]])],
+        "side": [("mark", [[0.16-1.3j, 0.18-0.5j, 0.3+0.1j, 0.45-0.1j, 0.5-1.3j]]),
+                 ("patch", [[0.62-1.3j, 0.6-0.4j, 0.72+0.2j, 0.9+0.1j, 1.1-0.3j, 1.2-1.3j]])],
+        "back": [("mark", [[0.15-0.1j, 0.4+0.3j, 0.45+1.3j, 0.1+1.4j]]),
+                 ("patch", [[0.45-0.1j, 0.7+0.2j, 0.95-0.2j, 0.9-1.3j, 0.5-1.4j]])],
+        "haunch": [("mark", [[-0.6-1.2j, -0.5-0.3j, 0.3+0.1j, 0.9-0.5j, 0.7-1.4j]])],
+        "tail": [("mark", bands(0.2, -0.1, 0.05, 0.2)), ("patch", [TIP, *bands(0.2, 0.5, 0.65, 0.8)])],
+    },
+    "tortie": {
+        "head": [("mark", [[0.02-0.9j, 0.08-0.45j, 0.05-0.1j, 0.2+0.25j, 0.5+0.4j, 0.75+0.6j, 1.1+0.3j, 0.95-0.3j,
+                            0.8-0.7j],
+                           oval(-0.5+0.45j, 0.17, 0.12), oval(-0.45-0.62j, 0.14, 0.08)]),
+                 ("patch", [[-0.02-0.75j, 0.07-0.5j, 0.05-0.1j, -0.05-0.3j], oval(0.7+0.45j, 0.12, 0.07)])],
+        "front": [("mark", [oval(0.3+0.5j, 0.12, 0.25), oval(0.6-0.6j, 0.12, 0.3), oval(0.85+0.5j, 0.1, 0.3)]),
+                  ("patch", [oval(0.45-0.2j, 0.06, 0.12), oval(0.7+0.75j, 0.05, 0.12)])],
+        "side": [("mark", [[0.1-1.2j, 0.12-0.4j, 0.22-0.1j, 0.3-0.6j, 0.3-1.2j], oval(0.42+0.1j, 0.09, 0.22),
+                           [0.55-1.2j, 0.56-0.6j, 0.7-0.3j, 0.78-1.2j], oval(0.85+0.1j, 0.07, 0.25)]),
+                 ("patch", dots(0.04, 0.12, 0.33-0.3j, 0.62+0.3j, 0.9-0.6j))],
+        "back": [("mark", dots(0.12, 0.3, 0.3+0.4j, 0.6-0.5j, 0.85+0.4j)),
+                 ("patch", dots(0.05, 0.12, 0.45-0.1j, 0.75+0.1j))],
+        "haunch": [("mark", [oval(-0.2-0.5j, 0.7, 0.35)]), ("patch", [oval(0.7+0.2j, 0.3, 0.15)])],
+        "leg": [("mark", [oval(0.45-0.2j, 0.1, 0.5)])],
+        "tail": [("mark", bands(0.18, 0.2, 0.6))],
+    },
 }
-FACE: list[Layer] = [  # the bridge of the nose, the muzzle, whisker pads, mouth and nose, whiskers
-    (SHADOW, 0.05, 0.3, both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j))),
-    (LIGHT, 0.07, 0.25, [oval(0.12j, 0.07, 0.2), *MUZZLE[:2]]),
-    (BLACK, 0, 0.35, both(*(oval(0.2+0.5j + i % 3 * 0.055j + i // 3 * (0.075+0.01j), 0.011, 0.011)[::4]
-                            for i in range(9)))),
-    (BLACK, 0, 1, [whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j), stroke(0.035, 0.46j, 0.53j, 0.61j),
-                   *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))]),
-    ("nose", 0, 1, [whole(0.04+0.335j, 0.12+0.355j, 0.09+0.42j, 0.02+0.475j)]),
-    ("white", 0, 0.9, both(*(stroke(0.02, 0.32+0.51j + i * 0.055j, 0.8+0.42j + i * 0.12j, 1.35+0.47j + i * 0.2j)
-                             for i in range(3)))),
+TOES = [stroke(0.12, 1.0+0.33j, 1.5+0.33j, 2.2+0.36j), stroke(0.12, 1.0-0.33j, 1.5-0.33j, 2.2-0.36j)]  # between them
+EYE = [-0.31+0.10j, -0.22-0.17j, 0.02-0.29j, 0.24-0.19j, 0.33-0.03j, 0.24+0.17j, 0.02+0.265j, -0.2+0.22j]
+BROW = [-0.28+0.08j, -0.19-0.14j, 0.02-0.25j, 0.2-0.16j, 0.29-0.02j, 0.18-0.09j, 0.02-0.13j, -0.15-0.05j]
+LID = [-0.32-0.02j, -0.22-0.175j, 0.02-0.295j, 0.24-0.195j, 0.35+0.03j, 0.22+0.08j, 0.02+0.02j, -0.18-0.045j]
+SHUT = [-0.30-0.02j, -0.17+0.12j, 0.02+0.17j, 0.2+0.09j, 0.34-0.08j, 0.23+0.16j, 0.02+0.26j, -0.2+0.2j]
+OPEN: list[Ink] = [
+    ("black", 1, [EYE]),
+    ("iris", 1, [[0.01j + z * 0.86 for z in EYE]]),
+    ("glow", 0.35, [[0.05j + z * 0.72 for z in EYE]]),
+    ("glow", 0.45, [[0.10j + z * 0.52 for z in EYE]]),
+    ("shadow", 0.45, [BROW]),
+]
+PUPIL: list[Ink] = [
+    ("black", 1, [oval(0, 0.14, 0.2)]),
+    ("white", 1, [oval(0.08-0.1j, 0.075, 0.075), oval(-0.09+0.1j, 0.035, 0.035)]),
 ]
 
 
-class Easel(NamedTuple):
-    """A picture and a cat on it. A point z of the cat is at origin + turn * z, after its x is multiplied by `broad`."""
+class Look(NamedTuple):
+    """How the right eye is drawn. The pupil moves with the gaze."""
 
-    picture: Image.Image  # width and height are multiples of 4
-    coat: Coat
-    rng: random.Random
-    origin: complex  # in pixels
-    turn: complex  # its length is the size in pixels
-    broad: float  # the cat is mirrored if this is negative
+    under: Sequence[Ink]
+    pupil: Sequence[Ink] = ()
+    over: Sequence[Ink] = ()
+    size: float = 1
 
-    def mask(self, shapes: Iterable[Shape], blur: float = 0, alpha: float = 1) -> Image.Image:
-        """Return the shapes as a mask (L, as large as the picture)."""
-        scale = 0.25 if blur else 2  # a small sheet is faster to blur; a large one gives smoother edges
-        width, height = self.picture.size
-        sheet, mask = Image.new("L", (int(width * scale), int(height * scale))), Image.new("L", (width, height))
-        pen, level, origin = ImageDraw.Draw(sheet), int(255 * alpha), scale * self.origin
-        turn, mirror = (scale * self.turn * (self.broad + sign) / 2 for sign in (1, -1))
-        for shape in shapes:
-            spots = [origin + turn * z + mirror * z.conjugate() for z in shape]
-            pen.polygon([(spot.real, spot.imag) for spot in spots], level)
-        if drawn := sheet.getbbox():  # most shapes are small, so that most of the sheet stays empty
-            radius = blur * abs(self.turn)
-            left, top, right, bottom = box = self.frame([edge / scale for edge in drawn], 3 * radius)
-            part = sheet.crop((int(left * scale), int(top * scale), int(right * scale), int(bottom * scale)))
-            if blur:
-                soft = part.filter(ImageFilter.GaussianBlur(scale * radius))
-                mask.paste(soft.resize((right - left, bottom - top), Image.Resampling.BILINEAR), box)
-            else:
-                mask.paste(part.reduce(2), box)
-        return mask
 
-    def frame(self, box: Sequence[float], margin: float) -> tuple[int, int, int, int]:
-        """Return the box with a margin, as far as it is in the picture, and in multiples of 4, to suit all sheets."""
-        left, top, right, bottom = box
-        width, height = self.picture.size
-        return (max(0, math.floor((left - margin) / 4) * 4), max(0, math.floor((top - margin) / 4) * 4),
-                min(width, math.ceil((right + margin) / 4) * 4), min(height, math.ceil((bottom + margin) / 4) * 4))
+LOOKS = {
+    "open": Look(OPEN, PUPIL, size=0.92), "wide": Look(OPEN, PUPIL, size=1.08),
+    "half": Look(OPEN, PUPIL, [("black", 1, [LID]), ("lid", 1, [[z * 0.91 - 0.03j for z in LID]])]),
+    "closed": Look([("line", 1, [SHUT])]), "happy": Look([("line", 1, [[0.14j + z.conjugate() * 1.06 for z in SHUT]])]),
+}
+NOSTRILS: list[Ink] = [
+    ("black", 0.35, PORES), ("black", 1, [NOSE]), ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]])]
+PHILTRUM = stroke(0.035, 0.46j, 0.53j, 0.61j)
+SMILE: Ink = ("line", 1, [PHILTRUM, *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))])
+TONGUE = whole(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
+MOUTHS: dict[str, list[Ink]] = {
+    "smile": [SMILE],
+    "small": [("line", 1, [PHILTRUM, *both(stroke(0.04, 0.58j, 0.08+0.63j, 0.17+0.60j))])],
+    "grin": [("line", 1, [PHILTRUM, *both(stroke(0.055, 0.56j, 0.17+0.7j, 0.40+0.55j))])],
+    "tongue": [("#7d2f3c", 1, [TONGUE]), ("#f08a94", 1, [[0.6j + (z - 0.6j) * 0.82 for z in TONGUE]]),
+               ("#c9606c", 1, [stroke(0.02, 0.62j, 0.67j, 0.74j)]), SMILE],
+    "yawn": [("black", 1, [whole(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
+             ("#8c3440", 1, [whole(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
+             ("#f08a94", 1, [whole(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
+             ("white", 1, both([0.09+0.53j, 0.17+0.55j, 0.13+0.66j]))],
+}
+COLLAR = [-0.68+0.66j, -0.40+0.86j, 0.92j, 0.40+0.86j, 0.68+0.66j,
+          0.66+0.80j, 0.40+1.0j, 1.08j, -0.40+1.0j, -0.66+0.80j]
+GLEAM = [-0.66+0.65j, -0.40+0.85j, 0.91j, 0.40+0.85j, 0.66+0.65j, 0.40+0.91j, 0.97j, -0.40+0.91j]
+BOW = both([0.02, 0.16-0.2j, 0.4-0.26j, 0.44+0.04j, 0.38+0.24j, 0.14+0.14j])
+LEAVES = [stroke(0.26, 0, 0.62 * z.real + 0.6j * z.imag, z) for z in (
+    -0.75-0.75j, 0.75-0.8j, -0.45-1.25j, 0.5-1.3j, 0.05-1.5j, -0.85-0.3j, 0.85-0.35j)]
+THREADS = [[z * cmath.rect(1, turn) for z in stroke(0.09, -0.8 + y * 0.6j, y * 1.05j, 0.8 + y * 0.6j)]
+           for turn in (0.5, 1.15, -0.7) for y in (-0.75, -0.25, 0.25, 0.75)]
 
-    def fill(self, colour: str, mask: Image.Image, within: Image.Image | None = None) -> None:
-        """Paint with the mask, where the mask `within` allows it."""
-        if box := mask.getbbox():
-            part = ImageChops.multiply(mask.crop(box), within.crop(box)) if within else mask.crop(box)
-            flat = Image.new("RGB", part.size, getattr(self.coat, colour, colour))
-            self.picture.paste(flat, box, part)  # faster than pasting the colour itself
 
-    def paint(self, colour: str, blur: float, alpha: float, shapes: Iterable[Shape],
-              within: Image.Image | None = None, hair: float = 0) -> Image.Image:
-        """Paint the shapes where the mask `within` allows it, with a fringe of hairs. Return the shapes' own mask."""
-        mask = self.mask([self.furry(shape, hair) for shape in shapes] if hair else shapes, blur, alpha)
-        self.fill(colour, mask, within)
-        return mask
+class Thing(NamedTuple):
+    """A thing that a cat has: how it is described, and how it is drawn."""
 
-    def furry(self, shape: Shape, length: float) -> Shape:
-        """Return the shape with a hair at each corner, of at most this length, that points outwards and down."""
-        return [p for root in shape for p in (root, root + (root / abs(root) + 0.5j) * length * self.rng.random())]
+    phrase: str
+    behind: Sequence[Ink] = ()  # the cat
+    under: Sequence[Ink] = ()  # the face, on the fur
+    before: Sequence[Ink] = ()  # the cat
 
-    def hair(self) -> Shape:
-        """Return a hair: a line away from the nose and down."""
-        way = cmath.rect(1, cmath.tau * self.rng.random())
-        root = 0.3j + way * 1.45 * self.rng.random() ** 0.6
-        return root, root + (way + 0.6j * self.rng.random()) * (0.08 + 0.1 * self.rng.random())
+
+THINGS = {
+    "": Thing(""),
+    "bell": Thing("a bell", under=[
+        ("accent", 1, [COLLAR]), ("light", 0.6, [GLEAM]), ("#8a5a14", 1, [oval(1.14j, 0.16, 0.16)]),
+        ("#f5c84c", 1, [oval(1.13j, 0.14, 0.14)]), ("white", 0.9, [oval(-0.05+1.07j, 0.035, 0.03)]),
+        ("#8a5a14", 1, [oval(1.18j, 0.035, 0.035), stroke(0.04, -0.11+1.13j, 1.16j, 0.11+1.13j)])]),
+    "bow": Thing("a bow", before=[
+        ("dark", 1, [[z * 1.1 for z in loop] for loop in BOW]), ("accent", 1, BOW),
+        ("light", 0.5, [[z * 0.55 - 0.05j for z in loop] for loop in BOW]),
+        ("dark", 1, [oval(0.02j, 0.11, 0.13)]), ("light", 1, [oval(-0.01-0.01j, 0.08, 0.1)])]),
+    "wool": Thing("by a ball of wool", before=[
+        ("shadow", 0.45, [oval(0.1+0.92j, 1.1, 0.16)]), ("dark", 1, [stroke(0.12, 0.9j, -1.2+1.15j, -2.3+0.9j)]),
+        ("dark", 1, [oval(0, 1, 1)]), ("accent", 1, [oval(-0.08-0.1j, 0.88, 0.86)]), ("light", 0.5, THREADS)]),
+    "plant": Thing("by a plant", behind=[
+        ("#3f7d47", 1, LEAVES[:2]), ("#579a55", 1, LEAVES[2:5]), ("#2f6640", 1, LEAVES[5:]),
+        ("#a5d18a", 0.25, [[*leaf[:3], (leaf[1] + leaf[3]) / 2] for leaf in LEAVES]),
+        ("#c0623f", 1, [(-0.42-0.02j, 0.42-0.02j, 0.32+0.75j, -0.32+0.75j)]),
+        ("#d08a63", 1, [(-0.47-0.12j, 0.47-0.12j, 0.45+0.1j, -0.45+0.1j)])]),
+    # A box or a table reaches from -1 to 1. 0 is the middle of its upper edge, and y is in hundreds of pixels.
+    "box": Thing("", behind=[
+        ("#c59e71", 1, [(-0.9-0.34j, 0.9-0.34j, 0.76-0.62j, -0.76-0.62j)]),
+        ("#614744", 1, [(-0.9-0.34j, 0.9-0.34j, 1, -1)])], before=[
+        ("#bd8d58", 1, [(-1, 1, 0.96+1.1j, -0.96+1.1j)]), ("#dec19c", 1, [(-1, 1, 1+0.07j, -1+0.07j)]),
+        ("#cea778", 1, [(1, 1.32+0.2j, 1.26+0.4j, 0.99+0.12j), (-1, -1.32+0.2j, -1.26+0.4j, -0.99+0.12j)]),
+        ("#694d42", 0.8, [oval(0.6j, 0.09, 0.11),
+                          *dots(0.035, 0.07, -0.11+0.48j, -0.04+0.39j, 0.04+0.39j, 0.11+0.48j)])]),
+    "table": Thing("", before=[
+        ("#8f5c3e", 1, [(-1, 1, 1+1j, -1+1j)]), ("#bc997f", 1, [(-1, 1, 1+0.15j, -1+0.15j)]),
+        ("shadow", 0.35, [(-1+0.15j, 1+0.15j, 1+0.21j, -1+0.21j)]),
+        ("shadow", 0.3, [stroke(0.03, -0.9+0.5j, -0.2+0.42j, 0.4+0.52j),
+                         stroke(0.03, -0.2+0.75j, 0.4+0.68j, 0.95+0.76j)])]),
+    "moon": Thing("at a window under the moon"), "rain": Thing("at a window in the rain"),
+}
+
+
+class Mood(NamedTuple):
+    """How a cat looks. Its eyes are open, wide, half, closed or happy."""
+
+    eyes: str
+    mouth: str
+    doing: str = ""
+    gaze: str = ""  # an adjective of the eyes
+    trait: str = ""
+
+
+MOODS = {
+    "calm": Mood("open", "smile"), "curious": Mood("wide", "small", gaze="wide "),
+    "sleepy": Mood("half", "smile", gaze="half-closed "), "happy": Mood("happy", "grin", "smiling"),
+    "cheeky": Mood("open", "tongue", trait="its tongue out"), "yawning": Mood("closed", "yawn", "yawning"),
+    "asleep": Mood("closed", "smile")}
+
+
+class Limb(NamedTuple):
+    """A part of the cat: circles along a curve. It has the patterns of its kinds, and is darker if it is "far"."""
+
+    kinds: str
+    path: tuple[tuple[complex, float], ...]  # the middles and radii of some circles
+    melt: float = 0  # the share of its length that melts into the parts behind
+
+    @property
+    def breathes(self) -> bool:
+        return self.kinds.startswith(("front", "side", "back"))
+
+
+def limb(kinds: str, *path: tuple[complex, float], melt: float = 0) -> Limb:
+    return Limb(kinds, path, melt)
+
+
+def pair(kinds: str, *path: tuple[complex, float], melt: float = 0) -> tuple[Limb, Limb]:
+    """Return a limb, and its mirror image on the other side of the cat."""
+    return Limb(kinds, path, melt), Limb(kinds, tuple((-z.conjugate(), radius) for z, radius in path), melt)
+
+
+class Pose(NamedTuple):
+    """What a cat does, and where its parts are."""
+
+    doing: str
+    size: float  # pixels of the distance 1
+    face: complex  # the pixel of its middle
+    limbs: tuple[Limb, ...]  # behind the head
+    front: tuple[Limb, ...] = ()  # before the head
+    over: tuple[Limb, ...] = ()  # before the box or the table
+    tilt: float = 0  # of the head, in radians
+    look: complex = 0j  # where the face is turned to
+    moods: str = "calm calm curious sleepy happy cheeky yawning"
+    worn: str = "bell bow"
+    floor: int = 0  # the pixel where it begins
+    stage: str = ""  # a thing that it always has, if it is not in a box
+    boxed: str = ""  # what a cat in a box does
+    box: tuple[int, int, int] = (0, 0, 0)  # left, top and right pixels of the box
+    beside: tuple[int, int] = (0, 0)  # where a plant stands, and where wool lies
+
+
+POSES = {
+    "portrait": Pose("", 121, 240+202j, (
+        limb("front", (0.25+0.75j, 0.5), (0.1+1.2j, 0.95), (0.1+1.8j, 1.15)),)),
+    "sitting": Pose("sitting", 86, 240+130j, (
+        limb("front", (0.6j, 0.5), (1.2j, 0.66), (1.85j, 0.84), (2.1j, 0.86)),
+        *pair("haunch", (0.62+2.0j, 0.5), (0.8+2.27j, 0.36)),
+        *pair("leg", (0.27+1.2j, 0.3), (0.26+1.9j, 0.21), (0.27+2.4j, 0.2), melt=0.4),
+        *pair("paw", (0.28+2.36j, 0.19), (0.3+2.46j, 0.21)),
+        limb("tail", (1.05+2.1j, 0.15), (1.22+2.42j, 0.18), (0.75+2.56j, 0.18), (0.1+2.56j, 0.16), (-0.4+2.5j, 0.12))),
+        floor=255, boxed="sitting in a box", box=(98, 262, 382), beside=(70, 415)),
+    "profile": Pose("sitting in profile", 84, 160+128j, (
+        limb("tail", (1.7+2.2j, 0.18), (2.2+2.42j, 0.19), (2.6+2.1j, 0.18), (2.55+1.5j, 0.16), (2.25+1.3j, 0.11)),
+        limb("far leg", (0.25+1.2j, 0.3), (0.22+1.8j, 0.2), (0.12+2.35j, 0.19), (2.42j, 0.2)),
+        limb("side belly", (0.25+0.4j, 0.55), (0.5+1.0j, 0.68), (0.85+1.55j, 0.83), (1.05+1.85j, 0.8)),
+        limb("haunch", (1.05+1.75j, 0.64), (1.0+1.95j, 0.6)),
+        limb("paw", (1.1+2.4j, 0.2), (0.7+2.42j, 0.2)),
+        limb("leg", (0.3+1.1j, 0.38), (0.1+1.8j, 0.24), (-0.05+2.35j, 0.19), (-0.2+2.42j, 0.21), melt=0.35)),
+        look=-0.12, floor=260, beside=(425, 420)),
+    "loaf": Pose("in a loaf", 94, 165+165j, (
+        limb("side belly", (0.1+0.75j, 0.62), (0.45+0.75j, 0.85), (1.1+0.72j, 1.0), (1.75+0.85j, 0.88)),
+        limb("haunch", (1.75+1.12j, 0.55), (1.85+1.25j, 0.5)),
+        limb("paw", (-0.3+1.55j, 0.17), (-0.1+1.57j, 0.17)), limb("paw", (0.22+1.6j, 0.17), (0.42+1.6j, 0.17)),
+        limb("tail", (2.45+1.45j, 0.15), (2.1+1.66j, 0.19), (1.5+1.7j, 0.18), (1.0+1.64j, 0.13))),
+        floor=250, boxed="in a box", box=(70, 262, 425), beside=(430, 425)),
+    "curled": Pose("asleep", 88, 150+210j, (
+        limb("side", (0.4+0.1j, 0.6), (1.0-0.5j, 0.85), (1.8-0.4j, 0.98), (2.3+0.2j, 0.88), (1.4+0.5j, 0.7)),), (
+        limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.03j, 0.27), (0.95j, 0.2)),),
+        tilt=0.3, moods="asleep", worn="bow", floor=230, boxed="asleep in a box", box=(50, 268, 430),
+        beside=(430, 430)),
+    "walking": Pose("walking", 74, 125+130j, (
+        limb("tail", (2.9+0.75j, 0.17), (3.3+0.3j, 0.17), (3.4-0.4j, 0.16), (3.25-0.95j, 0.15), (2.85-1.1j, 0.1)),
+        limb("far leg", (1.0+1.2j, 0.3), (1.15+1.8j, 0.2), (1.4+2.4j, 0.17), (1.3+2.5j, 0.18)),
+        limb("far leg", (2.4+1.1j, 0.4), (2.2+1.8j, 0.22), (2.2+2.2j, 0.17), (1.95+2.5j, 0.18)),
+        limb("side belly", (0.4+0.6j, 0.5), (1.1+0.95j, 0.68), (1.9+0.95j, 0.66), (2.5+0.95j, 0.62)),
+        limb("leg", (0.75+1.15j, 0.36), (0.65+1.8j, 0.22), (0.4+2.45j, 0.17), (0.25+2.55j, 0.19), melt=0.3),
+        limb("leg", (2.45+1.1j, 0.5), (2.75+1.7j, 0.27), (2.65+2.1j, 0.18), (2.85+2.5j, 0.17), (2.7+2.57j, 0.19),
+             melt=0.3)),
+        floor=260, beside=(440, 440)),
+    "stretching": Pose("stretching", 74, 130+195j, (
+        limb("tail", (2.9-0.5j, 0.17), (3.3-1.0j, 0.17), (3.3-1.7j, 0.16), (3.0-2.1j, 0.14), (2.7-2.05j, 0.1)),
+        limb("far leg", (2.4+0.2j, 0.4), (2.25+0.9j, 0.22), (2.3+1.3j, 0.17), (2.0+1.6j, 0.18)),
+        limb("side belly", (0.4+0.5j, 0.5), (1.0+0.75j, 0.62), (1.85+0.25j, 0.66), (2.5-0.15j, 0.66)),
+        limb("far leg", (0.8+1.0j, 0.3), (1.3j, 0.2), (-1.0+1.42j, 0.18), (-1.2+1.42j, 0.19)),
+        limb("leg", (2.5, 0.6), (2.85+0.55j, 0.3), (2.75+1.1j, 0.18), (2.9+1.6j, 0.17), (2.75+1.66j, 0.19), melt=0.3),
+        limb("leg", (0.85+1.0j, 0.34), (0.2+1.46j, 0.22), (-0.6+1.62j, 0.18), (-0.85+1.62j, 0.2), melt=0.3)),
+        moods="calm curious happy happy cheeky yawning yawning", floor=265, beside=(430, 425)),
+    "back": Pose("on its back", 88, 150+235j, (
+        limb("tail", (2.2-0.8j, 0.18), (2.75-0.5j, 0.18), (2.9+0.1j, 0.17), (2.6+0.5j, 0.12)),
+        limb("front", (0.3, 0.5), (0.95-0.2j, 0.72), (1.65-0.35j, 0.82), (1.9-0.4j, 0.78)),
+        limb("leg", (1.9+0.1j, 0.4), (2.25+0.4j, 0.3)), limb("leg", (1.75-0.95j, 0.4), (2.0-1.4j, 0.3)),
+        limb("sole", (2.3+0.35j, 0.25), (2.2+0.7j, 0.25)), limb("sole", (2.0-1.3j, 0.25), (1.8-1.7j, 0.25))), (
+        limb("leg", (0.6-0.7j, 0.24), (0.9-1.1j, 0.22), (0.8-1.35j, 0.2)),
+        limb("leg", (0.9+0.35j, 0.24), (1.3+0.55j, 0.22), (1.2+0.85j, 0.2))),
+        tilt=-1.95, moods="calm curious happy happy cheeky", worn="bow", floor=90, beside=(430, 430)),
+    "peeking": Pose("peeking over a table", 124, 240+206j, (
+        limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9)),), (), pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
+        moods="calm curious curious sleepy", worn="bow", stage="table", boxed="peeking out of a box",
+        box=(60, 270, 420)),
+    "shoulder": Pose("looking over its shoulder", 88, 200+133j, (
+        limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
+        limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
+        limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
+        look=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
+}
+EARS = {"up": (0, 0, ""), "back": (0.36, 0.36, "its ears back"), "one": (0, 0.42, "one ear turned")}
 
 
 class HouseCat(NamedTuple):
     """What a seed decides about a cat. It is made without drawing."""
 
     coat: Coat
+    long_hair: bool
     eyes: str  # a colour, or two with a slash between them
     pose: str
     mood: str
-    things: tuple[str, ...]
+    ears: str
+    things: tuple[str, ...]  # in a box or not, worn, beside, at the window
     description: str
 
 
@@ -1705,86 +1988,574 @@ STILL = Moment()
 
 def house_cat(seed: int) -> HouseCat:
     """Return what this seed (0 to 2**32 - 1) decides."""
-    rng = random.Random(seed)
+    rng = random.Random(FIRST_SEED + seed)
     coat = rng.choice(COATS)
+    tabby = rng.choice(TABBIES)
+    if "tabby" in coat.patterns:
+        coat = coat._replace(name=coat.name.replace("tabby", f"{tabby} tabby"),
+                             patterns=coat.patterns.replace("tabby", tabby))
+    long_hair = rng.random() < 0.25
     eyes = rng.choice(coat.eyes.split())
-    first, *others = eyes.split("/")
-    phrase = f"one {first} and one {others[0]} eye" if others else f"{first} eyes"
-    return HouseCat(coat, eyes, "portrait", "", (), f"a {coat.name} with {phrase}")
+    name = rng.choice(tuple(POSES))
+    pose = POSES[name]
+    mood = rng.choice(pose.moods.split())
+    ears = rng.choice(("up", "up", "up", "back", "one"))
+    stage = "box" if pose.boxed and rng.random() < 0.4 else pose.stage
+    worn = rng.choice(("", "", *pose.worn.split()))
+    beside = rng.choice(("", "wool", "plant")) if any(pose.beside) and not stage else ""
+    sight = rng.choice(("", "", "moon", "rain"))
+    cat = HouseCat(coat, long_hair, eyes, name, mood, ears, (stage, worn, beside, sight), "")
+    return cat._replace(description=describe(cat))
+
+
+def describe(cat: HouseCat) -> str:
+    """Return a description, such as "a calico cat asleep in a box, with a bow"."""
+    pose, mood = POSES[cat.pose], MOODS[cat.mood]
+    stage, worn, *around = cat.things
+    doing = joined(" and ", pose.boxed if stage == "box" else pose.doing, mood.doing)
+    where = joined(" ", doing, *(THINGS[thing].phrase for thing in around))
+    first, *others = cat.eyes.split("/")
+    eyes = f"one {first} and one {others[0]} eye" if others else f"{mood.gaze}{first} eyes"
+    seen = eyes if LOOKS[mood.eyes].pupil else ""
+    *traits, last = [trait for trait in (seen, mood.trait, EARS[cat.ears][2], THINGS[worn].phrase) if trait] or [""]
+    coat = joined(" ", "a", "long-haired" if cat.long_hair else "", cat.coat.name, where)
+    return joined(", with " if where else " with ", coat, joined(" and ", ", ".join(traits), last))
+
+
+def joined(between: str, *parts: str) -> str:
+    """Join the parts that are not empty."""
+    return between.join(filter(None, parts))
 
 
 def house_words() -> set[str]:
     """Return all words that descriptions of house cats may contain."""
-    phrases = [*EYES, *(coat.name for coat in COATS), "a with eyes one and one eye"]
+    phrases = ["a long-haired and with one eye eyes", *TABBIES, *EYES, *(thing.phrase for thing in THINGS.values())]
+    phrases += [coat.name for coat in COATS]
+    phrases += [phrase for pose in POSES.values() for phrase in (pose.doing, pose.boxed)]
+    phrases += [phrase for mood in MOODS.values() for phrase in mood[2:]]
+    phrases += [phrase for _, _, phrase in EARS.values()]
     return set(" ".join(phrases).split())
 
 
-def paint_eyes(easel: Easel, colours: str) -> None:
-    """Paint the eyes: liner, iris, glow, rays, lid's shadow, pupil, reflections."""
-    rng, (first, *others) = easel.rng, colours.split("/")
-    look, pupil = cmath.rect(rng.uniform(0.94, 1.1), rng.uniform(-0.12, 0.06)), rng.uniform(0.07, 0.16)
-    gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
-    lids, eyes = (both([0.42 + z * look * size for z in LIDS]) for size in (1, 0.82))
-    easel.paint("belly", 0.06, 0.45, [[z * 1.06 for z in lid] for lid in lids])
-    easel.paint(BLACK, 0, 1, lids)
-    sockets, centres = easel.mask(eyes), [0.42 + gaze, -0.42 + gaze]
-    rays = [cmath.rect(0.22, i / 3.2) for i in range(20)]
-    for start, name in enumerate((first, *others)):  # a second colour replaces the first one in the second eye
+# A cat is sketched in grey, at half the size: how much light falls on each part, where it is, and where its coat has
+# which colour. Then each colour is painted as a range from shadow to light, with hairs at all edges. At last, shapes
+# with crisp edges are drawn in ink: the face, and things.
+
+WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2)
+           for t in (0, 1 / 3, 2 / 3)]  # of four points, for three points of the curve
+CAST = [round(tone * 0.55) for tone in range(256)]  # a shadow that falls on the cat itself
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class Head(NamedTuple):
+    """Where the head is. What stands out moves further when the face turns to look somewhere."""
+
+    at: complex  # pixels
+    turn: complex  # its length is the size in pixels
+    look: complex
+
+    def place(self, depth: float, scale: float = 1) -> Place:
+        """Return what places shapes that stand out so far."""
+        return at(scale * (self.at + self.turn * self.look * depth), scale * self.turn)
+
+
+class Scene(NamedTuple):
+    """All that is decided about a drawing."""
+
+    cat: HouseCat
+    pose: Pose
+    head: Head
+    ears: tuple[float, float]  # how far they are turned, in radians
+    eyes: str
+    breath: float
+    fluff: float
+    gaze: complex
+    pupil: float  # its size
+    colours: dict[str, str]  # by name
+    room: tuple[str, ...]  # the colours of the room
+    glow: complex  # the brightest place of the wall, at a twelfth of the size
+    spots: list[complex]  # lamps, stars or drops, from 0 to 1
+
+
+def smooth(points: Sequence[complex]) -> list[complex]:
+    """Return corners on the curve from the second to the next to last point, without its end (Catmull-Rom spline)."""
+    quads = zip(points, points[1:], points[2:], points[3:], strict=False)
+    return [wa * a + wb * b + wc * c + wd * d for a, b, c, d in quads for wa, wb, wc, wd in WEIGHTS]
+
+
+def curve(points: Sequence[complex]) -> Shape:
+    """Return the corners of a polygon that looks like a smooth closed curve through the points."""
+    return smooth([points[-1], *points, *points[:2]])
+
+
+def at(spot: complex, unit: complex) -> Place:
+    """Return what places shapes at a spot, in a unit of pixels."""
+
+    def place(shape: Shape) -> Shape:
+        points = [spot + unit * z for z in shape]
+        return points if isinstance(shape, tuple) else curve(points)
+
+    return place
+
+
+def along(left: float, top: float, right: float) -> Place:
+    """Return what places the shapes of a box or a table, whose upper edge is there."""
+    middle = (left + right) / 2
+    half = (right - left) / 2
+
+    def place(shape: Shape) -> Shape:
+        points = [complex(middle + half * z.real, top + 100 * z.imag) for z in shape]
+        return points if isinstance(shape, tuple) else curve(points)
+
+    return place
+
+
+def corners(points: Iterable[complex]) -> list[tuple[float, float]]:
+    return [(z.real, z.imag) for z in points]
+
+
+def bounds(points: Iterable[complex]) -> Box:
+    xs, ys = zip(*corners(points), strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def circle(centre: complex, radius: float) -> Box:
+    return centre.real - radius, centre.imag - radius, centre.real + radius, centre.imag + radius
+
+
+@lru_cache(256)
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+def mixed(colour: str, other: str, share: float) -> str:
+    """Return a colour with a share of another one."""
+    return "#" + bytes(round(a + (b - a) * share) for a, b in zip(rgb(colour), rgb(other), strict=True)).hex()
+
+
+@lru_cache(64)
+def ramp(*stops: str) -> bytes:
+    """Return a palette of 256 colours, which run through the stops."""
+    colours = Image.frombytes("RGB", (len(stops), 1), b"".join(map(bytes, map(rgb, stops))))
+    return colours.resize((256, 1), Image.Resampling.BILINEAR, (0.5, 0, len(stops) - 0.5, 1)).tobytes()
+
+
+@lru_cache(64)
+def fur(colour: str) -> bytes:
+    """Return a palette of fur from deep shadow to bright light."""
+    shades = [mixed(colour, SHADOW, share) for share in (0.85, 0.42)]
+    lights = [mixed(colour, LIGHT, share) for share in (0.42, 0.85)]
+    return ramp(*shades, colour, *lights)
+
+
+def tinted(tone: Image.Image, palette: bytes) -> Image.Image:
+    """Return a grey image in the colours of a palette."""
+    image = tone.copy()
+    image.putpalette(palette)
+    return image.convert("RGB")
+
+
+@cache
+def hairs() -> Image.Image:
+    """Return a sheet of grey hairs, which grow from its middle to all sides, and a bit down."""
+    rng = random.Random(1)
+    half = Image.new("L", (180, 270), 128)
+    pen = ImageDraw.Draw(half)
+    for _ in range(1450):
+        way = cmath.rect(1, cmath.pi * (rng.random() - 0.5))
+        root = 135j + way * rng.random() ** 0.6 * 220
+        tip = root + (way + 0.5j * rng.random()) * rng.uniform(5, 11)
+        pen.line(corners([root, tip]), rng.choice((60, 95, 160, 195)))
+    sheet = Image.new("L", (360, 270))
+    sheet.paste(half, (180, 0))
+    sheet.paste(ImageOps.mirror(half), (0, 0))
+    return sheet.resize((720, 540), Image.Resampling.BICUBIC)
+
+
+def hairy(mask: Image.Image, hair: Image.Image, sharp: float) -> Image.Image:
+    """Return a blurred mask with edges of hair."""
+    return ImageChops.add(mask, hair, 1 / sharp, round(128 - 255 * sharp))
+
+
+class Frame(NamedTuple):
+    """A part of a sketch, in its pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def around(cls, box: Box, margin: float) -> Frame:
+        """Return the box with a margin, as far as it is in the sketch."""
+        left, top = (max(0, int(edge - margin)) for edge in box[:2])
+        right, bottom = (min(side, int(edge + margin) + 1) for side, edge in zip(SKETCH, box[2:], strict=True))
+        return cls(left, top, max(left + 1, right), max(top + 1, bottom))
+
+    def doubled(self, left: int = 0, top: int = 0) -> tuple[int, int, int, int]:
+        """Return this part of the picture, seen from there."""
+        return 2 * self.left - left, 2 * self.top - top, 2 * self.right - left, 2 * self.bottom - top
+
+    def large(self, plane: Image.Image, blur: float = 0) -> Image.Image:
+        """Return this part of a plane, blurred, at the size of the picture."""
+        part = plane.crop(self)
+        if blur:
+            part = part.filter(ImageFilter.BoxBlur(blur))
+        return part.resize((2 * part.width, 2 * part.height), Image.Resampling.BILINEAR)
+
+    def hair(self, crown: complex) -> Image.Image:
+        """Return hairs for this part, at the size of the picture, which grow away from a pixel of the picture."""
+        sheet = hairs()
+        left, top, right, bottom = self.doubled()
+        x = round(sheet.width / 2 + left - crown.real)
+        y = round(sheet.height / 2 + top - crown.imag)
+        x = max(0, min(sheet.width - right + left, x))
+        y = max(0, min(sheet.height - bottom + top, y))
+        return sheet.crop((x, y, x + right - left, y + bottom - top))
+
+    def filled(self, polygons: Iterable[tuple[Shape, int]], ground: int = 0) -> Image.Image:
+        """Return this part of a grey plane with polygons, each of its level."""
+        plane = Image.new("L", SKETCH, ground)
+        pen = ImageDraw.Draw(plane)
+        for polygon, level in polygons:
+            pen.polygon(corners(polygon), level)
+        return plane.crop(self)
+
+    def masks(self, coat: Coat, kinds: Iterable[str], place: Place) -> dict[str, Image.Image]:
+        """Return a mask for each colour that a part of these kinds has."""
+        shapes: dict[str, list[tuple[Shape, int]]] = {}
+        for pattern in ("", *coat.patterns.split()):
+            for kind in kinds:
+                for colour, marks in PATTERNS[pattern].get(kind, ()):
+                    shapes.setdefault(colour, []).extend((place(mark), 255) for mark in marks)
+        return {colour: self.filled(polygons) for colour, polygons in shapes.items()}
+
+
+class Sketch:
+    """Parts of a cat in grey: how light they are, where they are, and where they have which colour."""
+
+    def __init__(self) -> None:
+        self._tone = Image.new("L", SKETCH, 128)
+        self.where = Image.new("L", SKETCH)
+        self._colours: dict[str, Image.Image] = {}
+
+    def add(self, part: Image.Image, frame: Frame, colours: Mapping[str, Image.Image], relief: float,
+            details: Image.Image | None = None, tone: int = 132, melt: Image.Image | None = None) -> None:
+        """Add a part. Light falls on it from the upper left, and it casts a shadow on the parts behind it."""
+        soft = part.filter(ImageFilter.BoxBlur(relief))
+        mask = part.filter(ImageFilter.BoxBlur(0.7))
+        step = max(1, round(relief * 0.6))
+        form = ImageChops.subtract(soft, ImageChops.offset(soft, step, step), 2.0, tone)
+        rim = ImageChops.subtract(mask, ImageChops.offset(mask, 1, 2), 2.2)
+        light = ImageChops.add(form, rim)
+        if details:
+            light = ImageChops.add(light, details, offset=-128)
+        if melt:
+            mask = ImageChops.multiply(mask, melt)
+        self._tone.paste(30, (frame.left + step, frame.top + step), soft.point(CAST))
+        self._tone.paste(light, frame, mask)
+        self.where.paste(255, frame, mask)
+        for colour in colours:
+            self._colours.setdefault(colour, Image.new("L", SKETCH))
+        for colour, plane in self._colours.items():
+            plane.paste(colours.get(colour, 0), frame, mask)
+
+    def shade(self, nearer: Sketch, reach: float) -> None:
+        """Let a sketch that is nearer cast its shadow on this one."""
+        shadow = nearer.where.filter(ImageFilter.BoxBlur(reach)).point(CAST)
+        self._tone.paste(10, (round(reach * 0.6), round(reach * 1.6)), shadow)
+
+    def paint(self, picture: Image.Image, coat: Coat, crown: complex, fluff: float) -> None:
+        """Paint the sketch on the picture, in the colours of the coat. Hairs grow away from the crown."""
+        edges = self.where.getbbox()
+        if not edges:
+            return
+        frame = Frame.around(edges, 6)
+        left, top, *_ = frame.doubled()
+        hair = frame.hair(crown)
+        tone = Image.blend(frame.large(self._tone), hair, 0.2)
+        cat = hairy(frame.large(self.where, fluff), hair, 3)
+        picture.paste(tinted(tone, fur(coat.fur)), (left, top), cat)
+        for name in TINTS:
+            plane = self._colours.get(name)
+            edges = plane.getbbox() if plane else None
+            if plane and edges:
+                part = Frame.around(edges, 2)
+                box = part.doubled(left, top)
+                mask = hairy(part.large(plane, 1), hair.crop(box), 2.5)
+                colour = getattr(coat, name, PINK)
+                picture.paste(tinted(tone.crop(box), fur(colour)), part.doubled()[:2],
+                              ImageChops.multiply(mask, cat.crop(box)))
+
+
+class Tube(NamedTuple):
+    """A limb: points along its middle, the radius at each, and the way across."""
+
+    spots: Sequence[complex]
+    radii: Sequence[float]
+    across: Sequence[complex]
+
+    def scaled(self, origin: complex, unit: float, bulge: float) -> Tube:
+        """Return the limb in pixels."""
+        spots = [origin + unit * spot for spot in self.spots]
+        radii = [unit * bulge * radius for radius in self.radii]
+        return Tube(spots, radii, self.across)
+
+    def bend(self, shape: Shape) -> Shape:
+        """Return the corners of a shape, whose x runs along the limb, and y across it."""
+        bent = []
+        last = len(self.spots) - 2
+        for z in shape:
+            place = z.real * (last + 1)
+            i = max(0, min(last, int(place)))
+            share = place - i
+            near = max(0, min(1, share))
+            spot = self.spots[i] + (self.spots[i + 1] - self.spots[i]) * share
+            radius = self.radii[i] + (self.radii[i + 1] - self.radii[i]) * near
+            way = self.across[i] + (self.across[i + 1] - self.across[i]) * near
+            bent.append(spot + way * radius * z.imag)
+        return curve(bent)
+
+    def draw(self, frame: Frame, levels: Iterable[int], wide: float = 1) -> Image.Image:
+        """Return a mask with the limb, which has these levels from its root to its tip."""
+        plane = Image.new("L", SKETCH)
+        pen = ImageDraw.Draw(plane)
+        before: list[complex] = []
+        for spot, radius, way, level in zip(*self, levels, strict=False):
+            side = way * radius * wide
+            pen.ellipse(circle(spot, radius * wide), level)
+            if before:
+                pen.polygon(corners([*before, spot - side, spot + side]), level)
+            before = [spot + side, spot - side]
+        return plane.crop(frame)
+
+
+@cache
+def tube(path: tuple[tuple[complex, float], ...]) -> Tube:
+    """Return the limb along a path."""
+    spots, radii = zip(*path, strict=True)
+    before = 2 * spots[0] - spots[1]
+    after = 2 * spots[-1] - spots[-2]
+    middle = [*smooth([before, *spots, after]), spots[-1]]
+    wide = [*smooth([radii[0], *radii, radii[-1]]), radii[-1]]
+    ways = [b - a for a, b in zip([before, *middle], [*middle[1:], after], strict=False)]
+    return Tube(middle, [radius.real for radius in wide], [way / abs(way) * 1j for way in ways])
+
+
+def sketch_limb(sketch: Sketch, limb: Limb, scene: Scene) -> None:
+    """Add a limb to the sketch."""
+    kinds = limb.kinds.split()
+    bulge = 1 + 0.04 * scene.breath if limb.breathes else 1
+    if scene.cat.long_hair:
+        bulge *= 1.6 if "tail" in kinds else 1.06
+    shape = tube(limb.path).scaled(scene.head.at / 2, scene.pose.size / 2, bulge)
+    relief = max(2, min(8, max(shape.radii) * 0.35))
+    frame = Frame.around(bounds(shape.spots), max(shape.radii) + relief)
+    part = shape.draw(frame, itertools.repeat(255))
+    details = melt = None
+    if "paw" in kinds:
+        toes = frame.filled([(shape.bend(toe), 68) for toe in TOES], 128)
+        details = toes.filter(ImageFilter.BoxBlur(0.5))
+    if limb.melt:
+        count = len(shape.spots) - 1
+        levels = [int(255 * max(0, min(1, i / count / limb.melt - 0.3))) for i in range(count + 1)]
+        melt = shape.draw(frame, levels, 1.4).filter(ImageFilter.BoxBlur(2))
+    tone = 94 if "far" in kinds else 132
+    sketch.add(part, frame, frame.masks(scene.cat.coat, kinds, shape.bend), relief, details, tone, melt)
+
+
+def sketch_head(sketch: Sketch, scene: Scene) -> None:
+    """Add the head to the sketch."""
+    head = scene.head
+    unit = abs(head.turn) / 2
+
+    def ears(shape: Shape) -> list[Shape]:
+        right, left = ([EAR_FOOT + (z - EAR_FOOT) * cmath.rect(1, turn) for z in shape] for turn in scene.ears)
+        return [*map(head.place(-0.35, 0.5), (right, [-z.conjugate() for z in left]))]
+
+    tufts = TUFTS if scene.cat.long_hair else []
+    outline = [*map(head.place(0, 0.5), [SKULL, *tufts]), *ears(EAR)]
+    frame = Frame.around(bounds(z for polygon in outline for z in polygon), 12)
+    part = frame.filled((polygon, 255) for polygon in outline)
+    colours = frame.masks(scene.cat.coat, ["head"], head.place(0.6, 0.5))
+    conches = ears(CONCH)
+    colours["pink"] = frame.filled((conch, 255) for conch in conches)
+    place = head.place(0.7, 0.5)
+    details: list[tuple[Shape, int]] = [([z + head.turn * 0.05j for z in conch], 88) for conch in conches]
+    details += [(place(shape), 128 + light) for shapes, light in FACE_LIGHTS for shape in shapes]
+    blurred = frame.filled(details, 128).filter(ImageFilter.BoxBlur(unit * 0.06))
+    sketch.add(part, frame, colours, unit * 0.11, blurred)
+
+
+def inked(inks: Iterable[Ink], place: Place, colours: Mapping[str, str]) -> list[Polygon]:
+    """Return the polygons of some inks. `colours` has colours by name."""
+    return [((*rgb(colours.get(colour, colour)), round(255 * alpha)), place(shape))
+            for colour, alpha, shapes in inks for shape in shapes]
+
+
+def draw_ink(picture: Image.Image, polygons: Collection[Polygon]) -> None:
+    """Draw polygons with smooth edges: at twice the size."""
+    if not polygons:
+        return
+    edges = bounds(z for _, polygon in polygons for z in polygon)
+    left, top = (max(0, int(edge) - 1) for edge in edges[:2])
+    right, bottom = (min(side, int(edge) + 2) for side, edge in zip(PORTRAIT, edges[2:], strict=True))
+    part = picture.crop((left, top, right, bottom))
+    part = part.resize((part.width * 2, part.height * 2), Image.Resampling.NEAREST)
+    pens = {opaque: ImageDraw.Draw(part, "RGB" if opaque else "RGBA") for opaque in (True, False)}
+    for colour, polygon in polygons:
+        pen = pens[colour[3] == 255]
+        pen.polygon([(2 * (z.real - left), 2 * (z.imag - top)) for z in polygon], colour)
+    picture.paste(part.reduce(2), (left, top))
+
+
+def inked_eye(scene: Scene, side: int, colours: Mapping[str, str]) -> list[Polygon]:
+    """Return the polygons of the right eye (1) or the left eye (-1)."""
+    look = LOOKS[scene.eyes]
+    place = scene.head.place(0.7)
+
+    def eye(shape: Shape) -> Shape:
+        return place([0.42 * side + look.size * (z if side > 0 else -z.conjugate()) for z in shape])
+
+    def pupil(shape: Shape) -> Shape:
+        return place([0.42 * side + scene.gaze + look.size * scene.pupil * z for z in shape])
+
+    return inked(look.under, eye, colours) + inked(look.pupil, pupil, colours) + inked(look.over, eye, colours)
+
+
+def inked_face(scene: Scene, picture: Image.Image) -> list[Polygon]:
+    """Return the polygons of the face. The picture has the fur, whose colour the lids have."""
+    head, cat = scene.head, scene.cat
+    near = head.place(0.8)
+    polygons = inked([*NOSTRILS, *MOUTHS[MOODS[cat.mood].mouth]], near, scene.colours)
+    names = cat.eyes.split("/")
+    for side, name in ((1, names[0]), (-1, names[-1])):
         iris, glow = EYES[name].split()
-        easel.paint(iris, 0, 1, eyes[start:])
-        easel.paint(glow, 0.05, 1, [oval(centre + 0.07j, 0.19, 0.13) for centre in centres[start:]], sockets)
-        easel.paint(glow, 0, 0.45, [(centre + z * 0.4, centre + z, centre + z * (1+0.12j))
-                                    for centre in centres[start:] for z in rays], sockets)
-    easel.paint(SHADOW, 0, 0.75, eyes, ImageChops.invert(easel.mask(both(oval(0.42+0.05j, 0.25, 0.2)), 0.035)))
-    easel.paint(BLACK, 0, 1, [oval(centre, pupil, 0.175) for centre in centres], sockets)
-    glints = [(0.07-0.09j, 0.06), (-0.08+0.09j, 0.025)]
-    easel.paint("white", 0, 1, [oval(centre + place, size, size) for centre in centres for place, size in glints])
+        brow = head.at + head.turn * (0.42 * side - 0.40j + 0.7 * head.look)
+        x = max(0, min(PORTRAIT[0] - 1, int(brow.real)))
+        y = max(0, min(PORTRAIT[1] - 1, int(brow.imag)))
+        lid = "#" + picture.crop((x, y, x + 1, y + 1)).tobytes().hex()
+        polygons += inked_eye(scene, side, {**scene.colours, "iris": iris, "glow": glow, "lid": lid})
+    return polygons + inked([("white", 0.85, WHISKERS)], near, scene.colours)
+
+
+def placed(scene: Scene, thing: str) -> Place:
+    """Return what places the shapes of a thing."""
+    head, pose = scene.head, scene.pose
+    match thing:
+        case "bell":
+            return head.place(0.3)
+        case "bow":
+            return at(head.at + head.turn * (0.56-0.76j - 0.3 * head.look), head.turn * (0.85+0.3j))
+        case "wool":
+            return at(complex(pose.beside[1], 312), 38)
+        case "plant":
+            return at(complex(pose.beside[0], 275), 84)
+        case "table":
+            return along(0, pose.box[1], PORTRAIT[0])
+        case _:
+            return along(*pose.box)
+
+
+def draw_window(scene: Scene) -> Image.Image:
+    """Return a window, and what is seen there, in grey, at a third of the size."""
+    pale = scene.cat.coat.room == "pale"
+    sky = 62 if pale else 6
+    frame = 200 if pale else 96
+    image = Image.new("L", (60, 72), frame)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((4, 4, 55, 64), sky)
+    spots = [complex(6 + 48 * spot.real, 6 + 54 * spot.imag) for spot in scene.spots]
+    if "moon" in scene.cat.things:
+        pen.point(corners(spots[::2]), 200)
+        pen.ellipse(circle(41+18j, 9), 250)
+    else:
+        for spot in spots:
+            pen.line(corners([spot, spot - 2+6j]), sky + 80)
+    for line in ((30, 4, 30, 64), (4, 34, 55, 34)):
+        pen.line(line, frame, 3)
+    pen.line((0, 66, 59, 66), sky)
+    return image
+
+
+def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
+    """Return the room in grey, at a third of the size: it is out of focus."""
+    pale = scene.cat.coat.room == "pale"
+    dark = 95 if pale else 28
+    wall = Image.new("L", (40, 30), dark)
+    ImageDraw.Draw(wall).ellipse(circle(scene.glow, 13), 165 if pale else 125)
+    wall = wall.filter(ImageFilter.BoxBlur(5)).filter(ImageFilter.BoxBlur(3))
+    room = wall.resize(ROOM, Image.Resampling.BICUBIC)
+    if scene.pose.floor:
+        edge = scene.pose.floor // 3
+        share = 0.8 if pale else 0.62
+        room.paste(room.crop((0, edge, *ROOM)).point([round(tone * share) for tone in range(256)]), (0, edge))
+        left, _, right, bottom = (edge * 2 / 3 for edge in cat_edges)
+        shadow = Image.new("L", ROOM)
+        ImageDraw.Draw(shadow).ellipse((left - 2, bottom - 11, right + 4, bottom + 4), 150)
+        room.paste(dark // 4, (0, 0), shadow.filter(ImageFilter.BoxBlur(3)))
+    if scene.cat.things[3]:
+        room.paste(draw_window(scene), (2 if scene.pose.face.real > 200 and scene.glow.real > 20 else 97, 5))
+    else:
+        lamps = Image.new("L", ROOM)
+        pen = ImageDraw.Draw(lamps)
+        for i, spot in enumerate(scene.spots[:8]):
+            pen.ellipse(circle(complex(160 * spot.real, 100 * spot.imag), 7 + i % 3 * 2), 30 + i % 3 * 12)
+        room.paste(255, (0, 0), lamps)
+    return room.filter(ImageFilter.BoxBlur(0.7))
+
+
+def set_scene(seed: int, moment: Moment) -> Scene:
+    """Return what is decided about the drawing of this seed's cat at a moment."""
+    rng = random.Random(FIRST_SEED + HOUSE_CATS + seed)
+    cat = house_cat(seed)
+    pose = POSES[cat.pose]
+    face = pose.face + complex(rng.uniform(-8, 8), rng.uniform(-4, 4))
+    turn = cmath.rect(pose.size, pose.tilt + rng.uniform(-0.12, 0.12))
+    look = pose.look + complex(rng.uniform(-0.12, 0.12), rng.uniform(-0.06, 0.06))
+    right, left, _ = EARS[cat.ears]
+    ears = right + rng.uniform(-0.1, 0.15) + 0.35 * moment.ear, left + rng.uniform(-0.1, 0.15)
+    fluff = 2.6 if cat.long_hair else rng.uniform(1, 1.8)
+    gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
+    pupil = rng.uniform(0.85, 1.15)
+    accent = rng.choice(ACCENTS)
+    line = mixed(cat.coat.fur, LIGHT, 0.5) if cat.coat.room == "pale" else BLACK
+    colours = {"black": BLACK, "white": WHITE, "shadow": SHADOW, "nose": cat.coat.nose, "line": line,
+               "accent": accent, "dark": mixed(accent, SHADOW, 0.4), "light": mixed(accent, WHITE, 0.4)}
+    room = tuple(rng.choice(ROOMS[cat.coat.room]).split())
+    glow = complex(rng.uniform(11, 29), rng.uniform(10, 18))
+    spots = [complex(rng.random(), rng.random()) for _ in range(30)]
+    return Scene(cat, pose, Head(face, turn, look), ears, moment.eyes or MOODS[cat.mood].eyes, moment.breath,
+                 fluff, gaze, pupil, colours, room, glow, spots)
 
 
 def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
-    cat = house_cat(seed)
-    rng = random.Random(seed)
-    coat, fluff, size = rng.choice(COATS), rng.uniform(0.06, 0.15), rng.uniform(110, 122)
-    markings = [layer for pattern in coat.patterns.split() for layer in PATTERNS[pattern]]
-    far, near = rng.choice(ROOMS[coat.room]).split()
-    origin, broad = complex(rng.uniform(210, 270), rng.uniform(190, 206)), rng.uniform(0.97, 1.08) * rng.choice((-1, 1))
-    room = Easel(Image.new("RGB", (160, 120), far), coat, rng, origin / 3, size / 3, broad)  # it is out of focus
-    room.paint(near, 0.5, 1, [oval(complex(rng.uniform(-1, 1), rng.uniform(-0.6, 0.6)), 1.5, 1.2)])
-    lamps = [oval(complex(rng.uniform(-2, 2), rng.uniform(-1.7, 1)), 0.22, 0.22) for _ in range(9)]
-    room.paint(LIGHT, 0, 0.2, lamps)
-    blurred = room.picture.filter(ImageFilter.BoxBlur(1)).resize(PORTRAIT, Image.Resampling.BILINEAR)
+    scene = set_scene(seed, moment)
+    cat, head, size = scene.cat, scene.head, scene.pose.size
+    body, front, paws = Sketch(), Sketch(), Sketch()
+    sketch_head(front, scene)
+    for sketch, limbs in ((body, scene.pose.limbs), (front, scene.pose.front), (paws, scene.pose.over)):
+        for limb in limbs:
+            sketch_limb(sketch, limb, scene)
+    body.shade(front, size * 0.045)
 
-    body = Easel(blurred, coat, rng, origin, size, broad)
-    torso = body.paint("fur", 0, 1, [BODY], hair=fluff)
-    for layer in markings:
-        body.paint(*layer, torso, 0.03)
-    body.paint("belly", 0, 1, [BIB], torso, hair=0.12)
-    body.paint(SHADOW, 0.12, 0.55, [oval(0.75j, 0.85, 0.35)], torso)
-
-    head = body._replace(turn=cmath.rect(size, rng.uniform(-0.14, 0.14)))
-    poses = [cmath.rect(1, rng.uniform(-0.12, 0.20)) for _ in range(2)]
-    ears, conches = ([both([EAR_FOOT + (z - EAR_FOOT) * pose for z in shape])[i] for i, pose in enumerate(poses)]
-                     for shape in (EAR, CONCH))
-    outline = [head.furry(SKULL, fluff), *(head.furry(ear, 0.03) for ear in ears)]
-    face = head.paint("fur", 0, 1, outline)
-    head.paint("belly", 0.05, 0.9, MUZZLE, face)
-    for layer in markings:
-        head.paint(*layer, face, 0.05)
-    head.paint(PINK, 0.02, 1, conches, face)
-    head.paint(SHADOW, 0.06, 0.4, [[z + 0.12j for z in shape] for shape in conches], face)
-    head.paint(LIGHT, 0.15, 0.3, [oval(0.25-0.5j, 0.6, 0.35)], face)
-    fur = ImageChops.lighter(face, torso)
-    for colour, shift, blur in ((SHADOW, 0.07-0.10j, 0.11), (LIGHT, -0.05+0.05j, 0.03)):  # a dark and a bright edge
-        inner = head.mask([[z + shift for z in shape] for shape in (SKULL, *ears)], blur)
-        edge = ImageChops.subtract(face, inner, scale=2)  # half as opaque
-        hairs = head.mask([head.hair() for _ in range(300)], alpha=0.4)
-        head.fill(colour, ImageChops.lighter(edge, hairs), fur)
-    for layer in FACE:
-        head.paint(*layer)
-    paint_eyes(head, cat.eyes)
-    head.picture.info["description"] = cat.description
-    return head.picture
+    room = draw_room(scene, body.where.getbbox() or (0, 0, 0, 0))
+    picture = tinted(room.resize(PORTRAIT, Image.Resampling.BILINEAR), ramp(*scene.room))
+    things = [(THINGS[thing], placed(scene, thing)) for thing in cat.things]
+    for thing, place in things:
+        draw_ink(picture, inked(thing.behind, place, scene.colours))
+    body.paint(picture, cat.coat, head.at + size * 1j, scene.fluff)
+    front.paint(picture, cat.coat, head.at + head.turn * 0.3j, scene.fluff)
+    collar = [polygon for thing, place in things for polygon in inked(thing.under, place, scene.colours)]
+    draw_ink(picture, collar + inked_face(scene, picture))
+    for thing, place in things:
+        draw_ink(picture, inked(thing.before, place, scene.colours))
+    paws.paint(picture, cat.coat, head.at, scene.fluff)
+    if scene.glow.imag > 14:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture.info["description"] = cat.description
+    return picture
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -4388,7 +5159,7 @@ def link_line(view: View, cat: Cat, root: str, base_url: str) -> str:
 
     The line has at most 80 characters, unless the shortest command is longer.
     """
-    coat = re.split(" with |, ", cat.description)[0]
+    coat = re.split(" by | at | with |, ", cat.description)[0]
     given = view.given("height", "format", "says", "like")
     larger, same = (shell_command(f"{base_url}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
     parts = (f"{cat.description}: ", f"{coat}: ", ""), (larger, same), (f"  {root}:help", "")
