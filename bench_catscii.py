@@ -29,6 +29,7 @@
     uv run bench_catscii.py art PICTURE...    quality, size and speed of art at 80 columns
     uv run bench_catscii.py page              size of pages, and time to write them
     uv run bench_catscii.py serve             requests per second and memory, compared with a minimal service
+    uv run bench_catscii.py live              what clients cost that watch a cat that moves
     uv run bench_catscii.py coverage          the literal COVERAGE of catscii.py
     uv run bench_catscii.py map               the literal WORLD of catscii.py, from a package of npm
     uv run bench_catscii.py start             time from exec to the end, or to the first byte of a service
@@ -91,6 +92,7 @@ import os
 import pickle
 import random
 import re
+import select
 import shutil
 import socket
 import statistics
@@ -893,6 +895,64 @@ def compare_drawing() -> None:
         server.close()
 
 
+def read_for(streams: dict[socket.socket, int], seconds: float) -> None:
+    """Read all that arrives for some seconds, and add up its bytes."""
+    poll = select.poll()
+    by_file = {stream.fileno(): stream for stream in streams}
+    for file in by_file:
+        poll.register(file, select.POLLIN)
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        for file, _ in poll.poll(1000 * left):
+            data = by_file[file].recv(1 << 20)
+            assert data, "the service has closed a stream"
+            streams[by_file[file]] += len(data)
+
+
+def watchers(port: int, views: Sequence[str]) -> dict[socket.socket, int]:
+    """Ask for a cat that moves in each of the views, each time as another client. Return the connections."""
+    streams = {}
+    for number, view in enumerate(views):
+        stream = connection(port)
+        address = f"192.0.{number // 200}.{number % 200}"
+        head = f"GET /live{view} HTTP/1.1\r\nHost: x\r\nUser-Agent: curl/8\r\nX-Real-IP: {address}\r\n\r\n"
+        stream.sendall(head.encode())
+        streams[stream] = 0
+        assert stream.recv(12).endswith(b" 200")
+        read_for(streams, 0.01)
+    return streams
+
+
+def compare_watching() -> None:
+    """Print what clients cost that watch a cat, for a minute each, and how long /health takes meanwhile."""
+    print("| streams | CPU, % of a core | MB more | kB a stream | /health, p50 ms | p99 |")
+    print(f"|{'---|' * 6}")
+    same = [""] * 200
+    sizes = [f"?width={20 + number}" for number in range(200)]
+    for name, views in {"none": [], "200": same, "200, each of another size": sizes}.items():
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            server = Server(f"{folder}/server", [catscii.__file__], CAT_SOURCES="", CLIENT_IP_HEADER="X-Real-IP")
+            stack.callback(server.close)
+            (first,) = watchers(server.port, [""])
+            first.close()
+            before = server.resident()
+            streams = watchers(server.port, views)
+            read_for(streams, 3)
+            received = sum(streams.values())
+            used = server.processor_seconds()
+            read_for(streams, 60)
+            used = server.processor_seconds() - used
+            share = (sum(streams.values()) - received) / 1000 / max(1, len(streams))
+            more = server.resident() - before
+            with ThreadPoolExecutor(1) as pool:
+                asking = pool.submit(ask, itertools.repeat("/health", 1000), server.port, time.perf_counter() + 10)
+                read_for(streams, 10)
+                taken = sorted(asking.result())
+            p50 = 1000 * statistics.median(taken)
+            p99 = 1000 * taken[len(taken) * 99 // 100]
+            print(f"| {name} | {used / 0.6:.1f} | {more:.0f} | {share:.0f} | {p50:.1f} | {p99:.1f} |", flush=True)
+
+
 STARTS = 21
 SERVER_FLOOR, CGI_FLOOR = "import bottle, waitress, sqlite3", "import bottle, sqlite3, PIL.Image"
 ART_FLOOR = """
@@ -1136,6 +1196,8 @@ def main(arguments: list[str]) -> None:
         case ["serve"]:
             compare_serving()
             compare_drawing()
+        case ["live"]:
+            compare_watching()
         case ["art", *pictures]:
             with tempfile.TemporaryDirectory() as folder:
                 house_cats = [Path(folder, f"house-{seed}.png") for seed in range(4)]

@@ -307,6 +307,7 @@ METRICS = {
     "catscii_failed_exchanges_total": ("counter", "Exchanges with etcd that failed."),
     "catscii_agreed_age_seconds": ("gauge", "Time since this machine last read the visits of all machines."),
     "catscii_open_connections": ("gauge", "Connections of clients."),
+    "catscii_live_streams": ("gauge", "Clients that watch a cat that moves."),
     "catscii_dropped_log_lines_total": ("counter", "Log lines that were dropped, because no reader took them in time."),
     "catscii_build_info": ("gauge", "1, with the version of catscii."),
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
@@ -617,6 +618,8 @@ GLYPHS = [chr(code) for code in range(32, 127)]  # printable ASCII: those above,
 RELIEF = 2  # factor for the luma minus the cell's mean, so that faint relief is not rounded to nothing
 KEPT = 0.75  # with few colours, a glyph stays if its error is this share of that of a flat cell or less
 MOST_LUMINANCE = 0.3  # of glyphs on white: a relative luminance of 0.3 has a contrast of 3:1 (WCAG 2.2)
+LEAST_CHANGE = 12  # levels of a colour: a cell of a moving picture changes if its mean changes as much
+MOST_CHANGED = 1000  # cells of a moving picture that change at once, which bounds the memory for them
 FADE = 2  # the smaller, the fainter are glyphs that fit their cells badly
 COVERAGE = """
 c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<$&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E
@@ -643,6 +646,8 @@ ASCII_FORMS = str.maketrans({  # of what Unicode does not decompose
     "\u2014": "-", "\u00df": "ss", "\u00c6": "AE", "\u00e6": "ae", "\u0152": "OE", "\u0153": "oe", "\u00d8": "O",
     "\u00f8": "o", "\u0141": "L", "\u0142": "l"})
 Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, or None for spaces; its background, if any
+Cell = tuple[str, bytes, bytes | None]  # glyph, foreground, background
+Colours = tuple[bytes | None, bytes | None]  # foreground, background
 
 
 class PictureError(ValueError):
@@ -1297,6 +1302,93 @@ def to_ansi(art: Art, colors: str = "true") -> str:
     return "".join(parts) % tuple(levels)
 
 
+class Patch(NamedTuple):
+    """Some cells of art. The planes are as in Art."""
+
+    places: Sequence[int]  # the cells of the art are counted from the top left, row by row
+    glyphs: str
+    foreground: bytes
+    background: bytes | None
+
+    def cells(self) -> dict[int, Cell]:
+        """Return the cells by place."""
+        foregrounds = chunks(self.foreground, 3)
+        backgrounds: Sequence[bytes | None] = [None] * len(foregrounds)
+        if self.background is not None:
+            backgrounds = chunks(self.background, 3)
+        cells = zip(self.glyphs, foregrounds, backgrounds, strict=True)
+        return dict(zip(self.places, cells, strict=True))
+
+
+def cut(art: Art, places: Iterable[int]) -> Patch:
+    """Return the cells of the art at these places."""
+    chosen = array("H", sorted(places))
+    text = "".join(art.rows)
+
+    def cut_plane(plane: bytes) -> bytes:
+        return b"".join(plane[3 * place:3 * place + 3] for place in chosen)
+
+    background = None if art.background is None else cut_plane(art.background)
+    return Patch(chosen, "".join(text[place] for place in chosen), cut_plane(art.foreground), background)
+
+
+def changed_places(before: Image.Image, after: Image.Image, grid: tuple[int, int], share: float) -> list[int]:
+    """Return the places of the cells that two pictures of the same size differ in most, at most a share of all cells.
+
+    There are at most MOST_CHANGED of them.
+    """
+    difference = ImageChops.difference(before, after).resize(grid, Image.Resampling.BOX)
+    red, green, blue = difference.split()
+    levels = ImageChops.lighter(ImageChops.lighter(red, green), blue).tobytes()
+    changed = [place for place, level in enumerate(levels) if level >= LEAST_CHANGE]
+    changed.sort(key=levels.__getitem__, reverse=True)
+    most = min(MOST_CHANGED, math.ceil(share * len(levels)))
+    return changed[:most]
+
+
+def to_changes(cells: Mapping[int, Cell], grid: tuple[int, int], colors: str = "true") -> str:
+    """Return what draws these cells over art of this grid (columns, rows), for a terminal with these `colors`.
+
+    The cursor is on the line below the art and one more line. It returns there, and the colours are plain again.
+    """
+    columns, rows = grid
+    row = rows + 1
+    column = 0
+    parts = []
+    shown: tuple[bytes | None, bytes | None] = None, None
+    for place in sorted(cells):
+        glyph, foreground, background = cells[place]
+        if place // columns != row:
+            parts.append(lines_down(place // columns - row))
+            row = place // columns
+            column = -1
+        if place % columns != column:
+            column = place % columns
+            parts.append(f"\x1b[{column + 1}G")
+        if glyph == " ":
+            foreground = shown[0] or foreground
+        parts.append(sgr(shown, (foreground, background), colors) + glyph)
+        shown = foreground, background
+        column += 1
+    parts.append(f"\x1b[0m{lines_down(rows - row)}\n")  # a line feed makes curl show what it has
+    return "".join(parts)
+
+
+def lines_down(count: int) -> str:
+    """Return what moves the cursor down by so many lines, or up if the count is negative."""
+    return f"\x1b[{abs(count)}{'B' if count > 0 else 'A'}" if count else ""
+
+
+def sgr(before: Colours, after: Colours, colors: str) -> str:
+    """Return what changes the colours of text and background, or "" if they stay."""
+    codes = {} if colors == "true" else palette(colors)
+    wanted = []
+    for layer, (old, new) in enumerate(zip(before, after, strict=True)):
+        if new and new != old:
+            wanted.append(codes[new][layer] if codes else "%d8;2;%d;%d;%d" % (3 + layer, *new))
+    return f"\x1b[{';'.join(wanted)}m" if wanted else ""
+
+
 def to_png(art: Art, background: str, bubble: Bubble = SILENCE) -> bytes:
     """Return a PNG of the art with a bubble of ASCII."""
     picture = pictured(art, background)
@@ -1359,7 +1451,21 @@ def layer(plane: bytes | None, columns: int) -> str:
     """Return a picture with a pixel for each cell as a URL for CSS, or "none" without a plane. It is lossless."""
     if plane is None:
         return "none"
-    picture = Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane)
+    return picture_url(Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane))
+
+
+def patch_layer(patch: Patch, grid: tuple[int, int]) -> str:
+    """Return a layer for art of this grid (columns, rows) that shows the mean colours of a patch, as a URL for CSS."""
+    picture = Image.new("RGBA", grid)
+    columns, _ = grid
+    for place, (glyph, foreground, background) in patch.cells().items():
+        if background is not None:
+            mean = cell_mean(glyph, foreground, background)
+            picture.putpixel((place % columns, place // columns), (*mean, 255))
+    return picture_url(picture)
+
+
+def picture_url(picture: Image.Image) -> str:
     file = written(picture, "WEBP", lossless=True, quality=0, method=0)  # more effort saves less than a tenth
     return f"url(data:image/webp;base64,{base64.b64encode(file).decode()})"
 
@@ -2553,6 +2659,86 @@ def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     picture.info["description"] = cat.description
     return picture
+
+
+ASLEEP = Moment(eyes="closed")
+DROWSY = Moment(eyes="half")
+ALERT = Moment(ear=1.0)
+RISEN = Moment(1.0)
+BREATH = [(RISEN, 1.8), (STILL, 2.4)]
+SLEEP = [(Moment(1.0, "closed"), 2.4), (ASLEEP, 3.0)]
+ACTS = {  # what a house cat does: moments, and their seconds
+    "breathe": BREATH,
+    "blink": [(ASLEEP, 0.2), (STILL, 0.4), *BREATH],
+    "blink slowly": [(DROWSY, 0.4), (ASLEEP, 0.6), (DROWSY, 0.4), (STILL, 0.6), *BREATH],
+    "listen": [(ALERT, 0.2), (STILL, 0.4), (ALERT, 0.2), (STILL, 0.6), *BREATH],
+    "sleep": [(DROWSY, 1.0), (ASLEEP, 2.0), *SLEEP * 5, (DROWSY, 0.8), *BREATH],
+}
+CHANGING, BREATHING = 0.06, 0.02  # shares of the cells that change at most: a minute in a terminal takes some 50 kB
+AWAKE = "blink", "blink", "blink slowly", "listen"  # for about a minute, in random order, between breaths
+BREATHS = 2, 3
+NAPS = 5  # in the life of a cat, which then begins anew
+PARTS_OF_MOMENTS = RISEN, ALERT, DROWSY, ASLEEP
+
+
+@lru_cache(200)
+def life(seed: int) -> tuple[list[float], list[Moment]]:
+    """Return what this cat does: the seconds at which moments end, and these moments."""
+    rng = random.Random(seed)
+    acts = []
+    for minutes in rng.choices((1, 2, 3), k=NAPS):
+        for _ in range(minutes):
+            for act in rng.sample(AWAKE, len(AWAKE)):
+                acts += ["breathe"] * rng.choice(BREATHS)
+                acts.append(act)
+        acts.append("sleep")
+    moments, seconds = zip(*itertools.chain.from_iterable(ACTS[act] for act in acts), strict=True)
+    return [*itertools.accumulate(seconds)], [*moments]
+
+
+def moment_of(seed: int, now: float) -> Moment:
+    """Return what this cat does at a time. All who watch it see the same."""
+    ends, moments = life(seed)
+    return moments[bisect_left(ends, now % ends[-1])]
+
+
+def draw_patch(seed: int, moment: Moment, still: Image.Image, draw: Callable[[Image.Image], Art]) -> Patch:
+    """Return the cells that differ at a moment from art of the cat's picture `still`."""
+    picture = draw_house_cat(seed, moment)
+    art = draw(picture)
+    grid = len(art.rows[0]), len(art.rows)
+    share = BREATHING if moment == RISEN else CHANGING
+    return cut(art, changed_places(still, picture, grid, share))
+
+
+class Film:
+    """A house cat that moves, for terminals: the art of STILL, and a patch for each of PARTS_OF_MOMENTS."""
+
+    def __init__(self, seed: int, still: Art, colors: str, patches: Mapping[Moment, Patch]) -> None:
+        everywhere = {place for patch in patches.values() for place in patch.places}
+        self.seed = seed
+        self._grid = len(still.rows[0]), len(still.rows)
+        self._colors = colors
+        self._still = cut(still, everywhere)
+        self._patches = patches
+
+    def __sizeof__(self) -> int:
+        return 20 * sum(len(patch.places) for patch in (self._still, *self._patches.values())) + 2000
+
+    def cells(self, moment: Moment) -> dict[int, Cell]:
+        """Return the cells that change, as they are at this moment."""
+        cells = self._still.cells()
+        for part in Moment(moment.breath), Moment(ear=moment.ear), Moment(eyes=moment.eyes):
+            if part != STILL:
+                cells |= self._patches[part].cells()
+        return cells
+
+    def change(self, before: Moment, after: Moment) -> bytes:
+        """Return what turns one moment into another on the screen. It is empty if they look the same."""
+        old = self.cells(before)
+        new = self.cells(after)
+        changed = {place: cell for place, cell in new.items() if cell != old[place]}
+        return to_changes(changed, self._grid, self._colors).encode() if changed else b""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -4090,6 +4276,7 @@ def last_days(count: int) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 WIDTHS, COLUMNS = range(20, MAX_COLUMNS + 1), 80  # COLUMNS is the default
+STREAMERS = r"(?i)(curl|wget2?|fetch)\b"  # they show what has arrived of an answer; other terminals wait for its end
 TERMINALS = r"(?i)(curl|wget2?|httpie|xh|fetch)\b|.*powershell"
 CRAWLERS = (  # found in the names of crawlers and link previews, from monperrus/crawler-user-agents (MIT)
     r"(?i)(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|"
@@ -4100,6 +4287,9 @@ REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here,
             431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
 ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match wins (RFC 9309, 2.2.2)
 PLACES, PLACES_OF_A_CLIENT = 48, 32  # for requests that wait for a drawing; a usual drawing takes some 30 ms
+PATIENCE_SECONDS = 0.5  # for clients that read nothing while the service ends
+STREAMS, STREAM_SECONDS = 200, 600.0  # that are open at the same time; beyond half of them, one for each client
+GOODBYE = b"\x1b[2mThe cat walks away. Call again, and another one comes.\x1b[0m\n"
 MOST_LOGGED = 200  # characters of a path in the log
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
 FORMATS = {  # media type, suffix of permalinks, and the pages that have the format
@@ -4274,7 +4464,7 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
 [aria-busy=true] figure { opacity: .6; transition: opacity .1s }
 .stage, .text figure { min-height: 12rem; display: grid; place-content: center; container-type: size; overflow: hidden }
 .art { --fit: min(200cqw / var(--columns), 100cqh / var(--rows), var(--most, 100vw)); --row: var(--fit);
-  width: calc(var(--row) / 2 * var(--columns)); height: calc(var(--row) * var(--rows));
+  width: calc(var(--row) / 2 * var(--columns)); height: calc(var(--row) * var(--rows)); position: relative;
   background-image: var(--ground) }
 @supports (width: round(down, 1px, 1px)) { .art { --row: max(1px, round(down, var(--fit), 1px)) } }
 .art, .art pre { background-size: 100% 100%; image-rendering: pixelated }
@@ -4282,6 +4472,10 @@ output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
   background-clip: text; font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace;
   font-size: calc(var(--row) / 1.2); line-height: var(--row); letter-spacing: calc(var(--row) / 2 - 1ch);
   font-variant-ligatures: none; -webkit-text-size-adjust: none; text-size-adjust: none }
+.lids { position: absolute; inset: 0; background-size: 100% 100%; image-rendering: pixelated; opacity: 0;
+  animation: blink 2.4s step-end 2; pointer-events: none }
+@keyframes blink { 85% { opacity: 1 } 95% { opacity: 0 } }
+@media print, (prefers-reduced-motion: reduce) { .lids { display: none } }
 .art ::selection { background: #3367d1; color: #fff }
 figure, .art *, [scope=row]::after { forced-color-adjust: none; print-color-adjust: exact;
   -webkit-print-color-adjust: exact }
@@ -4486,13 +4680,20 @@ Here is <a href="{{root}}">another cat</a>.
 %     end
 </p>
 % end
+% if note:
+<p>{{note}}</p>
+% end
 % if art:
 %     columns, rows = len(art.rows[0]), len(art.rows)
 <figure role="img" aria-label="{{label}}" {{!'id="art" tabindex="0"' if cat else ""}}
  style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
  --ground:{{layer(art.background, columns)}};--ink:{{layer(art.foreground, columns)}}">
 <div class="art" style="background-color:rgb{{BACKGROUNDS[view.background if view else "dark"]}}">
-<pre aria-hidden="true">{{!to_html(art)}}</pre></div></figure>
+<pre aria-hidden="true">{{!to_html(art)}}</pre>
+%     if lids:
+<div class="lids" style="background-image:{{lids}}"></div>
+%     end
+</div></figure>
 % end
 % if visits:
 <p>{{visits}}</p>
@@ -4594,7 +4795,8 @@ GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 
     "Look at a cat": [
         Hint("curl {base_url}", "a random cat, another one each time", "{root}"),
         Hint("{root}cat/house-42", "this cat, forever", "{root}cat/house-42"),
-        Hint("in the browser", "space, n or a swipe to the left: another cat; hold the art to see its picture", ""),
+        Hint("{root}live", "a cat that breathes and blinks, in a terminal with curl -N", "{root}live"),
+        Hint("in the browser", "space, n or a swipe: another cat; hold the art: its picture", ""),
     ],
     "Options": [Hint(example, meaning, ("{root}" if name == "like" else "{root}cat/house-42") + example)
                 for name, (_, example, meaning, _) in PARAMETERS.items()],
@@ -4618,7 +4820,8 @@ def with_links(meaning: str, link: str) -> str:
 @cache
 def page_template() -> bottle.SimpleTemplate:
     template = bottle.SimpleTemplate(PAGE)
-    template.defaults = dict.fromkeys(("root", "view", "cat", "art", "message", "guide", "visits", "dbip")) | {
+    names = "root view cat art lids message note guide visits dbip"
+    template.defaults = dict.fromkeys(names.split()) | {
         "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
         "to_html": to_html, "layer": layer, "with_links": with_links, "country_name": country_name, "ceil": math.ceil}
     return template
@@ -4689,6 +4892,67 @@ class Line:
         self._artist.shutdown()
 
 
+class Stream:
+    """A client that watches a film."""
+
+    def __init__(self, film: Film, client: str, channel: Any) -> None:
+        self.film = film
+        self.client = client
+        self.channel = channel  # its connection
+        self.shown = STILL
+        self.ends = time.monotonic() + STREAM_SECONDS
+
+
+class Streams:
+    """The streams that are open. Threads add streams, and the loop of the server calls `tick` from time to time."""
+
+    def __init__(self) -> None:
+        self._streams: list[Stream] = []
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def check(self, client: str) -> None:
+        """Raise HTTPError if the client cannot have a stream now."""
+        watching = any(stream.client == client for stream in [*self._streams])
+        if len(self) >= STREAMS or (watching and len(self) >= STREAMS // 2):
+            raise bottle.HTTPError(503, f"{len(self)} clients watch a cat already; try again in a minute")
+
+    def add(self, film: Film, client: str, begin: Callable[[], Any]) -> None:
+        """Open a stream on the connection that `begin` returns. Raises HTTPError."""
+        with self._lock:
+            self.check(client)
+            self._streams.append(Stream(film, client, begin()))
+
+    def tick(self, ending: bool) -> None:
+        """Send what the cats do now. End the streams that are over, or all if the service ends.
+
+        A client that has not read the last change misses this one.
+        """
+        now = time.monotonic()
+        seconds = time.time()
+        moment_now = cache(lambda film: moment_of(film.seed, seconds))
+        change = cache(Film.change)
+        with self._lock:
+            self._streams = [stream for stream in self._streams if stream.channel.connected]
+            streams = [*self._streams]
+        for stream in streams:
+            channel = stream.channel
+            if channel.requests:  # its thread has not sent everything
+                continue
+            if channel.unsent:
+                if ending and now - channel.touched > PATIENCE_SECONDS:
+                    channel.handle_close()
+            elif ending or now > stream.ends:
+                channel.go_on(GOODBYE, last=True)
+            elif stream.shown != moment_now(stream.film):
+                data = change(stream.film, stream.shown, moment_now(stream.film))
+                stream.shown = moment_now(stream.film)
+                if data:
+                    channel.go_on(data)
+
+
 class Service:
     """The routes and what they share: the database, the cats, the countries and the rendered pages."""
 
@@ -4704,7 +4968,9 @@ class Service:
         self.cattery = Cattery(self.store, sources, fetcher)
         self.pages = Cache(8 << 20)  # by cat, view, and the URL of the service if the page has links
         self.drawings = Cache(8 << 20)  # a Cat and its Art, by id and options
-        self.line = Line()
+        self.films = Cache(4 << 20)  # by id and options
+        self.patches = Cache(1 << 20)  # of films that are being made, by id, options and moment
+        self.line, self.streams = Line(), Streams()
         self.metrics, self.started = Metrics(), time.time()
         self.gauges: dict[str, Callable[[], float]] = {}  # metrics of the server
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
@@ -4806,10 +5072,13 @@ class Service:
             make = partial(self._make_page, key, cat, jpeg, view, urls)
             page = self.line.draw(bottle.request.environ["catscii.client"], make)
         navigation = request_header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
-        visit = bottle.request.method == "GET" and (navigation or bottle.request.path == "/")
-        if visit and not crawls(request_header("User-Agent")):
-            self.visits.count(bottle.request.environ["catscii.country"])
+        if navigation or bottle.request.path == "/":
+            self._count_visit()
         return page
+
+    def _count_visit(self) -> None:
+        if bottle.request.method == "GET" and not crawls(request_header("User-Agent")):
+            self.visits.count(bottle.request.environ["catscii.country"])
 
     def _make_page(self, key: object, cat: Cat, jpeg: bytes, view: View, urls: Mapping[str, str]) -> Page:
         page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
@@ -4847,6 +5116,79 @@ class Service:
             art = view.draw(picture)
         self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         return cat, art
+
+    def live(self) -> Iterable[bytes] | bytes:
+        """Serve the house cat of this minute, which moves if the client can show that."""
+        client = bottle.request.environ["catscii.client"]
+        begin = bottle.request.environ.get("catscii.begin_stream")  # CGI has none
+        view = live_view()
+        moves = begin and view.format == "ansi" and shows_parts()
+        if moves:
+            self.streams.check(client)
+        cat, jpeg = self.cattery.find_local(house_cats(1)[0])
+        key = cat.id, view.options()
+        cat, art = self.drawings.get(key) or self.line.draw(client, partial(self._drawing, cat, jpeg, view))
+        body: Iterable[bytes] | bytes
+        if moves:
+            body = self._send_moving(cat, art, view, begin)
+        else:
+            body = self._send_still(cat, art, view, service=bool(begin))
+        self._count_visit()
+        return body
+
+    def _send_moving(self, cat: Cat, still: Art, view: View, begin: Callable[[], Any]) -> Iterable[bytes]:
+        """Send a cat. The loop of the server goes on with the response."""
+        film = self._film(cat, still, view)
+        if bottle.request.method == "GET":
+            self.streams.add(film, bottle.request.environ["catscii.client"], begin)
+        else:
+            begin()
+        response = bottle.response
+        response.content_type = CONTENT_TYPES["ansi"]
+        response.headers.update(security_headers())
+        response.set_header("Cache-Control", "no-store")
+        response.set_header("X-Accel-Buffering", "no")  # nginx sends on what it gets
+        first = to_ansi(still, view.colors) + live_line(cat.description)
+        return iter([first.encode()])  # an iterator has no length, and so the response has none
+
+    def _film(self, cat: Cat, still: Art, view: View) -> Film:
+        """Return the film of a house cat. Its moments are drawn one by one, so that other drawings come in between."""
+        key = cat.id, view.options()
+        film: Film | None = self.films.get(key)
+        if film is None:
+            patches = {moment: self._patch(cat, view, moment) for moment in PARTS_OF_MOMENTS}
+            film = Film(seed_of(cat.id) or 0, still, view.colors, patches)
+            self.films.put(key, film, sys.getsizeof(film))
+        return film
+
+    def _patch(self, cat: Cat, view: View, moment: Moment) -> Patch:
+        """Return what moves in a house cat at a moment, from the cache if possible, else when it is its turn."""
+        key = cat.id, view.options(), moment
+
+        def draw() -> Patch:
+            patch: Patch | None = self.patches.get(key)  # a request before this one may have waited for the same patch
+            if patch is None:
+                _, picture = picture_of(cat, b"")
+                patch = draw_patch(seed_of(cat.id) or 0, moment, picture, view.draw)
+                self.patches.put(key, patch, 9 * len(patch.places) + 1000)
+            return patch
+
+        made: Patch | None = self.patches.get(key)
+        return made or self.line.draw(bottle.request.environ["catscii.client"], draw)
+
+    def _send_still(self, cat: Cat, art: Art, view: View, service: bool) -> bytes:
+        """Send a cat that does not move, and a sentence that tells where it does."""
+        note = f"This cat moves in a terminal: curl -N {base_url()}live"
+        if not service:
+            note = f"This cat moves in a terminal of your own: catscii.py live {cat.id}"
+        lids = None
+        if view.format == "html":  # in a browser it blinks, twice
+            grid = len(art.rows[0]), len(art.rows)
+            lids = patch_layer(self._patch(cat, view, ASLEEP), grid)
+        text = to_ansi(art, view.colors) if view.format == "ansi" else to_text(art)
+        facts = {"id": cat.id, "description": cat.description, "note": note}
+        title = cat.description[0].upper() + cat.description[1:]
+        return send_page(view.format, title, facts, f"{text}{note}\n", art=art, lids=lids, label=title, note=note)
 
     def analytics(self) -> bytes:
         visits, format = read_analytics(self.database, self.machines.summary()), requested_format("analytics")
@@ -4906,6 +5248,7 @@ class Service:
             others["catscii_failed_exchanges_total"] = self.machines.failed
         if agreed := self.machines.agreed:
             others |= {"catscii_machines": self.machines.count, "catscii_agreed_age_seconds": time.time() - agreed}
+        others["catscii_live_streams"] = len(self.streams)
         others |= {"catscii_waiting_drawings": len(self.line), "catscii_refused_drawings_total": self.line.refused}
         try:
             visits = self.database.execute(VISITS_BY_COUNTRY)
@@ -4986,6 +5329,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/", callback=service.random_cat)
     app.get("/cat/<cat_id>/says/<text:any>", callback=service.cat_says)
     app.get("/cat/<cat_id>", callback=service.cat_by_id)
+    app.get("/live", callback=service.live)
     app.get("/analytics", callback=service.analytics)
     app.get(["/help", r"/\:help"], callback=service.help)
     app.get("/health", callback=service.health)
@@ -5033,6 +5377,20 @@ def read_view(format: str | None, query: str, accept: str, client: str) -> View:
     if format or view.format != "ansi" or not re.match(TERMINALS, client) or view.width or view.height:
         return view
     return view._replace(height=TERMINAL_ROWS - 2 * client.startswith("HTTPie"))  # HTTPie adds two empty lines
+
+
+def live_view() -> View:
+    """Return the view that a request for a cat that moves asks for. Raises HTTPError 400."""
+    view = read_view(requested_format(), bottle.request.query_string, "", "")
+    if view.format == "ansi" and view.height is None:  # the cursor cannot go back to lines that have scrolled away
+        return view._replace(height=TERMINAL_ROWS)
+    return view
+
+
+def shows_parts() -> bool:
+    """Tell whether the client asks for a stream, or is one that shows what has arrived of an answer."""
+    asked = "format" in parse_query(bottle.request.query_string)
+    return asked or bool(re.match(STREAMERS, request_header("User-Agent")))
 
 
 def make_view(format: str, read: Callable[[str], Any]) -> View:
@@ -5164,6 +5522,11 @@ def link_line(view: View, cat: Cat, root: str, base_url: str) -> str:
     return f"\x1b[2m{next((line for line in lines if len(line) <= 80), same)}\x1b[0m\n"
 
 
+def live_line(description: str, columns: int = COLUMNS) -> str:
+    """Return a faint line below a cat that moves. It is not wider than the terminal."""
+    return f"\x1b[2m{description[:columns]}\x1b[0m\n"
+
+
 def shell_command(url: str, query: Mapping[str, Any]) -> str:
     """Return a command for any shell, interactive or not. A shell may expand `?` and ends a command at `&`."""
     return f'curl "{url}?{urllib_parse.urlencode(query)}"' if query else f"curl {url}"
@@ -5254,6 +5617,8 @@ PASSED_FILE = 3  # the file descriptor of the socket that systemd passes
 TIDY_SECONDS = 0.2  # between calls of `_tidy`; while the service ends, the longest silence of an idle connection
 
 CLEAR_LINE = b"\r\x1b[K"
+CLEAR_SCREEN = b"\x1b[H\x1b[2J"
+LIVE_SECONDS = 0.1  # between looks at what a cat does
 
 SOURCES = "PICTURE|URL|house-N|-"
 
@@ -5269,6 +5634,7 @@ usage:
   catscii.py art [{SOURCES}]   show a picture, or a house cat, as large as the terminal
              {f"{chr(10):14}".join(options)}
   catscii.py art --help               explain these options
+  catscii.py live [house-N]           show a house cat that moves, until Ctrl+C
   catscii.py --help | --version
 
 environment (defaults in parentheses):
@@ -5284,7 +5650,7 @@ def serve(settings: Settings) -> int:
     app = make_app(settings)
     service, listener = app.service, passed_listener() or listen(settings.host, settings.port)
     server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header,
-                    before_sending=[service.visits.write, handler.flush])
+                    before_sending=[service.visits.write, handler.flush], streams=service.streams)
 
     def stop(*_: object) -> None:
         notify("STOPPING=1")
@@ -5373,7 +5739,8 @@ def serve_cgi() -> int:
 #                                one to answer), request (incomplete), requests_lock, outbuf_lock, total_outbufs_len
 #                                (unsent), close_when_flushed, will_close; calls its server's pull_trigger
 #   parser.HTTPRequestParser     a request: received, parse_header; error, headers, completed, expect_continue
-#   task.WSGITask                a response: get_environment, set_close_on_finish, has_body, version
+#   task.WSGITask                a response: get_environment, set_close_on_finish, finish; close_on_finish, has_body,
+#                                version
 #   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which ClientQueues replaces
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
 # The classes that extend waitress are mixins, so that CGI and `art` do not import waitress, which takes 25 ms.
@@ -5440,7 +5807,23 @@ class Task(Mixin):  # type: ignore[misc]
             request.headers["CONNECTION"] = "close"
 
     def get_environment(self) -> Any:
-        return {**super().get_environment(), "catscii.refusal": self.request.error}  # None if the request is valid
+        return {**super().get_environment(), "catscii.begin_stream": self.begin_stream,
+                "catscii.refusal": self.request.error}  # None if the request is valid
+
+    def begin_stream(self) -> Channel:
+        """Return the channel, which can go on with the response when this task has ended.
+
+        The response is one of HTTP/1.0: its end is that of the connection.
+        """
+        self.version = "1.0"
+        channel: Channel = self.channel
+        channel.streaming = self.request.command == "GET"
+        return channel
+
+    def finish(self) -> None:
+        super().finish()
+        if self.channel.streaming:
+            self.close_on_finish = False
 
     def set_close_on_finish(self) -> None:
         asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
@@ -5452,6 +5835,8 @@ class Channel(Mixin):  # type: ignore[misc]
     """A connection. The loop sends its responses, directly from the cache of pages, without a copy."""
 
     request: Any
+    streaming = False  # True if the loop goes on with the last response
+
     def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
         self.unsent: deque[bytes] = deque()
         self.sent_of_first = 0  # bytes of unsent[0]
@@ -5475,7 +5860,7 @@ class Channel(Mixin):  # type: ignore[misc]
         """Parse one request. Keep what comes behind it until the answer is on its way."""
         self.touched = time.monotonic()
         with self.requests_lock:
-            while data and not self.requests and not self.close_when_flushed:
+            while data and not self.requests and not self.close_when_flushed and not self.streaming:
                 if self.request is None:
                     self.request = self.parser_class(self.adj)
                     self.begun = self.touched
@@ -5513,6 +5898,13 @@ class Channel(Mixin):  # type: ignore[misc]
                 self.unsent.append(data)
                 self.total_outbufs_len += len(data)
         return len(data)
+
+    def go_on(self, data: bytes, last: bool = False) -> None:
+        """Add to the response, from the loop."""
+        self.write_soon(data)
+        if last:
+            self.close_when_flushed = True
+        self.handle_write()
 
     def writable(self) -> bool:
         return bool(self.unsent or self.close_when_flushed or self.will_close)
@@ -5570,7 +5962,7 @@ class Server:
     """Serves an app on a socket. The main thread calls `run`, a signal handler calls `stop`, threads call `wake`."""
 
     def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
-                 before_sending: list[Callable[[], None]]) -> None:
+                 before_sending: list[Callable[[], None]], streams: Streams) -> None:
         task_class = type("Task", (Task, waitress.task.WSGITask), {})
         parser_class = type("Parser", (Parser, waitress.parser.HTTPRequestParser), {})
         classes = {"task_class": task_class, "error_task_class": task_class, "parser_class": parser_class}
@@ -5586,6 +5978,7 @@ class Server:
         self.pull_trigger = lambda: None  # waitress calls this for parts of a response; Channel.service calls `wake`
         self.answered: deque[Channel] = deque()  # channels that have something to send
         self._before_sending = before_sending
+        self._streams = streams
         self._asleep = self._stopping = self.draining = False
         self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
         self._full = Trouble("No connection is free: idle ones are closed", "Connections are free", logging.WARN, 10)
@@ -5695,6 +6088,7 @@ class Server:
         """Close silent and slow connections. While too many bytes are unread, close the one with the most."""
         now = self._tidied = time.monotonic()
         self._before_sending[-1]()  # write log lines that belong to no response
+        self._streams.tick(self.draining)
         for channel in [*self.active_channels.values()]:
             if not channel.readable():  # the loop does not read yet, so the request may be complete
                 channel.begun = now
@@ -5812,9 +6206,7 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     format = options.get("format") or ("text" if plain and "colors" not in options else "ansi")
     if terminal and format == "png":
         raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
-    few = "16" if environ.get("TERM") == "linux" else "256"  # the console of Linux
-    colors = "true" if environ.get("COLORTERM") in ("truecolor", "24bit") else few
-    window = {"height": max(1, lines - 1), "colors": colors} if terminal else {}  # one line is for the prompt
+    window = {"height": max(1, lines - 1), "colors": terminal_colors()} if terminal else {}  # a line is for the prompt
     view = make_view(format, {"width": min(columns, WIDTHS[-1]), **window, **options}.get)
     if view.says == "-":
         view = view._replace(says=read_said())
@@ -5841,6 +6233,57 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         return 1
     return 0
+
+
+def terminal_colors() -> str:
+    """Return which colours the environment promises, as in the parameter `colors`."""
+    if os.environ.get("COLORTERM") in ("truecolor", "24bit"):
+        return "true"
+    return "16" if os.environ.get("TERM") == "linux" else "256"  # the console of Linux has 16
+
+
+def show_live(cat_id: str) -> int:
+    """Show a house cat that moves until SIGINT or SIGTERM, or a still one where none can move. Return the status."""
+    seed = seed_of(cat_id)
+    if seed is None:
+        print(f"catscii: {quoted(cat_id)}: house cats are {HOUSE_CAT_IDS}", file=sys.stderr)
+        return 1
+    colourless = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if colourless or sys.stdout is None or not sys.stdout.isatty():
+        print("catscii: the cat keeps still: it moves in a terminal with colours only", file=sys.stderr)
+        return show_picture(cat_id, {})
+    ending = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a change that is being written must not be cut off
+        signal.signal(number, lambda *_: ending.set())
+    while not ending.is_set():
+        play(seed, ending)
+        write_out(b"\n" if ending.is_set() else CLEAR_SCREEN)
+    return 0
+
+
+def play(seed: int, ending: threading.Event) -> None:
+    """Show a house cat that moves, until `ending` is set or the window changes its size."""
+    window = shutil.get_terminal_size()
+    height = max(1, window.lines - 2)  # one line tells what the cat is, and the cursor is on one
+    view = View(min(window.columns, WIDTHS[-1]), height, colors=terminal_colors(), format="ansi")
+    picture = draw_house_cat(seed)
+    still = view.draw(picture)
+    line = live_line(picture.info["description"], window.columns)
+    write_out((to_ansi(still, view.colors) + line).encode())
+    patches = {moment: draw_patch(seed, moment, picture, view.draw) for moment in PARTS_OF_MOMENTS}
+    film = Film(seed, still, view.colors, patches)
+    shown = STILL
+    while not ending.is_set() and shutil.get_terminal_size() == window:
+        moment = moment_of(seed, time.time())
+        write_out(film.change(shown, moment))
+        shown = moment
+        time.sleep(LIVE_SECONDS)
+
+
+def write_out(data: bytes) -> None:
+    """Write all of the data to standard output, also if a signal comes."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def read_picture(source: str, longest: int) -> Image.Image:
@@ -5898,7 +6341,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
     for name in Settings._fields:
         parser.add_argument(f"--{name.replace('_', '-')}", type=partial(value, choices=(), name=name.upper()))
-    art_parser = parser.add_subparsers(dest="command", metavar="art").add_parser(
+    commands = parser.add_subparsers(dest="command", metavar="art|live")
+    live_parser = commands.add_parser("live", prog="catscii.py live")
+    live_parser.add_argument("picture", nargs="?", metavar="house-N", default="", help="a house cat (a random one)")
+    art_parser = commands.add_parser(
         "art", prog="catscii.py art", usage=f"catscii.py art [{SOURCES}] [OPTION ...]",
         argument_default=argparse.SUPPRESS,
         description="Show a picture as coloured ASCII art. Defaults are in parentheses.")
@@ -5920,6 +6366,8 @@ def main(arguments: list[str]) -> int:
         return serve_cgi()
     try:
         options = parse_arguments(arguments) if arguments else None  # the service need not import argparse
+        if options and options.command == "live":
+            return show_live(options.picture or f"house-{random.randrange(HOUSE_CATS)}")
         if options and options.command == "art":
             return show_picture(options.picture, vars(options))
         return serve(read_settings(os.environ))

@@ -6,7 +6,7 @@
 #     "wcwidth",
 #     "waitress>=3.0.1,<4", "axe-playwright-python", "httpie", "hypothesis", "matplotlib", "mmdb-writer",
 #     "opencv-python-headless==4.10.0.84", "opentelemetry-exporter-otlp-proto-http", "packaging", "playwright",
-#     "prometheus-client", "pytest", "pytest-timeout", "pytest-xdist", "selenium", "sentry-sdk", "trustme",
+#     "prometheus-client", "pyte", "pytest", "pytest-timeout", "pytest-xdist", "selenium", "sentry-sdk", "trustme",
 #     "websocket-client",
 # ]
 # [tool.uv]
@@ -68,6 +68,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import certifi
 import netaddr
 import packaging.requirements
+import pyte
 import pytest
 import trustme
 import urllib3
@@ -1624,6 +1625,112 @@ def test_a_cat_that_is_alive_changes_only_where_it_moves(pose):
     assert 0.002 < share < 0.08 and max(right - left, bottom - top) < 1.6 * size
     halves = [pixels(still, catscii.draw_house_cat(seed, catscii.Moment(breath)))[0] for breath in (0.5, 1)]
     assert pose == "peeking" or 0.001 < halves[0] < halves[1] < 0.2
+
+
+class Terminal:
+    """A terminal of 80 columns and 24 lines, in which a command was typed. Line feeds also return the carriage."""
+
+    def __init__(self, *output: str) -> None:
+        self.screen = pyte.Screen(80, 24)
+        self._stream = pyte.Stream(self.screen)
+        self.show("$ curl")
+        for text in ("\n", *output):
+            self.show(text)
+
+    def show(self, text: str) -> None:
+        self._stream.feed(text.replace("\n", "\r\n"))
+
+    def seen(self) -> list[Any]:
+        """Return what can be seen: the cells, the place of the cursor, and the colours that text would have there."""
+        cells = []
+        for row in range(self.screen.lines):
+            for column in range(self.screen.columns):
+                cell = self.screen.buffer[row][column]
+                cells.append((cell.data, "" if cell.data == " " else cell.fg, cell.bg))
+        cursor = self.screen.cursor
+        return [*cells, (cursor.x, cursor.y, cursor.hidden), cursor.attrs]
+
+
+def film_of(cat: int, **options: Any) -> tuple[catscii.Film, catscii.Art, catscii.View]:
+    """Return the film of a house cat, its still art, and their view."""
+    view = catscii.View(**{"height": catscii.TERMINAL_ROWS, "format": "ansi", **options})
+    picture = catscii.draw_house_cat(cat)
+    still = view.draw(picture)
+    patches = {moment: catscii.draw_patch(cat, moment, picture, view.draw) for moment in catscii.PARTS_OF_MOMENTS}
+    return catscii.Film(cat, still, view.colors, patches), still, view
+
+
+def redrawn(film: catscii.Film, still: catscii.Art, moment: catscii.Moment) -> catscii.Art:
+    """Return the art of a moment as a whole."""
+    columns = len(still.rows[0])
+    glyphs = [*"".join(still.rows)]
+    foreground = catscii.chunks(still.foreground, 3)
+    background = still.background and catscii.chunks(still.background, 3)
+    for place, (glyph, colour, ground) in film.cells(moment).items():
+        glyphs[place] = glyph
+        foreground[place] = colour
+        if background:
+            background[place] = ground
+    rows = tuple(catscii.chunks("".join(glyphs), columns))
+    return catscii.Art(rows, b"".join(foreground), background and b"".join(background))
+
+
+MOMENTS = sorted({moment for act in catscii.ACTS.values() for moment, _ in act})
+EVERY_FILM = [{}, {"colors": "256"}, {"colors": "16"}, {"style": "ink"}, {"style": "ink", "colors": "16"},
+              {"contrast": 40}, {"height": 3}, {"width": 20}]
+
+
+@pytest.mark.parametrize("options", EVERY_FILM, ids=str)
+def test_each_change_of_a_film_leaves_on_the_screen_what_a_full_redraw_shows(options):
+    rng = random.Random(str(options))
+    film, still, view = film_of(rng.randrange(2**32), **options)
+    line = catscii.live_line("a cat")
+    terminal = Terminal(catscii.to_ansi(still, view.colors) + line)
+    before = catscii.STILL
+    seen = set()
+    for after in rng.sample(MOMENTS, len(MOMENTS)) * 3:
+        terminal.show(film.change(before, after).decode())
+        whole = Terminal(catscii.to_ansi(redrawn(film, still, after), view.colors) + line)
+        assert terminal.seen() == whole.seen(), (before, after)
+        seen.add(str(whole.seen()))
+        before = after
+    assert len(seen) > 2
+
+
+def test_most_of_a_cat_that_moves_keeps_its_cells_and_a_minute_takes_at_most_60_kb():
+    for seed in range(rounds(50)):
+        film, still, _ = film_of(seed)
+        cells = len(still.foreground) // 3
+        assert all(len(patch.places) < cells / 6 for patch in film._patches.values())
+        assert len(film.change(catscii.ASLEEP, catscii.STILL)) < len(catscii.to_ansi(still)) / 6
+        ends, moments = catscii.life(seed)
+        sizes = {pair: len(film.change(*pair)) for pair in set(itertools.pairwise([*moments, moments[0]]))}
+        changes = [sizes[pair] for pair in itertools.pairwise([*moments, *moments])]
+        times = [*ends, *[ends[-1] + end for end in ends]]
+        sent = [0, *itertools.accumulate(changes)]
+        worst = max(sent[catscii.bisect_left(times, end + 60)] - sent[i] for i, end in enumerate(ends))
+        assert worst <= 60_000, f"house-{seed}"
+
+
+def test_the_cells_of_a_film_take_little_memory_however_large_it_is():
+    for seed in range(8):
+        film, still, _ = film_of(seed, height=240, width=240)
+        assert len(still.foreground) == 3 * 240 * 90
+        assert all(len(patch.places) <= catscii.MOST_CHANGED for patch in film._patches.values())
+        assert 5_000 < sys.getsizeof(film) < 130_000
+
+
+def test_a_house_cat_breathes_blinks_listens_and_sleeps_in_its_own_order():
+    lives = [catscii.life(seed) for seed in range(20)]
+    assert len({str(life) for life in lives}) == 20
+    for seed, (ends, moments) in enumerate(lives):
+        assert set(moments) == set(MOMENTS)
+        starts = [0.0, *ends]
+        for moment, start, end in zip(moments, starts, ends, strict=False):
+            assert catscii.moment_of(seed, 3 * ends[-1] + (start + end) / 2) == moment
+        asleep = sum(end - start for moment, start, end in zip(moments, starts, ends, strict=False)
+                     if moment.eyes == "closed")
+        assert 0.1 < asleep / ends[-1] < 0.5
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3368,7 +3475,8 @@ def test_help_is_one_screen_of_commands_that_work(service, path):
     examples = {*re.findall(r"\?[a-z]+=[a-z0-9=&]+", body), *re.findall(r" (\.[a-z]+)\b", body)} - {"?format=csv"}
     assert urls and paths and examples
     for path in {*urls, *paths, *(f"/cat/house-42{example}" for example in examples)}:
-        assert service.get(path).status == 200
+        with contextlib.closing(service.get(path, preload_content=False)) as answer:  # that of /live goes on
+            assert answer.status == 200
 
 
 @pytest.mark.parametrize("path", ["/help", "/:help"])
@@ -3997,10 +4105,27 @@ def test_without_javascript_there_are_plain_links(new_tab):
 
 
 @pytest.mark.browser
+def test_in_a_browser_the_cat_of_live_blinks_twice_unless_motion_is_reduced(new_tab):
+    tab = new_tab()
+    tab.goto("/live")
+    opacities = """times => {
+        const lids = document.querySelector(".lids"), [animation] = lids.getAnimations()
+        animation.pause()
+        return times.map(time => { animation.currentTime = time; return getComputedStyle(lids).opacity })
+    }"""
+    assert tab.evaluate(opacities, [0, 2000, 2100, 2300, 4500, 4700, 9000]) == ["0", "0", "1", "0", "1", "0", "0"]
+    assert tab.evaluate("document.querySelector('.lids').getBoundingClientRect().width > 200")
+    calm = new_tab(reduced_motion="reduce")
+    calm.goto("/live")
+    assert not calm.is_visible(".lids") and calm.is_visible(".art")
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("forced", ["none", "active"])
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("path", [
-    "/cat/house-1", "/cat/house-1?style=ink", "/analytics", "/help", "/nothing", f"/cat/house-1?says={quote(WISH)}"])
+    "/cat/house-1", "/cat/house-1?style=ink", "/analytics", "/help", "/live", "/nothing",
+    f"/cat/house-1?says={quote(WISH)}"])
 def test_pages_are_accessible(new_tab, path, scheme, forced):
     from axe_playwright_python.sync_playwright import Axe
 
@@ -4021,7 +4146,7 @@ def test_the_nu_html_checker_finds_no_error(service, tmp_path):
     with tarfile.open(tmp_path / "vnu-jar-26.9.27.tgz") as package:
         package.extract("package/build/dist/vnu.jar", tmp_path, filter="data")
     paths = ("/cat/house-5", "/cat/house-5?style=ink", "/cat/house-5?says=%3Cb%3E%26amp;", "/analytics", "/help",
-             "/nothing", "/?width=1")
+             "/live", "/nothing", "/?width=1")
     for number, path in enumerate(paths):
         (tmp_path / f"{number}.html").write_bytes(service.get(path, CHROME).data)
     checker = [java, "-jar", tmp_path / "package/build/dist/vnu.jar", "--exit-zero-always", "--format", "json"]
@@ -4482,7 +4607,8 @@ def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
 
 
 def test_the_installed_waitress_has_all_that_the_server_relies_on():
-    server = catscii.Server(lambda environ, start: [], socket.create_server(("127.0.0.1", 0)), None, lambda: None)
+    server = catscii.Server(lambda environ, start: [], socket.create_server(("127.0.0.1", 0)), None, [],
+                            catscii.Streams())
     ours, theirs = socket.socketpair()
     channel = waitress.channel.HTTPChannel(server, ours, ("127.0.0.1", 1), server.adj, map={})
     request = waitress.parser.HTTPRequestParser(server.adj)
@@ -4491,7 +4617,8 @@ def test_the_installed_waitress_has_all_that_the_server_relies_on():
         channel: "received service handle_close readable del_channel connected requests request outbuf_lock "
         "total_outbufs_len close_when_flushed will_close task_class error_task_class parser_class addr socket",
         request: "received parse_header error headers completed expect_continue header_plus version",
-        waitress.task.WSGITask(channel, request): "get_environment set_close_on_finish has_body version channel",
+        waitress.task.WSGITask(channel, request): "get_environment set_close_on_finish finish "
+        "close_on_finish has_body version channel",
         waitress.task.ThreadedTaskDispatcher(): "add_task set_thread_count shutdown queue",
         waitress.channel: "ClientDisconnected", waitress.parser: "ParsingError", waitress.wasyncore: "readwrite",
     }
@@ -4668,6 +4795,125 @@ def test_of_clients_who_together_leave_too_much_unread_the_greediest_are_given_u
             eventually(lambda: len(open_files(service)) <= before + 50 + 7)  # 2 MiB of 282 kB each
             assert service.get("/health").status == 200
     assert service.stop() == 0
+
+
+# Each moment of a cat takes the same short time.
+LIVELY = "catscii.ACTS = {name: [(moment, 0.2) for moment, _ in act] for name, act in catscii.ACTS.items()}\n"
+
+
+def watching(path: str = "/live", headers: str = "", version: str = "1.1") -> Callable[[socket.socket], object]:
+    """Return a function that asks for a cat that moves on a connection, like curl."""
+    request = f"GET {path} HTTP/{version}\r\nHost: x\r\nUser-Agent: curl/8.16.0\r\n{headers}\r\n"
+    return lambda connection: connection.sendall(request.encode())
+
+
+def current_film(body: str, **options: Any) -> tuple[catscii.Film, catscii.Art, catscii.View, str]:
+    """Return the film that a body is of, what `film_of` returns with it, and the part that is sent first."""
+    for name in reversed(catscii.house_cats(3)):
+        made = film, still, view = film_of(catscii.seed_of(name) or 0, **options)
+        description = catscii.draw_house_cat(film.seed).info["description"]
+        first = catscii.to_ansi(still, view.colors) + catscii.live_line(description)
+        if body.startswith(first):
+            return *made, first
+    raise AssertionError("no cat of the last minutes")
+
+
+def open_streams(service: Running) -> int:
+    return int(samples(service)["catscii_live_streams"][()])
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize(("query", "options"), [
+    ("", {}), ("?width=100&style=ink", {"width": 100, "style": "ink"}),
+    ("?colors=16&height=12", {"colors": "16", "height": 12}),
+])
+def test_a_stream_is_a_visit_of_some_minutes_and_consists_of_a_whole_cat_and_changes(start, version, query, options):
+    service = start(command=patched(LIVELY + "catscii.STREAM_SECONDS = 4"))
+    with connected(service) as connection:
+        watching(f"/live{query}", version=version)(connection)
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, _, body = read_all(connection).decode().partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.0 200 OK\r\n") and "\r\nConnection: close" in head
+    assert "Content-Length" not in head and "Transfer-Encoding" not in head
+    assert "\r\nX-Accel-Buffering: no" in head and "\r\nCache-Control: no-store" in head
+    film, _, _, first = current_film(body, **options)
+    changes = {film.change(before, after).decode() for before in MOMENTS for after in MOMENTS}
+    *sent, goodbye = body.removeprefix(first).splitlines(keepends=True)
+    assert goodbye.encode() == catscii.GOODBYE
+    assert set(sent) <= changes and len(sent) > 2
+    assert service.visits() == b"ZZ: 1\n"
+    eventually(lambda: open_streams(service) == 0)
+
+
+def test_a_head_of_a_stream_ends_at_once_and_is_no_visit(service):
+    before = service.visits()
+    answer = exchange(service, b"HEAD /live HTTP/1.1\r\nHost: x\r\nUser-Agent: curl/8\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.0 200 OK\r\n") and answer.endswith(b"\r\n\r\n")
+    assert b"Content-Length" not in answer and b"Transfer-Encoding" not in answer
+    assert (open_streams(service), service.visits()) == (0, before)
+
+
+@pytest.mark.parametrize(("headers", "query", "type_"), [
+    (CHROME, "", "text/html"), (CURL, "?format=html", "text/html"), (CURL, "?format=text", "text/plain"),
+    (CURL, "?format=json", "application/json"), ({"User-Agent": "HTTPie/3.2"}, "", "text/plain"),
+])
+def test_who_cannot_show_a_cat_that_moves_gets_a_still_one_and_a_sentence(start, headers, query, type_):
+    service = start()
+    answer = service.get(f"/live{query}", headers)
+    note = f"This cat moves in a terminal: curl -N {service.url}/live"
+    assert answer.status == 200 and note in answer.data.decode()
+    assert answer.headers["Content-Type"].startswith(type_)
+    assert service.visits() == b"ZZ: 1\n"
+    assert service.get("/live?format=png").status == 400
+
+
+def test_half_of_the_streams_are_one_for_each_client_and_no_more_are_opened_than_there_may_be(start):
+    service = start(command=patched("catscii.STREAMS = 4"), CLIENT_IP_HEADER="X-Real-IP")
+    with contextlib.ExitStack() as stack:
+        def status(client: int, expected: int) -> socket.socket:
+            (connection,) = stack.enter_context(crowd(service, 1, watching(headers=f"X-Real-IP: 192.0.2.{client}\r\n")))
+            assert connection.recv(65536).startswith(b"HTTP/1.%d %d" % (expected != 200, expected))
+            return connection
+
+        streams = [status(client, expected) for client, expected in
+                   ((1, 200), (1, 200), (1, 503), (2, 200), (2, 503), (3, 200), (4, 503))]
+        assert open_streams(service) == 4
+        streams[0].close()
+        eventually(lambda: open_streams(service) == 3)
+        status(4, 200)
+
+
+def test_a_client_that_reads_nothing_misses_changes_and_then_sees_the_cat_as_it_is(start):
+    service = start(command=patched(LIVELY + "catscii.STREAM_SECONDS = 6"))
+    size = {"width": 200, "height": 100}
+    watch = watching("/live?width=200&height=100")
+    with (connected(service) as fast, connected(service, receive_buffer=4096) as slow):
+        watch(slow)
+        watch(fast)
+        seen = read_all(fast).decode().partition("\r\n\r\n")[2]
+        missed = read_all(slow).decode().partition("\r\n\r\n")[2]
+    film, _, _, first = current_film(missed, **size)
+    assert seen.startswith(first) and seen.count("\n") > first.count("\n") + 9
+    changes = [film.change(catscii.STILL, moment).decode() for moment in MOMENTS]
+    rest = missed.removeprefix(first).removesuffix(catscii.GOODBYE.decode())
+    assert rest in ["", *changes]
+
+
+@pytest.mark.parametrize("unread", [0, 3])
+def test_streams_take_no_thread_and_end_well_with_the_service_which_does_not_wait_for_readers(start, unread):
+    service = start(command=patched(LIVELY + "catscii.GRACE_SECONDS = 3600"))
+    streams = catscii.QUICK_THREADS + catscii.PLACES + 5
+
+    def watch(connection: socket.socket) -> None:  # one after the other, because few may wait for a drawing
+        watching()(connection)
+        assert connection.recv(12) == b"HTTP/1.0 200"
+
+    with (crowd(service, streams, watch) as clients,
+          crowd(service, unread, watching("/live?width=240&height=180"), receive_buffer=4096)):
+        eventually(lambda: open_streams(service) == streams + unread)
+        assert service.stop() == 0
+        for client in clients:
+            assert read_all(client).endswith(catscii.GOODBYE)
 
 
 def test_clients_behind_a_proxy_have_a_line_each(start):
@@ -5621,6 +5867,123 @@ def in_terminal(columns: int, lines: int, *command: Any, **environment: str) -> 
     return process.wait(10), output.decode().replace("\r\n", "\n")
 
 
+class Watched(contextlib.AbstractContextManager["Watched"]):
+    """A command in a terminal of 80x24, and what a terminal emulator shows of it."""
+
+    def __init__(self, *command: Any, **environment: str) -> None:
+        self._inside, self._outside = pty.openpty()
+        self.resize(80, 24)
+        environment = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment}
+        streams = {"stdin": self._outside, "stdout": self._outside, "stderr": self._outside}
+        self.process = subprocess.Popen([*map(str, command)], env=environment, start_new_session=True, **streams)
+        os.close(self._outside)
+        self.terminal = Terminal()
+        self.output = ""
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._inside, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def next_line(self) -> str:
+        """Show what comes until a line feed, and return it, or "" at the end of the output."""
+        while True:
+            line, feed, rest = self.output.partition("\n")
+            if feed:
+                self.terminal.show(line.replace("\r", "") + feed)
+                self.output = rest
+                return line + feed
+            with contextlib.suppress(OSError):  # Linux raises one when the other end is closed
+                if part := os.read(self._inside, 65536):
+                    self.output += part.decode()
+                    continue
+            self.terminal.show(self.output)
+            self.output = ""
+            return ""
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._inside)
+
+
+def screens_of(film: catscii.Film, still: catscii.Art, view: catscii.View, line: str) -> dict[str, catscii.Moment]:
+    """Return what a terminal shows of each moment when the art is drawn as a whole."""
+    screens = {}
+    for moment in [*MOMENTS, catscii.STILL]:  # the last one of equals counts
+        art = catscii.to_ansi(redrawn(film, still, moment), view.colors)
+        screens[str(Terminal(art + line).seen())] = moment
+    return screens
+
+
+def test_curl_in_a_terminal_shows_whole_moments_of_a_cat_and_can_be_stopped_after_each(start):
+    service = start(command=patched(LIVELY))
+    with Watched(shutil.which("curl"), "--silent", f"{service.url}/live") as watched:  # also without -N
+        lines = 0
+        whole = ""
+        while lines < catscii.TERMINAL_ROWS + 1:
+            assert watched.next_line()
+            lines += 1
+        for name in reversed(catscii.house_cats(2)):
+            film, still, view = film_of(catscii.seed_of(name) or 0)
+            line = catscii.live_line(catscii.draw_house_cat(film.seed).info["description"])
+            screens = screens_of(film, still, view, line)
+            if screens.get(str(watched.terminal.seen())) == catscii.STILL:
+                break
+        seen = Counter[catscii.Moment]()
+        while len(seen) < 3:
+            assert watched.next_line()
+            whole = str(watched.terminal.seen())
+            seen[screens[whole]] += 1
+        watched.process.send_signal(signal.SIGINT)
+        while watched.next_line():
+            whole = str(watched.terminal.seen())
+        assert str(watched.terminal.seen()) == whole and whole in screens
+        assert not watched.terminal.screen.cursor.hidden and watched.terminal.screen.cursor.x == 0
+
+
+@pytest.mark.parametrize(("environment", "colors"), [
+    ({}, "256"), ({"COLORTERM": "truecolor"}, "true"), ({"TERM": "linux"}, "16")])
+def test_live_fills_the_window_with_a_cat_that_moves_until_ctrl_c(environment, colors):
+    code = f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import catscii\n{LIVELY}"
+    code += "sys.exit(catscii.main(['live', 'house-42']))"
+    with Watched(sys.executable, "-c", code, **environment) as watched:
+        film, still, view = film_of(42, colors=colors, width=80)
+        line = catscii.live_line(catscii.draw_house_cat(42).info["description"])
+        screens = screens_of(film, still, view, line)
+        for _ in range(catscii.TERMINAL_ROWS + 1):
+            assert watched.next_line()
+        assert screens[str(watched.terminal.seen())] == catscii.STILL
+        seen = Counter[catscii.Moment]()
+        while len(seen) < 3:
+            assert watched.next_line()
+            seen[screens[str(watched.terminal.seen())]] += 1
+        watched.resize(60, 14)
+        watched.terminal.screen.resize(14, 60)
+        while "\x1b[2J" not in watched.next_line():
+            pass
+        for _ in range(12):
+            assert watched.next_line()
+        assert watched.terminal.screen.display[-2].startswith(line[4:20]), "the smaller window is filled again"
+        watched.process.send_signal(signal.SIGINT)
+        while watched.next_line():
+            pass
+        assert watched.process.wait(SOON) == 0
+        cursor = watched.terminal.screen.cursor
+        assert (cursor.x, cursor.y, cursor.hidden) == (0, 13, False)
+        assert cursor.attrs == watched.terminal.screen.default_char
+
+
+def test_live_shows_a_still_cat_where_none_can_move():
+    still = "catscii: the cat keeps still: it moves in a terminal with colours only\n"
+    result = run("live", "house-42")
+    assert (result.returncode, result.stderr.decode()) == (0, still)
+    assert result.stdout == run("art", "house-42").stdout
+    for variables in ({"TERM": "dumb"}, {"NO_COLOR": "1"}):
+        status, output = in_terminal(80, 24, sys.executable, SCRIPT, "live", **variables)
+        assert status == 0 and output.startswith(still) and "\x1b" not in output
+    wrong = run("live", "tom")
+    assert (wrong.returncode, wrong.stdout) == (1, b"") and b"'tom': house cats are house-0 to" in wrong.stderr
+
+
 @pytest.mark.parametrize(("window", "options", "environment", "size", "code"), [
     *((window, options, {}, size, "8;5;") for window, options, size in (
         ((80, 24), "", (61, 23)), ((120, 40), "", (104, 39)), ((40, 20), "", (40, 15)), ((12, 20), "", (12, 5)),
@@ -5870,10 +6233,11 @@ def proxied(name: str, service: Running, folder: Path, authority: trustme.CA, ca
     checks = {"ca_certs": ca_file, "server_hostname": host, "assert_hostname": host, "retries": False}
     clients: dict[str, urllib3.HTTPSConnectionPool] = {}
 
-    def get(path: str, client: str = "127.0.0.2", **headers: str) -> urllib3.BaseHTTPResponse:
+    def get(path: str, client: str = "127.0.0.2", whole: bool = True, **headers: str) -> urllib3.BaseHTTPResponse:
         if client not in clients:
             clients[client] = urllib3.HTTPSConnectionPool("127.0.0.1", port, source_address=(client, 0), **checks)
-        return clients[client].request("GET", path, headers=CHROME | headers | {"Host": host})
+        headers = CHROME | headers | {"Host": host}
+        return clients[client].request("GET", path, headers=headers, preload_content=whole)
 
     words = [program_of(name), *command.split()[1:]]
     with open(folder / "log", "w") as log, web_server_of(
@@ -5896,6 +6260,19 @@ def test_behind_a_proxy_clients_have_their_own_country_and_links_are_https(name,
         assert service.visits() == b"FR: 9\n"
         closed = rf"(?m)^.*:{urlsplit(service.url).port:04X} .* 06 [0-9A-F]+:"  # in TIME_WAIT
         assert len(re.findall(closed, Path("/proc/net/tcp").read_text())) <= 2, "the proxy keeps its connections"
+
+
+@pytest.mark.cgi
+@pytest.mark.parametrize("name", PROXIES)
+def test_through_a_proxy_each_change_of_a_cat_comes_at_once(name, start, tmp_path, authority, ca_file):
+    service = start(command=patched(LIVELY))
+    with (proxied(name, service, tmp_path, authority, ca_file) as get,
+          contextlib.closing(get("/live?format=ansi", whole=False)) as stream):
+        first = b""
+        while first.count(b"\n") <= catscii.TERMINAL_ROWS:
+            first += stream.read1(65536)
+        while not re.fullmatch(rb"[^\n]{1,4000}\n", stream.read1(65536)):
+            pass  # until a change comes alone
 
 
 @pytest.mark.cgi
@@ -6920,7 +7297,9 @@ def test_the_readme_is_one_page_and_its_commands_tables_and_links_are_right(serv
         assert all(word in rows[name] for word in words), name
     examples = {"<id>": "house-1", "<suffix>": "json", "<text>": "hello"}
     for path in (path for path in rows if path.startswith("/")):
-        status = service.get(re.sub("<id>|<suffix>|<text>", lambda part: examples[part[0]], path)).status
+        path = re.sub("<id>|<suffix>|<text>", lambda part: examples[part[0]], path)
+        with contextlib.closing(service.get(path, preload_content=False)) as answer:  # that of /live goes on
+            status = answer.status
         assert status in ((500, 429) if path == "/panic" else (200,)), path
     (tmp_path / ".curlrc").write_text("fail")  # a wrong status is an error
     variables = os.environ | {"COLUMNS": "60", "LINES": "30", "CURL_HOME": str(tmp_path)}
