@@ -44,13 +44,14 @@ from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn
 
 
 class Lazy:
-    """An object that is made when it is first used, such as a module: a start imports only what it needs."""
+    """An object that is made when it is first used, such as a module. So a start imports only what it needs."""
 
     def __init__(self, make: Callable[[], object]) -> None:
         self._make = make
 
     def __getattr__(self, attribute: str) -> Any:
-        value = vars(self)[attribute] = getattr(self._make(), attribute)
+        value = getattr(self._make(), attribute)
+        setattr(self, attribute, value)  # this method is called for missing attributes only
         return value
 
 
@@ -99,20 +100,48 @@ if TYPE_CHECKING:
         JpegImagePlugin,
     )
 else:
-    def lazy(names: str) -> list[Lazy]:
-        return [Lazy(partial(importlib.import_module, name)) for name in names.split()]
+    def lazy(name: str) -> Lazy:
+        return Lazy(partial(importlib.import_module, name))
 
-    argparse, base64, contextvars, datetime, gzip, hashlib, html = lazy(
-        "argparse base64 contextvars datetime gzip hashlib html")
-    ipaddress, json, logging, random, reprlib, resource, shutil = lazy(
-        "ipaddress json logging random reprlib resource shutil")
-    socket, sqlite3, ssl, subprocess = lazy("socket sqlite3 ssl subprocess")
-    textwrap, threading, unicodedata = lazy("textwrap threading unicodedata")
-    futures, http_client, urllib_parse = lazy("concurrent.futures http.client urllib.parse")
-    bottle, certifi, maxminddb, PIL, urllib3, waitress = lazy("bottle certifi maxminddb PIL urllib3 waitress")
-    Image, ImageChops, ImageDraw, ImageEnhance = lazy("PIL.Image PIL.ImageChops PIL.ImageDraw PIL.ImageEnhance")
-    ImageFilter, ImageMath, ImageOps, ImageStat = lazy("PIL.ImageFilter PIL.ImageMath PIL.ImageOps PIL.ImageStat")
-    JpegImagePlugin, = lazy("PIL.JpegImagePlugin")
+    argparse = lazy("argparse")
+    base64 = lazy("base64")
+    contextvars = lazy("contextvars")
+    datetime = lazy("datetime")
+    gzip = lazy("gzip")
+    hashlib = lazy("hashlib")
+    html = lazy("html")
+    ipaddress = lazy("ipaddress")
+    json = lazy("json")
+    logging = lazy("logging")
+    random = lazy("random")
+    reprlib = lazy("reprlib")
+    resource = lazy("resource")
+    shutil = lazy("shutil")
+    socket = lazy("socket")
+    sqlite3 = lazy("sqlite3")
+    ssl = lazy("ssl")
+    subprocess = lazy("subprocess")
+    textwrap = lazy("textwrap")
+    threading = lazy("threading")
+    unicodedata = lazy("unicodedata")
+    futures = lazy("concurrent.futures")
+    http_client = lazy("http.client")
+    urllib_parse = lazy("urllib.parse")
+    bottle = lazy("bottle")
+    certifi = lazy("certifi")
+    maxminddb = lazy("maxminddb")
+    PIL = lazy("PIL")
+    urllib3 = lazy("urllib3")
+    waitress = lazy("waitress")
+    Image = lazy("PIL.Image")
+    ImageChops = lazy("PIL.ImageChops")
+    ImageDraw = lazy("PIL.ImageDraw")
+    ImageEnhance = lazy("PIL.ImageEnhance")
+    ImageFilter = lazy("PIL.ImageFilter")
+    ImageMath = lazy("PIL.ImageMath")
+    ImageOps = lazy("PIL.ImageOps")
+    ImageStat = lazy("PIL.ImageStat")
+    JpegImagePlugin = lazy("PIL.JpegImagePlugin")
 
 Mixin: Any = object  # stands for a class of logging or waitress, which is added as a base when it is needed
 __version__ = "0.1.0"
