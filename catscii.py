@@ -40,7 +40,7 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, overload
 
 
 class Lazy:
@@ -151,9 +151,19 @@ __version__ = "0.1.0"
 # Settings: read from the environment once, all problems reported together
 # ---------------------------------------------------------------------------------------------------------------------
 
-DEFAULT_SOURCES = "https://api.thecatapi.com/v1/images/search", "https://cataas.com/cat"
+DEFAULT_SOURCES = (
+    "https://api.thecatapi.com/v1/images/search",
+    "https://cataas.com/cat",
+)
 HONEYCOMB = "https://api.honeycomb.io/v1/traces"
-LOG_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}  # the numbers are those of logging
+LOG_LEVELS = {  # with the numbers of logging, which is not imported for them
+    "debug": 10,
+    "info": 20,
+    "warn": 30,
+    "warning": 30,
+    "error": 40,
+}
+OTLP_HEADER = r" *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*"
 
 
 class SetupError(Exception):
@@ -162,14 +172,18 @@ class SetupError(Exception):
 
 def quoted(text: str) -> str:
     """Quote `text` as printable ASCII, shortened to 200 characters, for use in logs, terminals and pages."""
-    return ascii(text if len(text) <= 200 else text[:197] + "...")
+    if len(text) > 200:
+        text = text[:197] + "..."
+    return ascii(text)
 
 
 def ensure(text: str, valid: Callable[[str], object], what: str, secret: bool = False) -> str:
-    """Return `text` if it is valid, else raise ValueError. With `secret`, the message does not show the text."""
-    if not valid(text):
-        raise ValueError(f"is not {what}" if secret else f"{quoted(text)} is not {what}")
-    return text
+    """Return `text` if it is valid, else raise ValueError. The message does not show a text that is `secret`."""
+    if valid(text):
+        return text
+    if secret:
+        raise ValueError(f"is not {what}")
+    raise ValueError(f"{quoted(text)} is not {what}")
 
 
 class FreeText(NamedTuple):
@@ -182,32 +196,95 @@ class FreeText(NamedTuple):
 Choices = range | Collection[str] | FreeText
 
 
-def one_of(text: str, choices: Choices) -> Any:
+@overload
+def one_of(text: str, choices: range) -> int: ...
+@overload
+def one_of(text: str, choices: Collection[str] | FreeText) -> str: ...
+def one_of(text: str, choices: Choices) -> int | str:
     """Return `text` if it is one of the choices, as a number if the choices are a range. Raises ValueError."""
     if isinstance(choices, FreeText):
         return choices.read(text)
-    if isinstance(choices, range):
-        return int(ensure(text, lambda text: re.fullmatch("[0-9]{1,9}", text) and int(text) in choices,
-                          f"a whole number from {choices[0]} to {choices[-1]}"))
-    return ensure(text, choices.__contains__, f"one of {', '.join(choices)}")
+    if not isinstance(choices, range):
+        return ensure(text, choices.__contains__, f"one of {', '.join(choices)}")
+    if re.fullmatch("[0-9]{1,9}", text) and int(text) in choices:
+        return int(text)
+    raise ValueError(f"{quoted(text)} is not a whole number from {choices[0]} to {choices[-1]}")
+
+
+def is_web_url(text: str) -> bool:
+    """Tell whether `text` is a URL of HTTP or HTTPS that names a host."""
+    if "://" not in text:  # most names of files need no further look
+        return False
+    if len(text) > 2048 or not text.isprintable():
+        return False
+    try:
+        parts = urllib_parse.urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+
+
+def is_source_url(text: str) -> bool:
+    """Tell whether `text` is a URL without commas before its query."""
+    before_query, _, _ = text.partition("?")
+    return is_web_url(text) and "," not in before_query
+
+
+def is_in_folder(path: str) -> bool:
+    """Tell whether the folder of a file exists."""
+    return os.path.isdir(os.path.dirname(path) or ".")
+
+
+existing_file = partial(ensure, valid=os.path.isfile, what="a file")
+database_file = partial(ensure, valid=is_in_folder, what="in a folder that exists")
+header_name = partial(
+    ensure,
+    valid=partial(re.fullmatch, "[A-Za-z0-9-]+"),
+    what="a header, such as Fly-Client-IP",
+)
+source_url = partial(ensure, valid=is_source_url, what=f"a URL such as {DEFAULT_SOURCES[-1]}")
+key_text = partial(
+    ensure,
+    valid=partial(re.fullmatch, "[!-~]+"),
+    what="printable ASCII without spaces",
+    secret=True,
+)
+etcd_url = partial(
+    ensure,
+    valid=is_web_url,
+    what="a list of URLs such as http://localhost:2379",
+    secret=True,
+)
+otlp_url = partial(
+    ensure,
+    valid=is_web_url,
+    what="a URL such as http://localhost:4318",
+    secret=True,
+)
+otlp_headers = partial(
+    ensure,
+    valid=partial(re.fullmatch, rf"(?a)({OTLP_HEADER}(,|$))+"),
+    what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded",
+    secret=True,
+)
+dsn = partial(
+    ensure,
+    valid=partial(re.fullmatch, r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+"),
+    what="a DSN such as https://KEY@HOST/PROJECT",
+    secret=True,
+)
 
 
 def source_urls(text: str) -> tuple[str, ...]:
     """Split a comma-separated list of URLs. A comma in a query does not end its URL. Raises ValueError."""
-    urls = filter(None, re.split(r"\s*,\s*(?=https?:|$)", text, flags=re.IGNORECASE))
-    return tuple(ensure(url, lambda url: is_web_url(url) and "," not in url.partition("?")[0],
-                        f"a URL such as {DEFAULT_SOURCES[-1]}") for url in urls)
+    urls = re.split(r"\s*,\s*(?=https?:|$)", text, flags=re.IGNORECASE)
+    return tuple(source_url(url) for url in urls if url)
 
 
-def is_web_url(text: str) -> bool:
-    if "://" not in text:  # most names of files need no further look
-        return False
-    try:
-        parts = urllib_parse.urlsplit(text)
-        usual = len(text) <= 2048 and text.isprintable() and parts.scheme in ("http", "https")
-        return usual and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+def etcd_urls(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list of URLs. Raises ValueError."""
+    return tuple(etcd_url(url) for url in re.split(r"\s*,\s*", text))
 
 
 def certificate_file(text: str) -> str:
@@ -219,18 +296,10 @@ def certificate_file(text: str) -> str:
     return text
 
 
-existing_file = partial(ensure, valid=os.path.isfile, what="a file")
-database_file = partial(ensure, valid=lambda path: os.path.isdir(os.path.dirname(path) or "."),
-                        what="in a folder that exists")
-header_name = partial(ensure, valid=partial(re.fullmatch, "[A-Za-z0-9-]+"), what="a header, such as Fly-Client-IP")
-key_text = partial(ensure, valid=partial(re.fullmatch, "[!-~]+"), what="printable ASCII without spaces", secret=True)
-etcd_url = partial(ensure, valid=is_web_url, what="a list of URLs such as http://localhost:2379", secret=True)
-otlp_url = partial(ensure, valid=is_web_url, what="a URL such as http://localhost:4318", secret=True)
-otlp_headers = partial(
-    ensure, valid=partial(re.fullmatch, r"(?a)( *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*(,|$))+"),
-    what="a list such as NAME=VALUE,NAME=VALUE, in ASCII or percent-encoded", secret=True)
-dsn = partial(ensure, valid=partial(re.fullmatch, r"https?://[!-~]+@[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?/[0-9]+"),
-              what="a DSN such as https://KEY@HOST/PROJECT", secret=True)
+def log_level(text: str) -> int:
+    """Return the number of a level, in upper or lower case. Raises ValueError."""
+    name = one_of(text.lower(), LOG_LEVELS)
+    return LOG_LEVELS[name]
 
 
 class Settings(NamedTuple):
@@ -264,52 +333,80 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "host": Setting(str, "address to listen on (0.0.0.0)"),
-    "port": Setting(partial(one_of, choices=range(65536)), "port to listen on, 0 for any free one (8080)"),
+    "port": Setting(
+        partial(one_of, choices=range(65536)),
+        "port to listen on, 0 for any free one (8080)",
+    ),
     "analytics_db": Setting(database_file, "SQLite file for visits and pictures (catscii.db)"),
     "geolite2_country_db": Setting(existing_file, "MaxMind DB of countries (none: all count for ZZ)"),
     "client_ip_header": Setting(
-        header_name, "header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)"),
+        header_name,
+        "header in which a trusted proxy names the client (Fly-Client-IP on fly.io, else none)",
+    ),
     "cat_sources": Setting(
-        source_urls, "comma-separated API URLs, tried in order; empty: house cats only\n"
-        f"                        ({','.join(DEFAULT_SOURCES)})"),
+        source_urls,
+        "comma-separated API URLs, tried in order; empty: house cats only\n"
+        f"                        ({','.join(DEFAULT_SOURCES)})",
+    ),
     "cat_api_key": Setting(key_text, "key for The Cat API, sent as x-api-key (none)"),
-    "etcd_endpoints": Setting(lambda text: tuple(map(etcd_url, re.split(r"\s*,\s*", text))),
-                              "comma-separated URLs of etcd, where machines add up visits (none)"),
-    "ssl_cert_file": Setting(certificate_file, "CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)"),
-    "log_level": Setting(lambda text: LOG_LEVELS[one_of(text.lower(), LOG_LEVELS)],
-                         "debug, info, warn or error (info)"),
+    "etcd_endpoints": Setting(
+        etcd_urls,
+        "comma-separated URLs of etcd, where machines add up visits (none)",
+    ),
+    "ssl_cert_file": Setting(
+        certificate_file,
+        "CA certificates, PEM (NIX_SSL_CERT_FILE, else certifi's)",
+    ),
+    "log_level": Setting(log_level, "debug, info, warn or error (info)"),
     "sentry_dsn": Setting(dsn, "DSN of the Sentry project for errors (none)"),
     "sentry_environment": Setting(str, "environment of these errors (FLY_APP_NAME, else production)"),
     "honeycomb_api_key": Setting(
-        key_text, "key for traces to Honeycomb (none), or OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_*"),
+        key_text,
+        "key for traces to Honeycomb (none), or OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_*",
+    ),
 }
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Return the settings. Empty variables are ignored, except CAT_SOURCES. Raises SetupError with all problems."""
-    given, problems = {key: text.strip() for key, text in environ.items() if text.strip() or key == "CAT_SOURCES"}, []
-    if fly := given.get("FLY_APP_NAME"):
-        given = {"CLIENT_IP_HEADER": "Fly-Client-IP", "SENTRY_ENVIRONMENT": fly} | given
+    given = {
+        name: text.strip()
+        for name, text in environ.items()
+        if text.strip() or name == "CAT_SOURCES"
+    }
+    if "FLY_APP_NAME" in given:
+        given.setdefault("CLIENT_IP_HEADER", "Fly-Client-IP")
+        given.setdefault("SENTRY_ENVIRONMENT", given["FLY_APP_NAME"])
+    problems: list[str] = []
 
     def read(name: str, parse: Callable[[str], object], default: object = None) -> Any:
+        if name not in given:
+            return default
         try:
-            return parse(given[name]) if name in given else default
+            return parse(given[name])
         except ValueError as error:
             problems.append(f"{name}: {error}")
             return default
 
-    values = {name: read(name.upper(), setting.parse, Settings._field_defaults[name])
-              for name, setting in SETTINGS.items()}
+    values = {
+        name: read(name.upper(), setting.parse, Settings._field_defaults[name])
+        for name, setting in SETTINGS.items()
+    }
     if "SSL_CERT_FILE" not in given:
         values["ssl_cert_file"] = read("NIX_SSL_CERT_FILE", certificate_file)
+
     collector = None
     for kind in ("", "TRACES_"):
         collector = read(f"OTEL_EXPORTER_OTLP_{kind}ENDPOINT", otlp_url, collector)
-        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)  # the SDK would log invalid ones and keys
-    if collector:  # a collector must not get the key
-        values["honeycomb_api_key"] = None
+        # The SDK itself reads these headers. If some are invalid, it logs them, with their keys.
+        read(f"OTEL_EXPORTER_OTLP_{kind}HEADERS", otlp_headers)
+    if collector:
+        values["honeycomb_api_key"] = None  # so that the collector does not get it
+    elif values["honeycomb_api_key"]:
+        collector = HONEYCOMB
     if given.get("OTEL_SDK_DISABLED", "").lower() != "true":
-        values["otlp_endpoint"] = collector or (HONEYCOMB if values["honeycomb_api_key"] else None)
+        values["otlp_endpoint"] = collector
+
     if problems:
         raise SetupError(*problems)
     return Settings(**values)
