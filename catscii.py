@@ -40,7 +40,7 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, overload
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, cast, overload
 
 
 class Lazy:
@@ -443,7 +443,14 @@ METRICS = {
     "process_max_fds": ("gauge", "The limit of open file descriptors."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
-log: Any = Lazy(lambda: logging.getLogger("catscii"))
+MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for their reader
+LEVEL_NAMES = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # in tracing-subscriber; other levels have the same names
+log = cast("logging.Logger", Lazy(lambda: logging.getLogger("catscii")))
+
+if TYPE_CHECKING:
+    HandlerBase = logging.Handler
+else:
+    HandlerBase = object  # only `start_logging`, which adds logging.Handler, imports logging
 
 
 def utc(seconds: float) -> datetime.datetime:
@@ -451,7 +458,7 @@ def utc(seconds: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
 
-class LogHandler(Mixin):  # type: ignore[misc]
+class LogHandler(HandlerBase):
     """Writes JSON lines to standard error without blocking: keeps 256 KiB for a slow reader, and drops the rest."""
 
     def __init__(self) -> None:
@@ -461,31 +468,38 @@ class LogHandler(Mixin):  # type: ignore[misc]
             self._file = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
-        self._unwritten, self._dropped = bytearray(), 0
-        self.dropped = 0  # in all, also those that were told
+        self._unwritten = bytearray()
+        self._untold = 0  # dropped lines that no line has told of
+        self.dropped = 0  # all dropped lines
         self.buffered = False  # if True, lines below WARNING wait until `flush` is called
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a line in the format of Rust's tracing-subscriber. Arguments that are a dict add fields."""
-        fields = {"message": record.getMessage(), **(record.args if isinstance(record.args, Mapping) else {})}
+        fields: dict[str, object] = {"message": record.getMessage()}
+        if isinstance(record.args, Mapping):
+            fields |= record.args
         if record.exc_info:
             fields["error"] = logging.Formatter().formatException(record.exc_info)
-        if (trace := sys.modules.get(TRACE)) and (context := trace.get_current_span().get_span_context()).is_valid:
-            fields["trace_id"] = trace.format_trace_id(context.trace_id)
+        if trace := sys.modules.get(TRACE):
+            context = trace.get_current_span().get_span_context()
+            if context.is_valid:
+                fields["trace_id"] = trace.format_trace_id(context.trace_id)
+        timestamp = utc(record.created).isoformat(timespec="microseconds")
         return json.dumps({
-            "timestamp": utc(record.created).isoformat(timespec="microseconds")[:-6] + "Z",
-            "level": {"WARNING": "WARN", "CRITICAL": "ERROR"}.get(record.levelname, record.levelname),
-            "fields": fields, "target": record.name})
+            "timestamp": timestamp.removesuffix("+00:00") + "Z",
+            "level": LEVEL_NAMES.get(record.levelname, record.levelname),
+            "fields": fields,
+            "target": record.name,
+        })
 
     def emit(self, record: logging.LogRecord) -> None:
         line = b""
         with contextlib.suppress(Exception):  # a package may pass arguments that cannot be formatted
             line = self.format(record).encode() + b"\n"
-        if line and len(self._unwritten) + len(line) <= 256 << 10:
+        if line and len(self._unwritten) + len(line) <= MAX_UNWRITTEN:
             self._unwritten += line
         else:
-            self._dropped += 1
-            self.dropped += 1
+            self._count_dropped(1)
         if not self.buffered or record.levelno > logging.INFO:
             self.flush()
 
@@ -499,32 +513,55 @@ class LogHandler(Mixin):  # type: ignore[misc]
         """Write the lines that wait. Give up if the reader does not take them within `seconds`."""
         end = time.monotonic() + seconds
         with self.lock or contextlib.nullcontext():
-            while self._unwritten and self._poll.poll(1000 * max(0.0, end - time.monotonic())):
-                # A pipe that is ready takes PIPE_BUF bytes without blocking (pipe(7)). Write whole lines if possible.
-                whole = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1
+            while self._unwritten and self._is_ready(end - time.monotonic()):
                 try:
-                    del self._unwritten[:os.write(self._file, self._unwritten[:whole or select.PIPE_BUF])]
-                except OSError as error:
-                    if not isinstance(error, BlockingIOError):  # the reader is gone, or the disk is full
-                        self._dropped += self._unwritten.count(b"\n")
-                        self.dropped += self._unwritten.count(b"\n")
-                        self._unwritten.clear()
+                    self._write_some()
+                except BlockingIOError:
                     return
-            if self._dropped and not self._unwritten:
-                count, self._dropped = self._dropped, 0
-                log.warning("Log lines were dropped", {"lines": count})
-                self._dropped = count if self._dropped else 0  # if not 0, the warning was dropped too
+                except OSError:  # the reader is gone, or the disk is full
+                    self._count_dropped(self._unwritten.count(b"\n"))
+                    self._unwritten.clear()
+                    return
+            if self._untold and not self._unwritten:
+                self._tell_of_dropped()
 
     def close(self) -> None:
         self.flush(FLUSH_SECONDS)
         super().close()
 
+    def _is_ready(self, seconds: float) -> bool:
+        """Wait for the reader, `seconds` at most. Return whether it takes bytes."""
+        return bool(self._poll.poll(1000 * max(0.0, seconds)))
 
-def start_logging(level: int) -> Any:
-    handler: Any = type("LogHandler", (LogHandler, logging.Handler), {})()
+    def _write_some(self) -> None:
+        """Write whole lines if possible, and no more than a pipe that is ready takes without blocking (pipe(7))."""
+        size = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1
+        if size == 0:
+            size = select.PIPE_BUF
+        written = os.write(self._file, self._unwritten[:size])
+        del self._unwritten[:written]
+
+    def _count_dropped(self, lines: int) -> None:
+        self._untold += lines
+        self.dropped += lines
+
+    def _tell_of_dropped(self) -> None:
+        lines = self._untold
+        self._untold = 0
+        log.warning("Log lines were dropped", {"lines": lines})
+        if self._untold:  # the warning itself was dropped
+            self._untold = lines
+
+
+def start_logging(level: int) -> LogHandler:
+    handler: LogHandler = type("LogHandler", (LogHandler, logging.Handler), {})()
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging._srcfile = None  # this saves time, as does the next line: docs.python.org/3/howto/logging.html#optimization
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    # Log lines name no code, thread or process. To leave them out saves time:
+    # docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None
+    logging.logThreads = False
+    logging.logProcesses = False
+    logging.logMultiprocessing = False
     for name in ("waitress.queue", "urllib3", "PIL"):  # catscii itself logs what they log at lower levels
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("waitress").setLevel(logging.WARNING)  # INFO has a line for each client that hangs up
