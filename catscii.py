@@ -37,7 +37,7 @@ import warnings
 import zlib
 from array import array
 from bisect import bisect_left
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, cast, overload
@@ -444,6 +444,7 @@ METRICS = {
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for their reader
+Labels = tuple[tuple[str, object], ...]  # names and values
 LEVEL_NAMES = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # in tracing-subscriber; other levels have the same names
 log = cast("logging.Logger", Lazy(lambda: logging.getLogger("catscii")))
 
@@ -572,14 +573,21 @@ class Trouble:
     """A failure that lasts for a while. It is true from `begin` to `end`, and each of the two logs one line."""
 
     def __init__(self, begins: str, ends: str, level: int = LOG_LEVELS["error"], quiet_seconds: float = 0.0) -> None:
-        self._begins, self._ends, self._level, self._quiet_seconds = begins, ends, level, quiet_seconds
-        self.reason, self.since, self._last = "", math.inf, 0.0  # `since` and `_last` are times of time.monotonic()
+        self._begins = begins
+        self._ends = ends
+        self._level = level
+        self._quiet_seconds = quiet_seconds
+        self.reason = ""
+        self.since = math.inf  # the time.monotonic() of its beginning
+        self._last = 0.0  # the time.monotonic() of the last failure
 
     def __bool__(self) -> bool:
         return self.since < math.inf
 
     def begin(self, reason: object) -> None:
-        self.reason, self._last = str(reason), time.monotonic()
+        """Begin the trouble, or keep it from ending. The reason is logged only if it begins."""
+        self.reason = str(reason)
+        self._last = time.monotonic()
         if not self:
             self.since = self._last
             log.log(self._level, self._begins, {"error": self.reason})
@@ -618,44 +626,66 @@ class Limit:
             return True
 
 
+class Histogram:
+    """Counts times by BUCKETS, and adds them up."""
+
+    def __init__(self) -> None:
+        self._counts = [0.0] * len(BUCKETS)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(BUCKETS, seconds, key=float)] += 1
+        self._sum += seconds
+
+    def samples(self, name: str, labels: Mapping[str, object]) -> Iterator[tuple[str, float]]:
+        """Yield the time series of this histogram with their values. Each bucket counts those below it, too."""
+        for bound, count in zip(BUCKETS, itertools.accumulate(self._counts), strict=True):
+            yield series(name + "_bucket", **labels, le=bound), count
+        yield series(name + "_sum", **labels), self._sum
+        yield series(name + "_count", **labels), sum(self._counts)
+
+
 class Metrics:
     """Counters and histograms since the start. Labels must not come from a request: each new label takes memory."""
 
     def __init__(self) -> None:
-        self._lock, self._counters = threading.Lock(), Counter[str]()
-        self._histograms: dict[tuple[Any, ...], list[float]] = {}  # the count of each bucket, and the sum of all values
+        self._lock = threading.Lock()
+        self._counters = Counter[str]()
+        self._histograms: defaultdict[tuple[str, Labels], Histogram] = defaultdict(Histogram)
 
     def add(self, name: str, /, **labels: object) -> None:
         with self._lock:
-            self._counters[sample(name, **labels)] += 1
+            self._counters[series(name, **labels)] += 1
 
     def observe(self, name: str, seconds: float, /, **labels: object) -> None:
         with self._lock:
-            histogram = self._histograms.setdefault((name, *labels.items()), [0.0] * (len(BUCKETS) + 1))
-            histogram[bisect_left(BUCKETS, seconds, key=float)] += 1
-            histogram[-1] += seconds
+            self._histograms[name, tuple(labels.items())].observe(seconds)
 
     def text(self, others: Mapping[str, float]) -> str:
         """Return these metrics and the `others` (values by time series) in Prometheus' text format 0.0.4."""
-        lines: list[str] = []
+        samples = dict(others)
         with self._lock:
-            samples = {**others, **self._counters}
-            for (name, *labels), (*buckets, total) in self._histograms.items():
-                for bound, count in zip(BUCKETS, itertools.accumulate(buckets), strict=True):
-                    samples[sample(name + "_bucket", **dict(labels), le=bound)] = count
-                samples[sample(name + "_sum", **dict(labels))] = total
-                samples[sample(name + "_count", **dict(labels))] = sum(buckets)
+            samples |= self._counters
+            for (name, labels), histogram in self._histograms.items():
+                samples |= histogram.samples(name, dict(labels))
+        lines = []
         for name, (kind, meaning) in METRICS.items():
-            lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
-            series = {name, name + "_bucket", name + "_sum", name + "_count"} if kind == "histogram" else {name}
-            lines += [f"{key} {value}" for key, value in samples.items() if key.partition("{")[0] in series]
+            lines.append(f"# HELP {name} {meaning}")
+            lines.append(f"# TYPE {name} {kind}")
+            names = {name}
+            if kind == "histogram":
+                names = {name + "_bucket", name + "_sum", name + "_count"}
+            lines += [f"{key} {value}" for key, value in samples.items() if key.partition("{")[0] in names]
         return "\n".join(lines) + "\n"
 
 
 def process_figures() -> dict[str, float]:
     """Return metrics of this process. Memory and files are known on Linux only (proc(5))."""
-    figures = {"process_cpu_seconds_total": time.process_time()}
-    figures["process_max_fds"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    figures = {
+        "process_cpu_seconds_total": time.process_time(),
+        "process_max_fds": max_files,
+    }
     with contextlib.suppress(OSError):
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[1])
@@ -665,9 +695,10 @@ def process_figures() -> dict[str, float]:
 
 
 @lru_cache(1000)
-def sample(name: str, /, **labels: object) -> str:
+def series(name: str, /, **labels: object) -> str:
     """Return the name of a time series. JSON strings have the escapes that Prometheus expects in labels."""
-    return name + "{%s}" % ",".join(f"{key}={json.dumps(str(labels[key]), ensure_ascii=False)}" for key in labels)
+    pairs = [f"{label}={json.dumps(str(value), ensure_ascii=False)}" for label, value in labels.items()]
+    return name + "{" + ",".join(pairs) + "}"
 
 
 def span(name: str, /, *context: object, **attributes: object) -> Any:
@@ -5402,8 +5433,8 @@ class Service:
         """Serve all metrics. While the database cannot be read, those from the database are missing."""
         refresher, others = self.refresher, process_figures() | {"process_start_time_seconds": self.started}
         others |= {name: read() for name, read in self.gauges.items()}
-        others[sample("catscii_build_info", version=__version__)] = 1
-        others |= {sample("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
+        others[series("catscii_build_info", version=__version__)] = 1
+        others |= {series("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
         if refresher.last_good is not None:
             others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
         others["catscii_waiting_visits"] = self.visits.waiting
@@ -5415,8 +5446,8 @@ class Service:
         others |= {"catscii_waiting_drawings": len(self.line), "catscii_refused_drawings_total": self.line.refused}
         try:
             visits = self.database.execute(VISITS_BY_COUNTRY)
-            others |= {sample("catscii_visits_total", country=country): n for country, n in visits}
-            others |= {sample("catscii_stored_cats", source=source): n for source, n in self.store.counts().items()}
+            others |= {series("catscii_visits_total", country=country): n for country, n in visits}
+            others |= {series("catscii_stored_cats", source=source): n for source, n in self.store.counts().items()}
         except sqlite3.Error as error:
             self.read_trouble.begin(error)
         return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"))
