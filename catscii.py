@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from http import client as http_client
     from urllib import parse as urllib_parse
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     import bottle  # type: ignore[import-untyped]
     import certifi
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
         ImageStat,
         JpegImagePlugin,
     )
+    from sentry_sdk.types import Event
 else:
     def lazy(name: str) -> Lazy:
         return Lazy(partial(importlib.import_module, name))
@@ -143,7 +145,6 @@ else:
     ImageStat = lazy("PIL.ImageStat")
     JpegImagePlugin = lazy("PIL.JpegImagePlugin")
 
-Mixin: Any = object  # stands for a class of logging or waitress, which is added as a base when it is needed
 __version__ = "0.1.0"
 
 
@@ -701,23 +702,27 @@ def series(name: str, /, **labels: object) -> str:
     return name + "{" + ",".join(pairs) + "}"
 
 
-def span(name: str, /, *context: object, **attributes: object) -> Any:
-    """Return a context manager that opens a span. An exception that leaves the span marks it as failed."""
-    if name and (trace := sys.modules.get(TRACE)):
-        return trace.get_tracer("catscii").start_as_current_span(name, *context, attributes=attributes)
-    return contextlib.nullcontext()
+def span(name: str, /, *context: object, **attributes: object) -> AbstractContextManager[Any]:
+    """Open a span, if it has a name and traces are sent. An exception that leaves the span marks it as failed."""
+    trace = sys.modules.get(TRACE)
+    if not name or not trace:
+        return contextlib.nullcontext()
+    tracer = trace.get_tracer("catscii")
+    current: AbstractContextManager[Any] = tracer.start_as_current_span(name, *context, attributes=attributes)
+    return current
 
 
 def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = None) -> None:
     """Add attributes to the current span. If there is an error, mark the span as failed."""
     if trace := sys.modules.get(TRACE):
-        trace.get_current_span().set_attributes(attributes)
+        current = trace.get_current_span()
+        current.set_attributes(attributes)
         if error:
-            trace.get_current_span().set_status(trace.StatusCode.ERROR, str(error))
+            current.set_status(trace.StatusCode.ERROR, str(error))
 
 
 @contextlib.contextmanager
-def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
+def optional_package(package: str, variables: str) -> Iterator[None]:
     """Raise SetupError if the `package` is missing or refuses the values of these variables."""
     try:
         yield
@@ -728,26 +733,39 @@ def missing_is_setup_error(package: str, variables: str) -> Iterator[None]:
         raise SetupError(f"{variables}: {error}") from error
 
 
-@missing_is_setup_error("sentry-sdk", "SENTRY_DSN")
+@optional_package("sentry-sdk", "SENTRY_DSN")
 def start_sentry(settings: Settings) -> Callable[[], object]:
     """Start to send logged errors to Sentry. Return a function that sends what is left. Raises SetupError."""
     import sentry_sdk
     from sentry_sdk.integrations.bottle import BottleIntegration
     from sentry_sdk.integrations.logging import ignore_logger
 
+    def without_headers(event: Event, hint: object) -> Event:
+        event["request"] = {**event.get("request", {}), "headers": {}}
+        return event
+
     ignore_logger("opentelemetry.*")  # it logs repeatedly that the collector is down
     sentry_sdk.init(
-        settings.sentry_dsn, release=f"catscii@{__version__}", environment=settings.sentry_environment,
-        ca_certs=settings.ssl_cert_file or certifi.where(), shutdown_timeout=FLUSH_SECONDS - 0.5,
-        integrations=[BottleIntegration("url")], auto_enabling_integrations=False, auto_session_tracking=False,
+        settings.sentry_dsn,
+        release=f"catscii@{__version__}",
+        environment=settings.sentry_environment,
+        ca_certs=settings.ssl_cert_file or certifi.where(),
+        shutdown_timeout=FLUSH_SECONDS - 0.5,
+        integrations=[BottleIntegration("url")],
+        auto_enabling_integrations=False,
+        auto_session_tracking=False,
         ignore_errors=[bottle.HTTPResponse],  # not errors: the cause of a 500 has been logged
         trace_propagation_targets=[],  # the sources get no trace headers
-        send_default_pii=False, max_request_body_size="never", include_local_variables=False,  # may hold addresses
-        before_send=lambda event, hint: {**event, "request": {**event.get("request", {}), "headers": {}}})
+        # Addresses of visitors stay here. Headers and variables may hold them.
+        send_default_pii=False,
+        max_request_body_size="never",
+        include_local_variables=False,
+        before_send=without_headers,
+    )
     return sentry_sdk.get_client().close
 
 
-@missing_is_setup_error("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY")
+@optional_package("opentelemetry-exporter-otlp-proto-http", "OTEL_*, HONEYCOMB_API_KEY")
 def start_tracing(settings: Settings) -> Callable[[], object]:
     """Start a thread that sends spans in batches. Return a function that sends what is left. Raises SetupError."""
     from opentelemetry import trace
@@ -755,10 +773,13 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider, export
 
-    key, variable = settings.honeycomb_api_key, "OTEL_EXPORTER_OTLP_CERTIFICATE"
-    os.environ[variable] = os.environ.get(variable) or settings.ssl_cert_file or certifi.where()
-    headers = {"x-honeycomb-team": key, "x-honeycomb-dataset": "catscii"} if key else None
-    exporter = OTLPSpanExporter(HONEYCOMB if key else None, headers=headers)
+    if not os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE"):
+        os.environ["OTEL_EXPORTER_OTLP_CERTIFICATE"] = settings.ssl_cert_file or certifi.where()
+    if key := settings.honeycomb_api_key:
+        headers = {"x-honeycomb-team": key, "x-honeycomb-dataset": "catscii"}
+        exporter = OTLPSpanExporter(HONEYCOMB, headers=headers)
+    else:
+        exporter = OTLPSpanExporter()  # it reads the variables of OTEL_EXPORTER_OTLP_*
     named = Resource.create({"service.name": "catscii", "service.version": __version__})
     provider = TracerProvider(resource=named.merge(OTELResourceDetector().detect()))
     provider.add_span_processor(export.BatchSpanProcessor(exporter))
@@ -766,19 +787,24 @@ def start_tracing(settings: Settings) -> Callable[[], object]:
     return provider.shutdown
 
 
-@missing_is_setup_error("opentelemetry-api", "OTEL_PROPAGATORS")
-def traced(app: Callable[..., Any]) -> Callable[..., Any]:
+@optional_package("opentelemetry-api", "OTEL_PROPAGATORS")
+def traced(app: WSGIApplication) -> WSGIApplication:
     """Wrap a WSGI app so that each request is a span of the trace in its headers. Raises SetupError."""
     from opentelemetry import propagate, trace
 
-    def traced_app(environ: dict[str, Any], start_response: Any) -> Any:
+    def traced_app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] in ("/health", "/metrics"):  # programs ask for these again and again
             return app(environ, start_response)
-        headers = {name[5:].replace("_", "-").lower(): environ[name] for name in environ if name.startswith("HTTP_")}
+        headers = {
+            name.removeprefix("HTTP_").replace("_", "-").lower(): value
+            for name, value in environ.items()
+            if name.startswith("HTTP_")
+        }
         with span("request", propagate.extract(headers), trace.SpanKind.SERVER) as current:
             body = app(environ, start_response)
             if route := environ.get("bottle.route"):
-                current.update_name(f"{route.rule.split('/')[1] or 'root'}_{route.method.lower()}")
+                first = route.rule.split("/")[1]
+                current.update_name(f"{first or 'root'}_{route.method.lower()}")
             return body
 
     return traced_app
@@ -5939,6 +5965,8 @@ def serve_cgi() -> int:
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
 # The classes that extend waitress are mixins, so that CGI and `art` do not import waitress, which takes 25 ms.
 
+WaitressBase: Any = object  # stands for the class of waitress that Server adds
+
 REQUEST_HEAD = (  # RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
     rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/1\.[01]\r\n"
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
@@ -5957,7 +5985,7 @@ def check_head(head: bytes) -> None:
         raise ValueError("Transfer-Encoding is not supported: no request needs a body here")
 
 
-class Parser(Mixin):  # type: ignore[misc]
+class Parser(WaitressBase):  # type: ignore[misc]
     """A request, whose body is ignored. Refuses requests that a proxy may have read differently."""
 
     command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # for requests that cannot be parsed
@@ -5989,7 +6017,7 @@ class Parser(Mixin):  # type: ignore[misc]
             raise waitress.parser.ParsingError(str(error)) from None
 
 
-class Task(Mixin):  # type: ignore[misc]
+class Task(WaitressBase):  # type: ignore[misc]
     """The app's response to a request. The app also responds to refused requests."""
 
     def __init__(self, channel: Channel, request: Any) -> None:
@@ -6025,7 +6053,7 @@ class Task(Mixin):  # type: ignore[misc]
             super().set_close_on_finish()
 
 
-class Channel(Mixin):  # type: ignore[misc]
+class Channel(WaitressBase):  # type: ignore[misc]
     """A connection. The loop sends its responses, directly from the cache of pages, without a copy."""
 
     request: Any
