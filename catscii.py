@@ -824,12 +824,17 @@ BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; tran
 CONTRAST = 26  # levels of luma that a letter and its background differ by at least, except in the format "ansi"
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 JPEG_START = b"\xff\xd8\xff"
-BOX_BYTES, BOX_SECONDS = 120 << 20, 9.0  # what a box takes at most: memory beyond that of its program, and time
-MAX_PIXELS, MAX_COLUMNS, MAX_ROWS = 64_000_000, 240, 240
+TOO_MUCH_MEMORY = "the picture takes too much memory"
+BOX_BYTES = 120 << 20  # memory that a box takes at most, beyond that of its program
+BOX_SECONDS = 9.0  # time that a box takes at most
+MAX_PIXELS = 64_000_000
+MAX_COLUMNS = 240
+MAX_ROWS = 240
 MOST_LARGE_CELLS = 24_000  # in a PNG; a window of 2,560 x 1,440 pixels has at most 19,200
 TERMINAL_ROWS = 22  # of 24 rows, the caption and the prompt take two
-PARTS = 10, 20  # columns and rows of COVERAGE in a cell; a cell is twice as tall as it is wide
-SAMPLES = 5, 10  # columns and rows of pixels in a cell of "fill"; more pixels take longer and do not improve the art
+LEVELS = range(256)  # of a band of a picture; a list of 256 is a table by level
+PARTS = (10, 20)  # columns and rows of COVERAGE in a cell; a cell is twice as tall as it is wide
+SAMPLES = (5, 10)  # columns and rows of pixels in a cell of art; more pixels take longer and do not improve the art
 FILL_GLYPHS = r"""_+<>LJ^|,`/\=v"""  # lines and corners, which people take for parts of the picture
 LETTERS = ".:;!clits?vxzouneakhdbq"  # for cells without relief, roughly from thin to dense
 INK_TONES = " .:;!lxoSkGXUO8QRB@"  # roughly from thin to dense
@@ -904,33 +909,48 @@ def decode(data: bytes, longest: int) -> Image.Image:
     """Return the first frame, upright, in RGB, with `longest` pixels or more if it has them. Raises PictureError."""
     try:
         with warnings.catch_warnings(action="ignore"), opened(data) as picture:
-            if picture.width * picture.height > MAX_PIXELS:  # Pillow only warns
-                raise MemoryError
-            scale = min(1.0, longest / max(picture.size))
-            picture.draft("RGB", (max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
-            plain = picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info
-            small, factor = picture if plain else flatten(picture), max(picture.size) // longest
-            small = small.reduce(factor) if factor > 1 else small
-            small.load()  # because the picture is closed below
-            small.info = picture.info
-            with contextlib.suppress(Exception):  # broken EXIF data does not damage the pixels
-                ImageOps.exif_transpose(small, in_place=True)
-            return small if small.mode == "RGB" else flatten(small)
+            return reduced(picture, longest)
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise PictureError("the picture takes too much memory") from error
+        raise PictureError(TOO_MUCH_MEMORY) from error
     except PIL.UnidentifiedImageError as error:
         raise PictureError(f"not a picture in a known format ({', '.join(PICTURE_FORMATS)})") from error
     except Exception as error:  # decoders raise almost anything on broken data
         raise PictureError(f"the picture cannot be read: {error}") from error
 
 
+def reduced(picture: Image.Image, longest: int) -> Image.Image:
+    """Return an open picture as `decode` does."""
+    if picture.width * picture.height > MAX_PIXELS:  # Pillow only warns
+        raise MemoryError
+    scale = min(1.0, longest / max(picture.size))
+    width = max(1, int(picture.width * scale))
+    height = max(1, int(picture.height * scale))
+    picture.draft("RGB", (width, height))  # a JPEG is decoded in this size or larger
+    small = picture
+    if picture.mode not in ("L", "RGB", "RGBA") or "transparency" in picture.info:
+        small = flatten(picture)  # because `reduce` adds up the numbers of pixels, which are not levels here
+    factor = max(picture.size) // longest
+    if factor > 1:
+        small = small.reduce(factor)
+    small.load()  # before the picture is closed
+    small.info = picture.info
+    with contextlib.suppress(Exception):  # broken EXIF data does not damage the pixels
+        ImageOps.exif_transpose(small, in_place=True)
+    if small.mode == "RGB":
+        return small
+    return flatten(small)
+
+
 def import_decoders(data: bytes) -> None:
     """Import what `decode` needs for this data, or for any if it is empty, because a box can open no file."""
-    plugins = ["Jpeg"] if data.startswith(JPEG_START) else ["Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP"]
+    plugins = ["Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP"]
+    if data.startswith(JPEG_START):
+        plugins = ["Jpeg"]
     if b"Exif" in data:
         plugins.append("Tiff")  # which reads EXIF data, too
-    modules = [f"PIL.{plugin}ImagePlugin" for plugin in plugins]
-    for name in (*modules, "PIL.ImageChops", "PIL.ImageMath", "PIL.ImageOps", "copy"):
+    for plugin in plugins:
+        importlib.import_module(f"PIL.{plugin}ImagePlugin")
+    for name in ("PIL.ImageChops", "PIL.ImageMath", "PIL.ImageOps", "copy"):
         importlib.import_module(name)
 
 
@@ -938,23 +958,35 @@ def confine() -> None:
     """Limit this process. It keeps standard input, and can open nothing. Its environment is empty."""
     mapped = 0
     with contextlib.suppress(OSError), open("/proc/self/statm") as file:  # macOS has none, and no limit of memory
-        mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        pages = int(file.read().split()[0])
+        mapped = pages * os.sysconf("SC_PAGE_SIZE")
     for name in os.listdir("/dev/fd"):
         with contextlib.suppress(OSError):  # the descriptor that listed the folder is closed
             if name != "0":
                 os.close(int(name))
     os.environ.clear()
-    for limit, most in ((resource.RLIMIT_AS, mapped + BOX_BYTES), (resource.RLIMIT_CPU, int(BOX_SECONDS / 2)),
-                        (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 0), (resource.RLIMIT_CORE, 0)):
+    limits = {
+        resource.RLIMIT_AS: mapped + BOX_BYTES,
+        resource.RLIMIT_CPU: int(BOX_SECONDS / 2),
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for limit, most in limits.items():
         with contextlib.suppress(ValueError, OSError):  # macOS does not have all of them
             resource.setrlimit(limit, (most, most))
+
+
+def ignore_signals() -> None:
+    """Ignore SIGINT and SIGTERM. The process that needs this one ends it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def work_in_box(channel: socket.socket) -> NoReturn:
     """Decode the picture that arrives on the channel, answer with its pixels or the reason for a failure, and end."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # the process that made the box ends it
+        ignore_signals()
         os.dup2(channel.fileno(), 0)
         confine()
         with open(0, "rb", closefd=False) as question:
@@ -962,8 +994,10 @@ def work_in_box(channel: socket.socket) -> NoReturn:
         try:
             picture = decode(data, int(longest))
             answer = b"picture %d %d\n" % picture.size + picture.tobytes()
-        except (PictureError, MemoryError) as error:
-            answer = b"reason\n" + (str(error) or "the picture takes too much memory").encode()
+        except PictureError as error:
+            answer = b"reason\n" + str(error).encode()
+        except MemoryError:
+            answer = b"reason\n" + TOO_MUCH_MEMORY.encode()
         with open(0, "wb", closefd=False) as file:
             file.write(answer)
     finally:
@@ -1012,81 +1046,111 @@ class BoxKeeper:
                     self._control.send(b"-")
 
     def _start(self) -> None:
-        folder, name = os.path.split(os.path.abspath(__file__))
-        code = (f"import sys; sys.path.insert(0, {folder!r}); import {name.removesuffix('.py')} as script; "
-                "script.keep_boxes()")
+        folder, file = os.path.split(os.path.abspath(__file__))
+        module = file.removesuffix(".py")
+        code = f"import sys; sys.path.insert(0, {folder!r}); import {module} as script; script.keep_boxes()"
         kept = ("PATH", "PYTHON", "LD_", "DYLD_")  # other variables may hold keys
         environment = {name: value for name, value in os.environ.items() if name.startswith(kept)}
         self._control, standard_input = socket.socketpair()
         with standard_input:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code], env=environment, stdin=standard_input.fileno(),
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                [sys.executable, "-P", "-c", code],
+                env=environment,
+                stdin=standard_input.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
 
 
 def keep_boxes() -> None:
     """Make a box for each channel that arrives at standard input, and end it when another byte arrives."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the last requests may need boxes
+    ignore_signals()  # the last requests may need boxes
     import_decoders(b"")
     control = socket.socket(fileno=0)
-    while files := socket.recv_fds(control, 1, 1)[1]:
+    while True:
+        _, files, _, _ = socket.recv_fds(control, 1, 1)
+        if not files:
+            return
         with forked_box(socket.socket(fileno=files[0])):
             control.recv(1)
 
 
-def decode_in_box(data: bytes, longest: int,
-                  box: Callable[[socket.socket], AbstractContextManager[None]]) -> Image.Image:
+def decode_in_box(
+    data: bytes,
+    longest: int,
+    box: Callable[[socket.socket], AbstractContextManager[None]],
+) -> Image.Image:
     """Return what `decode` returns for a picture from outside. Raises PictureError."""
-    end = time.monotonic() + BOX_SECONDS
     ours, channel = socket.socketpair()
-    answer = bytearray()
     try:
         with ours, channel, box(channel):
-            ours.settimeout(BOX_SECONDS)
-            ours.sendall(b"%d " % longest + data)
-            ours.shutdown(socket.SHUT_WR)
-            while len(answer) <= BOX_BYTES and (part := ours.recv(1 << 20)):
-                answer += part
-                ours.settimeout(max(0.001, end - time.monotonic()))
+            answer = ask(ours, b"%d " % longest + data)
     except TimeoutError:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     except OSError:  # the box ended before it had read everything
-        answer.clear()
+        answer = bytearray()
     head, _, body = answer.partition(b"\n")
     if head == b"reason":
         raise PictureError(body.decode("utf-8", "replace"))
-    if size := re.fullmatch(rb"picture ([1-9][0-9]{0,7}) ([1-9][0-9]{0,7})", head):
-        width, height = int(size[1]), int(size[2])
+    if match := re.fullmatch(rb"picture ([1-9][0-9]{0,7}) ([1-9][0-9]{0,7})", head):
+        width = int(match[1])
+        height = int(match[2])
         if len(body) == 3 * width * height:
             return Image.frombytes("RGB", (width, height), body)
     raise PictureError("decoding takes too much memory or time")
 
 
+def ask(box: socket.socket, question: bytes) -> bytearray:
+    """Return the answer of a box, or slightly more than BOX_BYTES of it. Raises OSError."""
+    end = time.monotonic() + BOX_SECONDS
+    answer = bytearray()
+    box.settimeout(BOX_SECONDS)
+    box.sendall(question)
+    box.shutdown(socket.SHUT_WR)
+    while len(answer) <= BOX_BYTES:
+        part = box.recv(1 << 20)
+        if not part:
+            break
+        answer += part
+        box.settimeout(max(0.001, end - time.monotonic()))
+    return answer
+
+
 def flatten(picture: Image.Image) -> Image.Image:
     """Return a picture of any mode in RGB. Its transparent parts get the colour of the dark page."""
     if picture.mode.startswith("I;16"):
-        wide = picture.convert("I")
-        grey = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
-        if isinstance(clear := picture.info.get("transparency"), int):  # the level of transparent pixels
-            equal = ImageMath.lambda_eval(lambda x: x["convert"](x["wide"] == clear, "L"), wide=wide)  # 0 or 1
-            grey.paste(BACKGROUNDS["dark"], mask=equal.point(lambda level: 255 * level))
-        return grey
+        return flatten_16_bits(picture)
     if picture.mode in ("I", "F"):  # there is no usual range of levels, so stretch the picture's own
         low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
         scale = 255 / (high - low or 1)
-        return picture.convert("F").point(lambda level: level * scale - low * scale).convert("L").convert("RGB")
+        stretched = picture.convert("F").point(lambda level: level * scale - low * scale)
+        return stretched.convert("L").convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     page = Image.new("RGBA", picture.size, BACKGROUNDS["dark"])
     return Image.alpha_composite(page, picture.convert("RGBA")).convert("RGB")
 
 
+def flatten_16_bits(picture: Image.Image) -> Image.Image:
+    """Return a picture with 65,536 levels of grey in RGB, as `flatten` does."""
+    wide = picture.convert("I")
+    flat = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
+    transparent = picture.info.get("transparency")  # the level of transparent pixels
+    if isinstance(transparent, int):
+        equal = ImageMath.lambda_eval(lambda x: x["convert"](x["wide"] == transparent, "L"), wide=wide)  # 0 or 1
+        flat.paste(BACKGROUNDS["dark"], mask=equal.point(lambda level: 255 * level))
+    return flat
+
+
 def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
     """Return the columns and rows of the largest grid within the limits that keeps the picture's aspect ratio."""
-    (across, down), limit = size, height or MAX_ROWS
-    rows, columns = (width * down + across) // (2 * across), (4 * limit * across + down) // (2 * down)
-    return (width, max(1, rows)) if rows <= limit else (min(width, max(1, columns)), limit)
+    across, down = size
+    max_rows = height or MAX_ROWS
+    rows = (width * down + across) // (2 * across)  # a cell is twice as tall as wide; this rounds half up
+    if rows <= max_rows:
+        return width, max(1, rows)
+    columns = (4 * max_rows * across + down) // (2 * down)
+    return min(width, max(1, columns)), max_rows
 
 
 @cache
