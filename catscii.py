@@ -1156,66 +1156,91 @@ def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int
 @cache
 def glyphs() -> dict[str, Image.Image]:
     """Return the coverage of each of GLYPHS as an image (L) with a pixel for each of the PARTS."""
-    levels = zlib.decompress(base64.b85decode("".join(COVERAGE.split())))
-    return {name: Image.frombytes("L", PARTS, levels[200 * i:]) for i, name in enumerate(GLYPHS)}
+    coverage = zlib.decompress(base64.b85decode("".join(COVERAGE.split())))
+    parts = chunks(coverage, PARTS[0] * PARTS[1])
+    return {name: Image.frombytes("L", PARTS, levels) for name, levels in zip(GLYPHS, parts, strict=True)}
 
 
 @cache
 def densities() -> list[float]:
     """Return the mean coverage of each glyph, from 0 to 1, by character code."""
-    means = {name: sum(glyph.tobytes()) / (PARTS[0] * PARTS[1]) / 255 for name, glyph in glyphs().items()}
-    return [means.get(chr(code), 0) for code in range(256)]
+    by_code = [0.0] * 256
+    for name, glyph in glyphs().items():
+        by_code[ord(name)] = sum(glyph.tobytes()) / (PARTS[0] * PARTS[1]) / 255
+    return by_code
 
 
 @cache
 def variances() -> list[float]:
     """Return the variance of the coverage within each glyph, by character code."""
-    return [ImageStat.Stat(glyphs()[chr(code)]).var[0] / 255**2 if chr(code) in GLYPHS else 0 for code in range(256)]
+    by_code = [0.0] * 256
+    for name, glyph in glyphs().items():
+        by_code[ord(name)] = ImageStat.Stat(glyph).var[0] / 255**2
+    return by_code
+
+
+class Stencil(NamedTuple):
+    """The stencil of a glyph, and two tables by the mean difference, 0 to 255, between the stencil and a cell."""
+
+    image: Image.Image  # L, SAMPLES
+    ranks: bytes  # how well the glyph fits the cell: 2.4 for each level that the glyph explains
+    contrasts: bytes  # half the contrast that regression finds, plus 128
 
 
 @cache
-def stencils() -> dict[str, tuple[Image.Image, bytes, bytes]]:
-    """Return for each of FILL_GLYPHS its stencil (L, SAMPLES) and two tables that say how well the glyph fits a cell.
+def stencils() -> dict[str, Stencil]:
+    """Return the stencil of each of FILL_GLYPHS."""
+    return {name: make_stencil(name) for name in FILL_GLYPHS}
 
-    Their index is the mean difference, 0 to 255, between a cell and the stencil. One has ranks: 2.4 for each level that
-    the glyph explains. One has half the contrasts that regression finds, plus 128.
-    """
-    made = {}
-    for name in FILL_GLYPHS:
-        mean, deviation = densities()[ord(name)], ImageStat.Stat(glyphs()[name]).stddev[0] / 255
-        covers = [level / 255 - mean for level in glyphs()[name].resize(SAMPLES, Image.Resampling.BOX).tobytes()]
-        least = 0.1 * max(covers)
-        white = [cover > least for cover in covers]
-        share = sum(white) / len(white)
-        slope = sum(itertools.compress(covers, white)) / len(white) / (share * (1 - share))  # m is about slope * s
-        flat = 128 - share  # the mean difference of a cell without relief, for which any glyph is equally wrong
-        gain = slope / (2 * RELIEF)  # times the difference from `flat`, this is <x, m>
-        rise, fall = 2.4 * gain / deviation, gain / deviation ** 2 / 2
-        ranks = bytearray(min(255, round(rise * abs(match - flat))) for match in range(256))
-        contrasts = bytearray(max(0, min(255, round(128 - fall * (match - flat)))) for match in range(256))
-        ranks[round(flat)], contrasts[round(flat)] = 0, 128
-        if name == "_":  # it fits all that is darker or brighter below, but is seen as a thin line
-            ranks = bytearray(max(0, rank - 5) for rank in ranks)
-        made[name] = Image.frombytes("L", SAMPLES, bytes(255 * w for w in white)), bytes(ranks), bytes(contrasts)
-    return made
+
+def make_stencil(name: str) -> Stencil:
+    glyph = glyphs()[name]
+    mean = densities()[ord(name)]
+    deviation = ImageStat.Stat(glyph).stddev[0] / 255
+    covers = [level / 255 - mean for level in glyph.resize(SAMPLES, Image.Resampling.BOX).tobytes()]
+    threshold = 0.1 * max(covers)
+    white = [cover > threshold for cover in covers]
+    share = sum(white) / len(white)
+    covered = sum(itertools.compress(covers, white)) / len(white)
+    slope = covered / (share * (1 - share))  # m is about slope * s
+
+    flat = 128 - share  # the difference of a cell without relief, for which any glyph is equally wrong
+    gain = slope / (2 * RELIEF)  # <x, m> for each level that a difference is away from `flat`
+    rank_slope = 2.4 * gain / deviation
+    contrast_slope = gain / deviation ** 2 / 2
+    ranks = [to_level(rank_slope * abs(difference - flat)) for difference in LEVELS]
+    contrasts = [to_level(128 - contrast_slope * (difference - flat)) for difference in LEVELS]
+    ranks[round(flat)] = 0
+    contrasts[round(flat)] = 128
+    if name == "_":  # it fits all that is darker or brighter below, but is seen as a thin line
+        ranks = [max(0, rank - 5) for rank in ranks]
+    image = Image.frombytes("L", SAMPLES, bytes(255 * part for part in white))
+    return Stencil(image, bytes(ranks), bytes(contrasts))
+
+
+def to_level(value: float) -> int:
+    """Return the level that is nearest to a number."""
+    return max(0, min(255, round(value)))
 
 
 @cache
 def noise() -> Image.Image:
     """Return random levels for the cells of the largest grid (L). They repeat, so that pages can be compressed."""
-    made = Image.new("L", (MAX_COLUMNS, MAX_ROWS))
+    repeated = Image.new("L", (MAX_COLUMNS, MAX_ROWS))
     tile = Image.frombytes("L", (61, 4), random.Random(0).randbytes(61 * 4))
-    for left in range(0, made.width, tile.width):
-        for top in range(0, made.height, tile.height):
-            made.paste(tile, (left, top))
-    return made
+    for left in range(0, repeated.width, tile.width):
+        for top in range(0, repeated.height, tile.height):
+            repeated.paste(tile, (left, top))
+    return repeated
 
 
 @cache
 def shades() -> dict[str, Image.Image]:
     """Return the luma of each of EDGES as seen from afar (L, 5 x 10). The mean of the densest of INK_TONES is white."""
-    blur, densest = ImageFilter.GaussianBlur(2), densities()[ord(INK_TONES[-1])]
-    return {name: glyphs()[name].filter(blur).reduce(2).point(lambda level: level / densest) for name in EDGES}
+    densest = densities()[ord(INK_TONES[-1])]
+    brighter = [level / densest for level in LEVELS]
+    blur = ImageFilter.GaussianBlur(2)
+    return {name: glyphs()[name].filter(blur).reduce(2).point(brighter) for name in EDGES}
 
 
 def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill",
