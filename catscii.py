@@ -870,6 +870,8 @@ ASCII_FORMS = str.maketrans({  # of what Unicode does not decompose
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00ab": '"', "\u00bb": '"', "\u2013": "-",
     "\u2014": "-", "\u00df": "ss", "\u00c6": "AE", "\u00e6": "ae", "\u0152": "OE", "\u0153": "oe", "\u00d8": "O",
     "\u00f8": "o", "\u0141": "L", "\u0142": "l"})
+Grid = tuple[int, int]  # columns and rows
+Operands = dict[str, Any]  # the images and functions of a formula of ImageMath, by name
 Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, or None for spaces; its background, if any
 Cell = tuple[str, bytes, bytes | None]  # glyph, foreground, background
 Colours = tuple[bytes | None, bytes | None]  # foreground, background
@@ -1243,8 +1245,15 @@ def shades() -> dict[str, Image.Image]:
     return {name: glyphs()[name].filter(blur).reduce(2).point(brighter) for name in EDGES}
 
 
-def render(picture: Image.Image, width: int = 80, height: int | None = None, style: str = "fill",
-           contrast: int = CONTRAST, background: str = "dark", colors: str = "true") -> Art:
+def render(
+    picture: Image.Image,
+    width: int = 80,
+    height: int | None = None,
+    style: str = "fill",
+    contrast: int = CONTRAST,
+    background: str = "dark",
+    colors: str = "true",
+) -> Art:
     """Draw the picture in at most `width` columns and `height` rows (MAX_ROWS if None), in one of STYLES.
 
     In "fill", a glyph and its background differ by at least `contrast` (0 to 100) levels of luma; if this is 0, flat
@@ -1252,22 +1261,22 @@ def render(picture: Image.Image, width: int = 80, height: int | None = None, sty
     "256" or "16", or "none" for art whose colours nobody sees.
     """
     grid = fit(picture.size, width, height)
-    rgb = picture if picture.mode == "RGB" else flatten(picture)
-    planes: tuple[bytes, bytes, bytes | None]
+    if picture.mode != "RGB":
+        picture = flatten(picture)
     if style == "ink":
-        planes = render_ink(rgb, grid, light=background == "light", plain=colors in ("16", "none"))
+        art = render_ink(picture, grid, light=background == "light", plain=colors in ("16", "none"))
     elif colors == "16":
-        planes = render_fill(vivid(rgb, grid), grid, contrast)
+        art = render_fill(vivid(picture, grid), grid, contrast)
     else:
-        planes = render_fill(rgb, grid, contrast)
-    codes, foreground, ground = planes
-    art = Art(tuple(chunks(codes.decode("ascii"), grid[0])), foreground, ground)
-    return limited(art, colors, contrast, background) if colors in ("16", "256") else art
+        art = render_fill(picture, grid, contrast)
+    if colors in ("16", "256"):
+        return limited(art, colors, contrast, background)
+    return art
 
 
 def varied(luma: Image.Image, most: int) -> Image.Image:
     """Return the luma of cells (L) with random changes by up to `most`, so that letters take turns in even areas."""
-    changes = noise().crop((0, 0, *luma.size)).point([level * (2 * most + 1) // 256 for level in range(256)])
+    changes = noise().crop((0, 0, *luma.size)).point([level * (2 * most + 1) // 256 for level in LEVELS])
     return ImageChops.add(luma, changes, offset=-most)
 
 
@@ -1275,34 +1284,51 @@ def chunks(data: AnyStr, size: int) -> list[AnyStr]:
     return [data[i:i + size] for i in range(0, len(data), size)]
 
 
-def tiled(tile: Image.Image, grid: tuple[int, int]) -> Image.Image:
+def text_rows(codes: Image.Image) -> tuple[str, ...]:
+    """Return the characters with these codes (L), as a string for each row."""
+    return tuple(chunks(codes.tobytes().decode("ascii"), codes.width))
+
+
+def sampled(picture: Image.Image, grid: Grid, resampling: Image.Resampling) -> Image.Image:
+    """Return the picture with SAMPLES for each cell."""
+    columns, rows = grid
+    return picture.resize((columns * SAMPLES[0], rows * SAMPLES[1]), resampling)
+
+
+def tiled(tile: Image.Image, grid: Grid) -> Image.Image:
     """Return an image (L) of `grid` columns and rows, each cell of which is a copy of the tile (L)."""
-    (columns, rows), (across, down) = grid, tile.size
-    lines = b"".join(line * columns for line in chunks(tile.tobytes(), across))
-    return Image.frombuffer("L", (columns * across, rows * down), lines * rows, "raw", "L", 0, 1)
+    columns, rows = grid
+    across, down = tile.size
+    band = b"".join(line * columns for line in chunks(tile.tobytes(), across))
+    return Image.frombuffer("L", (columns * across, rows * down), band * rows, "raw", "L", 0, 1)
 
 
-def cell_means(image: Image.Image, grid: tuple[int, int]) -> Image.Image:
+def cell_means(image: Image.Image, grid: Grid) -> Image.Image:
     """Return the mean of each cell as a pixel. The image's size must be a multiple of the grid's."""
-    return image.reduce((image.width // grid[0], image.height // grid[1]))
+    columns, rows = grid
+    return image.reduce((image.width // columns, image.height // rows))
 
 
-def vivid(picture: Image.Image, grid: tuple[int, int]) -> Image.Image:
+def vivid(picture: Image.Image, grid: Grid) -> Image.Image:
     """Return the picture (RGB, SAMPLES a cell) as 16 colours can show it: bright, and of strong colours."""
-    samples = picture.resize((grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]), Image.Resampling.BOX)
+    samples = sampled(picture, grid, Image.Resampling.BOX)
     saturated = ImageEnhance.Color(samples).enhance(2.5)
     return ImageOps.autocontrast(saturated, cutoff=(4, 25), preserve_tone=True)
 
 
-def render_fill(picture: Image.Image, grid: tuple[int, int], least: int) -> tuple[bytes, bytes, bytes]:
-    """Return character codes, foreground and background. Glyphs fit the luma of cells. Cells keep their mean colour."""
-    samples = picture.convert("L").resize((grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]), Image.Resampling.BOX)  # BT.601
+def render_fill(picture: Image.Image, grid: Grid, least: int) -> Art:
+    """Draw a picture (RGB) in "fill". Glyphs fit the luma of cells. Cells keep their mean colour."""
+    samples = sampled(picture.convert("L"), grid, Image.Resampling.BOX)  # the luma of BT.601
     codes, contrasts = match_glyphs(samples, grid)
-    codes, foreground, background = colour_cells(picture.resize(grid, Image.Resampling.BOX), codes, contrasts, least)
-    return codes.tobytes(), foreground.tobytes(), background.tobytes()
+    mean = picture.resize(grid, Image.Resampling.BOX)
+    if least:
+        place_letters(codes, contrasts, mean, least)
+    foreground, background = solve_colours(codes, contrasts, mean, least)
+    place_dots(codes, foreground, background, mean, least)
+    return Art(text_rows(codes), foreground.tobytes(), background.tobytes())
 
 
-def match_glyphs(luma: Image.Image, grid: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
+def match_glyphs(luma: Image.Image, grid: Grid) -> tuple[Image.Image, Image.Image]:
     """Return the code of the glyph that fits each cell best, and its contrast, halved plus 128. `luma` has SAMPLES.
 
     A glyph that fits exactly has the contrast that regression finds. The worse it fits, the fainter it is, so that it
@@ -1310,161 +1336,273 @@ def match_glyphs(luma: Image.Image, grid: tuple[int, int]) -> tuple[Image.Image,
     """
     flat = cell_means(luma, grid).resize(luma.size, Image.Resampling.NEAREST)
     relief = ImageChops.subtract(luma, flat, scale=1 / RELIEF, offset=128)
-    codes, contrasts, best = (Image.new("L", grid, level) for level in (ord(" "), 128, 8))  # ranks up to 8 are noise
-    for name, (stencil, *tables) in stencils().items():
-        match = cell_means(ImageChops.difference(relief, tiled(stencil, grid)), grid).tobytes()
-        rank, contrast = (Image.frombytes("L", grid, match.translate(table)) for table in tables)
+    codes = Image.new("L", grid, ord(" "))
+    contrasts = Image.new("L", grid, 128)
+    best = Image.new("L", grid, 8)  # ranks up to 8 are noise
+    for name, stencil in stencils().items():
+        match = cell_means(ImageChops.difference(relief, tiled(stencil.image, grid)), grid).tobytes()
+        rank = Image.frombytes("L", grid, match.translate(stencil.ranks))
+        contrast = Image.frombytes("L", grid, match.translate(stencil.contrasts))
         better = ImageChops.subtract(rank, best, scale=1 / 255)  # 255 where the rank is higher, else 0
         codes.paste(ord(name), mask=better)
         contrasts.paste(contrast, mask=better)
         best = ImageChops.lighter(best, rank)
-    spread = cell_means(relief.point([abs(level - 128) for level in range(256)]), grid)  # the mean of |x|, times RELIEF
-    fainter = ImageMath.lambda_eval(
-        lambda x: 128.5 + (x["contrast"] - 128.0) * x["min"](x["rank"] * FADE / (x["spread"] + 1.0), 1.0) ** 2,
-        contrast=contrasts, rank=best, spread=spread).convert("L")
-    unseen = fainter.point([255 * (abs(level - 128) < 3) for level in range(256)])
+    spread = cell_means(relief.point([abs(level - 128) for level in LEVELS]), grid)  # the mean of |x|, times RELIEF
+    contrasts = faded(contrasts, best, spread)
+    unseen = contrasts.point([255 * (abs(level - 128) < 3) for level in LEVELS])
     codes.paste(ord(" "), mask=unseen)
-    fainter.paste(128, mask=unseen)
-    return codes, fainter
+    contrasts.paste(128, mask=unseen)
+    return codes, contrasts
+
+
+def evaluate(formula: Callable[[Operands], Any], **images: Image.Image) -> Image.Image:
+    """Return the image (F) that a formula of ImageMath makes of other images."""
+    image: Image.Image = ImageMath.lambda_eval(formula, **images)
+    return image
+
+
+def faded(contrasts: Image.Image, ranks: Image.Image, spread: Image.Image) -> Image.Image:
+    """Return contrasts that are the smaller, the lower the rank of a glyph is for the spread of luma in its cell."""
+    def formula(x: Operands) -> Any:
+        share = x["min"](x["rank"] * FADE / (x["spread"] + 1.0), 1.0)
+        return (x["contrast"] - 128.0) * share ** 2 + 128.5
+
+    return evaluate(formula, contrast=contrasts, rank=ranks, spread=spread).convert("L")
+
+
+class ContrastTables(NamedTuple):
+    """Tables for Image.point that depend on the least contrast. In them, contrasts are halved, plus 128."""
+
+    raised: Sequence[int]  # for a contrast, one that is not less than the least
+    faint: Sequence[int]  # for a contrast, whether it is far less than the least: 255 or 0
+    below: Sequence[int]  # for a code, plus 128 if the glyph is darker: how far the darker colour is below the mean
+    letters: Sequence[int]  # for the largest of R, G and B, the code of a letter
+    letter_contrasts: Sequence[int]  # for the largest of R, G and B, the contrast of this letter
+    fall: Sequence[int]  # for a contrast, how much darker a shared foreground may be
+    rise: Sequence[int]  # for a contrast, how much lighter a shared foreground may be
 
 
 @cache
-def tables(least: int) -> dict[str, Sequence[int]]:
-    """Return tables for Image.point that depend on the least contrast. In them, contrasts are halved, plus 128."""
-    turn, half = 255 - least, least // 2 + 2  # from `turn` on, a lighter glyph has no room, and a darker one is used
-    light = [LETTERS[level * len(LETTERS) // turn] for level in range(turn)]
-    dark = [LETTERS[(255 - level) * len(LETTERS) // (least + 1)] for level in range(turn, 256)]
-    sizes = [abs(2 * level - 256) or 2000 for level in range(256)]  # a space hides any change
+def contrast_tables(least: int) -> ContrastTables:
+    half = least // 2 + 2
+    dark_contrasts = [min(level, 128 - half) for level in range(128)]
+    light_contrasts = [max(level, 128 + half) for level in range(128, 256)]
+
+    below_light = [int(least * density) for density in densities()[:128]]
+    below_dark = [int(least * (1 - density)) for density in densities()[:128]]
+
+    turn = 255 - least  # from here on, a lighter letter has no room, and a darker one is used
+    light_letters = [LETTERS[level * len(LETTERS) // turn] for level in range(turn)]
+    dark_letters = [LETTERS[(255 - level) * len(LETTERS) // (least + 1)] for level in range(turn, 256)]
+
+    sizes = [abs(2 * level - 256) for level in LEVELS]
+    faint = [255 * (size < 0.7 * least) for size in sizes]
+    sizes[128] = 2000  # a space hides any change
     away = [8 + size // 5 for size in sizes]  # a high contrast masks a change
     nearer = [min(8 + size // 5, max(0, size - least) // 2) for size in sizes]
-    return {"raised": [max(level, 128 + half) if level > 127 else min(level, 128 - half) for level in range(256)],
-            "faint": [255 * (abs(2 * level - 256) < 0.7 * least) for level in range(256)],
-            "below": [int(least * abs((code > 127) - densities()[code % 128])) for code in range(256)],
-            "letters": "".join(light + dark).encode(),  # by the largest of R, G, B
-            "contrasts": [128 + half] * len(light) + [128 - half] * len(dark),  # of letters, likewise
-            "fall": away[:128] + nearer[128:],  # by contrast: how much darker a shared foreground may be
-            "rise": nearer[:128] + away[128:]}  # how much lighter it may be
+    return ContrastTables(
+        raised=dark_contrasts + light_contrasts,
+        faint=faint,
+        below=below_light + below_dark,
+        letters="".join(light_letters + dark_letters).encode(),
+        letter_contrasts=[128 + half] * len(light_letters) + [128 - half] * len(dark_letters),
+        fall=away[:128] + nearer[128:],
+        rise=nearer[:128] + away[128:],
+    )
 
 
-def colour_cells(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
-    """Return codes (L), foreground and background (RGB). Letters replace glyphs that are faint or have no room."""
-    table, luma = tables(least), mean.convert("L")
-    if least:
-        faint = contrasts.point(table["faint"])
-        contrasts = contrasts.point(table["raised"])
-        signed = ImageChops.add(codes, contrasts.point([128] * 128 + [0] * 128))  # 128 more for dark glyphs
-        below = signed.point(table["below"])  # how far the darker colour is below the mean
-        no_room = ImageChops.subtract(luma, below).point([255] + [0] * (255 - least) + [255] * least)
-        replaced = ImageChops.lighter(faint, no_room)
-        red, green, blue = mean.split()  # if one of them is 255, there is no room for a lighter letter
-        peak = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-        codes.paste(varied(peak, 15).point(table["letters"]), mask=replaced)
-        contrasts.paste(peak.point(table["contrasts"]), mask=replaced)
-    foreground, background = solve_colours(mean, codes, contrasts, least)
+def place_letters(codes: Image.Image, contrasts: Image.Image, mean: Image.Image, least: int) -> None:
+    """Replace glyphs that are faint or have no room by letters, and raise all contrasts to the least one."""
+    tables = contrast_tables(least)
+    faint = contrasts.point(tables.faint)
+    contrasts.paste(contrasts.point(tables.raised))
+    dark = contrasts.point([128] * 128 + [0] * 128)
+    below = ImageChops.add(codes, dark).point(tables.below)
+    darkest = ImageChops.subtract(mean.convert("L"), below)
+    no_room = darkest.point([255] + [0] * (255 - least) + [255] * least)
+    replaced = ImageChops.lighter(faint, no_room)
+    red, green, blue = mean.split()
+    peak = ImageChops.lighter(ImageChops.lighter(red, green), blue)  # at 255, there is no room for a lighter letter
+    codes.paste(varied(peak, 15).point(tables.letters), mask=replaced)
+    contrasts.paste(peak.point(tables.letter_contrasts), mask=replaced)
+
+
+def place_dots(
+    codes: Image.Image,
+    foreground: Image.Image,
+    background: Image.Image,
+    mean: Image.Image,
+    least: int,
+) -> None:
+    """Put a dot where foreground and background differ too little. Whatever its colour, the mean hardly changes."""
     apart = ImageChops.difference(background.convert("L"), foreground.convert("L"))
     weak = apart.point([255] * least + [0] * (256 - least))
-    if weak.getbbox():
-        codes.paste(ord("."), mask=weak)  # a dot of any colour hardly changes the mean
-        background.paste(mean, mask=weak)
-        lighter, darker = (mean.point([level + step for level in range(256)] * 3) for step in (2 * least, -2 * least))
-        foreground.paste(Image.composite(lighter, darker, luma.point([255] * 128 + [0] * 128)), mask=weak)
-    return [codes, foreground, background]
+    if not weak.getbbox():
+        return
+    codes.paste(ord("."), mask=weak)
+    background.paste(mean, mask=weak)
+    lighter = mean.point([level + 2 * least for level in LEVELS] * 3)
+    darker = mean.point([level - 2 * least for level in LEVELS] * 3)
+    dark = mean.convert("L").point([255] * 128 + [0] * 128)
+    foreground.paste(Image.composite(lighter, darker, dark), mask=weak)
 
 
-def solve_colours(mean: Image.Image, codes: Image.Image, contrasts: Image.Image, least: int) -> list[Image.Image]:
+def solve_colours(
+    codes: Image.Image,
+    contrasts: Image.Image,
+    mean: Image.Image,
+    least: int,
+) -> tuple[Image.Image, Image.Image]:
     """Return foreground and background. Each cell has its mean colour and, as far as there is room, its contrast."""
-    def stacked(*bands: Image.Image) -> Image.Image:  # the three channels, one below the other
-        return Image.frombytes("L", (mean.width, 3 * mean.height), b"".join(band.tobytes() for band in bands))
+    covers = [max(1e-3, density) for density in densities()]
+    cover_of_cells = array("f", map(covers.__getitem__, codes.tobytes()))
+    level = stacked(*mean.split())
+    contrast = stacked(contrasts, contrasts, contrasts)
+    cover = Image.frombytes("F", level.size, cover_of_cells.tobytes() * 3)
 
-    def merged(plane: Any) -> Image.Image:
-        levels = chunks(plane.point(lambda level: level * 1 + 0.5).convert("L").tobytes(), mean.width * mean.height)
-        return Image.merge("RGB", [Image.frombytes("L", mean.size, band) for band in levels])
-
-    def solve(formula: Callable[[Any], Any]) -> Any:
-        return ImageMath.lambda_eval(lambda x: x["min"](x["max"](formula(x), 0.0), 255.0), **images)
-
-    covers = array("f", map([max(1e-3, density) for density in densities()].__getitem__, codes.tobytes()))
-    images = {"level": stacked(*mean.split()), "contrast": stacked(*[contrasts] * 3)}
-    images["cover"] = Image.frombytes("F", images["level"].size, covers.tobytes() * 3)
-    foreground = merged(solve(lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"])))
+    foreground = merged(solve(
+        lambda x: x["level"] + (x["contrast"] * 2.0 - 256.0) * (1.0 - x["cover"]),
+        level=level, contrast=contrast, cover=cover))
     share_foregrounds(foreground, contrasts, least)
-    images["foreground"] = stacked(*foreground.split())
     # The background corrects a changed foreground, and the second foreground corrects a clipped background.
-    images["background"] = solve(lambda x: (x["level"] - x["foreground"] * x["cover"]) / (1.0 - x["cover"]))
-    foreground = merged(solve(lambda x: (x["level"] - x["background"] * (1.0 - x["cover"])) / x["cover"]))
-    half = merged(solve(lambda x: x["background"] * 0.5))
-    coarse = [min(255, (level + 2) // 4 * 4) for level in range(256)] * 3
-    return [foreground.point(coarse), ImageChops.add(half, half)]  # in few levels, which makes all formats smaller
+    ground = solve(
+        lambda x: (x["level"] - x["foreground"] * x["cover"]) / (1.0 - x["cover"]),
+        level=level, foreground=stacked(*foreground.split()), cover=cover)
+    foreground = merged(solve(
+        lambda x: (x["level"] - x["ground"] * (1.0 - x["cover"])) / x["cover"],
+        level=level, ground=ground, cover=cover))
+
+    # Few levels make all formats smaller.
+    coarse = [min(255, (level + 2) // 4 * 4) for level in LEVELS] * 3
+    half = merged(solve(lambda x: x["ground"] * 0.5, ground=ground))
+    return foreground.point(coarse), ImageChops.add(half, half)
+
+
+def stacked(*bands: Image.Image) -> Image.Image:
+    """Return bands (L) one below the other, so that one formula is for all of them."""
+    width, height = bands[0].size
+    return Image.frombytes("L", (width, len(bands) * height), b"".join(band.tobytes() for band in bands))
+
+
+def solve(formula: Callable[[Operands], Any], **images: Image.Image) -> Image.Image:
+    """Return what `evaluate` returns, limited to levels."""
+    return evaluate(lambda x: x["min"](x["max"](formula(x), 0.0), 255.0), **images)
+
+
+def merged(plane: Image.Image) -> Image.Image:
+    """Return a picture (RGB) of three bands (F) that are one below the other."""
+    size = (plane.width, plane.height // 3)
+    levels = plane.point(lambda level: level * 1 + 0.5).convert("L").tobytes()
+    return Image.merge("RGB", [Image.frombytes("L", size, band) for band in chunks(levels, size[0] * size[1])])
 
 
 def share_foregrounds(foreground: Image.Image, contrasts: Image.Image, least: int) -> None:
     """Give cells the foreground (RGB) of a cell beside them, for longer runs, where the contrasts stay similar."""
-    luma, table = foreground.convert("L"), tables(least)
-    lowest = ImageChops.subtract(luma, contrasts.point(table["fall"]))
-    highest = ImageChops.add(luma, contrasts.point(table["rise"]))
-    for span in (4, 2):  # offer the foreground of one cell in four, then of one in two
-        narrow = -(-luma.width // span), luma.height
+    tables = contrast_tables(least)
+    luma = foreground.convert("L")
+    lowest = ImageChops.subtract(luma, contrasts.point(tables.fall))
+    highest = ImageChops.add(luma, contrasts.point(tables.rise))
+    for step in (4, 2):  # offer the foreground of one cell in four, then of one in two
+        narrow = (math.ceil(luma.width / step), luma.height)
         other = foreground.resize(narrow, Image.Resampling.NEAREST).resize(luma.size, Image.Resampling.NEAREST)
         tone = other.convert("L")
-        outside = ImageChops.add(ImageChops.subtract(lowest, tone), ImageChops.subtract(tone, highest))
-        foreground.paste(other, mask=outside.point([255] + [0] * 255))
+        too_dark = ImageChops.subtract(lowest, tone)
+        too_light = ImageChops.subtract(tone, highest)
+        shared = ImageChops.add(too_dark, too_light).point([255] + [0] * 255)
+        foreground.paste(other, mask=shared)
 
 
-def render_ink(picture: Image.Image, grid: tuple[int, int], light: bool, plain: bool) -> tuple[bytes, bytes, None]:
-    """Return character codes and foreground. A glyph shows the tone of its cell, or the direction of an edge.
+def render_ink(picture: Image.Image, grid: Grid, light: bool, plain: bool) -> Art:
+    """Draw a picture (RGB) in "ink". A glyph shows the tone of its cell, or the direction of an edge.
 
     `plain` glyphs show all of the tone. Others share it with their colours.
     """
-    samples = picture.resize((grid[0] * SAMPLES[0], grid[1] * SAMPLES[1]), Image.Resampling.HAMMING)
+    samples = sampled(picture, grid, Image.Resampling.HAMMING)
     grey = clearer(samples.convert("L"), grid, plain)
-    gamma = 1.6 if plain else 0.8 if light else 0.3
-    target = grey.point([255 * ((255 - level if light else level) / 255) ** gamma for level in range(256)])
-    lumas = [255 * density / densities()[ord(INK_TONES[-1])] for density in densities()]  # the densest is white
-    means = cell_means(target, grid) if plain else varied(cell_means(target, grid), 8)
-    codes = means.point([min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level)) for level in range(256)])
+    if plain:
+        gamma = 1.6
+    elif light:
+        gamma = 0.8
+    else:
+        gamma = 0.3
+    bright = ImageOps.invert(grey) if light else grey
+    target = bright.point([255 * (level / 255) ** gamma for level in LEVELS])
+    codes = match_tones(target, grid, plain)
+    tone = cell_means(grey, grid).point([255 * (level / 255) ** 0.5 for level in LEVELS])
+    colours = ImageEnhance.Color(cell_means(samples, grid)).enhance(2)
+    return Art(text_rows(codes), readable_colours(colours, tone, light), None)
+
+
+def match_tones(target: Image.Image, grid: Grid, plain: bool) -> Image.Image:
+    """Return the code of the glyph that fits each cell best. `target` (L, SAMPLES) is white for the densest glyph."""
+    densest = densities()[ord(INK_TONES[-1])]
+    lumas = [255 * density / densest for density in densities()]
+
+    def nearest_tone(level: int) -> int:
+        return min(INK_TONES.encode(), key=lambda code: abs(lumas[code] - level))
+
+    means = cell_means(target, grid)
+    if not plain:
+        means = varied(means, 8)
+    codes = means.point([nearest_tone(level) for level in LEVELS])
     flat = codes.point(lumas).resize(target.size, Image.Resampling.NEAREST)
-    best = cell_means(ImageChops.difference(target, flat), grid).point(lambda level: level - 8)  # edges must fit better
+    best = cell_means(ImageChops.difference(target, flat), grid)
+    best = best.point(lambda level: level - 8)  # edges must fit better
     for name, shade in shades().items():
         difference = cell_means(ImageChops.difference(target, tiled(shade, grid)), grid)
         codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
-    tone = cell_means(grey, grid).point([255 * (level / 255) ** 0.5 for level in range(256)])
-    colours = ImageEnhance.Color(cell_means(samples, grid)).enhance(2)
-    return codes.tobytes(), readable_colours(colours, tone, light), None
+    return codes
 
 
-def clearer(grey: Image.Image, grid: tuple[int, int], plain: bool) -> Image.Image:
+def clearer(grey: Image.Image, grid: Grid, plain: bool) -> Image.Image:
     """Return the luma (L, SAMPLES a cell) over the whole range, with local contrast; more of it in `plain` text."""
-    stretched = ImageOps.autocontrast(grey, cutoff=3 if plain else 1)
+    if plain:
+        cutoff = 3
+        gain = 1.6
+    else:
+        cutoff = 1
+        gain = 1.3
+    stretched = ImageOps.autocontrast(grey, cutoff=cutoff)
     around = cell_means(stretched, grid).filter(ImageFilter.BoxBlur(4)).resize(grey.size, Image.Resampling.BILINEAR)
-    local = Image.blend(around, stretched, 1.6 if plain else 1.3)
+    local = Image.blend(around, stretched, gain)
     return Image.blend(local.filter(ImageFilter.BoxBlur(4)), local, 1.4)
 
 
 def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> bytes:
     """Return the colours (RGB) with these lumas (L), limited so that glyphs can be read on a dark or a light page."""
-    def solve(formula: Callable[[Any, Any], Any], band: str = "red") -> Any:
-        return ImageMath.lambda_eval(lambda x: formula(x, x[band]) + 0.0, **images)
-
-    shown = colours.point([max(1, level) for level in range(256)] * 3)  # black gets a hue, that of grey
-    bands = "red", "green", "blue"
-    images = dict(zip(bands, shown.split(), strict=True))
-    images["luma"] = lumas.point([max(32, level) for level in range(256)])
-    images["gain"] = solve(lambda x, _: x["luma"] / (x["red"] * 0.299 + x["green"] * 0.587 + x["blue"] * 0.114))
-    images["most"] = solve(lambda x, _: x["max"](x["max"](x["red"], x["green"]), x["blue"]) * x["gain"])
+    shown = colours.point([max(1, level) for level in LEVELS] * 3)  # black gets a hue, that of grey
+    luma = lumas.point([max(32, level) for level in LEVELS])
+    bands = dict(zip(("red", "green", "blue"), shown.split(), strict=True))
+    gain = evaluate(
+        lambda x: x["luma"] / (x["red"] * 0.299 + x["green"] * 0.587 + x["blue"] * 0.114),
+        luma=luma, **bands)
+    peak = evaluate(lambda x: x["max"](x["max"](x["red"], x["green"]), x["blue"]) * x["gain"], gain=gain, **bands)
     # A share of white brings the largest channel down to 255, and keeps the luma.
-    images["white"] = solve(lambda x, _: x["max"](x["most"] - 255.0, 0.0) / (x["most"] - x["luma"] + 1e-3))
-    for band in bands:
-        images[band] = solve(lambda x, level: level * x["gain"] * (1.0 - x["white"]) + x["luma"] * x["white"], band)
+    white = evaluate(
+        lambda x: x["max"](x["peak"] - 255.0, 0.0) / (x["peak"] - x["luma"] + 1e-3),
+        peak=peak, luma=luma)
+    for name, band in bands.items():
+        bands[name] = evaluate(
+            lambda x: x["level"] * x["gain"] * (1.0 - x["white"]) + x["luma"] * x["white"],
+            level=band, gain=gain, white=white, luma=luma)
     if light:
-        for band in bands:
-            images["linear " + band] = solve(lambda _, level: ((level / 255.0 + 0.055) / 1.055) ** 2.4, band)
-        images["luminance"] = solve(lambda x, _: x["linear red"] * 0.2126 + x["linear green"] * 0.7152
-                                    + x["linear blue"] * 0.0722)
-        for band in bands:  # a relative luminance of 0.28 has a contrast of 3:1 to white (WCAG 2.2)
-            images[band] = solve(lambda x, level: level * x["min"]((0.28 / x["luminance"]) ** 0.5, 1.0), band)
-    even = [level & ~7 for level in range(256)]  # so that more neighbours have the same colour
-    return Image.merge("RGB", [images[band].convert("L").point(even) for band in bands]).tobytes()
+        darken(bands)
+    even = [level & ~7 for level in LEVELS]  # so that more neighbours have the same colour
+    return Image.merge("RGB", [band.convert("L").point(even) for band in bands.values()]).tobytes()
+
+
+def darken(bands: dict[str, Image.Image]) -> None:
+    """Limit colours (F) to a relative luminance of 0.28, which has a contrast of 3:1 to white (WCAG 2.2)."""
+    linear = {name: evaluate(lambda x: ((x["level"] / 255.0 + 0.055) / 1.055) ** 2.4, level=band)
+              for name, band in bands.items()}
+    relative_luminance = evaluate(
+        lambda x: x["red"] * 0.2126 + x["green"] * 0.7152 + x["blue"] * 0.0722,
+        **linear)
+    for name, band in bands.items():
+        bands[name] = evaluate(
+            lambda x: x["level"] * x["min"]((0.28 / x["luminance"]) ** 0.5, 1.0),
+            level=band, luminance=relative_luminance)
 
 
 @cache
