@@ -871,6 +871,7 @@ ASCII_FORMS = str.maketrans({  # of what Unicode does not decompose
     "\u2014": "-", "\u00df": "ss", "\u00c6": "AE", "\u00e6": "ae", "\u0152": "OE", "\u0153": "oe", "\u00d8": "O",
     "\u00f8": "o", "\u0141": "L", "\u0142": "l"})
 Grid = tuple[int, int]  # columns and rows
+Colours = tuple[bytes, bytes]  # foreground and background of a cell
 Operands = dict[str, Any]  # the images and functions of a formula of ImageMath, by name
 Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, or None for spaces; its background, if any
 Cell = tuple[str, bytes, bytes | None]  # glyph, foreground, background
@@ -1139,7 +1140,7 @@ def flatten_16_bits(picture: Image.Image) -> Image.Image:
     flat = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
     transparent = picture.info.get("transparency")  # the level of transparent pixels
     if isinstance(transparent, int):
-        equal = ImageMath.lambda_eval(lambda x: x["convert"](x["wide"] == transparent, "L"), wide=wide)  # 0 or 1
+        equal = evaluate(lambda x: x["convert"](x["wide"] == transparent, "L"), wide=wide)  # 0 or 1
         flat.paste(BACKGROUNDS["dark"], mask=equal.point(lambda level: 255 * level))
     return flat
 
@@ -1340,9 +1341,10 @@ def match_glyphs(luma: Image.Image, grid: Grid) -> tuple[Image.Image, Image.Imag
     contrasts = Image.new("L", grid, 128)
     best = Image.new("L", grid, 8)  # ranks up to 8 are noise
     for name, stencil in stencils().items():
-        match = cell_means(ImageChops.difference(relief, tiled(stencil.image, grid)), grid).tobytes()
-        rank = Image.frombytes("L", grid, match.translate(stencil.ranks))
-        contrast = Image.frombytes("L", grid, match.translate(stencil.contrasts))
+        difference = ImageChops.difference(relief, tiled(stencil.image, grid))
+        differences = cell_means(difference, grid).tobytes()
+        rank = Image.frombytes("L", grid, differences.translate(stencil.ranks))
+        contrast = Image.frombytes("L", grid, differences.translate(stencil.contrasts))
         better = ImageChops.subtract(rank, best, scale=1 / 255)  # 255 where the rank is higher, else 0
         codes.paste(ord(name), mask=better)
         contrasts.paste(contrast, mask=better)
@@ -1356,7 +1358,7 @@ def match_glyphs(luma: Image.Image, grid: Grid) -> tuple[Image.Image, Image.Imag
 
 
 def evaluate(formula: Callable[[Operands], Any], **images: Image.Image) -> Image.Image:
-    """Return the image (F) that a formula of ImageMath makes of other images."""
+    """Return the image that a formula of ImageMath makes of other images: in mode F, unless the formula converts it."""
     image: Image.Image = ImageMath.lambda_eval(formula, **images)
     return image
 
@@ -1609,13 +1611,16 @@ def darken(bands: dict[str, Image.Image]) -> None:
 def palette(colors: str) -> dict[bytes, tuple[str, str]]:
     """Map xterm's colours (256colres.h) to SGR codes for text and background. "256" omits the 16 that themes change."""
     if colors == "16":
-        basic = bytes.fromhex("000000cd000000cd00cdcd000000eecd00cd00cdcde5e5e5"
-                              "7f7f7fff000000ff00ffff005c5cffff00ff00ffffffffff")
-        numbers = (*range(30, 38), *range(90, 98))
-        return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(chunks(basic, 3), numbers, strict=True)}
+        basic = bytes.fromhex(
+            "000000 cd0000 00cd00 cdcd00 0000ee cd00cd 00cdcd e5e5e5"
+            "7f7f7f ff0000 00ff00 ffff00 5c5cff ff00ff 00ffff ffffff"
+        )
+        codes = (*range(30, 38), *range(90, 98))
+        return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(chunks(basic, 3), codes, strict=True)}
     cube = itertools.product((0, 95, 135, 175, 215, 255), repeat=3)
-    greys = ((level,) * 3 for level in range(8, 239, 10))
-    return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in enumerate((*cube, *greys), 16)}
+    greys = ((level, level, level) for level in range(8, 239, 10))
+    extended = enumerate((*cube, *greys), 16)
+    return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in extended}
 
 
 def limited(art: Art, colors: str, least: int, background: str) -> Art:
@@ -1631,18 +1636,24 @@ def limited(art: Art, colors: str, least: int, background: str) -> Art:
         else:
             visible = [rgb for rgb in allowed if any(rgb)]  # no black on black
         return art._replace(foreground=nearest(art.foreground, columns, visible))
-    made = []
-    cells = [*zip("".join(art.rows), chunks(art.foreground, 3), chunks(art.background, 3), strict=True)]
-    means = b"".join(ground if glyph == " " else cell_mean(glyph, colour, ground) for glyph, colour, ground in cells)
-    few = (chunks(nearest(plane, columns, allowed), 3) for plane in (art.foreground, art.background, means))
-    for (glyph, *wanted), colour, ground, flat in zip(cells, *few, strict=True):
+    characters = "".join(art.rows)
+    wanted_colours = [*zip(chunks(art.foreground, 3), chunks(art.background, 3), strict=True)]
+    means = b"".join(map(cell_mean, characters, wanted_colours))
+    near_foregrounds = chunks(nearest(art.foreground, columns, allowed), 3)
+    near_backgrounds = chunks(nearest(art.background, columns, allowed), 3)
+    near_means = chunks(nearest(means, columns, allowed), 3)
+    near_colours = zip(near_foregrounds, near_backgrounds, strict=True)
+    cells = []
+    for glyph, wanted, near, flat in zip(characters, wanted_colours, near_colours, near_means, strict=True):
+        foreground, ground = near
         if least:
-            colour = contrasting(colour, ground, least, colors)
-        elif glyph == " " or not improves(glyph, wanted, (colour, ground), (flat, flat)):
-            glyph, colour, ground = " ", flat, flat
-        made.append((glyph, colour, ground))
-    text, colours, grounds = zip(*made, strict=True)
-    return Art(tuple(chunks("".join(text), columns)), b"".join(colours), b"".join(grounds))
+            cells.append((glyph, contrasting(foreground, ground, least, colors), ground))
+        elif glyph != " " and improves(glyph, wanted, near, (flat, flat)):
+            cells.append((glyph, foreground, ground))
+        else:
+            cells.append((" ", flat, flat))
+    text, foregrounds, backgrounds = zip(*cells, strict=True)
+    return Art(tuple(chunks("".join(text), columns)), b"".join(foregrounds), b"".join(backgrounds))
 
 
 def nearest(plane: bytes, columns: int, colours: Collection[bytes]) -> bytes:
@@ -1653,19 +1664,22 @@ def nearest(plane: bytes, columns: int, colours: Collection[bytes]) -> bytes:
     return wanted.quantize(palette=allowed, dither=Image.Dither.NONE).convert("RGB").tobytes()
 
 
-def cell_mean(glyph: str, foreground: bytes, ground: bytes) -> bytes:
+def cell_mean(glyph: str, colours: Colours) -> bytes:
     """Return the mean colour of a cell."""
+    foreground, ground = colours
+    if glyph == " ":
+        return ground
     cover = densities()[ord(glyph)]
     return bytes(round(low + (high - low) * cover) for high, low in zip(foreground, ground, strict=True))
 
 
-def improves(glyph: str, wanted: Sequence[bytes], shown: Sequence[bytes], flat: Sequence[bytes]) -> bool:
+def improves(glyph: str, wanted: Colours, shown: Colours, flat: Colours) -> bool:
     """Tell whether a glyph in these colours is clearly closer to the wanted cell than a flat cell is."""
     return cell_error(glyph, wanted, shown) < KEPT * cell_error(glyph, wanted, flat)
 
 
-def cell_error(glyph: str, wanted: Sequence[bytes], shown: Sequence[bytes]) -> float:
-    """Return how different two cells with a glyph look. `wanted` and `shown` are foreground and background.
+def cell_error(glyph: str, wanted: Colours, shown: Colours) -> float:
+    """Return how different a glyph looks in two pairs of colours.
 
     This is the squared difference of the means, plus that of the contrasts, which are seen more than their size tells.
     """
