@@ -157,14 +157,14 @@ DEFAULT_SOURCES = (
     "https://cataas.com/cat",
 )
 HONEYCOMB = "https://api.honeycomb.io/v1/traces"
-LOG_LEVELS = {  # with the numbers of logging, which is not imported for them
+LOG_LEVELS = {  # the numbers are those of logging
     "debug": 10,
     "info": 20,
     "warn": 30,
     "warning": 30,
     "error": 40,
 }
-OTLP_HEADER = r" *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*"
+OTLP_HEADER = r" *[\w.-]+=([ !#$&-+\--:<-\[\]-~]|%[2-7]\w)*"  # NAME=VALUE in OTEL_EXPORTER_OTLP_HEADERS
 
 
 class SetupError(Exception):
@@ -298,7 +298,7 @@ def certificate_file(text: str) -> str:
 
 
 def log_level(text: str) -> int:
-    """Return the number of a level, in upper or lower case. Raises ValueError."""
+    """Return the number of a level of logs. Its name may be in upper case. Raises ValueError."""
     name = one_of(text.lower(), LOG_LEVELS)
     return LOG_LEVELS[name]
 
@@ -444,9 +444,9 @@ METRICS = {
     "process_max_fds": ("gauge", "The limit of open file descriptors."),
 }
 BUCKETS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
-MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for their reader
-Labels = tuple[tuple[str, object], ...]  # names and values
+MAX_UNWRITTEN = 256 << 10  # bytes of log lines that wait for a slow reader
 LEVEL_NAMES = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # in tracing-subscriber; other levels have the same names
+Labels = tuple[tuple[str, object], ...]  # names and values of the labels of a time series
 log = cast("logging.Logger", Lazy(lambda: logging.getLogger("catscii")))
 
 if TYPE_CHECKING:
@@ -471,8 +471,8 @@ class LogHandler(HandlerBase):
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
         self._unwritten = bytearray()
-        self._untold = 0  # dropped lines that no line has told of
-        self.dropped = 0  # all dropped lines
+        self._untold = 0  # dropped lines that no warning has told of
+        self.dropped = 0  # dropped lines since the start
         self.buffered = False  # if True, lines below WARNING wait until `flush` is called
 
     def format(self, record: logging.LogRecord) -> str:
@@ -723,7 +723,7 @@ def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = No
 
 @contextlib.contextmanager
 def optional_package(package: str, variables: str) -> Iterator[None]:
-    """Raise SetupError if the `package` is missing or refuses the values of these variables."""
+    """Let a function raise SetupError if its `package` is missing or refuses the values of these variables."""
     try:
         yield
     except ImportError as error:
@@ -832,7 +832,7 @@ MAX_COLUMNS = 240
 MAX_ROWS = 240
 MOST_LARGE_CELLS = 24_000  # in a PNG; a window of 2,560 x 1,440 pixels has at most 19,200
 TERMINAL_ROWS = 22  # of 24 rows, the caption and the prompt take two
-LEVELS = range(256)  # of a band of a picture; a list of 256 is a table by level
+LEVELS = range(256)  # of a band of a picture; tables for Image.point have an entry for each
 PARTS = (10, 20)  # columns and rows of COVERAGE in a cell; a cell is twice as tall as it is wide
 SAMPLES = (5, 10)  # columns and rows of pixels in a cell of art; more pixels take longer and do not improve the art
 FILL_GLYPHS = r"""_+<>LJ^|,`/\=v"""  # lines and corners, which people take for parts of the picture
@@ -931,7 +931,7 @@ def reduced(picture: Image.Image, longest: int) -> Image.Image:
     picture.draft("RGB", (width, height))  # a JPEG is decoded in this size or larger
     small = picture
     if picture.mode not in ("L", "RGB", "RGBA") or "transparency" in picture.info:
-        small = flatten(picture)  # because `reduce` adds up the numbers of pixels, which are not levels here
+        small = flatten(picture)  # before it is reduced: the mean of numbers in a palette is no colour
     factor = max(picture.size) // longest
     if factor > 1:
         small = small.reduce(factor)
@@ -1084,10 +1084,11 @@ def decode_in_box(
     box: Callable[[socket.socket], AbstractContextManager[None]],
 ) -> Image.Image:
     """Return what `decode` returns for a picture from outside. Raises PictureError."""
+    end = time.monotonic() + BOX_SECONDS
     ours, channel = socket.socketpair()
     try:
         with ours, channel, box(channel):
-            answer = ask(ours, b"%d " % longest + data)
+            answer = ask_box(ours, b"%d " % longest + data, end)
     except TimeoutError:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     except OSError:  # the box ended before it had read everything
@@ -1103,19 +1104,18 @@ def decode_in_box(
     raise PictureError("decoding takes too much memory or time")
 
 
-def ask(box: socket.socket, question: bytes) -> bytearray:
-    """Return the answer of a box, or slightly more than BOX_BYTES of it. Raises OSError."""
-    end = time.monotonic() + BOX_SECONDS
+def ask_box(channel: socket.socket, question: bytes, end: float) -> bytearray:
+    """Return the answer of a box, or the beginning of one that is longer than BOX_BYTES. Raises OSError."""
     answer = bytearray()
-    box.settimeout(BOX_SECONDS)
-    box.sendall(question)
-    box.shutdown(socket.SHUT_WR)
+    channel.settimeout(BOX_SECONDS)
+    channel.sendall(question)
+    channel.shutdown(socket.SHUT_WR)
     while len(answer) <= BOX_BYTES:
-        part = box.recv(1 << 20)
+        part = channel.recv(1 << 20)
         if not part:
             break
         answer += part
-        box.settimeout(max(0.001, end - time.monotonic()))
+        channel.settimeout(max(0.001, end - time.monotonic()))
     return answer
 
 
@@ -1145,11 +1145,11 @@ def flatten_16_bits(picture: Image.Image) -> Image.Image:
     return flat
 
 
-def fit(size: tuple[int, int], width: int, height: int | None) -> tuple[int, int]:
-    """Return the columns and rows of the largest grid within the limits that keeps the picture's aspect ratio."""
+def fit(size: tuple[int, int], width: int, height: int | None) -> Grid:
+    """Return the largest grid within the limits that keeps the picture's aspect ratio, rounded to whole cells."""
     across, down = size
     max_rows = height or MAX_ROWS
-    rows = (width * down + across) // (2 * across)  # a cell is twice as tall as wide; this rounds half up
+    rows = (width * down + across) // (2 * across)  # a cell is twice as tall as it is wide
     if rows <= max_rows:
         return width, max(1, rows)
     columns = (4 * max_rows * across + down) // (2 * down)
@@ -1197,6 +1197,7 @@ def stencils() -> dict[str, Stencil]:
 
 
 def make_stencil(name: str) -> Stencil:
+    """Return the stencil of a glyph. The formulas at the head of this section say what x, m and s are."""
     glyph = glyphs()[name]
     mean = densities()[ord(name)]
     deviation = ImageStat.Stat(glyph).stddev[0] / 255
@@ -1418,10 +1419,10 @@ def place_letters(codes: Image.Image, contrasts: Image.Image, mean: Image.Image,
     tables = contrast_tables(least)
     faint = contrasts.point(tables.faint)
     contrasts.paste(contrasts.point(tables.raised))
-    dark = contrasts.point([128] * 128 + [0] * 128)
+    dark = contrasts.point([128] * 128 + [0] * 128)  # what `below` adds to the codes of darker glyphs
     below = ImageChops.add(codes, dark).point(tables.below)
-    darkest = ImageChops.subtract(mean.convert("L"), below)
-    no_room = darkest.point([255] + [0] * (255 - least) + [255] * least)
+    darker = ImageChops.subtract(mean.convert("L"), below)  # the luma of the darker colour; the other is `least` above
+    no_room = darker.point([255] + [0] * (255 - least) + [255] * least)
     replaced = ImageChops.lighter(faint, no_room)
     red, green, blue = mean.split()
     peak = ImageChops.lighter(ImageChops.lighter(red, green), blue)  # at 255, there is no room for a lighter letter
@@ -1436,7 +1437,7 @@ def place_dots(
     mean: Image.Image,
     least: int,
 ) -> None:
-    """Put a dot where foreground and background differ too little. Whatever its colour, the mean hardly changes."""
+    """Put a dot where foreground and background differ too little. A dot of any colour hardly changes the mean."""
     apart = ImageChops.difference(background.convert("L"), foreground.convert("L"))
     weak = apart.point([255] * least + [0] * (256 - least))
     if not weak.getbbox():
@@ -1481,7 +1482,7 @@ def solve_colours(
 
 
 def stacked(*bands: Image.Image) -> Image.Image:
-    """Return bands (L) one below the other, so that one formula is for all of them."""
+    """Return bands (L) one below the other, so that a formula applies to all of them."""
     width, height = bands[0].size
     return Image.frombytes("L", (width, len(bands) * height), b"".join(band.tobytes() for band in bands))
 
