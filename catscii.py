@@ -513,9 +513,9 @@ class LogHandler(HandlerBase):
 
     def flush(self, seconds: float = 0.0) -> None:
         """Write the lines that wait. Give up if the reader does not take them within `seconds`."""
-        end = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         with self.lock or contextlib.nullcontext():
-            while self._unwritten and self._is_ready(end - time.monotonic()):
+            while self._unwritten and self._is_ready(deadline - time.monotonic()):
                 try:
                     self._write_some()
                 except BlockingIOError:
@@ -540,8 +540,8 @@ class LogHandler(HandlerBase):
         size = self._unwritten.rfind(b"\n", 0, select.PIPE_BUF) + 1
         if size == 0:
             size = select.PIPE_BUF
-        written = os.write(self._file, self._unwritten[:size])
-        del self._unwritten[:written]
+        count = os.write(self._file, self._unwritten[:size])
+        del self._unwritten[:count]
 
     def _count_dropped(self, lines: int) -> None:
         self._untold += lines
@@ -1084,11 +1084,11 @@ def decode_in_box(
     box: Callable[[socket.socket], AbstractContextManager[None]],
 ) -> Image.Image:
     """Return what `decode` returns for a picture from outside. Raises PictureError."""
-    end = time.monotonic() + BOX_SECONDS
+    deadline = time.monotonic() + BOX_SECONDS
     ours, channel = socket.socketpair()
     try:
         with ours, channel, box(channel):
-            answer = ask_box(ours, b"%d " % longest + data, end)
+            answer = ask_box(ours, b"%d " % longest + data, deadline)
     except TimeoutError:
         raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
     except OSError:  # the box ended before it had read everything
@@ -1104,7 +1104,7 @@ def decode_in_box(
     raise PictureError("decoding takes too much memory or time")
 
 
-def ask_box(channel: socket.socket, question: bytes, end: float) -> bytearray:
+def ask_box(channel: socket.socket, question: bytes, deadline: float) -> bytearray:
     """Return the answer of a box, or the beginning of one that is longer than BOX_BYTES. Raises OSError."""
     answer = bytearray()
     channel.settimeout(BOX_SECONDS)
@@ -1115,7 +1115,7 @@ def ask_box(channel: socket.socket, question: bytes, end: float) -> bytearray:
         if not part:
             break
         answer += part
-        channel.settimeout(max(0.001, end - time.monotonic()))
+        channel.settimeout(max(0.001, deadline - time.monotonic()))
     return answer
 
 
