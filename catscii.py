@@ -871,7 +871,7 @@ ASCII_FORMS = str.maketrans({  # of what Unicode does not decompose
     "\u2014": "-", "\u00df": "ss", "\u00c6": "AE", "\u00e6": "ae", "\u0152": "OE", "\u0153": "oe", "\u00d8": "O",
     "\u00f8": "o", "\u0141": "L", "\u0142": "l"})
 Grid = tuple[int, int]  # columns and rows
-Colours = tuple[bytes, bytes]  # foreground and background of a cell
+CellColours = tuple[bytes, bytes]  # foreground and background of a cell in "fill"
 Operands = dict[str, Any]  # the images and functions of a formula of ImageMath, by name
 Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, or None for spaces; its background, if any
 Cell = tuple[str, bytes, bytes | None]  # glyph, foreground, background
@@ -1638,11 +1638,13 @@ def limited(art: Art, colors: str, least: int, background: str) -> Art:
             visible = [rgb for rgb in allowed if any(rgb)]  # no black on black
         return art._replace(foreground=nearest(art.foreground, columns, visible))
     characters = "".join(art.rows)
-    wanted_colours = [*zip(chunks(art.foreground, 3), chunks(art.background, 3), strict=True)]
-    means = b"".join(map(cell_mean, characters, wanted_colours))
+    wanted_foregrounds = chunks(art.foreground, 3)
+    wanted_backgrounds = chunks(art.background, 3)
+    means = b"".join(map(cell_mean, characters, wanted_foregrounds, wanted_backgrounds))
     near_foregrounds = chunks(nearest(art.foreground, columns, allowed), 3)
     near_backgrounds = chunks(nearest(art.background, columns, allowed), 3)
     near_means = chunks(nearest(means, columns, allowed), 3)
+    wanted_colours = zip(wanted_foregrounds, wanted_backgrounds, strict=True)
     near_colours = zip(near_foregrounds, near_backgrounds, strict=True)
     cells = []
     for glyph, wanted, near, flat in zip(characters, wanted_colours, near_colours, near_means, strict=True):
@@ -1665,21 +1667,20 @@ def nearest(plane: bytes, columns: int, colours: Collection[bytes]) -> bytes:
     return wanted.quantize(palette=allowed, dither=Image.Dither.NONE).convert("RGB").tobytes()
 
 
-def cell_mean(glyph: str, colours: Colours) -> bytes:
+def cell_mean(glyph: str, foreground: bytes, ground: bytes) -> bytes:
     """Return the mean colour of a cell."""
-    foreground, ground = colours
     if glyph == " ":
         return ground
     cover = densities()[ord(glyph)]
     return bytes(round(low + (high - low) * cover) for high, low in zip(foreground, ground, strict=True))
 
 
-def improves(glyph: str, wanted: Colours, shown: Colours, flat: Colours) -> bool:
+def improves(glyph: str, wanted: CellColours, shown: CellColours, flat: CellColours) -> bool:
     """Tell whether a glyph in these colours is clearly closer to the wanted cell than a flat cell is."""
     return cell_error(glyph, wanted, shown) < KEPT * cell_error(glyph, wanted, flat)
 
 
-def cell_error(glyph: str, wanted: Colours, shown: Colours) -> float:
+def cell_error(glyph: str, wanted: CellColours, shown: CellColours) -> float:
     """Return how different a glyph looks in two pairs of colours.
 
     This is the squared difference of the means, plus that of the contrasts, which are seen more than their size tells.
