@@ -79,7 +79,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageStat
 from prometheus_client.parser import text_string_to_metric_families
 from xdist.scheduler import LoadScopeScheduling
 
@@ -1162,6 +1162,15 @@ def test_colours_of_ink_can_be_read_on_their_page(picture):
                    for background in ("light", "dark"))
     assert all(1.05 / (relative_luminance(colour) + 0.05) >= 3 for colour in light)
     assert all(bench_catscii.luma(colour) >= 24 for colour in dark)
+
+
+def test_the_docs_show_the_steps_as_they_are_now(tmp_path):
+    bench_catscii.draw_steps(catscii.draw_house_cat(42), tmp_path)
+    shown = re.findall(r"\((step-.*?\.png)\)", (FOLDER / "docs/design.md").read_text())
+    assert sorted(shown) == sorted(path.name for path in tmp_path.iterdir())
+    for name in shown:
+        new, old = (Image.open(folder / name).convert("RGB") for folder in (tmp_path, FOLDER / "docs"))
+        assert new.size == old.size and max(ImageStat.Stat(ImageChops.difference(new, old)).mean) < 1, name
 
 
 @pytest.mark.opencv
