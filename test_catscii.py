@@ -4831,15 +4831,15 @@ def open_streams(service: Running) -> int:
     return int(samples(service)["catscii_live_streams"][()])
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize(("version", "headers"), [("1.0", ""), ("1.1", ""), ("1.1", "Connection: close\r\n")])
 @pytest.mark.parametrize(("query", "options"), [
     ("", {}), ("?width=100&style=ink", {"width": 100, "style": "ink"}),
     ("?colors=16&height=12", {"colors": "16", "height": 12}),
 ])
-def test_a_stream_is_a_visit_of_some_minutes_and_consists_of_a_whole_cat_and_changes(start, version, query, options):
+def test_a_stream_is_a_visit_and_consists_of_a_whole_cat_and_changes(start, version, headers, query, options):
     service = start(command=patched(LIVELY + "catscii.STREAM_SECONDS = 4"))
     with connected(service) as connection:
-        watching(f"/live{query}", version=version)(connection)
+        watching(f"/live{query}", headers, version)(connection)
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         head, _, body = read_all(connection).decode().partition("\r\n\r\n")
     assert head.startswith("HTTP/1.0 200 OK\r\n") and "\r\nConnection: close" in head
