@@ -2612,7 +2612,6 @@ def house_words() -> set[str]:
 
 WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2)
            for t in (0, 1 / 3, 2 / 3)]  # of four points, for three points of the curve
-CAST = [round(tone * 0.55) for tone in range(256)]  # a shadow that falls on the cat itself
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -2724,6 +2723,11 @@ def tinted(tone: Image.Image, palette: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
+def fainter(plane: Image.Image, share: float) -> Image.Image:
+    """Return a grey plane with this share of its levels."""
+    return Image.blend(Image.new("L", plane.size), plane, share)
+
+
 @cache
 def hairs() -> Image.Image:
     """Return a sheet of grey hairs, which grow from its middle to all sides, and a bit down."""
@@ -2821,7 +2825,8 @@ class Sketch:
             light = ImageChops.add(light, details, offset=-128)
         if melt:
             mask = ImageChops.multiply(mask, melt)
-        self._tone.paste(20, (frame.left + step, frame.top + 2 * step), soft.point(CAST))
+        shadow = fainter(soft, 0.55)
+        self._tone.paste(20, (frame.left + step, frame.top + 2 * step), shadow)
         self._tone.paste(light, frame, mask)
         self.where.paste(255, frame, mask)
         for colour in colours:
@@ -3039,7 +3044,7 @@ def draw_window(scene: Scene) -> Image.Image:
     for line in ((30, 4, 30, 64), (4, 34, 55, 34)):
         pen.line(line, frame, 3)
     pen.line((0, 66, 59, 66), sky)
-    return image
+    return image.filter(ImageFilter.BoxBlur(0.7))
 
 
 def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
@@ -3053,7 +3058,7 @@ def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
     if scene.pose.floor:
         edge = scene.pose.floor // 3
         share = 0.8 if pale else 0.62
-        room.paste(room.crop((0, edge, *ROOM)).point([round(tone * share) for tone in range(256)]), (0, edge))
+        room.paste(fainter(room.crop((0, edge, *ROOM)), share), (0, edge))
         left, _, right, bottom = (edge * 2 / 3 for edge in cat_edges)
         shadow = Image.new("L", ROOM)
         ImageDraw.Draw(shadow).ellipse((left - 2, bottom - 11, right + 4, bottom + 4), 150)
@@ -3065,8 +3070,8 @@ def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
         pen = ImageDraw.Draw(lamps)
         for i, spot in enumerate(scene.spots[:8]):
             pen.ellipse(circle(complex(160 * spot.real, 100 * spot.imag), 7 + i % 3 * 2), 30 + i % 3 * 12)
-        room.paste(255, (0, 0), lamps)
-    return room.filter(ImageFilter.BoxBlur(0.7))
+        room.paste(255, (0, 0), lamps.filter(ImageFilter.BoxBlur(0.7)))
+    return room
 
 
 def set_scene(seed: int, moment: Moment) -> Scene:
