@@ -1173,8 +1173,9 @@ def draw_steps(cat: Image.Image, folder: Path, columns: int = 40) -> None:
     relief = ImageChops.subtract(luma, flat, scale=1 / catscii.RELIEF, offset=128)
     codes, contrasts = catscii.match_glyphs(luma, grid)
     grey = Image.new("RGB", grid, (128, 128, 128))
-    planes = [plane.tobytes() for plane in catscii.solve_colours(grey, codes, contrasts, 0)]
-    glyphs = catscii.Art(tuple(catscii.chunks(codes.tobytes().decode(), grid[0])), *planes)
+    foreground, background = catscii.solve_colours(mean=grey, codes=codes, contrasts=contrasts, least=0)
+    rows = tuple(catscii.chunks(codes.tobytes().decode(), grid[0]))
+    glyphs = catscii.Art(rows, foreground.tobytes(), background.tobytes())
 
     def drawn(art: catscii.Art) -> Image.Image:
         return Image.open(io.BytesIO(catscii.to_png(art, "dark")))
