@@ -5584,6 +5584,15 @@ def test_cgi_does_not_wait_for_a_body_of_an_impossible_length(tmp_path, length):
             process.kill()
 
 
+def test_under_cgi_the_cat_of_live_is_still_and_the_answer_says_where_it_moves(tmp_path):
+    answer = cgi(tmp_path, PATH_INFO="/live")
+    assert answer.status == "200 OK"
+    art, _, note = answer.body.decode().rstrip("\n").rpartition("\n")
+    assert re.fullmatch(r"This cat moves in a terminal of your own: catscii\.py live house-[0-9]+", note)
+    assert len(cells_of_ansi(art)) == catscii.TERMINAL_ROWS
+    assert cgi(tmp_path, PATH_INFO="/analytics", QUERY_STRING="format=text").body == b"ZZ: 1\n"
+
+
 def test_cgi_without_a_method_is_a_get(tmp_path):
     variables = cgi_variables(tmp_path, PATH_INFO="/health")
     del variables["REQUEST_METHOD"]
