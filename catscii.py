@@ -4915,11 +4915,12 @@ nav > :hover { border-color: var(--link) }
 :root:not(.copies) :is(#copy, #share) { display: none }
 form div { flex: 0 1 24rem } input { flex: auto; width: 8rem; accent-color: var(--link) }
 output { min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums }
-.about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 3rem; flex-direction: column }
-.about span { max-width: 100%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
+.about { flex: 1 1 calc(100% - 24rem); min-width: 0; height: 4rem; flex-direction: column; overflow: hidden }
+.about span { flex: none; max-width: 100%; overflow: hidden; display: -webkit-box; -webkit-box-orient: vertical;
+  -webkit-line-clamp: 2 }
 @media (max-width: 48rem), (max-height: 30rem) { nav, form, .about { flex: 1 0 100%; justify-content: center }
-  .about { height: 4.5rem; align-items: center; text-align: center }
-  .about span { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; white-space: normal } }
+  .about { height: 5.25rem; align-items: center; justify-content: start; text-align: center }
+  .about span { -webkit-line-clamp: 4 } }
 @media (max-width: 30rem), (max-height: 30rem) {
   nav { flex-wrap: wrap; gap: .4rem } nav > * { flex: auto; padding: 0 .4rem } #another { flex: 1 0 100% } }
 @media (max-height: 30rem) and (min-width: 40rem) { body:has(nav) { flex-direction: row; footer { width: 16rem } } }

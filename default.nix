@@ -300,11 +300,13 @@ let
       (mmdb-writer ps)
       ps.netaddr
       ps.prometheus-client
+      ps.pyte
       ps.pytest
       ps.pytest-timeout
       ps.pytest-xdist
       ps.selenium
       ps.trustme
+      ps.wcwidth
       ps.websocket-client
     ]
   );

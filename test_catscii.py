@@ -3,8 +3,7 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "babel", "bottle>=0.13", "certifi>=2024.7.4", "maxminddb>=2.6", "Pillow>=11", "urllib3>=2.2.2",
-#     "wcwidth",
-#     "waitress>=3.0.1,<4", "axe-playwright-python", "httpie", "hypothesis", "matplotlib", "mmdb-writer",
+#     "waitress>=3.0.1,<4", "wcwidth", "axe-playwright-python", "httpie", "hypothesis", "matplotlib", "mmdb-writer",
 #     "opencv-python-headless==4.10.0.84", "opentelemetry-exporter-otlp-proto-http", "packaging", "playwright",
 #     "prometheus-client", "pyte", "pytest", "pytest-timeout", "pytest-xdist", "selenium", "sentry-sdk", "trustme",
 #     "websocket-client",
@@ -4030,7 +4029,8 @@ def test_three_engines_show_the_art_of_the_png_and_select_it_as_text(service, re
             picture = Image.open(io.BytesIO(service.get(path.format(".png")).data))
             means = [image.resize(grid, Image.Resampling.BOX) for image in (shown, picture)]
             differences = sorted(ImageChops.difference(*means).tobytes())
-            assert statistics.fmean(differences) <= 2 and differences[len(differences) * 99 // 100] <= 12
+            most = 18 if engine is webkit_engine else 12  # WebKit draws bolder letters
+            assert statistics.fmean(differences) <= 2 and differences[len(differences) * 99 // 100] <= most
             fine = shown.resize(picture.size, Image.Resampling.BOX)
             moved = [ImageChops.offset(picture, *by) for by in ((0, 0), (5, 0), (-5, 0), (0, 7), (0, -7))]
             still, *others = (statistics.fmean(ImageChops.difference(fine, other).tobytes()) for other in moved)
@@ -6796,8 +6796,8 @@ archive.close()
 OF_THE_IMAGE = """bottle certifi maxminddb opentelemetry-exporter-otlp-proto-http opentelemetry-sdk pillow sentry-sdk
     urllib3 waitress"""
 PACKAGES = """babel bottle certifi hypothesis matplotlib maxminddb netaddr opentelemetry-exporter-otlp-proto-http
-    opentelemetry-sdk packaging pillow prometheus-client pytest pytest-timeout pytest-xdist selenium sentry-sdk trustme
-    urllib3 waitress websocket-client"""
+    opentelemetry-sdk packaging pillow prometheus-client pyte pytest pytest-timeout pytest-xdist selenium sentry-sdk
+    trustme urllib3 waitress wcwidth websocket-client"""
 
 
 def parts_of(name: str, seen: set[str]) -> list[str]:
@@ -6897,7 +6897,7 @@ def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_p
     result = nix("develop", "", "--command", "python3", "-c", code)
     assert result.returncode == 0 and int(result.stdout) > 0, result.stderr
     needs = {re.split("[<>=]", need)[0].lower() for need in script_metadata(Path(__file__))["dependencies"]}
-    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright", "wcwidth"}
+    of_their_own = {"axe-playwright-python", "httpie", "mmdb-writer", "opencv-python-headless", "playwright"}
     assert needs - of_their_own <= set(PACKAGES.split()), "default.nix lacks a package"
 
 
@@ -7066,7 +7066,7 @@ def test_an_edit_of_the_script_changes_one_small_layer(nix, image):
         edited_image = stream(nix)
     old, new = read_layers(image), read_layers(edited_image)
     (changed,) = new.keys() - old.keys()
-    assert len(old) == len(new) == 5 and len(gzip.compress(new[changed])) < 300_000
+    assert len(old) == len(new) == 5 and len(gzip.compress(new[changed])) < 400_000
 
 
 class Container:
