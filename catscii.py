@@ -29,14 +29,10 @@ import itertools
 import math
 import os
 import re
-import select
 import signal
 import sys
 import time
 import warnings
-import zlib
-from array import array
-from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
@@ -57,7 +53,9 @@ class Lazy:
 
 if TYPE_CHECKING:
     import argparse
+    import array
     import base64
+    import bisect
     import contextvars
     import datetime
     import gzip
@@ -69,6 +67,7 @@ if TYPE_CHECKING:
     import random
     import reprlib
     import resource
+    import select
     import shutil
     import socket
     import sqlite3
@@ -77,6 +76,7 @@ if TYPE_CHECKING:
     import textwrap
     import threading
     import unicodedata
+    import zlib
     from concurrent import futures
     from contextlib import AbstractContextManager
     from http import client as http_client
@@ -106,7 +106,9 @@ else:
         return Lazy(partial(importlib.import_module, name))
 
     argparse = lazy("argparse")
+    array = lazy("array")
     base64 = lazy("base64")
+    bisect = lazy("bisect")
     contextvars = lazy("contextvars")
     datetime = lazy("datetime")
     gzip = lazy("gzip")
@@ -118,6 +120,7 @@ else:
     random = lazy("random")
     reprlib = lazy("reprlib")
     resource = lazy("resource")
+    select = lazy("select")
     shutil = lazy("shutil")
     socket = lazy("socket")
     sqlite3 = lazy("sqlite3")
@@ -126,6 +129,7 @@ else:
     textwrap = lazy("textwrap")
     threading = lazy("threading")
     unicodedata = lazy("unicodedata")
+    zlib = lazy("zlib")
     futures = lazy("concurrent.futures")
     http_client = lazy("http.client")
     urllib_parse = lazy("urllib.parse")
@@ -635,7 +639,7 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(BUCKETS, seconds, key=float)] += 1
+        self._counts[bisect.bisect_left(BUCKETS, seconds, key=float)] += 1
         self._sum += seconds
 
     def samples(self, name: str, labels: Mapping[str, object]) -> Iterator[tuple[str, float]]:
@@ -1458,7 +1462,7 @@ def solve_colours(
 ) -> tuple[Image.Image, Image.Image]:
     """Return foreground and background. Each cell has its mean colour and, as far as there is room, its contrast."""
     covers = [max(1e-3, density) for density in densities()]
-    cover_of_cells = array("f", map(covers.__getitem__, codes.tobytes()))
+    cover_of_cells = array.array("f", map(covers.__getitem__, codes.tobytes()))
     level = stacked(*mean.split())
     contrast = stacked(contrasts, contrasts, contrasts)
     cover = Image.frombytes("F", level.size, cover_of_cells.tobytes() * 3)
@@ -1785,7 +1789,7 @@ class Patch(NamedTuple):
 
 def cut(art: Art, places: Iterable[int]) -> Patch:
     """Return the cells of the art at these places."""
-    chosen = array("H", sorted(places))
+    chosen = array.array("H", sorted(places))
     text = "".join(art.rows)
 
     def cut_plane(plane: bytes) -> bytes:
@@ -2021,7 +2025,7 @@ def balanced(text: str, width: int, most: int) -> list[str]:
         return len(wrapped(text, narrower)) <= len(lines)
 
     longest = min(width, max(map(columns_of, text.split())))
-    fewer = bisect_left(range(longest, width), True, key=suffices)
+    fewer = bisect.bisect_left(range(longest, width), True, key=suffices)
     return wrapped(text, longest + fewer)
 
 
@@ -3167,7 +3171,7 @@ def life(seed: int) -> tuple[list[float], list[Moment]]:
 def moment_of(seed: int, now: float) -> Moment:
     """Return what this cat does at a time. All who watch it see the same."""
     ends, moments = life(seed)
-    return moments[bisect_left(ends, now % ends[-1])]
+    return moments[bisect.bisect_left(ends, now % ends[-1])]
 
 
 def draw_patch(seed: int, moment: Moment, still: Image.Image, draw: Callable[[Image.Image], Art]) -> Patch:
@@ -6835,6 +6839,10 @@ def main(arguments: list[str]) -> int:
     os.close(spare)
     if "GATEWAY_INTERFACE" in os.environ:  # then the arguments may come from the query
         return serve_cgi()
+    if arguments in (["--help"], ["--version"]):  # argparse would take a fifth of their time
+        texts = {"--help": usage().rstrip(), "--version": f"catscii {__version__}"}
+        print(texts[arguments[0]])
+        return 0
     try:
         options = parse_arguments(arguments) if arguments else None  # the service need not import argparse
         if options and options.command == "live":
