@@ -4743,37 +4743,71 @@ def last_days(count: int) -> tuple[str, str]:
 # Web: the routes
 # ---------------------------------------------------------------------------------------------------------------------
 
-WIDTHS, COLUMNS = range(20, MAX_COLUMNS + 1), 80  # COLUMNS is the default
+COLUMNS = 80  # of art, if no width is given
+WIDTHS = range(20, MAX_COLUMNS + 1)
 STREAMERS = r"(?i)(curl|wget2?|fetch)\b"  # they show what has arrived of an answer; other terminals wait for its end
 TERMINALS = r"(?i)(curl|wget2?|httpie|xh|fetch)\b|.*powershell"
 CRAWLERS = (  # found in the names of crawlers and link previews, from monperrus/crawler-user-agents (MIT)
     r"(?i)(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|"
     r"whatsapp|viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b")
 GZIP = r"(?i)\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))"
-MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies send less; catscii ignores bodies
-REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
-            431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
-ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match wins (RFC 9309, 2.2.2)
-PLACES, PLACES_OF_A_CLIENT = 48, 32  # for requests that wait for a drawing; a usual drawing takes some 30 ms
+QUALITY = r"q=([01]\.?|[01]?\.[0-9]+)"  # the weight of a media type in Accept
+HOST = r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?"
+MAX_HEADER_BYTES = 16 << 10  # browsers and proxies send less
+MAX_BODY_BYTES = 8 << 10  # the service ignores bodies
+REFUSALS = {
+    413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
+    431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
+}
+ROBOTS = """\
+User-agent: *
+Allow: /
+Disallow: /?
+Disallow: /panic
+"""  # the longest match wins (RFC 9309, 2.2.2)
+PLACES = 48  # for requests that wait for a drawing; a usual drawing takes some 30 ms
+PLACES_OF_A_CLIENT = 32
 PATIENCE_SECONDS = 0.5  # for clients that read nothing while the service ends
-STREAMS, STREAM_SECONDS = 200, 600.0  # that are open at the same time; beyond half of them, one for each client
+STREAMS = 200  # that are open at the same time; beyond half of them, one for each client
+STREAM_SECONDS = 600.0
 GOODBYE = b"\x1b[2mThe cat walks away. Call again, and another one comes.\x1b[0m\n"
 MOST_LOGGED = 200  # characters of a path in the log
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
-FORMATS = {  # media type, suffix of permalinks, and the pages that have the format
-    "html": ("text/html", "html", "all"),
-    "ansi": ("text/plain", "ansi", "all"),
-    "text": ("text/plain", "txt", "all"),  # after ansi: for an Accept header, the last format of a media type wins
-    "json": ("application/json", "json", "all"),
-    "png": ("image/png", "png", "cats"),
-    "jpg": ("image/jpeg", "jpg", "none"),  # the original picture
-    "csv": ("text/csv", "", "analytics"),
+VISIT_TRIES = 30  # of a CGI process, every RETRY_SECONDS
+RETRY_SECONDS = 0.1
+
+
+class Format(NamedTuple):
+    """What a response can be: the media type, the suffix of permalinks, and the pages that have the format."""
+
+    media_type: str
+    suffix: str
+    pages: str
+
+    @property
+    def content_type(self) -> str:
+        if self.media_type.startswith("text/"):
+            return self.media_type + "; charset=utf-8"
+        return self.media_type
+
+
+FORMATS = {
+    "html": Format("text/html", "html", "all"),
+    "ansi": Format("text/plain", "ansi", "all"),
+    "text": Format("text/plain", "txt", "all"),  # after ansi: in Accept, the last format of a media type wins
+    "json": Format("application/json", "json", "all"),
+    "png": Format("image/png", "png", "cats"),
+    "jpg": Format("image/jpeg", "jpg", "none"),  # the original picture
+    "csv": Format("text/csv", "", "analytics"),
 }
-CONTENT_TYPES = {name: media + "; charset=utf-8" * media.startswith("text/") for name, (media, *_) in FORMATS.items()}
+CONTENT_TYPES = {name: format.content_type for name, format in FORMATS.items()}
 COMPRESSED = {CONTENT_TYPES["png"], CONTENT_TYPES["jpg"]}  # by themselves
-SUFFIXES = {suffix: name for name, (_, suffix, *_) in FORMATS.items() if suffix}
-PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in ("all", page)]
-                for page in ("all", "cats", "analytics")}
+SUFFIXES = {format.suffix: name for name, format in FORMATS.items() if format.suffix}
+PAGE_FORMATS = {
+    "all": [name for name, format in FORMATS.items() if format.pages == "all"],
+    "cats": [name for name, format in FORMATS.items() if format.pages in ("all", "cats")],
+    "analytics": [name for name, format in FORMATS.items() if format.pages in ("all", "analytics")],
+}
 
 
 class Parameter(NamedTuple):
@@ -4787,37 +4821,60 @@ class Parameter(NamedTuple):
 
 PARAMETERS = {
     "width": Parameter(
-        WIDTHS, "?width=120",
+        WIDTHS,
+        "?width=120",
         f"{WIDTHS[0]} to {WIDTHS[-1]} columns; {COLUMNS} if not given, in a browser what fits",
-        art=f"{WIDTHS[0]} to {WIDTHS[-1]} columns (as many as the terminal has, else {COLUMNS})"),
+        art=f"{WIDTHS[0]} to {WIDTHS[-1]} columns (as many as the terminal has, else {COLUMNS})",
+    ),
     "height": Parameter(
-        range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
-        f"{TERMINAL_ROWS} in a terminal if neither is given; to fill the window: "
-        '"?width=$COLUMNS&height=$((LINES-2))"',
-        art=f"1 to {MAX_ROWS} rows at most (as many as the terminal shows above the prompt, else {MAX_ROWS})"),
+        range(1, MAX_ROWS + 1),
+        "?height=40",
+        f"rows at most, 1 to {MAX_ROWS}; {TERMINAL_ROWS} in a terminal if neither is given; "
+        'to fill the window: "?width=$COLUMNS&height=$((LINES-2))"',
+        art=f"1 to {MAX_ROWS} rows at most (as many as the terminal shows above the prompt, else {MAX_ROWS})",
+    ),
     "style": Parameter(
-        STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one",
-        art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)"),
+        STYLES,
+        "?style=ink",
+        "glyphs without a background; fill, if not given: with one",
+        art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)",
+    ),
     "contrast": Parameter(
-        range(101), "?contrast=48",
+        range(101),
+        "?contrast=48",
         f"least contrast of fill, 0 to 100; 0 for ansi, else {CONTRAST}",
-        art=f"0 to 100 levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})"),
+        art=f"0 to 100 levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})",
+    ),
     "background": Parameter(
-        tuple(BACKGROUNDS), "?background=light", "ink and text for a light background",
-        art="what ink and plain text are drawn for (dark)"),
+        tuple(BACKGROUNDS),
+        "?background=light",
+        "ink and text for a light background",
+        art="what ink and plain text are drawn for (dark)",
+    ),
     "colors": Parameter(
-        ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours",
-        art="true: 24 bits (in a terminal as TERM and COLORTERM tell, else true)"),
+        ("16", "256", "true"),
+        "?colors=256",
+        "or 16, for terminals without 24-bit colours",
+        art="true: 24 bits (in a terminal as TERM and COLORTERM tell, else true)",
+    ),
     "format": Parameter(
-        PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; text is in ink by default",
-        art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)"),
+        PAGE_FORMATS["cats"],
+        "?format=text",
+        f"one of {', '.join(PAGE_FORMATS['cats'])}; text is in ink by default",
+        art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)",
+    ),
     "says": Parameter(
-        FreeText("TEXT|-", sayable), "?says=hello", f"what the cat says, in at most {MAX_SAID} characters",
-        art=f"what the cat says, in at most {MAX_SAID} characters; - for standard input, which is cut there (nothing)"),
+        FreeText("TEXT|-", sayable),
+        "?says=hello",
+        f"what the cat says, in at most {MAX_SAID} characters",
+        art=f"what the cat says, in at most {MAX_SAID} characters; - for standard input, which is cut there (nothing)",
+    ),
     "like": Parameter(
-        FreeText("WORDS", look), "?like=green+eyes",
+        FreeText("WORDS", look),
+        "?like=green+eyes",
         "a random house cat with all these words in its description; photographs are not searched",
-        art="a random house cat whose description has these words (any)"),
+        art="a random house cat whose description has these words (any)",
+    ),
 }
 
 
@@ -4836,10 +4893,12 @@ class View(NamedTuple):
 
     def options(self) -> tuple[int, int | None, str, int, str, str]:
         """Return the arguments of `render` after the picture. Views with equal options show the same art."""
-        usual = 0 if self.format == "ansi" else CONTRAST
-        contrast = usual if self.contrast is None else self.contrast
+        width = self.width or COLUMNS
+        contrast = self.contrast
+        if contrast is None:
+            contrast = {"ansi": 0}.get(self.format, CONTRAST)
         colors = {"ansi": self.colors, "text": "none"}.get(self.format, "true")
-        return self.width or COLUMNS, self.height, self.style, contrast, self.background, colors
+        return width, self.height, self.style, contrast, self.background, colors
 
     def draw(self, picture: Image.Image) -> Art:
         return render(picture, *self.options())
@@ -4866,22 +4925,29 @@ class View(NamedTuple):
             return self, bubble
         return self._replace(width=left, height=below), bubble
 
-    def given(self, *without: str) -> dict[str, Any]:
+    def given(self, *without: str) -> dict[str, object]:
         """Return the parameters that differ from their defaults, except those named in `without`."""
-        return {name: value for name, value in self._asdict().items()
-                if value != View._field_defaults[name] and name not in without}
+        return {
+            name: value
+            for name, value in self._asdict().items()
+            if value != View._field_defaults[name] and name not in without
+        }
 
     def link(self, path: str, **changes: Any) -> str:
         """Return a link to `path` for a browser, with the parameters of this view after the changes."""
         given = self._replace(**changes).given("colors", "format")
-        return path + "?" * bool(given) + urllib_parse.urlencode(given)
+        if not given:
+            return path
+        return f"{path}?{urllib_parse.urlencode(given)}"
 
 
 def value_names(values: range | Sequence[str] | FreeText) -> str:
     """Return what stands for a value in the usage of an option."""
     if isinstance(values, FreeText):
         return values.name
-    return "N" if isinstance(values, range) else "|".join(values)
+    if isinstance(values, range):
+        return "N"
+    return "|".join(values)
 
 
 # The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
@@ -5109,11 +5175,28 @@ html.classList.toggle("copies", Boolean(navigator.clipboard))
 @cache
 def security_headers() -> dict[str, str]:
     """Return headers for every response. A page can load only what is inside it or comes from its own origin."""
-    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT))
-    policy = (f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; "
-              "style-src-attr 'unsafe-inline'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
-              "frame-ancestors 'none'")
-    return {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
+    policy = [
+        "default-src 'none'",
+        f"style-src {policy_hash(STYLE)}",
+        f"script-src {policy_hash(SCRIPT)}",
+        "connect-src 'self'",
+        "style-src-attr 'unsafe-inline'",
+        "img-src 'self' data:",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+    return {
+        "Content-Security-Policy": "; ".join(policy),
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def policy_hash(text: str) -> str:
+    """Return the hash by which a Content-Security-Policy allows this inline style or script."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 PAGE = """\
@@ -5126,7 +5209,9 @@ PAGE = """\
 <link rel="icon" href="{{root}}favicon.ico">
 <style>{{!STYLE}}</style>
 % if cat:
-%     permalink, url, original = f"{root}cat/{cat.id}", f"{base_url}cat/{cat.id}", "photo" if cat.url else "drawing"
+%     permalink = f"{root}cat/{cat.id}"
+%     url = f"{base_url}cat/{cat.id}"
+%     original = "photo" if cat.url else "drawing"
 %     preview = view._replace(says="", like="")
 <meta property="og:title" content="{{title}}, an ASCII cat">
 <meta property="og:type" content="website">
@@ -5153,7 +5238,8 @@ Here is <a href="{{root}}">another cat</a>.
 <p>{{note}}</p>
 % end
 % if art:
-%     columns, rows = len(art.rows[0]), len(art.rows)
+%     columns = len(art.rows[0])
+%     rows = len(art.rows)
 <figure role="img" aria-label="{{label}}" {{!'id="art" tabindex="0"' if cat else ""}}
  style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
  --ground:{{layer(art.background, columns)}};--ink:{{layer(art.foreground, columns)}}">
@@ -5164,8 +5250,8 @@ Here is <a href="{{root}}">another cat</a>.
 %     end
 </div></figure>
 % end
-% if visits:
-<p>{{visits}}</p>
+% if analytics:
+<p>{{analytics}}</p>
 % end
 % if guide:
 %     for group, hints in guide.items():
@@ -5182,21 +5268,23 @@ Here is <a href="{{root}}">another cat</a>.
 </dl>
 %     end
 % end
-% if visits:
-%     if visits.countries:
-%         most, first, last = max(visits.days.values()), min(visits.days), max(visits.days)
+% if analytics:
+%     if analytics.countries:
+%         days = analytics.days
+%         most = max(days.values())
 <p class="axis">Visits a day, up to {{f"{most:,}"}}</p>
-<div class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, visits.days.values()))}}">
-%         for day, count in visits.days.items():
+<div class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, days.values()))}}">
+%         for day, count in days.items():
 <i style="--height:{{ceil(100 * count / (most or 1))}}%" title="{{day}}: {{f"{count:,}"}}"></i>
 %         end
 </div>
-<p class="axis"><time>{{first}}</time> <time>{{last}}</time></p>
+<p class="axis"><time>{{min(days)}}</time> <time>{{max(days)}}</time></p>
 <table>
 <tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr>
-%         for code, count in visits.countries.items():
-<tr><th scope="row" style="--length:{{f"{count / max(visits.countries.values()):.1%}"}}">{{country_name(code)}}</th>
-<td>{{f"{count:,}"}}</td><td>{{f"{count / visits.visits:.1%}"}}</td></tr>
+%         largest = max(analytics.countries.values())
+%         for code, count in analytics.countries.items():
+<tr><th scope="row" style="--length:{{f"{count / largest:.1%}"}}">{{country_name(code)}}</th>
+<td>{{f"{count:,}"}}</td><td>{{f"{count / analytics.visits:.1%}"}}</td></tr>
 %         end
 </table>
 %     end
@@ -5206,17 +5294,17 @@ Here is <a href="{{root}}">another cat</a>.
 % if root:
 <footer>
 %     if cat:
-%         style = "ink" if view.style == "fill" else "fill"
+%         other_style = "ink" if view.style == "fill" else "fill"
 <nav>
 <a id="another" href="{{view.link(root)}}">another cat</a>
 <button id="share" type="button">share</button>
 <a id="save" href="{{view.link(permalink + '.png')}}" download="{{cat.id}}.png">save</a>
 <button id="copy" type="button">copy as text</button>
-<a id="restyle" href="{{view.link(permalink, style=style)}}">in {{style}}</a>
+<a id="restyle" href="{{view.link(permalink, style=other_style)}}">in {{other_style}}</a>
 </nav>
 <form action="{{permalink}}">
 <div><label for="width">width</label> <input id="width" type="range" name="width" min="{{WIDTHS[0]}}"
- max="{{WIDTHS[-1]}}" value="{{len(art.rows[0])}}"> <output for="width">{{len(art.rows[0])}}</output></div>
+ max="{{WIDTHS[-1]}}" value="{{columns}}"> <output for="width">{{columns}}</output></div>
 %         for name, value in view.given("width", "colors", "format").items():
 <input type="hidden" name="{{name}}" value="{{value}}">
 %         end
@@ -5260,6 +5348,12 @@ class Hint(NamedTuple):
     link: str
 
 
+def option_hint(name: str, parameter: Parameter) -> Hint:
+    """Return the hint about a parameter. Its example shows house-42, but `like` looks for a random cat."""
+    path = "{root}" if name == "like" else "{root}cat/house-42"
+    return Hint(parameter.example, parameter.help, path + parameter.example)
+
+
 GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 lines of 80 columns, with the prompt
     "Look at a cat": [
         Hint("curl {base_url}", "a random cat, another one each time", "{root}"),
@@ -5267,8 +5361,7 @@ GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 
         Hint("{root}live", "a cat that breathes and blinks, in a terminal with curl -N", "{root}live"),
         Hint("in the browser", "space, n or a swipe: another cat; hold the art: its picture", ""),
     ],
-    "Options": [Hint(example, meaning, ("{root}" if name == "like" else "{root}cat/house-42") + example)
-                for name, (_, example, meaning, _) in PARAMETERS.items()],
+    "Options": [option_hint(name, parameter) for name, parameter in PARAMETERS.items()],
     "Formats": [
         Hint("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)", "{root}cat/house-42.txt"),
         Hint("JSON", "colours: one string per row, six hexadecimal digits per cell", "{root}cat/house-42.json"),
@@ -5289,10 +5382,20 @@ def with_links(meaning: str, link: str) -> str:
 @cache
 def page_template() -> bottle.SimpleTemplate:
     template = bottle.SimpleTemplate(PAGE)
-    names = "root view cat art lids message note guide visits dbip"
-    template.defaults = dict.fromkeys(names.split()) | {
-        "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
-        "to_html": to_html, "layer": layer, "with_links": with_links, "country_name": country_name, "ceil": math.ceil}
+    optional = "root view cat art lids message note guide analytics dbip"
+    shared = {
+        "STYLE": STYLE,
+        "SCRIPT": SCRIPT,
+        "WIDTHS": WIDTHS,
+        "BACKGROUNDS": BACKGROUNDS,
+        "PRIVACY": PRIVACY,
+        "to_html": to_html,
+        "layer": layer,
+        "with_links": with_links,
+        "country_name": country_name,
+        "ceil": math.ceil,
+    }
+    template.defaults = dict.fromkeys(optional.split()) | shared
     return template
 
 
@@ -5673,7 +5776,7 @@ class Service:
         else:
             text = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
         facts = {name: value for name, value in visits._asdict().items() if value != {} or name != "machines"}
-        return send_page(format, "Visitors", facts, text, visits=visits, art=art, label=label, dbip=dbip)
+        return send_page(format, "Visitors", facts, text, analytics=visits, art=art, label=label, dbip=dbip)
 
     def help(self) -> bytes:
         """Serve the guide. As text, it fits one screen; as JSON, it is a list of pairs."""
@@ -5904,8 +6007,8 @@ def negotiated_format(accept: str, client: str) -> str:
         weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=([01]\.?|[01]?\.[0-9]+)", p)), 1.0)
         weights.setdefault(media, weight)
     first = "ansi" if re.match(TERMINALS, client) else "html"
-    default = next((name for name in (first, "text", "json") if weights.get(FORMATS[name][0], 1)), first)
-    known = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html", "*/*": default}
+    default = next((name for name in (first, "text", "json") if weights.get(FORMATS[name].media_type, 1)), first)
+    known = {FORMATS[name].media_type: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html", "*/*": default}
     best = max((media for media in weights if media in known), key=lambda media: weights[media], default="*/*")
     return known[best] if weights.get(best) else default
 
