@@ -4378,19 +4378,6 @@ def country_name(code: str) -> str:
     return world().names.get(code, code)
 
 
-def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
-    """Return a block for each day, as high as its share of the largest count; the line they stand on; and its dates."""
-    most = max(days.values())
-    blocks = ""
-    for count in days.values():
-        eighths = math.ceil(8 * count / (most or 1))
-        blocks += " ▁▂▃▄▅▆▇█"[eighths]
-    line = "▔" * len(days)
-    first = min(days)
-    last = max(days).rjust(len(days) - len(first))
-    return blocks, line, f"{first}{last}  Visits a day, up to {most:,}"
-
-
 class VisitCounter:
     """Counts visits in the database. While it fails, visits wait in memory, as a number for each day and country."""
 
@@ -5532,7 +5519,7 @@ class Service:
         self.client_ip_header = settings.client_ip_header
         self.countries = Countries(settings.geolite2_country_db)
         self.database = Database(settings.analytics_db)
-        self.visits, self.machines = VisitCounter(self.database), Machines(settings, self.database)
+        self.visit_counter, self.machines = VisitCounter(self.database), Machines(settings, self.database)
         self.store = Store(self.database)
         fetcher = Fetcher(settings.ssl_cert_file, settings.cat_sources)
         sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
@@ -5552,8 +5539,8 @@ class Service:
     def maintain(self, stopping: threading.Event) -> None:
         """Every second until `stopping`, check and sync the database, and read the countries again if replaced."""
         while not stopping.wait(1):
-            self.visits.commit()
-            if not self.visits.trouble:
+            self.visit_counter.commit()
+            if not self.visit_counter.trouble:
                 with self.read_trouble.watch():
                     self.store.counts()
                     self.database.sync()
@@ -5566,11 +5553,11 @@ class Service:
     def finish_cgi(self) -> None:
         """End a CGI process: count the visit if that failed before, exchange visits, and fork to fetch a cat if due."""
         self.line.close()
-        for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
+        for _ in itertools.takewhile(lambda _: self.visit_counter.trouble, range(30)):
             time.sleep(0.1)
-            self.visits.commit()
-        if self.visits.trouble:
-            self.visits.close()
+            self.visit_counter.commit()
+        if self.visit_counter.trouble:
+            self.visit_counter.close()
         patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # the client already has the response
         try:
             self.database.execute(patience)
@@ -5650,7 +5637,7 @@ class Service:
 
     def _count_visit(self) -> None:
         if bottle.request.method == "GET" and not crawls(request_header("User-Agent")):
-            self.visits.count(bottle.request.environ["catscii.country"])
+            self.visit_counter.count(bottle.request.environ["catscii.country"])
 
     def _make_page(self, key: object, cat: Cat, jpeg: bytes, view: View, urls: Mapping[str, str]) -> Page:
         page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
@@ -5796,7 +5783,7 @@ class Service:
 
     def health(self) -> bytes:
         health = {"status": "ok", "version": __version__}
-        if trouble := self.visits.trouble:
+        if trouble := self.visit_counter.trouble:
             lasting = time.monotonic() - trouble.since >= UNCOUNTED_SECONDS
             bottle.response.status, health["status"] = (503, "failing") if lasting else (200, "degraded")
             health["reason"] = f"visits cannot be counted: {trouble.reason}"
@@ -5815,7 +5802,7 @@ class Service:
         others |= {series("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
         if refresher.last_good is not None:
             others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
-        others["catscii_waiting_visits"] = self.visits.waiting
+        others["catscii_waiting_visits"] = self.visit_counter.waiting
         if self.machines.on:
             others["catscii_failed_exchanges_total"] = self.machines.failed
         if agreed := self.machines.agreed:
@@ -5876,7 +5863,7 @@ class Service:
         if len(path) > MOST_LOGGED:
             path = path[:MOST_LOGGED] + "..."
         if "catscii.refusal" not in environ:  # CGI; Server commits the visits of many responses at once
-            self.visits.write()
+            self.visit_counter.write()
         self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         facts: dict[str, Any] = {
@@ -6104,19 +6091,47 @@ def shell_command(url: str, query: Mapping[str, Any]) -> str:
     return f'curl "{url}?{urllib_parse.urlencode(query)}"' if query else f"curl {url}"
 
 
-def bars(visits: Analytics, dbip: bool) -> str:
+def bars(analytics: Analytics, dbip: bool) -> str:
     """Return what a terminal of 80 columns shows below the map: a bar for each country, the totals, the days."""
-    lines, days, glowing = [], list[str](), "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
-    if visits.countries:
-        most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
-        for code, count in visits.countries.items():
-            blocks, eighths = divmod(-(-8 * (58 - longest) * count // most), 8)
-            bar = glowing.format(f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}")
-            lines.append(f"{country_name(code):{longest}} {bar} {count:11,} {count / visits.visits:6.1%}")
+    ember = "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
+    lines = [""]
+    days: list[str] = []
+    if analytics.countries:
+        names = {code: country_name(code) for code in analytics.countries}
+        longest = max(map(len, names.values()))
+        most = max(analytics.countries.values())
+        for code, count in analytics.countries.items():
+            bar = ember.format(horizontal_bar(count, most, 58 - longest))
+            share = count / analytics.visits
+            lines.append(f"{names[code]:{longest}} {bar} {count:11,} {share:6.1%}")
         lines.append("")
-        heights, *axis = sparkline(visits.days)
-        days = [glowing.format(heights), *axis]
-    return "\n".join(["", *lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", str(visits), *days]) + "\n"
+        heights, *axis = sparkline(analytics.days)
+        days = [ember.format(heights), *axis]
+    lines.append(PRIVACY)
+    if dbip:
+        lines.append(DBIP_CREDIT)
+    return "\n".join([*lines, "", str(analytics), *days]) + "\n"
+
+
+def horizontal_bar(count: int, most: int, width: int) -> str:
+    """Return a bar that is as long as the count's share of `most`, in a field of `width` columns and one more."""
+    eighths = -(-8 * width * count // most)  # rounded up
+    blocks, rest = divmod(eighths, 8)
+    bar = "█" * blocks + " ▏▎▍▌▋▊▉"[rest]
+    return bar.ljust(width + 1)
+
+
+def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
+    """Return a block for each day, as high as its share of the largest count; the line they stand on; and its dates."""
+    most = max(days.values())
+    blocks = ""
+    for count in days.values():
+        eighths = math.ceil(8 * count / (most or 1))
+        blocks += " ▁▂▃▄▅▆▇█"[eighths]
+    line = "▔" * len(days)
+    first = min(days)
+    last = max(days).rjust(len(days) - len(first))
+    return blocks, line, f"{first}{last}  Visits a day, up to {most:,}"
 
 
 def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> bytes:
@@ -6222,7 +6237,7 @@ def serve(settings: Settings) -> int:
     app = make_app(settings)
     service, listener = app.service, passed_listener() or listen(settings.host, settings.port)
     server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header,
-                    before_sending=[service.visits.write, handler.flush], streams=service.streams)
+                    before_sending=[service.visit_counter.write, handler.flush], streams=service.streams)
 
     def stop(*_: object) -> None:
         notify("STOPPING=1")
@@ -6254,7 +6269,7 @@ def serve(settings: Settings) -> int:
     handler.buffered = True
     server.run(stopping)
     maintenance.join(1)
-    service.visits.close()
+    service.visit_counter.close()
     ended.set()
     exchanger.join(1)
     service.database.close()
