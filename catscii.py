@@ -4789,6 +4789,7 @@ FORMATS = {
 }
 CONTENT_TYPES = {name: format.content_type for name, format in FORMATS.items()}
 COMPRESSED = {CONTENT_TYPES["png"], CONTENT_TYPES["jpg"]}  # by themselves
+LINKED_FORMATS = ("html", "ansi")  # with links to the service, at the host that the request names
 SUFFIXES = {format.suffix: name for name, format in FORMATS.items() if format.suffix}
 PAGE_FORMATS = {
     "all": [name for name, format in FORMATS.items() if format.pages == "all"],
@@ -5386,6 +5387,16 @@ def page_template() -> bottle.SimpleTemplate:
     return template
 
 
+class Links(NamedTuple):
+    """Where the service is for a client: its path, with a slash at both ends, and its URL."""
+
+    root: str
+    base_url: str
+
+
+NO_LINKS = Links("", "")
+
+
 class Page:
     """The body of a response. Its compressed form and its ETag are made once, when they are first needed."""
 
@@ -5619,8 +5630,10 @@ class Service:
     def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, bytes]], format: str | None = None) -> Page:
         """Return the cat's page from the cache, or make it from what `find` returns. Count the visit, if any."""
         view = read_view(format, bottle.request.query_string, request_header("Accept"), request_header("User-Agent"))
-        urls = {"root": root_path(), "base_url": base_url()} if view.format in ("html", "ansi") else {}
-        key = cat_id, view, *urls.values()
+        links = NO_LINKS
+        if view.format in LINKED_FORMATS:
+            links = Links(root_path(), base_url())
+        key = cat_id, view, links
         page: Page | None = self.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
         if view.says:
@@ -5628,7 +5641,7 @@ class Service:
         if page is None:
             with span("store"):
                 cat, jpeg = find(cat_id)
-            make = partial(self._make_page, key, cat, jpeg, view, urls)
+            make = partial(self._make_page, key, cat, jpeg, view, links)
             page = self.line.draw(bottle.request.environ["catscii.client"], make)
         navigation = request_header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
         if navigation or bottle.request.path == "/":
@@ -5639,23 +5652,27 @@ class Service:
         if bottle.request.method == "GET" and not crawls(request_header("User-Agent")):
             self.visit_counter.count(bottle.request.environ["catscii.country"])
 
-    def _make_page(self, key: object, cat: Cat, jpeg: bytes, view: View, urls: Mapping[str, str]) -> Page:
+    def _make_page(self, key: object, cat: Cat, jpeg: bytes, view: View, links: Links) -> Page:
         page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
         if page is None:
-            page = Page(self._body(cat, jpeg, view, urls), CONTENT_TYPES[view.format], links=bool(urls))
+            body = self._body(cat, jpeg, view, links)
+            page = Page(body, CONTENT_TYPES[view.format], links=view.format in LINKED_FORMATS)
             if not view.says:  # there are too many texts to keep their pages
                 self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
         return page
 
-    def _body(self, cat: Cat, jpeg: bytes, view: View, urls: Mapping[str, str]) -> str | bytes:
+    def _body(self, cat: Cat, jpeg: bytes, view: View, links: Links) -> str | bytes:
         if view.format == "jpg":
-            return jpeg or written(picture_of(cat, jpeg)[1], "JPEG", quality=88)
+            if jpeg:
+                return jpeg
+            _, picture = picture_of(cat, jpeg)  # of a house cat
+            return written(picture, "JPEG", quality=88)
         cat, art = self._drawing(cat, jpeg, view)
         smaller, bubble = view.speaking(cat.size)
         if smaller != view:
             cat, art = self._drawing(cat, jpeg, smaller)
         with span("encode", format=view.format):
-            return encode(art, view, cat, urls, self.countries.from_dbip, bubble)
+            return encode_cat(cat, art, view, bubble, links, self.countries.from_dbip)
 
     def _drawing(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
         """Return what is known of the cat, and its art, from the cache if possible."""
@@ -5988,16 +6005,29 @@ def read_parameter(given: Mapping[str, list[str]], name: str, values: Any = None
 
 def negotiated_format(accept: str, client: str) -> str:
     """Return the format with the largest weight in Accept (RFC 9110, 12.5.1), else ANSI for terminals, else HTML."""
+    weights = media_weights(accept)
+    first = "html"
+    if re.match(TERMINALS, client):
+        first = "ansi"
+    acceptable = (name for name in (first, "text", "json") if weights.get(FORMATS[name].media_type, 1))
+    default = next(acceptable, first)
+    known = {FORMATS[name].media_type: name for name in PAGE_FORMATS["all"]}
+    known |= {"application/xhtml+xml": "html", "*/*": default}
+    named = [media for media in weights if media in known]
+    best = max(named, key=lambda media: weights[media], default="*/*")
+    if not weights.get(best):
+        return default
+    return known[best]
+
+
+def media_weights(accept: str) -> dict[str, float]:
+    """Return the weights of the media types in an Accept header. A weight that is not valid counts as 1."""
     weights: dict[str, float] = {}
     for part in accept.lower().split(","):
-        media, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=([01]\.?|[01]?\.[0-9]+)", p)), 1.0)
-        weights.setdefault(media, weight)
-    first = "ansi" if re.match(TERMINALS, client) else "html"
-    default = next((name for name in (first, "text", "json") if weights.get(FORMATS[name].media_type, 1)), first)
-    known = {FORMATS[name].media_type: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html", "*/*": default}
-    best = max((media for media in weights if media in known), key=lambda media: weights[media], default="*/*")
-    return known[best] if weights.get(best) else default
+        media, *parameters = [piece.strip() for piece in part.split(";")]
+        given = [float(parameter[2:]) for parameter in parameters if re.fullmatch(QUALITY, parameter)]
+        weights.setdefault(media, given[0] if given else 1.0)
+    return weights
 
 
 def send(page: Page, max_age: int = 0, format_from: Collection[str] = ()) -> bytes:
@@ -6038,47 +6068,86 @@ def format_headers(suffix: bool = False) -> list[str]:
             return []
 
 
-def encode(art: Art, view: View, cat: Cat | None = None, urls: Mapping[str, str] = {}, dbip: bool = False,
-           bubble: Bubble = SILENCE) -> str | bytes:
-    """Return the art in the format of the view. With a cat, HTML and ANSI have links, JSON and HTML have its credit.
-
-    `urls` has the path of the service as "root", and its URL as "base_url".
-    """
+def encode(art: Art, view: View, bubble: Bubble) -> str | bytes:
+    """Return the art of a picture in the format of the view."""
     match view.format:
-        case "json":
-            credit = dict(zip(("id", "source", "credit", "description"), cat or (), strict=False))
-            text = {"says": view.says} if view.says else {}
-            return json.dumps({**credit, **text, **to_dict(art)}) + "\n"
         case "html":
-            title = cat.description[0].upper() + cat.description[1:] if cat else "A cat"
-            label = f"{title}, drawn in {len(art.rows[0])} by {len(art.rows)} coloured characters"
-            if cat:
-                width, height = cat.size
-                label += f"; its picture of {width} by {height} pixels shows while you hold or focus it"
-            if view.says:
-                label += f". It says: {view.says}"
-            return str(page_template().render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
+            label = f"A cat, {drawn_in(art)}{speech_label(view)}"
+            return render_page(title="A cat", art=art, label=label, view=view)
+        case "json":
+            return json.dumps(said_by(view) | to_dict(art)) + "\n"
         case "ansi":
-            lines = with_bubble(to_ansi(art, view.colors).splitlines(), bubble)
-            below = link_line(view, cat, **urls) if cat else ""
-            return "\n".join([*lines, below])
+            return terminal_art(art, view, bubble)
         case "png":
             return to_png(art, view.background, bubble)
         case _:
             return "\n".join([*with_bubble(art.rows, bubble), ""])
 
 
-def link_line(view: View, cat: Cat, root: str, base_url: str) -> str:
+def encode_cat(cat: Cat, art: Art, view: View, bubble: Bubble, links: Links, dbip: bool) -> str | bytes:
+    """Return the art of a cat in the format of the view. HTML and JSON name its source, HTML and ANSI have links."""
+    match view.format:
+        case "html":
+            title = capitalized(cat.description)
+            width, height = cat.size
+            picture = f"its picture of {width} by {height} pixels shows while you hold or focus it"
+            label = f"{title}, {drawn_in(art)}; {picture}{speech_label(view)}"
+            return render_page(**links._asdict(), title=title, art=art, label=label, cat=cat, view=view, dbip=dbip)
+        case "json":
+            credit = {"id": cat.id, "source": cat.source, "credit": cat.url, "description": cat.description}
+            return json.dumps(credit | said_by(view) | to_dict(art)) + "\n"
+        case "ansi":
+            return terminal_art(art, view, bubble) + link_line(view, cat, links)
+        case _:
+            return encode(art, view, bubble)
+
+
+def terminal_art(art: Art, view: View, bubble: Bubble) -> str:
+    lines = to_ansi(art, view.colors).splitlines()
+    return "\n".join([*with_bubble(lines, bubble), ""])
+
+
+def render_page(**values: object) -> str:
+    return str(page_template().render(values))
+
+
+def capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def drawn_in(art: Art) -> str:
+    return f"drawn in {len(art.rows[0])} by {len(art.rows)} coloured characters"
+
+
+def speech_label(view: View) -> str:
+    """Return what the label of the art ends with, for those who cannot see the bubble."""
+    if not view.says:
+        return ""
+    return f". It says: {view.says}"
+
+
+def said_by(view: View) -> dict[str, Any]:
+    """Return what JSON has of a text that the cat says."""
+    if not view.says:
+        return {}
+    return {"says": view.says}
+
+
+def link_line(view: View, cat: Cat, links: Links) -> str:
     """Return a faint line: what the cat is, a command that shows it again, the guide's path.
 
     The line has at most 80 characters, unless the shortest command is longer.
     """
     coat = re.split(" by | at | with |, ", cat.description)[0]
     given = view.given("height", "format", "says", "like")
-    larger, same = (shell_command(f"{base_url}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
-    parts = (f"{cat.description}: ", f"{coat}: ", ""), (larger, same), (f"  {root}:help", "")
-    lines = map("".join, itertools.product(*parts))  # the first ones say most
-    return f"\x1b[2m{next((line for line in lines if len(line) <= 80), same)}\x1b[0m\n"
+    url = f"{links.base_url}cat/{cat.id}"
+    larger = shell_command(url, {"width": 120} | given)
+    same = shell_command(url, given)
+    starts = (f"{cat.description}: ", f"{coat}: ", "")
+    ends = (f"  {links.root}:help", "")
+    lines = map("".join, itertools.product(starts, (larger, same), ends))  # the first ones say most
+    line = next((line for line in lines if len(line) <= 80), same)
+    return f"\x1b[2m{line}\x1b[0m\n"
 
 
 def live_line(description: str, columns: int = COLUMNS) -> str:
@@ -6086,9 +6155,11 @@ def live_line(description: str, columns: int = COLUMNS) -> str:
     return f"\x1b[2m{description[:columns]}\x1b[0m\n"
 
 
-def shell_command(url: str, query: Mapping[str, Any]) -> str:
+def shell_command(url: str, query: Mapping[str, object]) -> str:
     """Return a command for any shell, interactive or not. A shell may expand `?` and ends a command at `&`."""
-    return f'curl "{url}?{urllib_parse.urlencode(query)}"' if query else f"curl {url}"
+    if not query:
+        return f"curl {url}"
+    return f'curl "{url}?{urllib_parse.urlencode(query)}"'
 
 
 def bars(analytics: Analytics, dbip: bool) -> str:
@@ -6139,7 +6210,7 @@ def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> 
     if format == "json":
         text = json.dumps(facts) + "\n"
     elif format == "html":
-        text = page_template().render(values, title=title, root=root_path())
+        text = render_page(**values, title=title, root=root_path())
     return send(Page(text, CONTENT_TYPES[format]), format_from=format_headers())
 
 
@@ -6814,7 +6885,7 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         return 1
     drawn, bubble = view.speaking(picture.size)
     try:
-        sys.stdout.buffer.write(Page(encode(drawn.draw(picture), view, bubble=bubble), "").body)
+        sys.stdout.buffer.write(Page(encode(drawn.draw(picture), view, bubble), "").body)
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # a reader such as head may stop early

@@ -3408,7 +3408,7 @@ def test_pages_with_texts_are_not_kept(tmp_path):
     cat, jpeg = service.cattery.find_local("house-2")
     for text in ("", "hello"):
         view = catscii.View(width=40, format="text", says=text)
-        page = service._make_page(text, cat, jpeg, view, {})
+        page = service._make_page(text, cat, jpeg, view, catscii.NO_LINKS)
         assert (text in page.body.decode()) and service.pages.get(text) == (None if text else page)
     service.database.close()
 
