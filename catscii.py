@@ -40,7 +40,7 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, cast, overload
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, TypeVar, cast, overload
 
 
 class Lazy:
@@ -5360,6 +5360,34 @@ GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 
 }
 
 
+def linked_guide(links: Links) -> dict[str, list[Hint]]:
+    """Return the guide with the paths and URLs that the client can use."""
+    places = links._asdict()
+    groups = {}
+    for group, hints in GUIDE.items():
+        groups[group] = [
+            Hint(hint.term.format_map(places), hint.meaning, hint.link.format_map(places))
+            for hint in hints
+        ]
+    return groups
+
+
+def guide_text(title: str, pairs: Sequence[tuple[str, str]], bold: bool, dbip: bool) -> str:
+    """Return terms with their meanings beside them, in 80 columns. The meaning of a long term stands below it."""
+    column = max(len(term) for term, _ in pairs if len(term) <= 24)
+    lines = [title, ""]
+    for term, meaning in pairs:
+        text = textwrap.fill(meaning, 78 - column)
+        text = textwrap.indent(text, " " * (column + 2))
+        text = text[len(term):] if len(term) <= column else "\n" + text
+        if bold:
+            term = f"\x1b[1m{term}\x1b[0m"
+        lines.append(term + text)
+    if dbip:
+        lines += ["", DBIP_CREDIT]
+    return "\n".join(lines) + "\n"
+
+
 def with_links(meaning: str, link: str) -> str:
     """Return the meaning of a hint as HTML. Suffixes and queries in it link to variants of the hint's example."""
     page = link.removesuffix(".txt")
@@ -5395,6 +5423,74 @@ class Links(NamedTuple):
 
 
 NO_LINKS = Links("", "")
+Body = bytes | Iterable[bytes]  # of a response
+Find = Callable[[str], tuple[Cat, bytes]]  # returns the cat with an id, and its JPEG, which may be empty
+
+
+class ClientRequest:
+    """What a request asks for, and where it comes from. Its texts are decoded as Latin-1, except for the path."""
+
+    def __init__(self, request: bottle.BaseRequest) -> None:
+        self.started = time.perf_counter()
+        self._environ = request.environ
+        self.method: str = request.method
+        self.path: str = request.path
+        self.query: str = request.query_string
+        self.accept = self.header("Accept")
+        self.agent = self.header("User-Agent")
+        self.country = UNKNOWN_COUNTRY
+        self.client = ""  # stands for the address, as in `client_of`
+        self.refused = False  # without a look at what it asks for
+        self.begin_stream = self._environ.get("catscii.begin_stream")  # see Task; CGI has none
+
+    def header(self, name: str) -> str:
+        """Return a header, or an empty string. bottle's get_header requires UTF-8."""
+        variable = "HTTP_" + name.upper().replace("-", "_")
+        text: str = self._environ.get(variable, "")
+        return text
+
+    @cached_property
+    def parameters(self) -> dict[str, list[str]]:
+        return parse_query(self.query)
+
+    @property
+    def route(self) -> str:
+        """The rule of the route that bottle has found, or "none"."""
+        route = self._environ.get("bottle.route")
+        return route.rule if route else "none"
+
+    @property
+    def links(self) -> Links:
+        """Where the client sees the service. A URL without a valid Host header is only a path."""
+        root = self.root
+        host = self.header("Host")
+        if not re.fullmatch(HOST, host):
+            return Links(root, root)
+        scheme = self.header("X-Forwarded-Proto") or self._environ["wsgi.url_scheme"]
+        if scheme != "https":
+            scheme = "http"
+        return Links(root, f"{scheme}://{host}{root}")
+
+    @property
+    def root(self) -> str:
+        """The path of the service, encoded as in a URL, with a slash at both ends."""
+        script_name = self._environ.get("SCRIPT_NAME", "").strip("/")
+        if not script_name:
+            return "/"
+        return f"/{urllib_parse.quote(script_name, encoding='latin-1')}/"
+
+    def format(self, page: str = "all") -> str:
+        """Return the format that the client asks for. Raises HTTPError 400."""
+        return read_format(self.parameters, self.accept, self.agent, page)
+
+    def format_headers(self) -> list[str]:
+        """Return the headers that the format of the response depends on."""
+        named = self.parameters.get("format")
+        if named is None:
+            return ["Accept", "User-Agent"]
+        if named[-1] == "ansi":
+            return ["User-Agent"]  # terminals get fewer rows
+        return []
 
 
 class Page:
@@ -5419,6 +5515,15 @@ class Page:
         """A weak ETag, because it also stands for the compressed body."""
         return f'W/"{hashlib.blake2b(self.body, digest_size=12).hexdigest()}"'
 
+    def is_among(self, etags: str) -> bool:
+        """Tell whether the header If-None-Match names this page. Weak and strong ETags compare equal."""
+        if etags.strip() == "*":
+            return True
+        return self.etag.removeprefix("W/") in re.findall(r'"[^"]*"', etags)
+
+
+Drawn = TypeVar("Drawn")
+
 
 class LineFull(Exception):
     """Too many requests wait for a drawing."""
@@ -5439,7 +5544,7 @@ class Line:
     def __len__(self) -> int:
         return self._waiting.total()
 
-    def draw(self, client: str, make: Callable[[], Any]) -> Any:
+    def draw(self, client: str, make: Callable[[], Drawn]) -> Drawn:
         """Wait for a turn, and return what `make` returns.
 
         Raises LineFull if all places are taken, or those that one client may have, and any exception of `make`.
@@ -5585,39 +5690,66 @@ class Service:
             log.exception("Refreshing the store failed")
         self.database.close()
 
-    def random_cat(self) -> bytes:
-        if wanted := read_parameter(parse_query(bottle.request.query_string), "like"):
-            return self._house_cat_like(wanted)
-        try:
-            seen = bottle.request.query.get("seen", "").split(",")[-10:]  # ids that the page's script sends
-            cat_id = house_cats(1, 86400)[0] if crawls(request_header("User-Agent")) else self.cattery.pick(seen)
-            page = self._page(cat_id, self.cattery.find_local)
-        except (NoSuchCat, PictureError, sqlite3.Error) as error:
-            if not isinstance(error, NoSuchCat):  # NoSuchCat: the store dropped the cat after `pick`
-                self.read_trouble.begin(error)
-            page = self._page(random.choice(house_cats()), self.cattery.find_local)
-        return send(page, format_from=format_headers())
+    def show_cat(self, request: ClientRequest, cat_id: str, find: Find, format: str = "", max_age: int = 0) -> bytes:
+        """Respond with a cat, from the cache of pages or from what `find` returns. Count the visit, if it is one.
 
-    def _house_cat_like(self, wanted: str) -> bytes:
-        client = bottle.request.environ["catscii.client"]
+        All routes of cats end here. `before_request` has looked up the country, and `after_request` writes the log.
+        """
+        view = read_view(format, request.query, request.accept, request.agent)
+        links = request.links if view.format in LINKED_FORMATS else NO_LINKS
+        key = cat_id, view, links
+        page: Page | None = self.pages.get(key)
+        annotate({"cat_id": cat_id, "cached": page is not None})
+        if page is None:
+            with span("store"):
+                cat, jpeg = find(cat_id)
+            make = partial(self._make_page, key, cat, jpeg, view, links)
+            page = self.line.draw(request.client, make)
+        if is_seen(request, page):
+            self._count_visit(request)
+        if view.says:
+            bottle.response.set_header("X-Robots-Tag", "noindex")  # anybody can choose the text
+        return send(page, request, max_age, [] if format else request.format_headers())
+
+    def random_cat(self, request: ClientRequest) -> bytes:
+        find = self.cattery.find_local
+        wanted = read_parameter(request.parameters, "like")
+        if wanted:
+            return self.show_cat(request, self._cat_like(wanted, request.client), find)
         try:
-            cat_id = self.line.draw(client, partial(house_cat_like, wanted))
+            return self.show_cat(request, self._pick(request), find)
+        except NoSuchCat:
+            pass  # the store dropped the cat after it was picked
+        except (PictureError, sqlite3.Error) as error:
+            self.read_trouble.begin(error)
+        return self.show_cat(request, random.choice(house_cats()), find)
+
+    def _pick(self, request: ClientRequest) -> str:
+        """Return the id of a random cat. Crawlers get the cat of the day, whatever they ask."""
+        if crawls(request.agent):
+            return house_cats(1, 86400)[0]
+        seen = request.parameters.get("seen", [""])[-1]  # ids that the page's script sends
+        return self.cattery.pick(seen.split(",")[-10:])
+
+    def _cat_like(self, wanted: str, client: str) -> str:
+        """Return the id of a house cat with this look. The search takes as long as a drawing, so it waits like one."""
+        try:
+            return self.line.draw(client, partial(house_cat_like, wanted))
         except NoSuchCat as error:
             raise bottle.HTTPError(404, str(error)) from None
-        return send(self._page(cat_id, self.cattery.find_local), format_from=format_headers())
 
-    def cat_says(self, cat_id: str, text: str) -> bytes:
+    def cat_says(self, request: ClientRequest, cat_id: str, text: str) -> bytes:
         """Serve the cat as for the parameter `says`."""
-        query = bottle.request.query_string
-        bottle.request.environ["QUERY_STRING"] = f"{query}&says={urllib_parse.quote(text)}"
-        return self.cat_by_id(cat_id)
+        request.query += f"&says={urllib_parse.quote(text)}"
+        return self.cat_by_id(request, cat_id)
 
-    def cat_by_id(self, cat_id: str) -> bytes:
+    def cat_by_id(self, request: ClientRequest, cat_id: str) -> bytes:
         cat_id, dot, suffix = cat_id.partition(".")
         if dot and suffix not in SUFFIXES:
             raise bottle.HTTPError(404, f"{quoted(suffix)} is not one of {', '.join(SUFFIXES)}")
         try:
-            page = self._page(cat_id, self.cattery.find_or_fetch, SUFFIXES.get(suffix))
+            format = SUFFIXES.get(suffix, "")
+            return self.show_cat(request, cat_id, self.cattery.find_or_fetch, format, max_age=3600)
         except NoSuchCat:
             message = f"there is no cat {quoted(cat_id)}; the ids {HOUSE_CAT_IDS} always exist"
             raise bottle.HTTPError(404, message) from None
@@ -5625,32 +5757,10 @@ class Service:
             if self.failures.allows():
                 log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
             raise bottle.HTTPError(503, "the source of this cat's picture is unavailable right now", error) from None
-        return send(page, 3600, format_headers(suffix=bool(dot)))
 
-    def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, bytes]], format: str | None = None) -> Page:
-        """Return the cat's page from the cache, or make it from what `find` returns. Count the visit, if any."""
-        view = read_view(format, bottle.request.query_string, request_header("Accept"), request_header("User-Agent"))
-        links = NO_LINKS
-        if view.format in LINKED_FORMATS:
-            links = Links(root_path(), base_url())
-        key = cat_id, view, links
-        page: Page | None = self.pages.get(key)
-        annotate({"cat_id": cat_id, "cached": page is not None})
-        if view.says:
-            bottle.response.set_header("X-Robots-Tag", "noindex")  # anybody can choose the text
-        if page is None:
-            with span("store"):
-                cat, jpeg = find(cat_id)
-            make = partial(self._make_page, key, cat, jpeg, view, links)
-            page = self.line.draw(bottle.request.environ["catscii.client"], make)
-        navigation = request_header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
-        if navigation or bottle.request.path == "/":
-            self._count_visit()
-        return page
-
-    def _count_visit(self) -> None:
-        if bottle.request.method == "GET" and not crawls(request_header("User-Agent")):
-            self.visit_counter.count(bottle.request.environ["catscii.country"])
+    def _count_visit(self, request: ClientRequest) -> None:
+        if request.method == "GET" and not crawls(request.agent):
+            self.visit_counter.count(request.country)
 
     def _make_page(self, key: object, cat: Cat, jpeg: bytes, view: View, links: Links) -> Page:
         page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
@@ -5693,32 +5803,27 @@ class Service:
         self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         return cat, art
 
-    def live(self) -> Iterable[bytes] | bytes:
+    def live(self, request: ClientRequest) -> Body:
         """Serve the house cat of this minute, which moves if the client can show that."""
-        client = bottle.request.environ["catscii.client"]
-        begin = bottle.request.environ.get("catscii.begin_stream")  # CGI has none
-        view = live_view()
-        moves = begin and view.format == "ansi" and shows_parts()
+        view = live_view(request)
+        moves = request.begin_stream and view.format == "ansi" and shows_parts(request)
         if moves:
-            self.streams.check(client)
+            self.streams.check(request.client)
         cat, jpeg = self.cattery.find_local(house_cats(1)[0])
         key = cat.id, view.options()
-        cat, art = self.drawings.get(key) or self.line.draw(client, partial(self._drawing, cat, jpeg, view))
-        body: Iterable[bytes] | bytes
-        if moves:
-            body = self._send_moving(cat, art, view, begin)
-        else:
-            body = self._send_still(cat, art, view, service=bool(begin))
-        self._count_visit()
+        make = partial(self._drawing, cat, jpeg, view)
+        cat, art = self.drawings.get(key) or self.line.draw(request.client, make)
+        body = self._send_moving(request, cat, art, view) if moves else self._send_still(request, cat, art, view)
+        self._count_visit(request)
         return body
 
-    def _send_moving(self, cat: Cat, still: Art, view: View, begin: Callable[[], Any]) -> Iterable[bytes]:
+    def _send_moving(self, request: ClientRequest, cat: Cat, still: Art, view: View) -> Iterable[bytes]:
         """Send a cat. The loop of the server goes on with the response."""
-        film = self._film(cat, still, view)
-        if bottle.request.method == "GET":
-            self.streams.add(film, bottle.request.environ["catscii.client"], begin)
+        film = self._film(request.client, cat, still, view)
+        if request.method == "GET":
+            self.streams.add(film, request.client, request.begin_stream)
         else:
-            begin()
+            request.begin_stream()
         response = bottle.response
         response.content_type = CONTENT_TYPES["ansi"]
         response.headers.update(security_headers())
@@ -5727,17 +5832,17 @@ class Service:
         first = to_ansi(still, view.colors) + live_line(cat.description)
         return iter([first.encode()])  # an iterator has no length, and so the response has none
 
-    def _film(self, cat: Cat, still: Art, view: View) -> Film:
+    def _film(self, client: str, cat: Cat, still: Art, view: View) -> Film:
         """Return the film of a house cat. Its moments are drawn one by one, so that other drawings come in between."""
         key = cat.id, view.options()
         film: Film | None = self.films.get(key)
         if film is None:
-            patches = {moment: self._patch(cat, view, moment) for moment in PARTS_OF_MOMENTS}
+            patches = {moment: self._patch(client, cat, view, moment) for moment in PARTS_OF_MOMENTS}
             film = Film(seed_of(cat.id) or 0, still, view.colors, patches)
             self.films.put(key, film, sys.getsizeof(film))
         return film
 
-    def _patch(self, cat: Cat, view: View, moment: Moment) -> Patch:
+    def _patch(self, client: str, cat: Cat, view: View, moment: Moment) -> Patch:
         """Return what moves in a house cat at a moment, from the cache if possible, else when it is its turn."""
         key = cat.id, view.options(), moment
 
@@ -5750,151 +5855,207 @@ class Service:
             return patch
 
         made: Patch | None = self.patches.get(key)
-        return made or self.line.draw(bottle.request.environ["catscii.client"], draw)
+        return made or self.line.draw(client, draw)
 
-    def _send_still(self, cat: Cat, art: Art, view: View, service: bool) -> bytes:
+    def _send_still(self, request: ClientRequest, cat: Cat, art: Art, view: View) -> bytes:
         """Send a cat that does not move, and a sentence that tells where it does."""
-        note = f"This cat moves in a terminal: curl -N {base_url()}live"
-        if not service:
+        note = f"This cat moves in a terminal: curl -N {request.links.base_url}live"
+        if not request.begin_stream:
             note = f"This cat moves in a terminal of your own: catscii.py live {cat.id}"
         lids = None
         if view.format == "html":  # in a browser it blinks, twice
             grid = len(art.rows[0]), len(art.rows)
-            lids = patch_layer(self._patch(cat, view, ASLEEP), grid)
+            lids = patch_layer(self._patch(request.client, cat, view, ASLEEP), grid)
         text = to_ansi(art, view.colors) if view.format == "ansi" else to_text(art)
+        title = capitalized(cat.description)
         facts = {"id": cat.id, "description": cat.description, "note": note}
-        title = cat.description[0].upper() + cat.description[1:]
-        return send_page(view.format, title, facts, f"{text}{note}\n", art=art, lids=lids, label=title, note=note)
+        return send_page(
+            request, view.format, title, facts, f"{text}{note}\n", art=art, lids=lids, label=title, note=note)
 
-    def analytics(self) -> bytes:
-        visits, format = read_analytics(self.database, self.machines.summary()), requested_format("analytics")
+    def analytics(self, request: ClientRequest) -> bytes:
+        analytics = read_analytics(self.database, self.machines.summary())
+        format = request.format("analytics")
         dbip = self.countries.from_dbip
-        art = world_map(visits.countries) if format in ("html", "ansi") else None
-        label = f"Map of the world. Most visits: {', '.join(map(country_name, [*visits.countries][:5])) or 'none yet'}"
+        art = None
+        if format in ("html", "ansi"):
+            art = world_map(analytics.countries)
         if format == "csv":
-            sql = VISITS_BY_DAY_AND_COUNTRY.format(view="everywhere" if self.machines.on else "here")
-            rows = self.database.execute(sql, min(visits.days), max(visits.days))
-            text = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
+            text = self._csv(min(analytics.days), max(analytics.days))
         elif art:
-            text = to_ansi(art) + bars(visits, dbip)
+            text = to_ansi(art) + bars(analytics, dbip)
         else:
-            text = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
-        facts = {name: value for name, value in visits._asdict().items() if value != {} or name != "machines"}
-        return send_page(format, "Visitors", facts, text, analytics=visits, art=art, label=label, dbip=dbip)
+            lines = [f"{country}: {count}\n" for country, count in analytics.countries.items()]
+            text = "".join(lines)
+        facts = analytics._asdict()
+        if not analytics.machines:
+            del facts["machines"]
+        first = ", ".join(map(country_name, [*analytics.countries][:5]))
+        label = f"Map of the world. Most visits: {first or 'none yet'}"
+        return send_page(
+            request, format, "Visitors", facts, text, analytics=analytics, art=art, label=label, dbip=dbip)
 
-    def help(self) -> bytes:
+    def _csv(self, first: str, last: str) -> str:
+        """Return the visits from the first to the last day, by day and country."""
+        view = "everywhere" if self.machines.on else "here"
+        rows = self.database.execute(VISITS_BY_DAY_AND_COUNTRY.format(view=view), first, last)
+        lines = [f"{day},{country},{count}\n" for day, country, count in rows]
+        return "day,country,visits\n" + "".join(lines)
+
+    def help(self, request: ClientRequest) -> bytes:
         """Serve the guide. As text, it fits one screen; as JSON, it is a list of pairs."""
-        format, dbip = requested_format(), self.countries.from_dbip
-        places = {"base_url": base_url(), "root": root_path()}
-        groups = {group: [Hint(term.format_map(places), meaning, link.format_map(places))
-                          for term, meaning, link in hints] for group, hints in GUIDE.items()}
-        guide = [(hint.term, hint.meaning) for hint in itertools.chain(*groups.values())]
-        bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
-        title, column = "Cats as coloured ASCII art", max(len(term) for term, _ in guide if len(term) <= 24)
-        lines = [title, ""]
-        for term, meaning in guide:
-            text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
-            lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
-        text = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
-        return send_page(format, title, guide, text, guide=groups, dbip=dbip)
+        format = request.format()
+        dbip = self.countries.from_dbip
+        groups = linked_guide(request.links)
+        pairs = [(hint.term, hint.meaning) for hint in itertools.chain(*groups.values())]
+        title = "Cats as coloured ASCII art"
+        text = guide_text(title, pairs, bold=format == "ansi", dbip=dbip)
+        return send_page(request, format, title, pairs, text, guide=groups, dbip=dbip)
 
-    def health(self) -> bytes:
+    def health(self, request: ClientRequest) -> bytes:
         health = {"status": "ok", "version": __version__}
-        if trouble := self.visit_counter.trouble:
-            lasting = time.monotonic() - trouble.since >= UNCOUNTED_SECONDS
-            bottle.response.status, health["status"] = (503, "failing") if lasting else (200, "degraded")
+        trouble = self.visit_counter.trouble
+        if trouble:
+            health["status"] = "degraded"
             health["reason"] = f"visits cannot be counted: {trouble.reason}"
+            if time.monotonic() - trouble.since >= UNCOUNTED_SECONDS:
+                health["status"] = "failing"
+                bottle.response.status = 503
         elif self.read_trouble:
-            health |= {"status": "degraded", "reason": f"the database cannot be read: {self.read_trouble.reason}"}
+            health["status"] = "degraded"
+            health["reason"] = f"the database cannot be read: {self.read_trouble.reason}"
         if self.machines.on:
-            age = f"last agreed {time.time() - self.machines.agreed:.0f} seconds ago"
-            health["machines"] = age if self.machines.agreed else "never agreed"
-        return send(Page(json.dumps(health) + "\n", CONTENT_TYPES["json"]))
+            health["machines"] = "never agreed"
+        if self.machines.agreed:
+            age = time.time() - self.machines.agreed
+            health["machines"] = f"last agreed {age:.0f} seconds ago"
+        return send(Page(json.dumps(health) + "\n", CONTENT_TYPES["json"]), request)
 
-    def prometheus(self) -> bytes:
+    def prometheus(self, request: ClientRequest) -> bytes:
         """Serve all metrics. While the database cannot be read, those from the database are missing."""
-        refresher, others = self.refresher, process_figures() | {"process_start_time_seconds": self.started}
-        others |= {name: read() for name, read in self.gauges.items()}
-        others[series("catscii_build_info", version=__version__)] = 1
-        others |= {series("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
-        if refresher.last_good is not None:
-            others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
-        others["catscii_waiting_visits"] = self.visit_counter.waiting
-        if self.machines.on:
-            others["catscii_failed_exchanges_total"] = self.machines.failed
-        if agreed := self.machines.agreed:
-            others |= {"catscii_machines": self.machines.count, "catscii_agreed_age_seconds": time.time() - agreed}
-        others["catscii_live_streams"] = len(self.streams)
-        others |= {"catscii_waiting_drawings": len(self.line), "catscii_refused_drawings_total": self.line.refused}
+        figures = process_figures()
+        figures["process_start_time_seconds"] = self.started
+        for name, read in self.gauges.items():
+            figures[name] = read()
+        figures[series("catscii_build_info", version=__version__)] = 1
+        figures["catscii_waiting_visits"] = self.visit_counter.waiting
+        figures["catscii_live_streams"] = len(self.streams)
+        figures["catscii_waiting_drawings"] = len(self.line)
+        figures["catscii_refused_drawings_total"] = self.line.refused
+        figures |= self._refresher_figures()
+        figures |= self._machines_figures()
         try:
-            visits = self.database.execute(VISITS_BY_COUNTRY)
-            others |= {series("catscii_visits_total", country=country): n for country, n in visits}
-            others |= {series("catscii_stored_cats", source=source): n for source, n in self.store.counts().items()}
+            figures |= self._stored_figures()
         except sqlite3.Error as error:
             self.read_trouble.begin(error)
-        return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"))
+        return send(Page(self.metrics.text(figures), "text/plain; version=0.0.4; charset=utf-8"), request)
 
-    def panic(self) -> bytes:
+    def _refresher_figures(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for result, count in self.refresher.results.items():
+            figures[series("catscii_refreshes_total", result=result)] = count
+        if self.refresher.last_good is not None:
+            figures["catscii_refresh_age_seconds"] = time.monotonic() - self.refresher.last_good
+        return figures
+
+    def _machines_figures(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        agreed = self.machines.agreed
+        if self.machines.on:
+            figures["catscii_failed_exchanges_total"] = self.machines.failed
+        if agreed:
+            figures["catscii_machines"] = self.machines.count
+            figures["catscii_agreed_age_seconds"] = time.time() - agreed
+        return figures
+
+    def _stored_figures(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for country, count in self.database.execute(VISITS_BY_COUNTRY):
+            figures[series("catscii_visits_total", country=country)] = count
+        for source, count in self.store.counts().items():
+            figures[series("catscii_stored_cats", source=source)] = count
+        return figures
+
+    def panic(self, request: ClientRequest) -> bytes:
         if not self.panics.allows():
             raise bottle.HTTPError(429, f"somebody asked for this less than {self.panics.seconds:.0f} seconds ago")
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
-    @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
-        """Wrap each route, as a plugin of bottle: log unexpected exceptions, and respond with a short error."""
-        try:
-            yield
-        except bottle.HTTPResponse:
-            raise
-        except LineFull as error:
-            bottle.request.environ["catscii.refused"] = True
-            message = "too many cats are being drawn right now; try again in a few seconds"
-            raise bottle.HTTPError(503, message, error) from None
-        except sqlite3.Error as error:
-            self.read_trouble.begin(error)
-            raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
-        except Exception as error:
-            if self.failures.allows():  # /metrics counts all failures
-                log.exception("Request failed", {"path": bottle.request.path})
-            raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
+    def guard(self, route: Callable[..., Body]) -> Callable[..., Body]:
+        """Wrap a route, as a plugin of bottle: pass it the request, and make short errors of unexpected exceptions."""
+
+        def guarded(**arguments: str) -> Body:
+            request: ClientRequest = bottle.request.environ["catscii.request"]
+            try:
+                return route(request, **arguments)
+            except bottle.HTTPResponse:
+                raise
+            except LineFull as error:
+                request.refused = True
+                message = "too many cats are being drawn right now; try again in a few seconds"
+                raise bottle.HTTPError(503, message, error) from None
+            except sqlite3.Error as error:
+                self.read_trouble.begin(error)
+                raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
+            except Exception as error:
+                if self.failures.allows():  # /metrics counts all failures
+                    log.exception("Request failed", {"path": request.path})
+                raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
+
+        return guarded
 
     def before_request(self) -> None:
-        """Note the time and the country, and decode the path. Raises HTTPError if the server refuses the request."""
-        environ, name = bottle.request.environ, self.client_ip_header
-        environ["catscii.started"] = time.perf_counter()
-        address = request_header(name) if name else environ.get("REMOTE_ADDR", "")
-        environ["catscii.country"] = self.countries.country(address)
-        environ["catscii.client"] = client_of(address or environ.get("REMOTE_ADDR", ""))
+        """Look up the country, and decode the path. Raises HTTPError if the server refuses the request."""
+        environ = bottle.request.environ
         environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
-        if refusal := environ.get("catscii.refusal"):
-            environ["catscii.refused"] = True
+        request = ClientRequest(bottle.request)
+        environ["catscii.request"] = request
+        peer = environ.get("REMOTE_ADDR", "")
+        address = peer
+        if self.client_ip_header:
+            address = request.header(self.client_ip_header)
+        request.country = self.countries.country(address)
+        request.client = client_of(address or peer)
+        refusal = environ.get("catscii.refusal")
+        if refusal:
+            request.refused = True
             raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
 
     def after_request(self) -> None:
         """Record the request in the metrics, the trace and the log, without the address of the client."""
-        environ, status = bottle.request.environ, bottle.response.status_code
-        seconds = time.perf_counter() - environ["catscii.started"]
-        route = environ["bottle.route"].rule if "bottle.route" in environ else "none"
-        method, country = environ["REQUEST_METHOD"], environ["catscii.country"]
+        environ = bottle.request.environ
+        request: ClientRequest = environ["catscii.request"]
+        seconds = time.perf_counter() - request.started
+        status = bottle.response.status_code
+        route = request.route
         path = environ["PATH_INFO"]
         if len(path) > MOST_LOGGED:
             path = path[:MOST_LOGGED] + "..."
-        if "catscii.refusal" not in environ:  # CGI; Server commits the visits of many responses at once
+        if environ["wsgi.run_once"]:  # in CGI; Server commits the visits of many responses at once
             self.visit_counter.write()
         self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
-        facts: dict[str, Any] = {
-            "http.request.method": method, "http.response.status_code": status, "url.path": path,
-            "url.scheme": environ["wsgi.url_scheme"], "user_agent.original": request_header("User-Agent"),
-            "country": country}
+        attributes = {
+            "http.request.method": request.method,
+            "http.response.status_code": status,
+            "url.path": path,
+            "url.scheme": environ["wsgi.url_scheme"],
+            "user_agent.original": request.agent,
+            "country": request.country,
+        }
         if route != "none":
-            facts["http.route"] = route
+            attributes["http.route"] = route
         if status >= 500:
-            facts["error.type"] = str(status)
-        annotate(facts)
-        if not environ.get("catscii.refused") or self.refusals.allows():  # /metrics counts all refusals
-            facts = {"method": method, "path": path, "status": status, "country": country}
-            log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
+            attributes["error.type"] = str(status)
+        annotate(attributes)
+        if request.refused and not self.refusals.allows():  # /metrics counts all refusals
+            return
+        log.info("%(method)s %(path)s %(status)d", {
+            "method": request.method,
+            "path": path,
+            "status": status,
+            "country": request.country,
+            "ms": round(seconds * 1000, 3),
+        })
 
 
 def make_app(settings: Settings) -> bottle.Bottle:
@@ -5911,32 +6072,22 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/health", callback=service.health)
     app.get("/metrics", callback=service.prometheus)
     app.get("/panic", callback=service.panic)
-    app.get("/favicon.ico", callback=lambda: send(icon(), max_age=86400))
-    app.get("/robots.txt", callback=lambda: send(Page(ROBOTS, CONTENT_TYPES["text"]), max_age=86400))
+    app.get("/favicon.ico", callback=lambda request: send(icon(), request, max_age=86400))
+    robots = Page(ROBOTS, CONTENT_TYPES["text"])
+    app.get("/robots.txt", callback=lambda request: send(robots, request, max_age=86400))
     app.add_hook("before_request", service.before_request)
     app.add_hook("after_request", service.after_request)
-    app.install(service.guard())
+    app.install(service.guard)
     app.default_error_handler = show_error
     return app
 
 
-def request_header(name: str) -> str:
-    """Return a header of the request, decoded as Latin-1, or an empty string. bottle's get_header requires UTF-8."""
-    return str(bottle.request.headers.raw(name, ""))
-
-
-def root_path() -> str:
-    """Return the path of the service, encoded as in a URL, with a slash at both ends."""
-    return urllib_parse.quote(bottle.request.script_name, encoding="latin-1")
-
-
-def base_url() -> str:
-    """Return the URL of the service as the client sees it, or only its path if the Host header is not a host."""
-    host, environ = request_header("Host"), bottle.request.environ
-    scheme = request_header("X-Forwarded-Proto") or environ["wsgi.url_scheme"]
-    if not re.fullmatch(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?", host):
-        return root_path()
-    return f"{'https' if scheme == 'https' else 'http'}://{host}{root_path()}"
+def is_seen(request: ClientRequest, page: Page) -> bool:
+    """Tell whether somebody sees the page itself: it is no picture in another one, and no script has fetched it."""
+    if request.path == "/":
+        return True
+    navigation = request.header("Sec-Fetch-Dest") in ("", "document")
+    return navigation and not page.content_type.startswith("image/")
 
 
 @lru_cache(256)
@@ -5946,33 +6097,43 @@ def crawls(agent: str) -> bool:
 
 
 @lru_cache(256)  # each key has less than MAX_HEADER_BYTES
-def read_view(format: str | None, query: str, accept: str, client: str) -> View:
+def read_view(format: str, query: str, accept: str, client: str) -> View:
     """Return the view that a request asks for. `format` is that of the path's suffix, if any. Raises HTTPError 400."""
     given = parse_query(query)
-    view = make_view(format or read_format(given, accept, client, "cats"), partial(read_parameter, given))
-    if format or view.format != "ansi" or not re.match(TERMINALS, client) or view.width or view.height:
+    negotiated = format or read_format(given, accept, client, "cats")
+    view = make_view(negotiated, partial(read_parameter, given))
+    if format or view.format != "ansi" or view.width or view.height:
         return view
-    return view._replace(height=TERMINAL_ROWS - 2 * client.startswith("HTTPie"))  # HTTPie adds two empty lines
+    if not re.match(TERMINALS, client):
+        return view
+    rows = TERMINAL_ROWS
+    if client.startswith("HTTPie"):
+        rows -= 2  # it adds two empty lines
+    return view._replace(height=rows)
 
 
-def live_view() -> View:
+def live_view(request: ClientRequest) -> View:
     """Return the view that a request for a cat that moves asks for. Raises HTTPError 400."""
-    view = read_view(requested_format(), bottle.request.query_string, "", "")
+    view = read_view(request.format(), request.query, "", "")
     if view.format == "ansi" and view.height is None:  # the cursor cannot go back to lines that have scrolled away
         return view._replace(height=TERMINAL_ROWS)
     return view
 
 
-def shows_parts() -> bool:
+def shows_parts(request: ClientRequest) -> bool:
     """Tell whether the client asks for a stream, or is one that shows what has arrived of an answer."""
-    asked = "format" in parse_query(bottle.request.query_string)
-    return asked or bool(re.match(STREAMERS, request_header("User-Agent")))
+    return "format" in request.parameters or bool(re.match(STREAMERS, request.agent))
 
 
 def make_view(format: str, read: Callable[[str], Any]) -> View:
     """Return a view. `read` returns a parameter's value, or None for the default. Text is in ink by default."""
-    given = {name: value for name in PARAMETERS if name != "format" and (value := read(name)) is not None}
-    return View(**{"style": "ink" if format == "text" else "fill", **given, "format": format})
+    fields: dict[str, Any] = {"style": "ink" if format == "text" else "fill"}
+    for name in PARAMETERS:
+        value = read(name)
+        if value is not None:
+            fields[name] = value
+    fields["format"] = format
+    return View(**fields)
 
 
 def parse_query(query: str) -> dict[str, list[str]]:
@@ -5981,24 +6142,20 @@ def parse_query(query: str) -> dict[str, list[str]]:
     return urllib_parse.parse_qs(text, keep_blank_values=True, errors="replace")
 
 
-def requested_format(page: str = "all") -> str:
-    """Return the format that the current request asks for. Raises HTTPError 400."""
-    given = parse_query(bottle.request.query_string)
-    return read_format(given, request_header("Accept"), request_header("User-Agent"), page)
-
-
 def read_format(given: Mapping[str, list[str]], accept: str, client: str, page: str) -> str:
     """Return the format that the parameters name, or else the Accept header. Raises HTTPError 400."""
     return read_parameter(given, "format", PAGE_FORMATS[page]) or negotiated_format(accept, client)
 
 
-def read_parameter(given: Mapping[str, list[str]], name: str, values: Any = None) -> Any:
+def read_parameter(given: Mapping[str, list[str]], name: str, values: Choices | None = None) -> Any:
     """Return a parameter, or None. Raises HTTPError 400, which tells the value and the valid ones."""
-    texts = given.get(name, [])
+    texts = given.get(name)
+    if not texts:
+        return None
     try:
         if len(texts) > 1:
             raise ValueError(f"is given {len(texts)} times")
-        return one_of(texts[0], values or PARAMETERS[name].values) if texts else None
+        return one_of(texts[0], values or PARAMETERS[name].values)
     except ValueError as error:
         raise bottle.HTTPError(400, f"{name}: {error}") from None
 
@@ -6030,7 +6187,7 @@ def media_weights(accept: str) -> dict[str, float]:
     return weights
 
 
-def send(page: Page, max_age: int = 0, format_from: Collection[str] = ()) -> bytes:
+def send(page: Page, request: ClientRequest, max_age: int = 0, format_from: Iterable[str] = ()) -> bytes:
     """Set the headers of the response. Return its body, or none if the client has it.
 
     `max_age` is in seconds. `format_from` names the headers of the request that its format depends on.
@@ -6038,34 +6195,31 @@ def send(page: Page, max_age: int = 0, format_from: Collection[str] = ()) -> byt
     response = bottle.response
     response.content_type = page.content_type
     response.headers.update(security_headers())
-    shared = "private" if page.links else "public"  # the host in a link may be one that no other client uses
-    response.set_header("Cache-Control", f"{shared}, max-age={max_age}" if max_age else "no-store")
-    varies = [*format_from, *["X-Forwarded-Proto"] * page.links, *["Accept-Encoding"] * page.compressible]
+    response.set_header("Cache-Control", cache_control(page, max_age))
+    varies = [*format_from]
+    if page.links:
+        varies.append("X-Forwarded-Proto")
+    if page.compressible:
+        varies.append("Accept-Encoding")
     if varies:
         response.set_header("Vary", ", ".join(varies))
     if max_age:
         response.set_header("ETag", page.etag)
-        cached = request_header("If-None-Match")
-        if cached.strip() == "*" or page.etag.removeprefix("W/") in re.findall(r'"[^"]*"', cached):
+        if page.is_among(request.header("If-None-Match")):
             response.status = 304
             return b""
-    if page.compressible and re.search(GZIP, request_header("Accept-Encoding")):
+    if page.compressible and re.search(GZIP, request.header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
     return page.body
 
 
-def format_headers(suffix: bool = False) -> list[str]:
-    """Return the headers of the current request that the format of its response depends on."""
-    if suffix:
-        return []
-    match bottle.request.query.get("format"):
-        case None:
-            return ["Accept", "User-Agent"]
-        case "ansi":
-            return ["User-Agent"]  # terminals get fewer rows
-        case _:
-            return []
+def cache_control(page: Page, max_age: int) -> str:
+    if not max_age:
+        return "no-store"
+    if page.links:  # to a host that perhaps no other client uses
+        return f"private, max-age={max_age}"
+    return f"public, max-age={max_age}"
 
 
 def encode(art: Art, view: View, bubble: Bubble) -> str | bytes:
@@ -6205,13 +6359,15 @@ def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
     return blocks, line, f"{first}{last}  Visits a day, up to {most:,}"
 
 
-def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> bytes:
+def send_page(
+    request: ClientRequest, format: str, title: str, facts: object, text: str, **values: object,
+) -> bytes:
     """Send a page that is not a cat: the facts as JSON, the title and the values as HTML, or else the text."""
     if format == "json":
         text = json.dumps(facts) + "\n"
     elif format == "html":
-        text = render_page(**values, title=title, root=root_path())
-    return send(Page(text, CONTENT_TYPES[format]), format_from=format_headers())
+        text = render_page(**values, title=title, root=request.root)
+    return send(Page(text, CONTENT_TYPES[format]), request, format_from=request.format_headers())
 
 
 icon = cache(lambda: Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png"))
@@ -6224,40 +6380,61 @@ def lost_cat(seed: int, format: str) -> Art:
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
-    """Send the error in the format that the URL names, or in the negotiated format if the URL names no valid one."""
-    path = bottle.request.path
+    """Send a page about the error. Bottle calls this, after the hooks."""
+    request: ClientRequest = bottle.request.environ["catscii.request"]
     annotate(error=error.exception)
+    format = error_format(request)
+    message = error_message(error, request)
+    if error.status_code == 429:
+        bottle.response.set_header("Retry-After", "10")
+    elif error.status_code == 503:
+        seconds = "3" if isinstance(error.exception, LineFull) else "60"
+        bottle.response.set_header("Retry-After", seconds)
+    illustrated = format == "html" or (format == "ansi" and error.status_code == 404)  # other errors are short
+    if illustrated and not request.refused:
+        try:
+            seed = zlib.crc32(request.path.encode()) % 8  # robots ask for thousands of pages: 8 cats stay in memory
+            return send_error(request, error, message, format, lost_cat(seed, format))
+        except Exception:
+            log.exception("The cat of an error page cannot be drawn")
+    return send_error(request, error, message, format)
+
+
+def error_format(request: ClientRequest) -> str:
+    """Return the format that the URL names, or the negotiated format if the URL names no valid one."""
+    if request.path.startswith("/cat/"):
+        name = request.path.split("/")[2]
+        _, _, suffix = name.rpartition(".")
+        format = SUFFIXES.get(suffix)
+        if format in PAGE_FORMATS["all"]:
+            return format
     try:
-        suffix = SUFFIXES.get(path.split("/")[2].rpartition(".")[2]) if path.startswith("/cat/") else None
-        format = suffix if suffix in PAGE_FORMATS["all"] else requested_format()
+        return request.format()
     except bottle.HTTPError:
-        format = negotiated_format(request_header("Accept"), request_header("User-Agent"))
-    message = str(error.body)
+        return negotiated_format(request.accept, request.agent)
+
+
+def error_message(error: bottle.HTTPError, request: ClientRequest) -> str:
+    """Return the message of the error. Those of bottle itself are replaced."""
     if error.status_code == 405:
         allowed = error.get_header("Allow").replace("GET", "GET, HEAD")  # bottle answers HEAD, but does not list it
         bottle.response.set_header("Allow", allowed)
-        message = f"{quoted(bottle.request.method)} is not one of {allowed}"
-    elif error.status_code == 429:
-        bottle.response.set_header("Retry-After", "10")
-    elif error.status_code == 503:
-        bottle.response.set_header("Retry-After", "3" if isinstance(error.exception, LineFull) else "60")
-    elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
-        message = f"there is nothing at {quoted(path)}"
-    illustrated = ("html", "ansi") if error.status_code == 404 else ("html",)  # other errors are short in a terminal
-    if format in illustrated and not bottle.request.environ.get("catscii.refused"):
-        try:
-            seed = zlib.crc32(path.encode()) % 8  # robots ask for thousands of pages: 8 cats stay in memory
-            return send_error(error, message, format, lost_cat(seed, format))
-        except Exception:
-            log.exception("The cat of an error page cannot be drawn")
-    return send_error(error, message, format)
+        return f"{quoted(request.method)} is not one of {allowed}"
+    if error.status_code == 404 and request.route == "none":
+        return f"there is nothing at {quoted(request.path)}"
+    return str(error.body)
 
 
-def send_error(error: bottle.HTTPError, message: str, format: str, art: Art | None = None) -> bytes:
+def send_error(
+    request: ClientRequest, error: bottle.HTTPError, message: str, format: str, art: Art | None = None,
+) -> bytes:
     """Send the message of an error, and the art, if there is any."""
-    line, facts = error.status_line, {"status": error.status_code, "error": message}
-    text = (to_ansi(art) if art else "") + f"{line}: {message}\n"
-    return send_page(format, line, facts, text, message=message, art=art, label="A cat")
+    title = error.status_line
+    facts = {"status": error.status_code, "error": message}
+    text = f"{title}: {message}\n"
+    if art:
+        text = to_ansi(art) + text
+    return send_page(request, format, title, facts, text, message=message, art=art, label="A cat")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
