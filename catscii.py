@@ -4760,8 +4760,7 @@ STREAM_SECONDS = 600.0
 GOODBYE = b"\x1b[2mThe cat walks away. Call again, and another one comes.\x1b[0m\n"
 MOST_LOGGED = 200  # characters of a path in the log
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
-VISIT_TRIES = 30  # of a CGI process, every RETRY_SECONDS
-RETRY_SECONDS = 0.1
+LAST_TRIES = 30  # of a CGI process to count its visit, ten in a second
 
 
 class Format(NamedTuple):
@@ -5539,7 +5538,8 @@ class Line:
     def __init__(self) -> None:
         self.refused = 0
         self._waiting = Counter[str]()  # by client, with the one that is being drawn
-        self._lock, self._artist = threading.Lock(), futures.ThreadPoolExecutor(1)
+        self._lock = threading.Lock()
+        self._artist = futures.ThreadPoolExecutor(1)
 
     def __len__(self) -> int:
         return self._waiting.total()
@@ -5629,13 +5629,17 @@ class Streams:
 
 
 class Service:
-    """The routes and what they share: the database, the cats, the countries and the rendered pages."""
+    """The routes and what they share: the database, the cats, the countries and the rendered pages.
+
+    A request goes through `before_request`, then through `guard` into its route, and then through `after_request`.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.client_ip_header = settings.client_ip_header
         self.countries = Countries(settings.geolite2_country_db)
         self.database = Database(settings.analytics_db)
-        self.visit_counter, self.machines = VisitCounter(self.database), Machines(settings, self.database)
+        self.visit_counter = VisitCounter(self.database)
+        self.machines = Machines(settings, self.database)
         self.store = Store(self.database)
         fetcher = Fetcher(settings.ssl_cert_file, settings.cat_sources)
         sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
@@ -5645,50 +5649,87 @@ class Service:
         self.drawings = Cache(8 << 20)  # a Cat and its Art, by id and options
         self.films = Cache(4 << 20)  # by id and options
         self.patches = Cache(1 << 20)  # of films that are being made, by id, options and moment
-        self.line, self.streams = Line(), Streams()
-        self.metrics, self.started = Metrics(), time.time()
+        self.line = Line()
+        self.streams = Streams()
+        self.started = time.time()
+        self.metrics = Metrics()
         self.gauges: dict[str, Callable[[], float]] = {}  # metrics of the server
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
-        self.refusals, self.failures = Limit(5, 1), Limit(5, 1)  # what is logged of them
+        self.refusals = Limit(5, 1)  # what is logged of them
+        self.failures = Limit(5, 1)
         self.panics = Limit(1, 10)
 
-    def maintain(self, stopping: threading.Event) -> None:
-        """Every second until `stopping`, check and sync the database, and read the countries again if replaced."""
-        while not stopping.wait(1):
-            self.visit_counter.commit()
-            if not self.visit_counter.trouble:
-                with self.read_trouble.watch():
-                    self.store.counts()
-                    self.database.sync()
-            try:
-                if self.countries.reload():
-                    log.info("Countries were replaced")
-            except Exception as error:
-                log.warning("Countries cannot be replaced", {"error": str(error)})
+    def before_request(self) -> None:
+        """Look up the country, and decode the path. Raises HTTPError if the server refuses the request."""
+        environ = bottle.request.environ
+        environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
+        request = ClientRequest(bottle.request)
+        environ["catscii.request"] = request
+        peer = environ.get("REMOTE_ADDR", "")
+        address = peer
+        if self.client_ip_header:
+            address = request.header(self.client_ip_header)
+        request.country = self.countries.country(address)
+        request.client = client_of(address or peer)
+        refusal = environ.get("catscii.refusal")
+        if refusal:
+            request.refused = True
+            raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
 
-    def finish_cgi(self) -> None:
-        """End a CGI process: count the visit if that failed before, exchange visits, and fork to fetch a cat if due."""
-        self.line.close()
-        for _ in itertools.takewhile(lambda _: self.visit_counter.trouble, range(30)):
-            time.sleep(0.1)
-            self.visit_counter.commit()
-        if self.visit_counter.trouble:
-            self.visit_counter.close()
-        patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # the client already has the response
-        try:
-            self.database.execute(patience)
-            self.machines.exchange_if_due()
-            due = self.refresher.claim_due_fetch()
-            self.database.close()  # SQLite connections do not survive a fork
-            if due and not os.fork():
-                self.database.open(START_SECONDS)
-                self.database.execute(patience)
-                self.refresher.fetch_one()
-        except sqlite3.Error as error:
-            log.warning("The store cannot be refreshed", {"error": str(error)})
-        except Exception:
-            log.exception("Refreshing the store failed")
-        self.database.close()
+    def guard(self, route: Callable[..., Body]) -> Callable[..., Body]:
+        """Wrap a route, as a plugin of bottle: pass it the request, and make short errors of unexpected exceptions."""
+
+        def guarded(**arguments: str) -> Body:
+            request: ClientRequest = bottle.request.environ["catscii.request"]
+            try:
+                return route(request, **arguments)
+            except bottle.HTTPResponse:
+                raise
+            except LineFull as error:
+                request.refused = True
+                message = "too many cats are being drawn right now; try again in a few seconds"
+                raise bottle.HTTPError(503, message, error) from None
+            except sqlite3.Error as error:
+                self.read_trouble.begin(error)
+                raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
+            except Exception as error:
+                if self.failures.allows():  # /metrics counts all failures
+                    log.exception("Request failed", {"path": request.path})
+                raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
+
+        return guarded
+
+    def after_request(self) -> None:
+        """Record the request in the metrics, the trace and the log, without the address of the client."""
+        environ = bottle.request.environ
+        request: ClientRequest = environ["catscii.request"]
+        seconds = time.perf_counter() - request.started
+        status = bottle.response.status_code
+        route = request.route
+        path = environ["PATH_INFO"]
+        if len(path) > MOST_LOGGED:
+            path = path[:MOST_LOGGED] + "..."
+        if environ["wsgi.run_once"]:  # in CGI; Server commits the visits of many responses at once
+            self.visit_counter.write()
+        self.metrics.add("catscii_requests_total", route=route, status=status)
+        self.metrics.observe("catscii_request_seconds", seconds, route=route)
+        attributes = {
+            "http.request.method": request.method,
+            "http.response.status_code": status,
+            "url.path": path,
+            "url.scheme": environ["wsgi.url_scheme"],
+            "user_agent.original": request.agent,
+            "country": request.country,
+        }
+        if route != "none":
+            attributes["http.route"] = route
+        if status >= 500:
+            attributes["error.type"] = str(status)
+        annotate(attributes)
+        if request.refused and not self.refusals.allows():  # /metrics counts all refusals
+            return
+        facts = {"method": request.method, "path": path, "status": status, "country": request.country}
+        log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
 
     def show_cat(self, request: ClientRequest, cat_id: str, find: Find, format: str = "", max_age: int = 0) -> bytes:
         """Respond with a cat, from the cache of pages or from what `find` returns. Count the visit, if it is one.
@@ -5980,88 +6021,59 @@ class Service:
             raise bottle.HTTPError(429, f"somebody asked for this less than {self.panics.seconds:.0f} seconds ago")
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
-    def guard(self, route: Callable[..., Body]) -> Callable[..., Body]:
-        """Wrap a route, as a plugin of bottle: pass it the request, and make short errors of unexpected exceptions."""
-
-        def guarded(**arguments: str) -> Body:
-            request: ClientRequest = bottle.request.environ["catscii.request"]
+    def maintain(self, stopping: threading.Event) -> None:
+        """Every second until `stopping`, check and sync the database, and read the countries again if replaced."""
+        while not stopping.wait(1):
+            self.visit_counter.commit()
+            if not self.visit_counter.trouble:
+                with self.read_trouble.watch():
+                    self.store.counts()
+                    self.database.sync()
             try:
-                return route(request, **arguments)
-            except bottle.HTTPResponse:
-                raise
-            except LineFull as error:
-                request.refused = True
-                message = "too many cats are being drawn right now; try again in a few seconds"
-                raise bottle.HTTPError(503, message, error) from None
-            except sqlite3.Error as error:
-                self.read_trouble.begin(error)
-                raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
+                if self.countries.reload():
+                    log.info("Countries were replaced")
             except Exception as error:
-                if self.failures.allows():  # /metrics counts all failures
-                    log.exception("Request failed", {"path": request.path})
-                raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
+                log.warning("Countries cannot be replaced", {"error": str(error)})
 
-        return guarded
+    def finish_cgi(self) -> None:
+        """End a CGI process, whose client has the response: count the visit, exchange visits, and fetch a cat if due.
 
-    def before_request(self) -> None:
-        """Look up the country, and decode the path. Raises HTTPError if the server refuses the request."""
-        environ = bottle.request.environ
-        environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
-        request = ClientRequest(bottle.request)
-        environ["catscii.request"] = request
-        peer = environ.get("REMOTE_ADDR", "")
-        address = peer
-        if self.client_ip_header:
-            address = request.header(self.client_ip_header)
-        request.country = self.countries.country(address)
-        request.client = client_of(address or peer)
-        refusal = environ.get("catscii.refusal")
-        if refusal:
-            request.refused = True
-            raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
+        A fork fetches the cat.
+        """
+        self.line.close()
+        self._count_at_last()
+        patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"
+        try:
+            self.database.execute(patience)
+            self.machines.exchange_if_due()
+            due = self.refresher.claim_due_fetch()
+            self.database.close()  # SQLite connections do not survive a fork
+            if due and not os.fork():
+                self.database.open(START_SECONDS)
+                self.database.execute(patience)
+                self.refresher.fetch_one()
+        except sqlite3.Error as error:
+            log.warning("The store cannot be refreshed", {"error": str(error)})
+        except Exception:
+            log.exception("Refreshing the store failed")
+        self.database.close()
 
-    def after_request(self) -> None:
-        """Record the request in the metrics, the trace and the log, without the address of the client."""
-        environ = bottle.request.environ
-        request: ClientRequest = environ["catscii.request"]
-        seconds = time.perf_counter() - request.started
-        status = bottle.response.status_code
-        route = request.route
-        path = environ["PATH_INFO"]
-        if len(path) > MOST_LOGGED:
-            path = path[:MOST_LOGGED] + "..."
-        if environ["wsgi.run_once"]:  # in CGI; Server commits the visits of many responses at once
-            self.visit_counter.write()
-        self.metrics.add("catscii_requests_total", route=route, status=status)
-        self.metrics.observe("catscii_request_seconds", seconds, route=route)
-        attributes = {
-            "http.request.method": request.method,
-            "http.response.status_code": status,
-            "url.path": path,
-            "url.scheme": environ["wsgi.url_scheme"],
-            "user_agent.original": request.agent,
-            "country": request.country,
-        }
-        if route != "none":
-            attributes["http.route"] = route
-        if status >= 500:
-            attributes["error.type"] = str(status)
-        annotate(attributes)
-        if request.refused and not self.refusals.allows():  # /metrics counts all refusals
-            return
-        log.info("%(method)s %(path)s %(status)d", {
-            "method": request.method,
-            "path": path,
-            "status": status,
-            "country": request.country,
-            "ms": round(seconds * 1000, 3),
-        })
+    def _count_at_last(self) -> None:
+        """Try for some seconds to count the visit of a CGI process, if that has failed. Log that it is lost, if so."""
+        for _ in range(LAST_TRIES):
+            if not self.visit_counter.trouble:
+                return
+            time.sleep(0.1)
+            self.visit_counter.commit()
+        if self.visit_counter.trouble:
+            self.visit_counter.close()
 
 
 def make_app(settings: Settings) -> bottle.Bottle:
     """Return the WSGI app, with its Service in `app.service`. Starts no threads. Raises SetupError."""
     app = bottle.Bottle()
-    app.service = service = Service(settings)
+    service = Service(settings)
+    app.service = service
     app.router.add_filter("any", lambda _: (r"[\s\S]+", None, None))
     app.get("/", callback=service.random_cat)
     app.get("/cat/<cat_id>/says/<text:any>", callback=service.cat_says)
