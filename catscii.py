@@ -40,7 +40,7 @@ from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Protocol, TypeVar, cast, overload
 
 
 class Lazy:
@@ -4729,6 +4729,7 @@ def last_days(count: int) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Web: the routes
 # ---------------------------------------------------------------------------------------------------------------------
+# The first methods of Service are the way of a request, in this order.
 
 COLUMNS = 80  # of art, if no width is given
 WIDTHS = range(20, MAX_COLUMNS + 1)
@@ -4800,7 +4801,7 @@ PAGE_FORMATS = {
 class Parameter(NamedTuple):
     """What is known of a field of View. /help shows `example` and `help`; `art --help` shows `values` and `art`."""
 
-    values: range | Sequence[str] | FreeText
+    values: Choices
     example: str
     help: str
     art: str
@@ -4928,7 +4929,7 @@ class View(NamedTuple):
         return f"{path}?{urllib_parse.urlencode(given)}"
 
 
-def value_names(values: range | Sequence[str] | FreeText) -> str:
+def value_names(values: Choices) -> str:
     """Return what stands for a value in the usage of an option."""
     if isinstance(values, FreeText):
         return values.name
@@ -5414,6 +5415,10 @@ def page_template() -> bottle.SimpleTemplate:
     return template
 
 
+def render_page(**values: object) -> str:
+    return str(page_template().render(values))
+
+
 class Links(NamedTuple):
     """Where the service is for a client: its path, with a slash at both ends, and its URL."""
 
@@ -5421,7 +5426,20 @@ class Links(NamedTuple):
     base_url: str
 
 
+class Connection(Protocol):
+    """What a stream needs of a connection of the server."""
+
+    connected: bool
+    requests: Sequence[object]  # that a thread answers
+    unsent: Collection[bytes]
+    touched: float  # when bytes last came or went, a time of time.monotonic()
+
+    def go_on(self, data: bytes, last: bool = False) -> None: ...
+    def handle_close(self) -> None: ...
+
+
 NO_LINKS = Links("", "")
+BeginStream = Callable[[], Connection]  # keeps the connection of a request open, for a response that goes on
 Body = bytes | Iterable[bytes]  # of a response
 Find = Callable[[str], tuple[Cat, bytes]]  # returns the cat with an id, and its JPEG, which may be empty
 
@@ -5439,8 +5457,8 @@ class ClientRequest:
         self.agent = self.header("User-Agent")
         self.country = UNKNOWN_COUNTRY
         self.client = ""  # stands for the address, as in `client_of`
-        self.refused = False  # without a look at what it asks for
-        self.begin_stream = self._environ.get("catscii.begin_stream")  # see Task; CGI has none
+        self.refused = False  # by the server, or because too many requests wait
+        self.begin_stream: BeginStream | None = self._environ.get("catscii.begin_stream")  # CGI has none
 
     def header(self, name: str) -> str:
         """Return a header, or an empty string. bottle's get_header requires UTF-8."""
@@ -5521,7 +5539,7 @@ class Page:
         return self.etag.removeprefix("W/") in re.findall(r'"[^"]*"', etags)
 
 
-Drawn = TypeVar("Drawn")
+Made = TypeVar("Made")
 
 
 class LineFull(Exception):
@@ -5544,7 +5562,7 @@ class Line:
     def __len__(self) -> int:
         return self._waiting.total()
 
-    def draw(self, client: str, make: Callable[[], Drawn]) -> Drawn:
+    def draw(self, client: str, make: Callable[[], Made]) -> Made:
         """Wait for a turn, and return what `make` returns.
 
         Raises LineFull if all places are taken, or those that one client may have, and any exception of `make`.
@@ -5570,10 +5588,10 @@ class Line:
 class Stream:
     """A client that watches a film."""
 
-    def __init__(self, film: Film, client: str, channel: Any) -> None:
+    def __init__(self, film: Film, client: str, connection: Connection) -> None:
         self.film = film
         self.client = client
-        self.channel = channel  # its connection
+        self.connection = connection
         self.shown = STILL
         self.ends = time.monotonic() + STREAM_SECONDS
 
@@ -5594,7 +5612,7 @@ class Streams:
         if len(self) >= STREAMS or (watching and len(self) >= STREAMS // 2):
             raise bottle.HTTPError(503, f"{len(self)} clients watch a cat already; try again in a minute")
 
-    def add(self, film: Film, client: str, begin: Callable[[], Any]) -> None:
+    def add(self, film: Film, client: str, begin: BeginStream) -> None:
         """Open a stream on the connection that `begin` returns. Raises HTTPError."""
         with self._lock:
             self.check(client)
@@ -5610,22 +5628,22 @@ class Streams:
         moment_now = cache(lambda film: moment_of(film.seed, seconds))
         change = cache(Film.change)
         with self._lock:
-            self._streams = [stream for stream in self._streams if stream.channel.connected]
+            self._streams = [stream for stream in self._streams if stream.connection.connected]
             streams = [*self._streams]
         for stream in streams:
-            channel = stream.channel
-            if channel.requests:  # its thread has not sent everything
+            connection = stream.connection
+            if connection.requests:  # its thread has not sent everything
                 continue
-            if channel.unsent:
-                if ending and now - channel.touched > PATIENCE_SECONDS:
-                    channel.handle_close()
+            if connection.unsent:
+                if ending and now - connection.touched > PATIENCE_SECONDS:
+                    connection.handle_close()
             elif ending or now > stream.ends:
-                channel.go_on(GOODBYE, last=True)
+                connection.go_on(GOODBYE, last=True)
             elif stream.shown != moment_now(stream.film):
                 data = change(stream.film, stream.shown, moment_now(stream.film))
                 stream.shown = moment_now(stream.film)
                 if data:
-                    channel.go_on(data)
+                    connection.go_on(data)
 
 
 class Service:
@@ -5750,7 +5768,8 @@ class Service:
             self._count_visit(request)
         if view.says:
             bottle.response.set_header("X-Robots-Tag", "noindex")  # anybody can choose the text
-        return send(page, request, max_age, [] if format else request.format_headers())
+        format_from = [] if format else request.format_headers()
+        return send(page, request, max_age, format_from)
 
     def random_cat(self, request: ClientRequest) -> bytes:
         find = self.cattery.find_local
@@ -5847,24 +5866,28 @@ class Service:
     def live(self, request: ClientRequest) -> Body:
         """Serve the house cat of this minute, which moves if the client can show that."""
         view = live_view(request)
-        moves = request.begin_stream and view.format == "ansi" and shows_parts(request)
-        if moves:
+        begin = request.begin_stream
+        if view.format != "ansi" or not shows_parts(request):
+            begin = None
+        if begin:
             self.streams.check(request.client)
         cat, jpeg = self.cattery.find_local(house_cats(1)[0])
         key = cat.id, view.options()
         make = partial(self._drawing, cat, jpeg, view)
         cat, art = self.drawings.get(key) or self.line.draw(request.client, make)
-        body = self._send_moving(request, cat, art, view) if moves else self._send_still(request, cat, art, view)
+        body = self._send_moving(request, begin, cat, art, view) if begin else self._send_still(request, cat, art, view)
         self._count_visit(request)
         return body
 
-    def _send_moving(self, request: ClientRequest, cat: Cat, still: Art, view: View) -> Iterable[bytes]:
+    def _send_moving(
+        self, request: ClientRequest, begin: BeginStream, cat: Cat, still: Art, view: View,
+    ) -> Iterable[bytes]:
         """Send a cat. The loop of the server goes on with the response."""
         film = self._film(request.client, cat, still, view)
         if request.method == "GET":
-            self.streams.add(film, request.client, request.begin_stream)
+            self.streams.add(film, request.client, begin)
         else:
-            request.begin_stream()
+            begin()
         response = bottle.response
         response.content_type = CONTENT_TYPES["ansi"]
         response.headers.update(security_headers())
@@ -6175,9 +6198,7 @@ def read_parameter(given: Mapping[str, list[str]], name: str, values: Choices | 
 def negotiated_format(accept: str, client: str) -> str:
     """Return the format with the largest weight in Accept (RFC 9110, 12.5.1), else ANSI for terminals, else HTML."""
     weights = media_weights(accept)
-    first = "html"
-    if re.match(TERMINALS, client):
-        first = "ansi"
+    first = "ansi" if re.match(TERMINALS, client) else "html"
     acceptable = (name for name in (first, "text", "json") if weights.get(FORMATS[name].media_type, 1))
     default = next(acceptable, first)
     known = {FORMATS[name].media_type: name for name in PAGE_FORMATS["all"]}
@@ -6273,10 +6294,6 @@ def terminal_art(art: Art, view: View, bubble: Bubble) -> str:
     return "\n".join([*with_bubble(lines, bubble), ""])
 
 
-def render_page(**values: object) -> str:
-    return str(page_template().render(values))
-
-
 def capitalized(text: str) -> str:
     return text[0].upper() + text[1:]
 
@@ -6292,7 +6309,7 @@ def speech_label(view: View) -> str:
     return f". It says: {view.says}"
 
 
-def said_by(view: View) -> dict[str, Any]:
+def said_by(view: View) -> dict[str, str]:
     """Return what JSON has of a text that the cat says."""
     if not view.says:
         return {}
@@ -6392,18 +6409,16 @@ def lost_cat(seed: int, format: str) -> Art:
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
-    """Send a page about the error. Bottle calls this, after the hooks."""
+    """Send a page about the error. bottle calls this after the hooks."""
     request: ClientRequest = bottle.request.environ["catscii.request"]
     annotate(error=error.exception)
     format = error_format(request)
     message = error_message(error, request)
-    if error.status_code == 429:
-        bottle.response.set_header("Retry-After", "10")
-    elif error.status_code == 503:
-        seconds = "3" if isinstance(error.exception, LineFull) else "60"
-        bottle.response.set_header("Retry-After", seconds)
-    illustrated = format == "html" or (format == "ansi" and error.status_code == 404)  # other errors are short
-    if illustrated and not request.refused:
+    bottle.response.headers.update(error_headers(error))
+    illustrated = ["html"]
+    if error.status_code == 404:
+        illustrated.append("ansi")  # other errors are short in a terminal
+    if format in illustrated and not request.refused:
         try:
             seed = zlib.crc32(request.path.encode()) % 8  # robots ask for thousands of pages: 8 cats stay in memory
             return send_error(request, error, message, format, lost_cat(seed, format))
@@ -6426,12 +6441,30 @@ def error_format(request: ClientRequest) -> str:
         return negotiated_format(request.accept, request.agent)
 
 
+def error_headers(error: bottle.HTTPError) -> dict[str, str]:
+    """Return headers that tell what the client can do."""
+    match error.status_code:
+        case 405:
+            return {"Allow": allowed_methods(error)}
+        case 429:
+            return {"Retry-After": "10"}
+        case 503 if isinstance(error.exception, LineFull):
+            return {"Retry-After": "3"}
+        case 503:
+            return {"Retry-After": "60"}
+        case _:
+            return {}
+
+
+def allowed_methods(error: bottle.HTTPError) -> str:
+    allowed: str = error.get_header("Allow")
+    return allowed.replace("GET", "GET, HEAD")  # bottle answers HEAD, but does not list it
+
+
 def error_message(error: bottle.HTTPError, request: ClientRequest) -> str:
-    """Return the message of the error. Those of bottle itself are replaced."""
+    """Return the message of the error. It replaces those of bottle."""
     if error.status_code == 405:
-        allowed = error.get_header("Allow").replace("GET", "GET, HEAD")  # bottle answers HEAD, but does not list it
-        bottle.response.set_header("Allow", allowed)
-        return f"{quoted(request.method)} is not one of {allowed}"
+        return f"{quoted(request.method)} is not one of {allowed_methods(error)}"
     if error.status_code == 404 and request.route == "none":
         return f"there is nothing at {quoted(request.path)}"
     return str(error.body)
