@@ -5542,11 +5542,11 @@ class Page:
 Made = TypeVar("Made")
 
 
-class LineFull(Exception):
+class QueueFull(Exception):
     """Too many requests wait for a drawing."""
 
 
-class Line:
+class DrawingQueue:
     """The requests that wait for a drawing, each in a thread of its own. Another thread draws, one after the other.
 
     Two at a time would take as long, because Pillow holds the GIL while it draws. And memory that one thread frees is
@@ -5565,12 +5565,12 @@ class Line:
     def draw(self, client: str, make: Callable[[], Made]) -> Made:
         """Wait for a turn, and return what `make` returns.
 
-        Raises LineFull if all places are taken, or those that one client may have, and any exception of `make`.
+        Raises QueueFull if all places are taken, or those that one client may have, and any exception of `make`.
         """
         with self._lock:
             if len(self) >= PLACES or self._waiting[client] >= PLACES_OF_A_CLIENT:
                 self.refused += 1
-                raise LineFull
+                raise QueueFull
             self._waiting[client] += 1
         try:
             in_this_span = contextvars.copy_context().run
@@ -5667,7 +5667,7 @@ class Service:
         self.drawings = Cache(8 << 20)  # a Cat and its Art, by id and options
         self.films = Cache(4 << 20)  # by id and options
         self.patches = Cache(1 << 20)  # of films that are being made, by id, options and moment
-        self.line = Line()
+        self.drawing_queue = DrawingQueue()
         self.streams = Streams()
         self.started = time.time()
         self.metrics = Metrics()
@@ -5703,7 +5703,7 @@ class Service:
                 return route(request, **arguments)
             except bottle.HTTPResponse:
                 raise
-            except LineFull as error:
+            except QueueFull as error:
                 request.refused = True
                 message = "too many cats are being drawn right now; try again in a few seconds"
                 raise bottle.HTTPError(503, message, error) from None
@@ -5763,7 +5763,7 @@ class Service:
             with span("store"):
                 cat, jpeg = find(cat_id)
             make = partial(self._make_page, key, cat, jpeg, view, links)
-            page = self.line.draw(request.client, make)
+            page = self.drawing_queue.draw(request.client, make)
         if is_seen(request, page):
             self._count_visit(request)
         if view.says:
@@ -5794,7 +5794,7 @@ class Service:
     def _cat_like(self, wanted: str, client: str) -> str:
         """Return the id of a house cat with this look. The search takes as long as a drawing, so it waits like one."""
         try:
-            return self.line.draw(client, partial(house_cat_like, wanted))
+            return self.drawing_queue.draw(client, partial(house_cat_like, wanted))
         except NoSuchCat as error:
             raise bottle.HTTPError(404, str(error)) from None
 
@@ -5874,7 +5874,7 @@ class Service:
         cat, jpeg = self.cattery.find_local(house_cats(1)[0])
         key = cat.id, view.options()
         make = partial(self._drawing, cat, jpeg, view)
-        cat, art = self.drawings.get(key) or self.line.draw(request.client, make)
+        cat, art = self.drawings.get(key) or self.drawing_queue.draw(request.client, make)
         body = self._send_moving(request, begin, cat, art, view) if begin else self._send_still(request, cat, art, view)
         self._count_visit(request)
         return body
@@ -5919,7 +5919,7 @@ class Service:
             return patch
 
         made: Patch | None = self.patches.get(key)
-        return made or self.line.draw(client, draw)
+        return made or self.drawing_queue.draw(client, draw)
 
     def _send_still(self, request: ClientRequest, cat: Cat, art: Art, view: View) -> bytes:
         """Send a cat that does not move, and a sentence that tells where it does."""
@@ -6003,8 +6003,8 @@ class Service:
         figures[series("catscii_build_info", version=__version__)] = 1
         figures["catscii_waiting_visits"] = self.visit_counter.waiting
         figures["catscii_live_streams"] = len(self.streams)
-        figures["catscii_waiting_drawings"] = len(self.line)
-        figures["catscii_refused_drawings_total"] = self.line.refused
+        figures["catscii_waiting_drawings"] = len(self.drawing_queue)
+        figures["catscii_refused_drawings_total"] = self.drawing_queue.refused
         figures |= self._refresher_figures()
         figures |= self._machines_figures()
         try:
@@ -6063,7 +6063,7 @@ class Service:
 
         A fork fetches the cat.
         """
-        self.line.close()
+        self.drawing_queue.close()
         self._count_at_last()
         patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"
         try:
@@ -6448,7 +6448,7 @@ def error_headers(error: bottle.HTTPError) -> dict[str, str]:
             return {"Allow": allowed_methods(error)}
         case 429:
             return {"Retry-After": "10"}
-        case 503 if isinstance(error.exception, LineFull):
+        case 503 if isinstance(error.exception, QueueFull):
             return {"Retry-After": "3"}
         case 503:
             return {"Retry-After": "60"}
