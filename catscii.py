@@ -36,7 +36,7 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, cast, overload
+from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Protocol, TypeVar, cast, overload
 
 
 class Lazy:
@@ -4382,19 +4382,6 @@ def country_name(code: str) -> str:
     return world().names.get(code, code)
 
 
-def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
-    """Return a block for each day, as high as its share of the largest count; the line they stand on; and its dates."""
-    most = max(days.values())
-    blocks = ""
-    for count in days.values():
-        eighths = math.ceil(8 * count / (most or 1))
-        blocks += " ▁▂▃▄▅▆▇█"[eighths]
-    line = "▔" * len(days)
-    first = min(days)
-    last = max(days).rjust(len(days) - len(first))
-    return blocks, line, f"{first}{last}  Visits a day, up to {most:,}"
-
-
 class VisitCounter:
     """Counts visits in the database. While it fails, visits wait in memory, as a number for each day and country."""
 
@@ -4746,44 +4733,79 @@ def last_days(count: int) -> tuple[str, str]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Web: the routes
 # ---------------------------------------------------------------------------------------------------------------------
+# The first methods of Service are the way of a request, in this order.
 
-WIDTHS, COLUMNS = range(20, MAX_COLUMNS + 1), 80  # COLUMNS is the default
+COLUMNS = 80  # of art, if no width is given
+WIDTHS = range(20, MAX_COLUMNS + 1)
 STREAMERS = r"(?i)(curl|wget2?|fetch)\b"  # they show what has arrived of an answer; other terminals wait for its end
 TERMINALS = r"(?i)(curl|wget2?|httpie|xh|fetch)\b|.*powershell"
 CRAWLERS = (  # found in the names of crawlers and link previews, from monperrus/crawler-user-agents (MIT)
     r"(?i)(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|"
     r"whatsapp|viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b")
 GZIP = r"(?i)\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))"
-MAX_HEADER_BYTES, MAX_BODY_BYTES = 16 << 10, 8 << 10  # browsers and proxies send less; catscii ignores bodies
-REFUSALS = {413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
-            431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here"}
-ROBOTS = "User-agent: *\nAllow: /\nDisallow: /?\nDisallow: /panic\n"  # the longest match wins (RFC 9309, 2.2.2)
-PLACES, PLACES_OF_A_CLIENT = 48, 32  # for requests that wait for a drawing; a usual drawing takes some 30 ms
+QUALITY = r"q=([01]\.?|[01]?\.[0-9]+)"  # the weight of a media type in Accept
+HOST = r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?"
+MAX_HEADER_BYTES = 16 << 10  # browsers and proxies send less
+MAX_BODY_BYTES = 8 << 10  # the service ignores bodies
+REFUSALS = {
+    413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
+    431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
+}
+ROBOTS = """\
+User-agent: *
+Allow: /
+Disallow: /?
+Disallow: /panic
+"""  # the longest match wins (RFC 9309, 2.2.2)
+PLACES = 48  # for requests that wait for a drawing; a usual drawing takes some 30 ms
+PLACES_OF_A_CLIENT = 32
 PATIENCE_SECONDS = 0.5  # for clients that read nothing while the service ends
-STREAMS, STREAM_SECONDS = 200, 600.0  # that are open at the same time; beyond half of them, one for each client
+STREAMS = 200  # that are open at the same time; beyond half of them, one for each client
+STREAM_SECONDS = 600.0
 GOODBYE = b"\x1b[2mThe cat walks away. Call again, and another one comes.\x1b[0m\n"
 MOST_LOGGED = 200  # characters of a path in the log
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
-FORMATS = {  # media type, suffix of permalinks, and the pages that have the format
-    "html": ("text/html", "html", "all"),
-    "ansi": ("text/plain", "ansi", "all"),
-    "text": ("text/plain", "txt", "all"),  # after ansi: for an Accept header, the last format of a media type wins
-    "json": ("application/json", "json", "all"),
-    "png": ("image/png", "png", "cats"),
-    "jpg": ("image/jpeg", "jpg", "none"),  # the original picture
-    "csv": ("text/csv", "", "analytics"),
+LAST_TRIES = 30  # of a CGI process to count its visit, ten in a second
+
+
+class Format(NamedTuple):
+    """What a response can be: the media type, the suffix of permalinks, and the pages that have the format."""
+
+    media_type: str
+    suffix: str
+    pages: str
+
+    @property
+    def content_type(self) -> str:
+        if self.media_type.startswith("text/"):
+            return self.media_type + "; charset=utf-8"
+        return self.media_type
+
+
+FORMATS = {
+    "html": Format("text/html", "html", "all"),
+    "ansi": Format("text/plain", "ansi", "all"),
+    "text": Format("text/plain", "txt", "all"),  # after ansi: in Accept, the last format of a media type wins
+    "json": Format("application/json", "json", "all"),
+    "png": Format("image/png", "png", "cats"),
+    "jpg": Format("image/jpeg", "jpg", "none"),  # the original picture
+    "csv": Format("text/csv", "", "analytics"),
 }
-CONTENT_TYPES = {name: media + "; charset=utf-8" * media.startswith("text/") for name, (media, *_) in FORMATS.items()}
+CONTENT_TYPES = {name: format.content_type for name, format in FORMATS.items()}
 COMPRESSED = {CONTENT_TYPES["png"], CONTENT_TYPES["jpg"]}  # by themselves
-SUFFIXES = {suffix: name for name, (_, suffix, *_) in FORMATS.items() if suffix}
-PAGE_FORMATS = {page: [name for name, (*_, pages) in FORMATS.items() if pages in ("all", page)]
-                for page in ("all", "cats", "analytics")}
+LINKED_FORMATS = ("html", "ansi")  # with links to the service, at the host that the request names
+SUFFIXES = {format.suffix: name for name, format in FORMATS.items() if format.suffix}
+PAGE_FORMATS = {
+    "all": [name for name, format in FORMATS.items() if format.pages == "all"],
+    "cats": [name for name, format in FORMATS.items() if format.pages in ("all", "cats")],
+    "analytics": [name for name, format in FORMATS.items() if format.pages in ("all", "analytics")],
+}
 
 
 class Parameter(NamedTuple):
     """What is known of a field of View. /help shows `example` and `help`; `art --help` shows `values` and `art`."""
 
-    values: range | Sequence[str] | FreeText
+    values: Choices
     example: str
     help: str
     art: str
@@ -4791,37 +4813,60 @@ class Parameter(NamedTuple):
 
 PARAMETERS = {
     "width": Parameter(
-        WIDTHS, "?width=120",
+        WIDTHS,
+        "?width=120",
         f"{WIDTHS[0]} to {WIDTHS[-1]} columns; {COLUMNS} if not given, in a browser what fits",
-        art=f"{WIDTHS[0]} to {WIDTHS[-1]} columns (as many as the terminal has, else {COLUMNS})"),
+        art=f"{WIDTHS[0]} to {WIDTHS[-1]} columns (as many as the terminal has, else {COLUMNS})",
+    ),
     "height": Parameter(
-        range(1, MAX_ROWS + 1), "?height=40", f"rows at most, 1 to {MAX_ROWS}; "
-        f"{TERMINAL_ROWS} in a terminal if neither is given; to fill the window: "
-        '"?width=$COLUMNS&height=$((LINES-2))"',
-        art=f"1 to {MAX_ROWS} rows at most (as many as the terminal shows above the prompt, else {MAX_ROWS})"),
+        range(1, MAX_ROWS + 1),
+        "?height=40",
+        f"rows at most, 1 to {MAX_ROWS}; {TERMINAL_ROWS} in a terminal if neither is given; "
+        'to fill the window: "?width=$COLUMNS&height=$((LINES-2))"',
+        art=f"1 to {MAX_ROWS} rows at most (as many as the terminal shows above the prompt, else {MAX_ROWS})",
+    ),
     "style": Parameter(
-        STYLES, "?style=ink", "glyphs without a background; fill, if not given: with one",
-        art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)"),
+        STYLES,
+        "?style=ink",
+        "glyphs without a background; fill, if not given: with one",
+        art="fill: glyphs with a background; ink: glyphs alone (fill, for plain text ink)",
+    ),
     "contrast": Parameter(
-        range(101), "?contrast=48",
+        range(101),
+        "?contrast=48",
         f"least contrast of fill, 0 to 100; 0 for ansi, else {CONTRAST}",
-        art=f"0 to 100 levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})"),
+        art=f"0 to 100 levels that glyph and background of fill differ by at least (0 for ansi, else {CONTRAST})",
+    ),
     "background": Parameter(
-        tuple(BACKGROUNDS), "?background=light", "ink and text for a light background",
-        art="what ink and plain text are drawn for (dark)"),
+        tuple(BACKGROUNDS),
+        "?background=light",
+        "ink and text for a light background",
+        art="what ink and plain text are drawn for (dark)",
+    ),
     "colors": Parameter(
-        ("16", "256", "true"), "?colors=256", "or 16, for terminals without 24-bit colours",
-        art="true: 24 bits (in a terminal as TERM and COLORTERM tell, else true)"),
+        ("16", "256", "true"),
+        "?colors=256",
+        "or 16, for terminals without 24-bit colours",
+        art="true: 24 bits (in a terminal as TERM and COLORTERM tell, else true)",
+    ),
     "format": Parameter(
-        PAGE_FORMATS["cats"], "?format=text", f"one of {', '.join(PAGE_FORMATS['cats'])}; text is in ink by default",
-        art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)"),
+        PAGE_FORMATS["cats"],
+        "?format=text",
+        f"one of {', '.join(PAGE_FORMATS['cats'])}; text is in ink by default",
+        art="ansi has colours (ansi in a terminal with colours, or if colors are given; else text)",
+    ),
     "says": Parameter(
-        FreeText("TEXT|-", sayable), "?says=hello", f"what the cat says, in at most {MAX_SAID} characters",
-        art=f"what the cat says, in at most {MAX_SAID} characters; - for standard input, which is cut there (nothing)"),
+        FreeText("TEXT|-", sayable),
+        "?says=hello",
+        f"what the cat says, in at most {MAX_SAID} characters",
+        art=f"what the cat says, in at most {MAX_SAID} characters; - for standard input, which is cut there (nothing)",
+    ),
     "like": Parameter(
-        FreeText("WORDS", look), "?like=green+eyes",
+        FreeText("WORDS", look),
+        "?like=green+eyes",
         "a random house cat with all these words in its description; photographs are not searched",
-        art="a random house cat whose description has these words (any)"),
+        art="a random house cat whose description has these words (any)",
+    ),
 }
 
 
@@ -4840,10 +4885,12 @@ class View(NamedTuple):
 
     def options(self) -> tuple[int, int | None, str, int, str, str]:
         """Return the arguments of `render` after the picture. Views with equal options show the same art."""
-        usual = 0 if self.format == "ansi" else CONTRAST
-        contrast = usual if self.contrast is None else self.contrast
+        width = self.width or COLUMNS
+        contrast = self.contrast
+        if contrast is None:
+            contrast = {"ansi": 0}.get(self.format, CONTRAST)
         colors = {"ansi": self.colors, "text": "none"}.get(self.format, "true")
-        return self.width or COLUMNS, self.height, self.style, contrast, self.background, colors
+        return width, self.height, self.style, contrast, self.background, colors
 
     def draw(self, picture: Image.Image) -> Art:
         return render(picture, *self.options())
@@ -4870,22 +4917,29 @@ class View(NamedTuple):
             return self, bubble
         return self._replace(width=left, height=below), bubble
 
-    def given(self, *without: str) -> dict[str, Any]:
+    def given(self, *without: str) -> dict[str, object]:
         """Return the parameters that differ from their defaults, except those named in `without`."""
-        return {name: value for name, value in self._asdict().items()
-                if value != View._field_defaults[name] and name not in without}
+        return {
+            name: value
+            for name, value in self._asdict().items()
+            if value != View._field_defaults[name] and name not in without
+        }
 
     def link(self, path: str, **changes: Any) -> str:
         """Return a link to `path` for a browser, with the parameters of this view after the changes."""
         given = self._replace(**changes).given("colors", "format")
-        return path + "?" * bool(given) + urllib_parse.urlencode(given)
+        if not given:
+            return path
+        return f"{path}?{urllib_parse.urlencode(given)}"
 
 
-def value_names(values: range | Sequence[str] | FreeText) -> str:
+def value_names(values: Choices) -> str:
     """Return what stands for a value in the usage of an option."""
     if isinstance(values, FreeText):
         return values.name
-    return "N" if isinstance(values, range) else "|".join(values)
+    if isinstance(values, range):
+        return "N"
+    return "|".join(values)
 
 
 # The art's font size makes it fit the space that the footer leaves, and letter spacing makes each cell 0.6 x 1.2 em
@@ -5113,11 +5167,28 @@ html.classList.toggle("copies", Boolean(navigator.clipboard))
 @cache
 def security_headers() -> dict[str, str]:
     """Return headers for every response. A page can load only what is inside it or comes from its own origin."""
-    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT))
-    policy = (f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; "
-              "style-src-attr 'unsafe-inline'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
-              "frame-ancestors 'none'")
-    return {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
+    policy = [
+        "default-src 'none'",
+        f"style-src {policy_hash(STYLE)}",
+        f"script-src {policy_hash(SCRIPT)}",
+        "connect-src 'self'",
+        "style-src-attr 'unsafe-inline'",
+        "img-src 'self' data:",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+    return {
+        "Content-Security-Policy": "; ".join(policy),
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def policy_hash(text: str) -> str:
+    """Return the hash by which a Content-Security-Policy allows this inline style or script."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 PAGE = """\
@@ -5130,7 +5201,9 @@ PAGE = """\
 <link rel="icon" href="{{root}}favicon.ico">
 <style>{{!STYLE}}</style>
 % if cat:
-%     permalink, url, original = f"{root}cat/{cat.id}", f"{base_url}cat/{cat.id}", "photo" if cat.url else "drawing"
+%     permalink = f"{root}cat/{cat.id}"
+%     url = f"{base_url}cat/{cat.id}"
+%     original = "photo" if cat.url else "drawing"
 %     preview = view._replace(says="", like="")
 <meta property="og:title" content="{{title}}, an ASCII cat">
 <meta property="og:type" content="website">
@@ -5157,7 +5230,8 @@ Here is <a href="{{root}}">another cat</a>.
 <p>{{note}}</p>
 % end
 % if art:
-%     columns, rows = len(art.rows[0]), len(art.rows)
+%     columns = len(art.rows[0])
+%     rows = len(art.rows)
 <figure role="img" aria-label="{{label}}" {{!'id="art" tabindex="0"' if cat else ""}}
  style="--columns:{{columns}};--rows:{{rows}};--photo:{{f'url({permalink}.jpg)' if cat else ''}};
  --ground:{{layer(art.background, columns)}};--ink:{{layer(art.foreground, columns)}}">
@@ -5168,8 +5242,8 @@ Here is <a href="{{root}}">another cat</a>.
 %     end
 </div></figure>
 % end
-% if visits:
-<p>{{visits}}</p>
+% if analytics:
+<p>{{analytics}}</p>
 % end
 % if guide:
 %     for group, hints in guide.items():
@@ -5186,21 +5260,23 @@ Here is <a href="{{root}}">another cat</a>.
 </dl>
 %     end
 % end
-% if visits:
-%     if visits.countries:
-%         most, first, last = max(visits.days.values()), min(visits.days), max(visits.days)
+% if analytics:
+%     if analytics.countries:
+%         days = analytics.days
+%         most = max(days.values())
 <p class="axis">Visits a day, up to {{f"{most:,}"}}</p>
-<div class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, visits.days.values()))}}">
-%         for day, count in visits.days.items():
+<div class="days" role="img" aria-label="Visits a day: {{', '.join(map(str, days.values()))}}">
+%         for day, count in days.items():
 <i style="--height:{{ceil(100 * count / (most or 1))}}%" title="{{day}}: {{f"{count:,}"}}"></i>
 %         end
 </div>
-<p class="axis"><time>{{first}}</time> <time>{{last}}</time></p>
+<p class="axis"><time>{{min(days)}}</time> <time>{{max(days)}}</time></p>
 <table>
 <tr><th scope="col">Country</th><th scope="col">Visits</th><th scope="col">Share</th></tr>
-%         for code, count in visits.countries.items():
-<tr><th scope="row" style="--length:{{f"{count / max(visits.countries.values()):.1%}"}}">{{country_name(code)}}</th>
-<td>{{f"{count:,}"}}</td><td>{{f"{count / visits.visits:.1%}"}}</td></tr>
+%         largest = max(analytics.countries.values())
+%         for code, count in analytics.countries.items():
+<tr><th scope="row" style="--length:{{f"{count / largest:.1%}"}}">{{country_name(code)}}</th>
+<td>{{f"{count:,}"}}</td><td>{{f"{count / analytics.visits:.1%}"}}</td></tr>
 %         end
 </table>
 %     end
@@ -5210,17 +5286,17 @@ Here is <a href="{{root}}">another cat</a>.
 % if root:
 <footer>
 %     if cat:
-%         style = "ink" if view.style == "fill" else "fill"
+%         other_style = "ink" if view.style == "fill" else "fill"
 <nav>
 <a id="another" href="{{view.link(root)}}">another cat</a>
 <button id="share" type="button">share</button>
 <a id="save" href="{{view.link(permalink + '.png')}}" download="{{cat.id}}.png">save</a>
 <button id="copy" type="button">copy as text</button>
-<a id="restyle" href="{{view.link(permalink, style=style)}}">in {{style}}</a>
+<a id="restyle" href="{{view.link(permalink, style=other_style)}}">in {{other_style}}</a>
 </nav>
 <form action="{{permalink}}">
 <div><label for="width">width</label> <input id="width" type="range" name="width" min="{{WIDTHS[0]}}"
- max="{{WIDTHS[-1]}}" value="{{len(art.rows[0])}}"> <output for="width">{{len(art.rows[0])}}</output></div>
+ max="{{WIDTHS[-1]}}" value="{{columns}}"> <output for="width">{{columns}}</output></div>
 %         for name, value in view.given("width", "colors", "format").items():
 <input type="hidden" name="{{name}}" value="{{value}}">
 %         end
@@ -5264,6 +5340,12 @@ class Hint(NamedTuple):
     link: str
 
 
+def option_hint(name: str, parameter: Parameter) -> Hint:
+    """Return the hint about a parameter. Its example shows house-42, but `like` looks for a random cat."""
+    path = "{root}" if name == "like" else "{root}cat/house-42"
+    return Hint(parameter.example, parameter.help, path + parameter.example)
+
+
 GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 lines of 80 columns, with the prompt
     "Look at a cat": [
         Hint("curl {base_url}", "a random cat, another one each time", "{root}"),
@@ -5271,8 +5353,7 @@ GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 
         Hint("{root}live", "a cat that breathes and blinks, in a terminal with curl -N", "{root}live"),
         Hint("in the browser", "space, n or a swipe: another cat; hold the art: its picture", ""),
     ],
-    "Options": [Hint(example, meaning, ("{root}" if name == "like" else "{root}cat/house-42") + example)
-                for name, (_, example, meaning, _) in PARAMETERS.items()],
+    "Options": [option_hint(name, parameter) for name, parameter in PARAMETERS.items()],
     "Formats": [
         Hint("{root}cat/house-42.txt", f"one of .{', .'.join(SUFFIXES)} (the original)", "{root}cat/house-42.txt"),
         Hint("JSON", "colours: one string per row, six hexadecimal digits per cell", "{root}cat/house-42.json"),
@@ -5281,6 +5362,34 @@ GUIDE = {  # of /help, by groups; without their names, it fits a terminal of 24 
         Hint("{root}analytics", "where visitors come from; ?format=csv and ?format=json too", "{root}analytics"),
     ],
 }
+
+
+def linked_guide(links: Links) -> dict[str, list[Hint]]:
+    """Return the guide with the paths and URLs that the client can use."""
+    places = links._asdict()
+    groups = {}
+    for group, hints in GUIDE.items():
+        groups[group] = [
+            Hint(hint.term.format_map(places), hint.meaning, hint.link.format_map(places))
+            for hint in hints
+        ]
+    return groups
+
+
+def guide_text(title: str, pairs: Sequence[tuple[str, str]], bold: bool, dbip: bool) -> str:
+    """Return terms with their meanings beside them, in 80 columns. The meaning of a long term stands below it."""
+    column = max(len(term) for term, _ in pairs if len(term) <= 24)
+    lines = [title, ""]
+    for term, meaning in pairs:
+        text = textwrap.fill(meaning, 78 - column)
+        text = textwrap.indent(text, " " * (column + 2))
+        text = text[len(term):] if len(term) <= column else "\n" + text
+        if bold:
+            term = f"\x1b[1m{term}\x1b[0m"
+        lines.append(term + text)
+    if dbip:
+        lines += ["", DBIP_CREDIT]
+    return "\n".join(lines) + "\n"
 
 
 def with_links(meaning: str, link: str) -> str:
@@ -5293,11 +5402,116 @@ def with_links(meaning: str, link: str) -> str:
 @cache
 def page_template() -> bottle.SimpleTemplate:
     template = bottle.SimpleTemplate(PAGE)
-    names = "root view cat art lids message note guide visits dbip"
-    template.defaults = dict.fromkeys(names.split()) | {
-        "STYLE": STYLE, "SCRIPT": SCRIPT, "WIDTHS": WIDTHS, "BACKGROUNDS": BACKGROUNDS, "PRIVACY": PRIVACY,
-        "to_html": to_html, "layer": layer, "with_links": with_links, "country_name": country_name, "ceil": math.ceil}
+    optional = "root view cat art lids message note guide analytics dbip"
+    shared = {
+        "STYLE": STYLE,
+        "SCRIPT": SCRIPT,
+        "WIDTHS": WIDTHS,
+        "BACKGROUNDS": BACKGROUNDS,
+        "PRIVACY": PRIVACY,
+        "to_html": to_html,
+        "layer": layer,
+        "with_links": with_links,
+        "country_name": country_name,
+        "ceil": math.ceil,
+    }
+    template.defaults = dict.fromkeys(optional.split()) | shared
     return template
+
+
+def render_page(**values: object) -> str:
+    return str(page_template().render(values))
+
+
+class Links(NamedTuple):
+    """Where the service is for a client: its path, with a slash at both ends, and its URL."""
+
+    root: str
+    base_url: str
+
+
+class Connection(Protocol):
+    """What a stream needs of a connection of the server."""
+
+    connected: bool
+    requests: Sequence[object]  # that a thread answers
+    unsent: Collection[bytes]
+    touched: float  # when bytes last came or went, a time of time.monotonic()
+
+    def go_on(self, data: bytes, last: bool = False) -> None: ...
+    def handle_close(self) -> None: ...
+
+
+NO_LINKS = Links("", "")
+BeginStream = Callable[[], Connection]  # keeps the connection of a request open, for a response that goes on
+Body = bytes | Iterable[bytes]  # of a response
+Find = Callable[[str], tuple[Cat, bytes]]  # returns the cat with an id, and its JPEG, which may be empty
+
+
+class ClientRequest:
+    """What a request asks for, and where it comes from. Its texts are decoded as Latin-1, except for the path."""
+
+    def __init__(self, request: bottle.BaseRequest) -> None:
+        self.started = time.perf_counter()
+        self._environ = request.environ
+        self.method: str = request.method
+        self.path: str = request.path
+        self.query: str = request.query_string
+        self.accept = self.header("Accept")
+        self.agent = self.header("User-Agent")
+        self.country = UNKNOWN_COUNTRY
+        self.client = ""  # stands for the address, as in `client_of`
+        self.refused = False  # by the server, or because too many requests wait
+        self.begin_stream: BeginStream | None = self._environ.get("catscii.begin_stream")  # CGI has none
+
+    def header(self, name: str) -> str:
+        """Return a header, or an empty string. bottle's get_header requires UTF-8."""
+        variable = "HTTP_" + name.upper().replace("-", "_")
+        text: str = self._environ.get(variable, "")
+        return text
+
+    @cached_property
+    def parameters(self) -> dict[str, list[str]]:
+        return parse_query(self.query)
+
+    @property
+    def route(self) -> str:
+        """The rule of the route that bottle has found, or "none"."""
+        route = self._environ.get("bottle.route")
+        return route.rule if route else "none"
+
+    @property
+    def links(self) -> Links:
+        """Where the client sees the service. A URL without a valid Host header is only a path."""
+        root = self.root
+        host = self.header("Host")
+        if not re.fullmatch(HOST, host):
+            return Links(root, root)
+        scheme = self.header("X-Forwarded-Proto") or self._environ["wsgi.url_scheme"]
+        if scheme != "https":
+            scheme = "http"
+        return Links(root, f"{scheme}://{host}{root}")
+
+    @property
+    def root(self) -> str:
+        """The path of the service, encoded as in a URL, with a slash at both ends."""
+        script_name = self._environ.get("SCRIPT_NAME", "").strip("/")
+        if not script_name:
+            return "/"
+        return f"/{urllib_parse.quote(script_name, encoding='latin-1')}/"
+
+    def format(self, page: str = "all") -> str:
+        """Return the format that the client asks for. Raises HTTPError 400."""
+        return read_format(self.parameters, self.accept, self.agent, page)
+
+    def format_headers(self) -> list[str]:
+        """Return the headers that the format of the response depends on."""
+        named = self.parameters.get("format")
+        if named is None:
+            return ["Accept", "User-Agent"]
+        if named[-1] == "ansi":
+            return ["User-Agent"]  # terminals get fewer rows
+        return []
 
 
 class Page:
@@ -5322,12 +5536,21 @@ class Page:
         """A weak ETag, because it also stands for the compressed body."""
         return f'W/"{hashlib.blake2b(self.body, digest_size=12).hexdigest()}"'
 
+    def is_among(self, etags: str) -> bool:
+        """Tell whether the header If-None-Match names this page. Weak and strong ETags compare equal."""
+        if etags.strip() == "*":
+            return True
+        return self.etag.removeprefix("W/") in re.findall(r'"[^"]*"', etags)
 
-class LineFull(Exception):
+
+Made = TypeVar("Made")
+
+
+class QueueFull(Exception):
     """Too many requests wait for a drawing."""
 
 
-class Line:
+class DrawingQueue:
     """The requests that wait for a drawing, each in a thread of its own. Another thread draws, one after the other.
 
     Two at a time would take as long, because Pillow holds the GIL while it draws. And memory that one thread frees is
@@ -5337,20 +5560,21 @@ class Line:
     def __init__(self) -> None:
         self.refused = 0
         self._waiting = Counter[str]()  # by client, with the one that is being drawn
-        self._lock, self._artist = threading.Lock(), futures.ThreadPoolExecutor(1)
+        self._lock = threading.Lock()
+        self._artist = futures.ThreadPoolExecutor(1)
 
     def __len__(self) -> int:
         return self._waiting.total()
 
-    def draw(self, client: str, make: Callable[[], Any]) -> Any:
+    def draw(self, client: str, make: Callable[[], Made]) -> Made:
         """Wait for a turn, and return what `make` returns.
 
-        Raises LineFull if all places are taken, or those that one client may have, and any exception of `make`.
+        Raises QueueFull if all places are taken, or those that one client may have, and any exception of `make`.
         """
         with self._lock:
             if len(self) >= PLACES or self._waiting[client] >= PLACES_OF_A_CLIENT:
                 self.refused += 1
-                raise LineFull
+                raise QueueFull
             self._waiting[client] += 1
         try:
             in_this_span = contextvars.copy_context().run
@@ -5368,10 +5592,10 @@ class Line:
 class Stream:
     """A client that watches a film."""
 
-    def __init__(self, film: Film, client: str, channel: Any) -> None:
+    def __init__(self, film: Film, client: str, connection: Connection) -> None:
         self.film = film
         self.client = client
-        self.channel = channel  # its connection
+        self.connection = connection
         self.shown = STILL
         self.ends = time.monotonic() + STREAM_SECONDS
 
@@ -5392,7 +5616,7 @@ class Streams:
         if len(self) >= STREAMS or (watching and len(self) >= STREAMS // 2):
             raise bottle.HTTPError(503, f"{len(self)} clients watch a cat already; try again in a minute")
 
-    def add(self, film: Film, client: str, begin: Callable[[], Any]) -> None:
+    def add(self, film: Film, client: str, begin: BeginStream) -> None:
         """Open a stream on the connection that `begin` returns. Raises HTTPError."""
         with self._lock:
             self.check(client)
@@ -5408,32 +5632,36 @@ class Streams:
         moment_now = cache(lambda film: moment_of(film.seed, seconds))
         change = cache(Film.change)
         with self._lock:
-            self._streams = [stream for stream in self._streams if stream.channel.connected]
+            self._streams = [stream for stream in self._streams if stream.connection.connected]
             streams = [*self._streams]
         for stream in streams:
-            channel = stream.channel
-            if channel.requests:  # its thread has not sent everything
+            connection = stream.connection
+            if connection.requests:  # its thread has not sent everything
                 continue
-            if channel.unsent:
-                if ending and now - channel.touched > PATIENCE_SECONDS:
-                    channel.handle_close()
+            if connection.unsent:
+                if ending and now - connection.touched > PATIENCE_SECONDS:
+                    connection.handle_close()
             elif ending or now > stream.ends:
-                channel.go_on(GOODBYE, last=True)
+                connection.go_on(GOODBYE, last=True)
             elif stream.shown != moment_now(stream.film):
                 data = change(stream.film, stream.shown, moment_now(stream.film))
                 stream.shown = moment_now(stream.film)
                 if data:
-                    channel.go_on(data)
+                    connection.go_on(data)
 
 
 class Service:
-    """The routes and what they share: the database, the cats, the countries and the rendered pages."""
+    """The routes and what they share: the database, the cats, the countries and the rendered pages.
+
+    A request goes through `before_request`, then through `guard` into its route, and then through `after_request`.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.client_ip_header = settings.client_ip_header
         self.countries = Countries(settings.geolite2_country_db)
         self.database = Database(settings.analytics_db)
-        self.visits, self.machines = VisitCounter(self.database), Machines(settings, self.database)
+        self.visit_counter = VisitCounter(self.database)
+        self.machines = Machines(settings, self.database)
         self.store = Store(self.database)
         fetcher = Fetcher(settings.ssl_cert_file, settings.cat_sources)
         sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
@@ -5443,84 +5671,149 @@ class Service:
         self.drawings = Cache(8 << 20)  # a Cat and its Art, by id and options
         self.films = Cache(4 << 20)  # by id and options
         self.patches = Cache(1 << 20)  # of films that are being made, by id, options and moment
-        self.line, self.streams = Line(), Streams()
-        self.metrics, self.started = Metrics(), time.time()
+        self.drawing_queue = DrawingQueue()
+        self.streams = Streams()
+        self.started = time.time()
+        self.metrics = Metrics()
         self.gauges: dict[str, Callable[[], float]] = {}  # metrics of the server
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
-        self.refusals, self.failures = Limit(5, 1), Limit(5, 1)  # what is logged of them
+        self.refusals = Limit(5, 1)  # what is logged of them
+        self.failures = Limit(5, 1)
         self.panics = Limit(1, 10)
 
-    def maintain(self, stopping: threading.Event) -> None:
-        """Every second until `stopping`, check and sync the database, and read the countries again if replaced."""
-        while not stopping.wait(1):
-            self.visits.commit()
-            if not self.visits.trouble:
-                with self.read_trouble.watch():
-                    self.store.counts()
-                    self.database.sync()
+    def before_request(self) -> None:
+        """Look up the country, and decode the path. Raises HTTPError if the server refuses the request."""
+        environ = bottle.request.environ
+        environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
+        request = ClientRequest(bottle.request)
+        environ["catscii.request"] = request
+        peer = environ.get("REMOTE_ADDR", "")
+        address = peer
+        if self.client_ip_header:
+            address = request.header(self.client_ip_header)
+        request.country = self.countries.country(address)
+        request.client = client_of(address or peer)
+        refusal = environ.get("catscii.refusal")
+        if refusal:
+            request.refused = True
+            raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
+
+    def guard(self, route: Callable[..., Body]) -> Callable[..., Body]:
+        """Wrap a route, as a plugin of bottle: pass it the request, and make short errors of unexpected exceptions."""
+
+        def guarded(**arguments: str) -> Body:
+            request: ClientRequest = bottle.request.environ["catscii.request"]
             try:
-                if self.countries.reload():
-                    log.info("Countries were replaced")
-            except Exception as error:
-                log.warning("Countries cannot be replaced", {"error": str(error)})
-
-    def finish_cgi(self) -> None:
-        """End a CGI process: count the visit if that failed before, exchange visits, and fork to fetch a cat if due."""
-        self.line.close()
-        for _ in itertools.takewhile(lambda _: self.visits.trouble, range(30)):
-            time.sleep(0.1)
-            self.visits.commit()
-        if self.visits.trouble:
-            self.visits.close()
-        patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"  # the client already has the response
-        try:
-            self.database.execute(patience)
-            self.machines.exchange_if_due()
-            due = self.refresher.claim_due_fetch()
-            self.database.close()  # SQLite connections do not survive a fork
-            if due and not os.fork():
-                self.database.open(START_SECONDS)
-                self.database.execute(patience)
-                self.refresher.fetch_one()
-        except sqlite3.Error as error:
-            log.warning("The store cannot be refreshed", {"error": str(error)})
-        except Exception:
-            log.exception("Refreshing the store failed")
-        self.database.close()
-
-    def random_cat(self) -> bytes:
-        if wanted := read_parameter(parse_query(bottle.request.query_string), "like"):
-            return self._house_cat_like(wanted)
-        try:
-            seen = bottle.request.query.get("seen", "").split(",")[-10:]  # ids that the page's script sends
-            cat_id = house_cats(1, 86400)[0] if crawls(request_header("User-Agent")) else self.cattery.pick(seen)
-            page = self._page(cat_id, self.cattery.find_local)
-        except (NoSuchCat, PictureError, sqlite3.Error) as error:
-            if not isinstance(error, NoSuchCat):  # NoSuchCat: the store dropped the cat after `pick`
+                return route(request, **arguments)
+            except bottle.HTTPResponse:
+                raise
+            except QueueFull as error:
+                request.refused = True
+                message = "too many cats are being drawn right now; try again in a few seconds"
+                raise bottle.HTTPError(503, message, error) from None
+            except sqlite3.Error as error:
                 self.read_trouble.begin(error)
-            page = self._page(random.choice(house_cats()), self.cattery.find_local)
-        return send(page, format_from=format_headers())
+                raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
+            except Exception as error:
+                if self.failures.allows():  # /metrics counts all failures
+                    log.exception("Request failed", {"path": request.path})
+                raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
 
-    def _house_cat_like(self, wanted: str) -> bytes:
-        client = bottle.request.environ["catscii.client"]
+        return guarded
+
+    def after_request(self) -> None:
+        """Record the request in the metrics, the trace and the log, without the address of the client."""
+        environ = bottle.request.environ
+        request: ClientRequest = environ["catscii.request"]
+        seconds = time.perf_counter() - request.started
+        status = bottle.response.status_code
+        route = request.route
+        path = environ["PATH_INFO"]
+        if len(path) > MOST_LOGGED:
+            path = path[:MOST_LOGGED] + "..."
+        if environ["wsgi.run_once"]:  # in CGI; Server commits the visits of many responses at once
+            self.visit_counter.write()
+        self.metrics.add("catscii_requests_total", route=route, status=status)
+        self.metrics.observe("catscii_request_seconds", seconds, route=route)
+        attributes = {
+            "http.request.method": request.method,
+            "http.response.status_code": status,
+            "url.path": path,
+            "url.scheme": environ["wsgi.url_scheme"],
+            "user_agent.original": request.agent,
+            "country": request.country,
+        }
+        if route != "none":
+            attributes["http.route"] = route
+        if status >= 500:
+            attributes["error.type"] = str(status)
+        annotate(attributes)
+        if request.refused and not self.refusals.allows():  # /metrics counts all refusals
+            return
+        facts = {"method": request.method, "path": path, "status": status, "country": request.country}
+        log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
+
+    def show_cat(self, request: ClientRequest, cat_id: str, find: Find, format: str = "", max_age: int = 0) -> bytes:
+        """Respond with a cat, from the cache of pages or from what `find` returns. Count the visit, if it is one.
+
+        All routes of cats end here. `before_request` has looked up the country, and `after_request` writes the log.
+        """
+        view = read_view(format, request.query, request.accept, request.agent)
+        links = request.links if view.format in LINKED_FORMATS else NO_LINKS
+        key = cat_id, view, links
+        page: Page | None = self.pages.get(key)
+        annotate({"cat_id": cat_id, "cached": page is not None})
+        if page is None:
+            with span("store"):
+                cat, jpeg = find(cat_id)
+            make = partial(self._make_page, key, cat, jpeg, view, links)
+            page = self.drawing_queue.draw(request.client, make)
+        if is_seen(request, page):
+            self._count_visit(request)
+        if view.says:
+            bottle.response.set_header("X-Robots-Tag", "noindex")  # anybody can choose the text
+        format_from = [] if format else request.format_headers()
+        return send(page, request, max_age, format_from)
+
+    def random_cat(self, request: ClientRequest) -> bytes:
+        find = self.cattery.find_local
+        wanted = read_parameter(request.parameters, "like")
+        if wanted:
+            return self.show_cat(request, self._cat_like(wanted, request.client), find)
         try:
-            cat_id = self.line.draw(client, partial(house_cat_like, wanted))
+            return self.show_cat(request, self._pick(request), find)
+        except NoSuchCat:
+            pass  # the store dropped the cat after it was picked
+        except (PictureError, sqlite3.Error) as error:
+            self.read_trouble.begin(error)
+        return self.show_cat(request, random.choice(house_cats()), find)
+
+    def _pick(self, request: ClientRequest) -> str:
+        """Return the id of a random cat. Crawlers get the cat of the day, whatever they ask."""
+        if crawls(request.agent):
+            return house_cats(1, 86400)[0]
+        seen = request.parameters.get("seen", [""])[-1]  # ids that the page's script sends
+        return self.cattery.pick(seen.split(",")[-10:])
+
+    def _cat_like(self, wanted: str, client: str) -> str:
+        """Return the id of a house cat with this look. The search takes as long as a drawing, so it waits like one."""
+        try:
+            return self.drawing_queue.draw(client, partial(house_cat_like, wanted))
         except NoSuchCat as error:
             raise bottle.HTTPError(404, str(error)) from None
-        return send(self._page(cat_id, self.cattery.find_local), format_from=format_headers())
 
-    def cat_says(self, cat_id: str, text: str) -> bytes:
+    def cat_says(self, request: ClientRequest, cat_id: str, text: str) -> bytes:
         """Serve the cat as for the parameter `says`."""
-        query = bottle.request.query_string
-        bottle.request.environ["QUERY_STRING"] = f"{query}&says={urllib_parse.quote(text)}"
-        return self.cat_by_id(cat_id)
+        request.query += f"&says={urllib_parse.quote(text)}"
+        return self.cat_by_id(request, cat_id)
 
-    def cat_by_id(self, cat_id: str) -> bytes:
+    def cat_by_id(self, request: ClientRequest, cat_id: str) -> bytes:
         cat_id, dot, suffix = cat_id.partition(".")
         if dot and suffix not in SUFFIXES:
             raise bottle.HTTPError(404, f"{quoted(suffix)} is not one of {', '.join(SUFFIXES)}")
         try:
-            page = self._page(cat_id, self.cattery.find_or_fetch, SUFFIXES.get(suffix))
+            format = SUFFIXES.get(suffix, "")
+            return self.show_cat(request, cat_id, self.cattery.find_or_fetch, format, max_age=3600)
         except NoSuchCat:
             message = f"there is no cat {quoted(cat_id)}; the ids {HOUSE_CAT_IDS} always exist"
             raise bottle.HTTPError(404, message) from None
@@ -5528,48 +5821,32 @@ class Service:
             if self.failures.allows():
                 log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
             raise bottle.HTTPError(503, "the source of this cat's picture is unavailable right now", error) from None
-        return send(page, 3600, format_headers(suffix=bool(dot)))
 
-    def _page(self, cat_id: str, find: Callable[[str], tuple[Cat, bytes]], format: str | None = None) -> Page:
-        """Return the cat's page from the cache, or make it from what `find` returns. Count the visit, if any."""
-        view = read_view(format, bottle.request.query_string, request_header("Accept"), request_header("User-Agent"))
-        urls = {"root": root_path(), "base_url": base_url()} if view.format in ("html", "ansi") else {}
-        key = cat_id, view, *urls.values()
-        page: Page | None = self.pages.get(key)
-        annotate({"cat_id": cat_id, "cached": page is not None})
-        if view.says:
-            bottle.response.set_header("X-Robots-Tag", "noindex")  # anybody can choose the text
-        if page is None:
-            with span("store"):
-                cat, jpeg = find(cat_id)
-            make = partial(self._make_page, key, cat, jpeg, view, urls)
-            page = self.line.draw(bottle.request.environ["catscii.client"], make)
-        navigation = request_header("Sec-Fetch-Dest") in ("", "document") and not page.content_type.startswith("image/")
-        if navigation or bottle.request.path == "/":
-            self._count_visit()
-        return page
+    def _count_visit(self, request: ClientRequest) -> None:
+        if request.method == "GET" and not crawls(request.agent):
+            self.visit_counter.count(request.country)
 
-    def _count_visit(self) -> None:
-        if bottle.request.method == "GET" and not crawls(request_header("User-Agent")):
-            self.visits.count(bottle.request.environ["catscii.country"])
-
-    def _make_page(self, key: object, cat: Cat, jpeg: bytes, view: View, urls: Mapping[str, str]) -> Page:
+    def _make_page(self, key: object, cat: Cat, jpeg: bytes, view: View, links: Links) -> Page:
         page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
         if page is None:
-            page = Page(self._body(cat, jpeg, view, urls), CONTENT_TYPES[view.format], links=bool(urls))
+            body = self._body(cat, jpeg, view, links)
+            page = Page(body, CONTENT_TYPES[view.format], links=view.format in LINKED_FORMATS)
             if not view.says:  # there are too many texts to keep their pages
                 self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
         return page
 
-    def _body(self, cat: Cat, jpeg: bytes, view: View, urls: Mapping[str, str]) -> str | bytes:
+    def _body(self, cat: Cat, jpeg: bytes, view: View, links: Links) -> str | bytes:
         if view.format == "jpg":
-            return jpeg or written(picture_of(cat, jpeg)[1], "JPEG", quality=88)
+            if jpeg:
+                return jpeg
+            _, picture = picture_of(cat, jpeg)  # of a house cat
+            return written(picture, "JPEG", quality=88)
         cat, art = self._drawing(cat, jpeg, view)
         smaller, bubble = view.speaking(cat.size)
         if smaller != view:
             cat, art = self._drawing(cat, jpeg, smaller)
         with span("encode", format=view.format):
-            return encode(art, view, cat, urls, self.countries.from_dbip, bubble)
+            return encode_cat(cat, art, view, bubble, links, self.countries.from_dbip)
 
     def _drawing(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
         """Return what is known of the cat, and its art, from the cache if possible."""
@@ -5590,30 +5867,29 @@ class Service:
         self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
         return cat, art
 
-    def live(self) -> Iterable[bytes] | bytes:
+    def live(self, request: ClientRequest) -> Body:
         """Serve the house cat of this minute, which moves if the client can show that."""
-        client = bottle.request.environ["catscii.client"]
-        begin = bottle.request.environ.get("catscii.begin_stream")  # CGI has none
-        view = live_view()
-        moves = begin and view.format == "ansi" and shows_parts()
-        if moves:
-            self.streams.check(client)
+        view = live_view(request)
+        begin = request.begin_stream
+        if view.format != "ansi" or not shows_parts(request):
+            begin = None
+        if begin:
+            self.streams.check(request.client)
         cat, jpeg = self.cattery.find_local(house_cats(1)[0])
         key = cat.id, view.options()
-        cat, art = self.drawings.get(key) or self.line.draw(client, partial(self._drawing, cat, jpeg, view))
-        body: Iterable[bytes] | bytes
-        if moves:
-            body = self._send_moving(cat, art, view, begin)
-        else:
-            body = self._send_still(cat, art, view, service=bool(begin))
-        self._count_visit()
+        make = partial(self._drawing, cat, jpeg, view)
+        cat, art = self.drawings.get(key) or self.drawing_queue.draw(request.client, make)
+        body = self._send_moving(request, begin, cat, art, view) if begin else self._send_still(request, cat, art, view)
+        self._count_visit(request)
         return body
 
-    def _send_moving(self, cat: Cat, still: Art, view: View, begin: Callable[[], Any]) -> Iterable[bytes]:
+    def _send_moving(
+        self, request: ClientRequest, begin: BeginStream, cat: Cat, still: Art, view: View,
+    ) -> Iterable[bytes]:
         """Send a cat. The loop of the server goes on with the response."""
-        film = self._film(cat, still, view)
-        if bottle.request.method == "GET":
-            self.streams.add(film, bottle.request.environ["catscii.client"], begin)
+        film = self._film(request.client, cat, still, view)
+        if request.method == "GET":
+            self.streams.add(film, request.client, begin)
         else:
             begin()
         response = bottle.response
@@ -5624,17 +5900,17 @@ class Service:
         first = to_ansi(still, view.colors) + live_line(cat.description)
         return iter([first.encode()])  # an iterator has no length, and so the response has none
 
-    def _film(self, cat: Cat, still: Art, view: View) -> Film:
+    def _film(self, client: str, cat: Cat, still: Art, view: View) -> Film:
         """Return the film of a house cat. Its moments are drawn one by one, so that other drawings come in between."""
         key = cat.id, view.options()
         film: Film | None = self.films.get(key)
         if film is None:
-            patches = {moment: self._patch(cat, view, moment) for moment in PARTS_OF_MOMENTS}
+            patches = {moment: self._patch(client, cat, view, moment) for moment in PARTS_OF_MOMENTS}
             film = Film(seed_of(cat.id) or 0, still, view.colors, patches)
             self.films.put(key, film, sys.getsizeof(film))
         return film
 
-    def _patch(self, cat: Cat, view: View, moment: Moment) -> Patch:
+    def _patch(self, client: str, cat: Cat, view: View, moment: Moment) -> Patch:
         """Return what moves in a house cat at a moment, from the cache if possible, else when it is its turn."""
         key = cat.id, view.options(), moment
 
@@ -5647,157 +5923,184 @@ class Service:
             return patch
 
         made: Patch | None = self.patches.get(key)
-        return made or self.line.draw(bottle.request.environ["catscii.client"], draw)
+        return made or self.drawing_queue.draw(client, draw)
 
-    def _send_still(self, cat: Cat, art: Art, view: View, service: bool) -> bytes:
+    def _send_still(self, request: ClientRequest, cat: Cat, art: Art, view: View) -> bytes:
         """Send a cat that does not move, and a sentence that tells where it does."""
-        note = f"This cat moves in a terminal: curl -N {base_url()}live"
-        if not service:
+        note = f"This cat moves in a terminal: curl -N {request.links.base_url}live"
+        if not request.begin_stream:
             note = f"This cat moves in a terminal of your own: catscii.py live {cat.id}"
         lids = None
         if view.format == "html":  # in a browser it blinks, twice
             grid = len(art.rows[0]), len(art.rows)
-            lids = patch_layer(self._patch(cat, view, ASLEEP), grid)
+            lids = patch_layer(self._patch(request.client, cat, view, ASLEEP), grid)
         text = to_ansi(art, view.colors) if view.format == "ansi" else to_text(art)
+        title = capitalized(cat.description)
         facts = {"id": cat.id, "description": cat.description, "note": note}
-        title = cat.description[0].upper() + cat.description[1:]
-        return send_page(view.format, title, facts, f"{text}{note}\n", art=art, lids=lids, label=title, note=note)
+        return send_page(
+            request, view.format, title, facts, f"{text}{note}\n", art=art, lids=lids, label=title, note=note)
 
-    def analytics(self) -> bytes:
-        visits, format = read_analytics(self.database, self.machines.summary()), requested_format("analytics")
+    def analytics(self, request: ClientRequest) -> bytes:
+        analytics = read_analytics(self.database, self.machines.summary())
+        format = request.format("analytics")
         dbip = self.countries.from_dbip
-        art = world_map(visits.countries) if format in ("html", "ansi") else None
-        label = f"Map of the world. Most visits: {', '.join(map(country_name, [*visits.countries][:5])) or 'none yet'}"
+        art = None
+        if format in ("html", "ansi"):
+            art = world_map(analytics.countries)
         if format == "csv":
-            sql = VISITS_BY_DAY_AND_COUNTRY.format(view="everywhere" if self.machines.on else "here")
-            rows = self.database.execute(sql, min(visits.days), max(visits.days))
-            text = "day,country,visits\n" + "".join(f"{day},{country},{count}\n" for day, country, count in rows)
+            text = self._csv(min(analytics.days), max(analytics.days))
         elif art:
-            text = to_ansi(art) + bars(visits, dbip)
+            text = to_ansi(art) + bars(analytics, dbip)
         else:
-            text = "".join(f"{country}: {count}\n" for country, count in visits.countries.items())
-        facts = {name: value for name, value in visits._asdict().items() if value != {} or name != "machines"}
-        return send_page(format, "Visitors", facts, text, visits=visits, art=art, label=label, dbip=dbip)
+            lines = [f"{country}: {count}\n" for country, count in analytics.countries.items()]
+            text = "".join(lines)
+        facts = analytics._asdict()
+        if not analytics.machines:
+            del facts["machines"]
+        first = ", ".join(map(country_name, [*analytics.countries][:5]))
+        label = f"Map of the world. Most visits: {first or 'none yet'}"
+        return send_page(
+            request, format, "Visitors", facts, text, analytics=analytics, art=art, label=label, dbip=dbip)
 
-    def help(self) -> bytes:
+    def _csv(self, first: str, last: str) -> str:
+        """Return the visits from the first to the last day, by day and country."""
+        view = "everywhere" if self.machines.on else "here"
+        rows = self.database.execute(VISITS_BY_DAY_AND_COUNTRY.format(view=view), first, last)
+        lines = [f"{day},{country},{count}\n" for day, country, count in rows]
+        return "day,country,visits\n" + "".join(lines)
+
+    def help(self, request: ClientRequest) -> bytes:
         """Serve the guide. As text, it fits one screen; as JSON, it is a list of pairs."""
-        format, dbip = requested_format(), self.countries.from_dbip
-        places = {"base_url": base_url(), "root": root_path()}
-        groups = {group: [Hint(term.format_map(places), meaning, link.format_map(places))
-                          for term, meaning, link in hints] for group, hints in GUIDE.items()}
-        guide = [(hint.term, hint.meaning) for hint in itertools.chain(*groups.values())]
-        bold = "\x1b[1m{}\x1b[0m" if format == "ansi" else "{}"
-        title, column = "Cats as coloured ASCII art", max(len(term) for term, _ in guide if len(term) <= 24)
-        lines = [title, ""]
-        for term, meaning in guide:
-            text = textwrap.indent(textwrap.fill(meaning, 78 - column), " " * (column + 2))
-            lines.append(bold.format(term) + (text[len(term):] if len(term) <= column else "\n" + text))
-        text = "\n".join([*lines, *["", DBIP_CREDIT] * dbip]) + "\n"
-        return send_page(format, title, guide, text, guide=groups, dbip=dbip)
+        format = request.format()
+        dbip = self.countries.from_dbip
+        groups = linked_guide(request.links)
+        pairs = [(hint.term, hint.meaning) for hint in itertools.chain(*groups.values())]
+        title = "Cats as coloured ASCII art"
+        text = guide_text(title, pairs, bold=format == "ansi", dbip=dbip)
+        return send_page(request, format, title, pairs, text, guide=groups, dbip=dbip)
 
-    def health(self) -> bytes:
+    def health(self, request: ClientRequest) -> bytes:
         health = {"status": "ok", "version": __version__}
-        if trouble := self.visits.trouble:
-            lasting = time.monotonic() - trouble.since >= UNCOUNTED_SECONDS
-            bottle.response.status, health["status"] = (503, "failing") if lasting else (200, "degraded")
+        trouble = self.visit_counter.trouble
+        if trouble:
+            health["status"] = "degraded"
             health["reason"] = f"visits cannot be counted: {trouble.reason}"
+            if time.monotonic() - trouble.since >= UNCOUNTED_SECONDS:
+                health["status"] = "failing"
+                bottle.response.status = 503
         elif self.read_trouble:
-            health |= {"status": "degraded", "reason": f"the database cannot be read: {self.read_trouble.reason}"}
+            health["status"] = "degraded"
+            health["reason"] = f"the database cannot be read: {self.read_trouble.reason}"
         if self.machines.on:
-            age = f"last agreed {time.time() - self.machines.agreed:.0f} seconds ago"
-            health["machines"] = age if self.machines.agreed else "never agreed"
-        return send(Page(json.dumps(health) + "\n", CONTENT_TYPES["json"]))
+            health["machines"] = "never agreed"
+        if self.machines.agreed:
+            age = time.time() - self.machines.agreed
+            health["machines"] = f"last agreed {age:.0f} seconds ago"
+        return send(Page(json.dumps(health) + "\n", CONTENT_TYPES["json"]), request)
 
-    def prometheus(self) -> bytes:
+    def prometheus(self, request: ClientRequest) -> bytes:
         """Serve all metrics. While the database cannot be read, those from the database are missing."""
-        refresher, others = self.refresher, process_figures() | {"process_start_time_seconds": self.started}
-        others |= {name: read() for name, read in self.gauges.items()}
-        others[series("catscii_build_info", version=__version__)] = 1
-        others |= {series("catscii_refreshes_total", result=result): n for result, n in refresher.results.items()}
-        if refresher.last_good is not None:
-            others["catscii_refresh_age_seconds"] = time.monotonic() - refresher.last_good
-        others["catscii_waiting_visits"] = self.visits.waiting
-        if self.machines.on:
-            others["catscii_failed_exchanges_total"] = self.machines.failed
-        if agreed := self.machines.agreed:
-            others |= {"catscii_machines": self.machines.count, "catscii_agreed_age_seconds": time.time() - agreed}
-        others["catscii_live_streams"] = len(self.streams)
-        others |= {"catscii_waiting_drawings": len(self.line), "catscii_refused_drawings_total": self.line.refused}
+        figures = process_figures()
+        figures["process_start_time_seconds"] = self.started
+        for name, read in self.gauges.items():
+            figures[name] = read()
+        figures[series("catscii_build_info", version=__version__)] = 1
+        figures["catscii_waiting_visits"] = self.visit_counter.waiting
+        figures["catscii_live_streams"] = len(self.streams)
+        figures["catscii_waiting_drawings"] = len(self.drawing_queue)
+        figures["catscii_refused_drawings_total"] = self.drawing_queue.refused
+        figures |= self._refresher_figures()
+        figures |= self._machines_figures()
         try:
-            visits = self.database.execute(VISITS_BY_COUNTRY)
-            others |= {series("catscii_visits_total", country=country): n for country, n in visits}
-            others |= {series("catscii_stored_cats", source=source): n for source, n in self.store.counts().items()}
+            figures |= self._stored_figures()
         except sqlite3.Error as error:
             self.read_trouble.begin(error)
-        return send(Page(self.metrics.text(others), "text/plain; version=0.0.4; charset=utf-8"))
+        return send(Page(self.metrics.text(figures), "text/plain; version=0.0.4; charset=utf-8"), request)
 
-    def panic(self) -> bytes:
+    def _refresher_figures(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for result, count in self.refresher.results.items():
+            figures[series("catscii_refreshes_total", result=result)] = count
+        if self.refresher.last_good is not None:
+            figures["catscii_refresh_age_seconds"] = time.monotonic() - self.refresher.last_good
+        return figures
+
+    def _machines_figures(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        agreed = self.machines.agreed
+        if self.machines.on:
+            figures["catscii_failed_exchanges_total"] = self.machines.failed
+        if agreed:
+            figures["catscii_machines"] = self.machines.count
+            figures["catscii_agreed_age_seconds"] = time.time() - agreed
+        return figures
+
+    def _stored_figures(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for country, count in self.database.execute(VISITS_BY_COUNTRY):
+            figures[series("catscii_visits_total", country=country)] = count
+        for source, count in self.store.counts().items():
+            figures[series("catscii_stored_cats", source=source)] = count
+        return figures
+
+    def panic(self, request: ClientRequest) -> bytes:
         if not self.panics.allows():
             raise bottle.HTTPError(429, f"somebody asked for this less than {self.panics.seconds:.0f} seconds ago")
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
-    @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
-        """Wrap each route, as a plugin of bottle: log unexpected exceptions, and respond with a short error."""
+    def maintain(self, stopping: threading.Event) -> None:
+        """Every second until `stopping`, check and sync the database, and read the countries again if replaced."""
+        while not stopping.wait(1):
+            self.visit_counter.commit()
+            if not self.visit_counter.trouble:
+                with self.read_trouble.watch():
+                    self.store.counts()
+                    self.database.sync()
+            try:
+                if self.countries.reload():
+                    log.info("Countries were replaced")
+            except Exception as error:
+                log.warning("Countries cannot be replaced", {"error": str(error)})
+
+    def finish_cgi(self) -> None:
+        """End a CGI process, whose client has the response: count the visit, exchange visits, and fetch a cat if due.
+
+        A fork fetches the cat.
+        """
+        self.drawing_queue.close()
+        self._count_at_last()
+        patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"
         try:
-            yield
-        except bottle.HTTPResponse:
-            raise
-        except LineFull as error:
-            bottle.request.environ["catscii.refused"] = True
-            message = "too many cats are being drawn right now; try again in a few seconds"
-            raise bottle.HTTPError(503, message, error) from None
+            self.database.execute(patience)
+            self.machines.exchange_if_due()
+            due = self.refresher.claim_due_fetch()
+            self.database.close()  # SQLite connections do not survive a fork
+            if due and not os.fork():
+                self.database.open(START_SECONDS)
+                self.database.execute(patience)
+                self.refresher.fetch_one()
         except sqlite3.Error as error:
-            self.read_trouble.begin(error)
-            raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
-        except Exception as error:
-            if self.failures.allows():  # /metrics counts all failures
-                log.exception("Request failed", {"path": bottle.request.path})
-            raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
+            log.warning("The store cannot be refreshed", {"error": str(error)})
+        except Exception:
+            log.exception("Refreshing the store failed")
+        self.database.close()
 
-    def before_request(self) -> None:
-        """Note the time and the country, and decode the path. Raises HTTPError if the server refuses the request."""
-        environ, name = bottle.request.environ, self.client_ip_header
-        environ["catscii.started"] = time.perf_counter()
-        address = request_header(name) if name else environ.get("REMOTE_ADDR", "")
-        environ["catscii.country"] = self.countries.country(address)
-        environ["catscii.client"] = client_of(address or environ.get("REMOTE_ADDR", ""))
-        environ["PATH_INFO"] = environ["bottle.raw_path"].encode("latin-1").decode("utf-8", "replace")
-        if refusal := environ.get("catscii.refusal"):
-            environ["catscii.refused"] = True
-            raise bottle.HTTPError(refusal.code, REFUSALS.get(refusal.code, refusal.body))
-
-    def after_request(self) -> None:
-        """Record the request in the metrics, the trace and the log, without the address of the client."""
-        environ, status = bottle.request.environ, bottle.response.status_code
-        seconds = time.perf_counter() - environ["catscii.started"]
-        route = environ["bottle.route"].rule if "bottle.route" in environ else "none"
-        method, country = environ["REQUEST_METHOD"], environ["catscii.country"]
-        path = environ["PATH_INFO"]
-        if len(path) > MOST_LOGGED:
-            path = path[:MOST_LOGGED] + "..."
-        if "catscii.refusal" not in environ:  # CGI; Server commits the visits of many responses at once
-            self.visits.write()
-        self.metrics.add("catscii_requests_total", route=route, status=status)
-        self.metrics.observe("catscii_request_seconds", seconds, route=route)
-        facts: dict[str, Any] = {
-            "http.request.method": method, "http.response.status_code": status, "url.path": path,
-            "url.scheme": environ["wsgi.url_scheme"], "user_agent.original": request_header("User-Agent"),
-            "country": country}
-        if route != "none":
-            facts["http.route"] = route
-        if status >= 500:
-            facts["error.type"] = str(status)
-        annotate(facts)
-        if not environ.get("catscii.refused") or self.refusals.allows():  # /metrics counts all refusals
-            facts = {"method": method, "path": path, "status": status, "country": country}
-            log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
+    def _count_at_last(self) -> None:
+        """Try for some seconds to count the visit of a CGI process, if that has failed. Log that it is lost, if so."""
+        for _ in range(LAST_TRIES):
+            if not self.visit_counter.trouble:
+                return
+            time.sleep(0.1)
+            self.visit_counter.commit()
+        if self.visit_counter.trouble:
+            self.visit_counter.close()
 
 
 def make_app(settings: Settings) -> bottle.Bottle:
     """Return the WSGI app, with its Service in `app.service`. Starts no threads. Raises SetupError."""
     app = bottle.Bottle()
-    app.service = service = Service(settings)
+    service = Service(settings)
+    app.service = service
     app.router.add_filter("any", lambda _: (r"[\s\S]+", None, None))
     app.get("/", callback=service.random_cat)
     app.get("/cat/<cat_id>/says/<text:any>", callback=service.cat_says)
@@ -5808,32 +6111,22 @@ def make_app(settings: Settings) -> bottle.Bottle:
     app.get("/health", callback=service.health)
     app.get("/metrics", callback=service.prometheus)
     app.get("/panic", callback=service.panic)
-    app.get("/favicon.ico", callback=lambda: send(icon(), max_age=86400))
-    app.get("/robots.txt", callback=lambda: send(Page(ROBOTS, CONTENT_TYPES["text"]), max_age=86400))
+    app.get("/favicon.ico", callback=lambda request: send(icon(), request, max_age=86400))
+    robots = Page(ROBOTS, CONTENT_TYPES["text"])
+    app.get("/robots.txt", callback=lambda request: send(robots, request, max_age=86400))
     app.add_hook("before_request", service.before_request)
     app.add_hook("after_request", service.after_request)
-    app.install(service.guard())
+    app.install(service.guard)
     app.default_error_handler = show_error
     return app
 
 
-def request_header(name: str) -> str:
-    """Return a header of the request, decoded as Latin-1, or an empty string. bottle's get_header requires UTF-8."""
-    return str(bottle.request.headers.raw(name, ""))
-
-
-def root_path() -> str:
-    """Return the path of the service, encoded as in a URL, with a slash at both ends."""
-    return urllib_parse.quote(bottle.request.script_name, encoding="latin-1")
-
-
-def base_url() -> str:
-    """Return the URL of the service as the client sees it, or only its path if the Host header is not a host."""
-    host, environ = request_header("Host"), bottle.request.environ
-    scheme = request_header("X-Forwarded-Proto") or environ["wsgi.url_scheme"]
-    if not re.fullmatch(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?", host):
-        return root_path()
-    return f"{'https' if scheme == 'https' else 'http'}://{host}{root_path()}"
+def is_seen(request: ClientRequest, page: Page) -> bool:
+    """Tell whether somebody sees the page itself: it is no picture in another one, and no script has fetched it."""
+    if request.path == "/":
+        return True
+    navigation = request.header("Sec-Fetch-Dest") in ("", "document")
+    return navigation and not page.content_type.startswith("image/")
 
 
 @lru_cache(256)
@@ -5843,33 +6136,43 @@ def crawls(agent: str) -> bool:
 
 
 @lru_cache(256)  # each key has less than MAX_HEADER_BYTES
-def read_view(format: str | None, query: str, accept: str, client: str) -> View:
+def read_view(format: str, query: str, accept: str, client: str) -> View:
     """Return the view that a request asks for. `format` is that of the path's suffix, if any. Raises HTTPError 400."""
     given = parse_query(query)
-    view = make_view(format or read_format(given, accept, client, "cats"), partial(read_parameter, given))
-    if format or view.format != "ansi" or not re.match(TERMINALS, client) or view.width or view.height:
+    negotiated = format or read_format(given, accept, client, "cats")
+    view = make_view(negotiated, partial(read_parameter, given))
+    if format or view.format != "ansi" or view.width or view.height:
         return view
-    return view._replace(height=TERMINAL_ROWS - 2 * client.startswith("HTTPie"))  # HTTPie adds two empty lines
+    if not re.match(TERMINALS, client):
+        return view
+    rows = TERMINAL_ROWS
+    if client.startswith("HTTPie"):
+        rows -= 2  # it adds two empty lines
+    return view._replace(height=rows)
 
 
-def live_view() -> View:
+def live_view(request: ClientRequest) -> View:
     """Return the view that a request for a cat that moves asks for. Raises HTTPError 400."""
-    view = read_view(requested_format(), bottle.request.query_string, "", "")
+    view = read_view(request.format(), request.query, "", "")
     if view.format == "ansi" and view.height is None:  # the cursor cannot go back to lines that have scrolled away
         return view._replace(height=TERMINAL_ROWS)
     return view
 
 
-def shows_parts() -> bool:
+def shows_parts(request: ClientRequest) -> bool:
     """Tell whether the client asks for a stream, or is one that shows what has arrived of an answer."""
-    asked = "format" in parse_query(bottle.request.query_string)
-    return asked or bool(re.match(STREAMERS, request_header("User-Agent")))
+    return "format" in request.parameters or bool(re.match(STREAMERS, request.agent))
 
 
 def make_view(format: str, read: Callable[[str], Any]) -> View:
     """Return a view. `read` returns a parameter's value, or None for the default. Text is in ink by default."""
-    given = {name: value for name in PARAMETERS if name != "format" and (value := read(name)) is not None}
-    return View(**{"style": "ink" if format == "text" else "fill", **given, "format": format})
+    fields: dict[str, Any] = {"style": "ink" if format == "text" else "fill"}
+    for name in PARAMETERS:
+        value = read(name)
+        if value is not None:
+            fields[name] = value
+    fields["format"] = format
+    return View(**fields)
 
 
 def parse_query(query: str) -> dict[str, list[str]]:
@@ -5878,43 +6181,50 @@ def parse_query(query: str) -> dict[str, list[str]]:
     return urllib_parse.parse_qs(text, keep_blank_values=True, errors="replace")
 
 
-def requested_format(page: str = "all") -> str:
-    """Return the format that the current request asks for. Raises HTTPError 400."""
-    given = parse_query(bottle.request.query_string)
-    return read_format(given, request_header("Accept"), request_header("User-Agent"), page)
-
-
 def read_format(given: Mapping[str, list[str]], accept: str, client: str, page: str) -> str:
     """Return the format that the parameters name, or else the Accept header. Raises HTTPError 400."""
     return read_parameter(given, "format", PAGE_FORMATS[page]) or negotiated_format(accept, client)
 
 
-def read_parameter(given: Mapping[str, list[str]], name: str, values: Any = None) -> Any:
+def read_parameter(given: Mapping[str, list[str]], name: str, values: Choices | None = None) -> Any:
     """Return a parameter, or None. Raises HTTPError 400, which tells the value and the valid ones."""
-    texts = given.get(name, [])
+    texts = given.get(name)
+    if not texts:
+        return None
     try:
         if len(texts) > 1:
             raise ValueError(f"is given {len(texts)} times")
-        return one_of(texts[0], values or PARAMETERS[name].values) if texts else None
+        return one_of(texts[0], values or PARAMETERS[name].values)
     except ValueError as error:
         raise bottle.HTTPError(400, f"{name}: {error}") from None
 
 
 def negotiated_format(accept: str, client: str) -> str:
     """Return the format with the largest weight in Accept (RFC 9110, 12.5.1), else ANSI for terminals, else HTML."""
+    weights = media_weights(accept)
+    first = "ansi" if re.match(TERMINALS, client) else "html"
+    acceptable = (name for name in (first, "text", "json") if weights.get(FORMATS[name].media_type, 1))
+    default = next(acceptable, first)
+    known = {FORMATS[name].media_type: name for name in PAGE_FORMATS["all"]}
+    known |= {"application/xhtml+xml": "html", "*/*": default}
+    named = [media for media in weights if media in known]
+    best = max(named, key=lambda media: weights[media], default="*/*")
+    if not weights.get(best):
+        return default
+    return known[best]
+
+
+def media_weights(accept: str) -> dict[str, float]:
+    """Return the weights of the media types in an Accept header. A weight that is not valid counts as 1."""
     weights: dict[str, float] = {}
     for part in accept.lower().split(","):
-        media, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = next((float(p[2:]) for p in parameters if re.fullmatch(r"q=([01]\.?|[01]?\.[0-9]+)", p)), 1.0)
-        weights.setdefault(media, weight)
-    first = "ansi" if re.match(TERMINALS, client) else "html"
-    default = next((name for name in (first, "text", "json") if weights.get(FORMATS[name][0], 1)), first)
-    known = {FORMATS[name][0]: name for name in PAGE_FORMATS["all"]} | {"application/xhtml+xml": "html", "*/*": default}
-    best = max((media for media in weights if media in known), key=lambda media: weights[media], default="*/*")
-    return known[best] if weights.get(best) else default
+        media, *parameters = [piece.strip() for piece in part.split(";")]
+        given = [float(parameter[2:]) for parameter in parameters if re.fullmatch(QUALITY, parameter)]
+        weights.setdefault(media, given[0] if given else 1.0)
+    return weights
 
 
-def send(page: Page, max_age: int = 0, format_from: Collection[str] = ()) -> bytes:
+def send(page: Page, request: ClientRequest, max_age: int = 0, format_from: Iterable[str] = ()) -> bytes:
     """Set the headers of the response. Return its body, or none if the client has it.
 
     `max_age` is in seconds. `format_from` names the headers of the request that its format depends on.
@@ -5922,77 +6232,109 @@ def send(page: Page, max_age: int = 0, format_from: Collection[str] = ()) -> byt
     response = bottle.response
     response.content_type = page.content_type
     response.headers.update(security_headers())
-    shared = "private" if page.links else "public"  # the host in a link may be one that no other client uses
-    response.set_header("Cache-Control", f"{shared}, max-age={max_age}" if max_age else "no-store")
-    varies = [*format_from, *["X-Forwarded-Proto"] * page.links, *["Accept-Encoding"] * page.compressible]
+    response.set_header("Cache-Control", cache_control(page, max_age))
+    varies = [*format_from]
+    if page.links:
+        varies.append("X-Forwarded-Proto")
+    if page.compressible:
+        varies.append("Accept-Encoding")
     if varies:
         response.set_header("Vary", ", ".join(varies))
     if max_age:
         response.set_header("ETag", page.etag)
-        cached = request_header("If-None-Match")
-        if cached.strip() == "*" or page.etag.removeprefix("W/") in re.findall(r'"[^"]*"', cached):
+        if page.is_among(request.header("If-None-Match")):
             response.status = 304
             return b""
-    if page.compressible and re.search(GZIP, request_header("Accept-Encoding")):
+    if page.compressible and re.search(GZIP, request.header("Accept-Encoding")):
         response.set_header("Content-Encoding", "gzip")
         return page.gzipped
     return page.body
 
 
-def format_headers(suffix: bool = False) -> list[str]:
-    """Return the headers of the current request that the format of its response depends on."""
-    if suffix:
-        return []
-    match bottle.request.query.get("format"):
-        case None:
-            return ["Accept", "User-Agent"]
-        case "ansi":
-            return ["User-Agent"]  # terminals get fewer rows
-        case _:
-            return []
+def cache_control(page: Page, max_age: int) -> str:
+    if not max_age:
+        return "no-store"
+    if page.links:  # to a host that perhaps no other client uses
+        return f"private, max-age={max_age}"
+    return f"public, max-age={max_age}"
 
 
-def encode(art: Art, view: View, cat: Cat | None = None, urls: Mapping[str, str] = {}, dbip: bool = False,
-           bubble: Bubble = SILENCE) -> str | bytes:
-    """Return the art in the format of the view. With a cat, HTML and ANSI have links, JSON and HTML have its credit.
-
-    `urls` has the path of the service as "root", and its URL as "base_url".
-    """
+def encode(art: Art, view: View, bubble: Bubble) -> str | bytes:
+    """Return the art of a picture in the format of the view."""
     match view.format:
-        case "json":
-            credit = dict(zip(("id", "source", "credit", "description"), cat or (), strict=False))
-            text = {"says": view.says} if view.says else {}
-            return json.dumps({**credit, **text, **to_dict(art)}) + "\n"
         case "html":
-            title = cat.description[0].upper() + cat.description[1:] if cat else "A cat"
-            label = f"{title}, drawn in {len(art.rows[0])} by {len(art.rows)} coloured characters"
-            if cat:
-                width, height = cat.size
-                label += f"; its picture of {width} by {height} pixels shows while you hold or focus it"
-            if view.says:
-                label += f". It says: {view.says}"
-            return str(page_template().render(urls, title=title, art=art, label=label, cat=cat, view=view, dbip=dbip))
+            label = f"A cat, {drawn_in(art)}{speech_label(view)}"
+            return render_page(title="A cat", art=art, label=label, view=view)
+        case "json":
+            return json.dumps(said_by(view) | to_dict(art)) + "\n"
         case "ansi":
-            lines = with_bubble(to_ansi(art, view.colors).splitlines(), bubble)
-            below = link_line(view, cat, **urls) if cat else ""
-            return "\n".join([*lines, below])
+            return terminal_art(art, view, bubble)
         case "png":
             return to_png(art, view.background, bubble)
         case _:
             return "\n".join([*with_bubble(art.rows, bubble), ""])
 
 
-def link_line(view: View, cat: Cat, root: str, base_url: str) -> str:
+def encode_cat(cat: Cat, art: Art, view: View, bubble: Bubble, links: Links, dbip: bool) -> str | bytes:
+    """Return the art of a cat in the format of the view. HTML and JSON name its source, HTML and ANSI have links."""
+    match view.format:
+        case "html":
+            title = capitalized(cat.description)
+            width, height = cat.size
+            picture = f"its picture of {width} by {height} pixels shows while you hold or focus it"
+            label = f"{title}, {drawn_in(art)}; {picture}{speech_label(view)}"
+            return render_page(**links._asdict(), title=title, art=art, label=label, cat=cat, view=view, dbip=dbip)
+        case "json":
+            credit = {"id": cat.id, "source": cat.source, "credit": cat.url, "description": cat.description}
+            return json.dumps(credit | said_by(view) | to_dict(art)) + "\n"
+        case "ansi":
+            return terminal_art(art, view, bubble) + link_line(view, cat, links)
+        case _:
+            return encode(art, view, bubble)
+
+
+def terminal_art(art: Art, view: View, bubble: Bubble) -> str:
+    lines = to_ansi(art, view.colors).splitlines()
+    return "\n".join([*with_bubble(lines, bubble), ""])
+
+
+def capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def drawn_in(art: Art) -> str:
+    return f"drawn in {len(art.rows[0])} by {len(art.rows)} coloured characters"
+
+
+def speech_label(view: View) -> str:
+    """Return what the label of the art ends with, for those who cannot see the bubble."""
+    if not view.says:
+        return ""
+    return f". It says: {view.says}"
+
+
+def said_by(view: View) -> dict[str, str]:
+    """Return what JSON has of a text that the cat says."""
+    if not view.says:
+        return {}
+    return {"says": view.says}
+
+
+def link_line(view: View, cat: Cat, links: Links) -> str:
     """Return a faint line: what the cat is, a command that shows it again, the guide's path.
 
     The line has at most 80 characters, unless the shortest command is longer.
     """
     coat = re.split(" by | at | with |, ", cat.description)[0]
     given = view.given("height", "format", "says", "like")
-    larger, same = (shell_command(f"{base_url}cat/{cat.id}", query) for query in ({"width": 120} | given, given))
-    parts = (f"{cat.description}: ", f"{coat}: ", ""), (larger, same), (f"  {root}:help", "")
-    lines = map("".join, itertools.product(*parts))  # the first ones say most
-    return f"\x1b[2m{next((line for line in lines if len(line) <= 80), same)}\x1b[0m\n"
+    url = f"{links.base_url}cat/{cat.id}"
+    larger = shell_command(url, {"width": 120} | given)
+    same = shell_command(url, given)
+    starts = (f"{cat.description}: ", f"{coat}: ", "")
+    ends = (f"  {links.root}:help", "")
+    lines = map("".join, itertools.product(starts, (larger, same), ends))  # the first ones say most
+    line = next((line for line in lines if len(line) <= 80), same)
+    return f"\x1b[2m{line}\x1b[0m\n"
 
 
 def live_line(description: str, columns: int = COLUMNS) -> str:
@@ -6000,33 +6342,65 @@ def live_line(description: str, columns: int = COLUMNS) -> str:
     return f"\x1b[2m{description[:columns]}\x1b[0m\n"
 
 
-def shell_command(url: str, query: Mapping[str, Any]) -> str:
+def shell_command(url: str, query: Mapping[str, object]) -> str:
     """Return a command for any shell, interactive or not. A shell may expand `?` and ends a command at `&`."""
-    return f'curl "{url}?{urllib_parse.urlencode(query)}"' if query else f"curl {url}"
+    if not query:
+        return f"curl {url}"
+    return f'curl "{url}?{urllib_parse.urlencode(query)}"'
 
 
-def bars(visits: Analytics, dbip: bool) -> str:
+def bars(analytics: Analytics, dbip: bool) -> str:
     """Return what a terminal of 80 columns shows below the map: a bar for each country, the totals, the days."""
-    lines, days, glowing = [], list[str](), "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
-    if visits.countries:
-        most, longest = max(visits.countries.values()), max(map(len, map(country_name, visits.countries)))
-        for code, count in visits.countries.items():
-            blocks, eighths = divmod(-(-8 * (58 - longest) * count // most), 8)
-            bar = glowing.format(f"{'█' * blocks + ' ▏▎▍▌▋▊▉'[eighths]:{59 - longest}}")
-            lines.append(f"{country_name(code):{longest}} {bar} {count:11,} {count / visits.visits:6.1%}")
+    ember = "\x1b[38;2;%d;%d;%dm{}\x1b[0m" % EMBER
+    lines = [""]
+    days: list[str] = []
+    if analytics.countries:
+        names = {code: country_name(code) for code in analytics.countries}
+        longest = max(map(len, names.values()))
+        most = max(analytics.countries.values())
+        for code, count in analytics.countries.items():
+            bar = ember.format(horizontal_bar(count, most, 58 - longest))
+            share = count / analytics.visits
+            lines.append(f"{names[code]:{longest}} {bar} {count:11,} {share:6.1%}")
         lines.append("")
-        heights, *axis = sparkline(visits.days)
-        days = [glowing.format(heights), *axis]
-    return "\n".join(["", *lines, PRIVACY, *[DBIP_CREDIT] * dbip, "", str(visits), *days]) + "\n"
+        heights, *axis = sparkline(analytics.days)
+        days = [ember.format(heights), *axis]
+    lines.append(PRIVACY)
+    if dbip:
+        lines.append(DBIP_CREDIT)
+    return "\n".join([*lines, "", str(analytics), *days]) + "\n"
 
 
-def send_page(format: str, title: str, facts: Any, text: str, **values: Any) -> bytes:
+def horizontal_bar(count: int, most: int, width: int) -> str:
+    """Return a bar that is as long as the count's share of `most`, in a field of `width` columns and one more."""
+    eighths = -(-8 * width * count // most)  # rounded up
+    blocks, rest = divmod(eighths, 8)
+    bar = "█" * blocks + " ▏▎▍▌▋▊▉"[rest]
+    return bar.ljust(width + 1)
+
+
+def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
+    """Return a block for each day, as high as its share of the largest count; the line they stand on; and its dates."""
+    most = max(days.values())
+    blocks = ""
+    for count in days.values():
+        eighths = math.ceil(8 * count / (most or 1))
+        blocks += " ▁▂▃▄▅▆▇█"[eighths]
+    line = "▔" * len(days)
+    first = min(days)
+    last = max(days).rjust(len(days) - len(first))
+    return blocks, line, f"{first}{last}  Visits a day, up to {most:,}"
+
+
+def send_page(
+    request: ClientRequest, format: str, title: str, facts: object, text: str, **values: object,
+) -> bytes:
     """Send a page that is not a cat: the facts as JSON, the title and the values as HTML, or else the text."""
     if format == "json":
         text = json.dumps(facts) + "\n"
     elif format == "html":
-        text = page_template().render(values, title=title, root=root_path())
-    return send(Page(text, CONTENT_TYPES[format]), format_from=format_headers())
+        text = render_page(**values, title=title, root=request.root)
+    return send(Page(text, CONTENT_TYPES[format]), request, format_from=request.format_headers())
 
 
 icon = cache(lambda: Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png"))
@@ -6039,40 +6413,77 @@ def lost_cat(seed: int, format: str) -> Art:
 
 
 def show_error(error: bottle.HTTPError) -> bytes:
-    """Send the error in the format that the URL names, or in the negotiated format if the URL names no valid one."""
-    path = bottle.request.path
+    """Send a page about the error. bottle calls this after the hooks."""
+    request: ClientRequest = bottle.request.environ["catscii.request"]
     annotate(error=error.exception)
-    try:
-        suffix = SUFFIXES.get(path.split("/")[2].rpartition(".")[2]) if path.startswith("/cat/") else None
-        format = suffix if suffix in PAGE_FORMATS["all"] else requested_format()
-    except bottle.HTTPError:
-        format = negotiated_format(request_header("Accept"), request_header("User-Agent"))
-    message = str(error.body)
-    if error.status_code == 405:
-        allowed = error.get_header("Allow").replace("GET", "GET, HEAD")  # bottle answers HEAD, but does not list it
-        bottle.response.set_header("Allow", allowed)
-        message = f"{quoted(bottle.request.method)} is not one of {allowed}"
-    elif error.status_code == 429:
-        bottle.response.set_header("Retry-After", "10")
-    elif error.status_code == 503:
-        bottle.response.set_header("Retry-After", "3" if isinstance(error.exception, LineFull) else "60")
-    elif error.status_code == 404 and "bottle.route" not in bottle.request.environ:
-        message = f"there is nothing at {quoted(path)}"
-    illustrated = ("html", "ansi") if error.status_code == 404 else ("html",)  # other errors are short in a terminal
-    if format in illustrated and not bottle.request.environ.get("catscii.refused"):
+    format = error_format(request)
+    message = error_message(error, request)
+    bottle.response.headers.update(error_headers(error))
+    illustrated = ["html"]
+    if error.status_code == 404:
+        illustrated.append("ansi")  # other errors are short in a terminal
+    if format in illustrated and not request.refused:
         try:
-            seed = zlib.crc32(path.encode()) % 8  # robots ask for thousands of pages: 8 cats stay in memory
-            return send_error(error, message, format, lost_cat(seed, format))
+            seed = zlib.crc32(request.path.encode()) % 8  # robots ask for thousands of pages: 8 cats stay in memory
+            return send_error(request, error, message, format, lost_cat(seed, format))
         except Exception:
             log.exception("The cat of an error page cannot be drawn")
-    return send_error(error, message, format)
+    return send_error(request, error, message, format)
 
 
-def send_error(error: bottle.HTTPError, message: str, format: str, art: Art | None = None) -> bytes:
+def error_format(request: ClientRequest) -> str:
+    """Return the format that the URL names, or the negotiated format if the URL names no valid one."""
+    if request.path.startswith("/cat/"):
+        name = request.path.split("/")[2]
+        _, _, suffix = name.rpartition(".")
+        format = SUFFIXES.get(suffix)
+        if format in PAGE_FORMATS["all"]:
+            return format
+    try:
+        return request.format()
+    except bottle.HTTPError:
+        return negotiated_format(request.accept, request.agent)
+
+
+def error_headers(error: bottle.HTTPError) -> dict[str, str]:
+    """Return headers that tell what the client can do."""
+    match error.status_code:
+        case 405:
+            return {"Allow": allowed_methods(error)}
+        case 429:
+            return {"Retry-After": "10"}
+        case 503 if isinstance(error.exception, QueueFull):
+            return {"Retry-After": "3"}
+        case 503:
+            return {"Retry-After": "60"}
+        case _:
+            return {}
+
+
+def allowed_methods(error: bottle.HTTPError) -> str:
+    allowed: str = error.get_header("Allow")
+    return allowed.replace("GET", "GET, HEAD")  # bottle answers HEAD, but does not list it
+
+
+def error_message(error: bottle.HTTPError, request: ClientRequest) -> str:
+    """Return the message of the error. It replaces those of bottle."""
+    if error.status_code == 405:
+        return f"{quoted(request.method)} is not one of {allowed_methods(error)}"
+    if error.status_code == 404 and request.route == "none":
+        return f"there is nothing at {quoted(request.path)}"
+    return str(error.body)
+
+
+def send_error(
+    request: ClientRequest, error: bottle.HTTPError, message: str, format: str, art: Art | None = None,
+) -> bytes:
     """Send the message of an error, and the art, if there is any."""
-    line, facts = error.status_line, {"status": error.status_code, "error": message}
-    text = (to_ansi(art) if art else "") + f"{line}: {message}\n"
-    return send_page(format, line, facts, text, message=message, art=art, label="A cat")
+    title = error.status_line
+    facts = {"status": error.status_code, "error": message}
+    text = f"{title}: {message}\n"
+    if art:
+        text = to_ansi(art) + text
+    return send_page(request, format, title, facts, text, message=message, art=art, label="A cat")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -6123,7 +6534,7 @@ def serve(settings: Settings) -> int:
     app = make_app(settings)
     service, listener = app.service, passed_listener() or listen(settings.host, settings.port)
     server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header,
-                    before_sending=[service.visits.write, handler.flush], streams=service.streams)
+                    before_sending=[service.visit_counter.write, handler.flush], streams=service.streams)
 
     def stop(*_: object) -> None:
         notify("STOPPING=1")
@@ -6155,7 +6566,7 @@ def serve(settings: Settings) -> int:
     handler.buffered = True
     server.run(stopping)
     maintenance.join(1)
-    service.visits.close()
+    service.visit_counter.close()
     ended.set()
     exchanger.join(1)
     service.database.close()
@@ -6700,7 +7111,7 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         return 1
     drawn, bubble = view.speaking(picture.size)
     try:
-        sys.stdout.buffer.write(Page(encode(drawn.draw(picture), view, bubble=bubble), "").body)
+        sys.stdout.buffer.write(Page(encode(drawn.draw(picture), view, bubble), "").body)
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # a reader such as head may stop early

@@ -3408,7 +3408,7 @@ def test_pages_with_texts_are_not_kept(tmp_path):
     cat, jpeg = service.cattery.find_local("house-2")
     for text in ("", "hello"):
         view = catscii.View(width=40, format="text", says=text)
-        page = service._make_page(text, cat, jpeg, view, {})
+        page = service._make_page(text, cat, jpeg, view, catscii.NO_LINKS)
         assert (text in page.body.decode()) and service.pages.get(text) == (None if text else page)
     service.database.close()
 
@@ -5646,8 +5646,8 @@ def test_cgi_counts_the_visit_as_soon_as_the_database_is_no_longer_locked(tmp_pa
     service = catscii.Service(catscii.Settings(analytics_db=path, cat_sources=()))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        service.visits.count("ZZ")
-        service.visits.write()
+        service.visit_counter.count("ZZ")
+        service.visit_counter.write()
         monkeypatch.setattr(catscii.time, "sleep", lambda _: naps.append(other.execute("COMMIT" if not naps else "")))
         service.finish_cgi()
     assert len(naps) == 1 and visits_in(Path(path)) == 1
