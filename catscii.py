@@ -6493,8 +6493,10 @@ def send_error(
 QUICK_THREADS = 4  # answer what needs no drawing; REVIVALS_AT_ONCE of them may wait for an upstream
 GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within ten seconds
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
-MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # open files for the database, the sources and modules
-SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from first to last byte of a request
+MAX_CONNECTIONS = 1000
+RESERVED_FILES = 32  # for the database, the sources and modules
+SILENT_CONNECTION_SECONDS = 30.0  # without a byte
+REQUEST_SECONDS = 30.0  # from the first to the last byte of a request
 MAX_UNSENT_IN_ALL = 32 << 20  # bytes that wait in this process until clients read
 KERNEL_BUFFER = 32 << 10  # bytes that the kernel holds for a connection, about, in each direction
 PASSED_FILE = 3  # the file descriptor of the socket that systemd passes
@@ -6508,82 +6510,116 @@ SOURCES = "PICTURE|URL|house-N|-"
 
 
 def usage() -> str:
-    options = (f"[--{name} {value_names(parameter.values)}]" for name, parameter in PARAMETERS.items())
-    variables = (f"  {name.upper():21} {setting.help}" for name, setting in SETTINGS.items())
+    option_lines = f"\n{' ' * 13}".join(
+        f"[--{name} {value_names(parameter.values)}]" for name, parameter in PARAMETERS.items())
+    variable_lines = "\n".join(
+        f"  {name.upper():21} {setting.help}" for name, setting in SETTINGS.items())
     return f"""\
 catscii {__version__}: cats as coloured ASCII art
 
 usage:
   catscii.py                          serve over HTTP
   catscii.py art [{SOURCES}]   show a picture, or a house cat, as large as the terminal
-             {f"{chr(10):14}".join(options)}
+             {option_lines}
   catscii.py art --help               explain these options
   catscii.py live [house-N]           show a house cat that moves, until Ctrl+C
   catscii.py --help | --version
 
 environment (defaults in parentheses):
-{chr(10).join(variables)}
+{variable_lines}
   NO_COLOR              makes art print plain text, like TERM=dumb; COLORTERM=truecolor gives 24-bit colours, not 256
 """
 
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, answer the requests that have arrived, and return 0. Raises SetupError."""
-    handler, flush = start_logging(settings.log_level), start_reporting(settings)
+    handler = start_logging(settings.log_level)
+    flush = start_reporting(settings)
     check_database(settings.analytics_db)
     app = make_app(settings)
-    service, listener = app.service, passed_listener() or listen(settings.host, settings.port)
-    server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header,
-                    before_sending=[service.visit_counter.write, handler.flush], streams=service.streams)
+    service: Service = app.service
+    listener = passed_listener() or listen(settings.host, settings.port)
+    server = Server(
+        traced(app) if settings.otlp_endpoint else app,
+        listener,
+        settings.client_ip_header,
+        commit_visits=service.visit_counter.write,
+        write_log=handler.flush,
+        streams=service.streams,
+    )
+    service.gauges["catscii_open_connections"] = lambda: len(server.active_channels)
+    service.gauges["catscii_dropped_log_lines_total"] = lambda: handler.dropped
 
     def stop(*_: object) -> None:
         notify("STOPPING=1")
         server.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    service.gauges["catscii_open_connections"] = lambda: len(server.active_channels)
-    service.gauges["catscii_dropped_log_lines_total"] = lambda: handler.dropped
-    host, port = listener.getsockname()[:2]
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    handler.greet(f"open http://{f'localhost:{port}' if host in ('0.0.0.0', '::') else address}")
-    if not settings.geolite2_country_db:
-        log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
-    log.info("Listening on %(address)s", {
-        "address": address, "version": __version__,
-        "countries": settings.geolite2_country_db or "off",
-        "sources": [urllib_parse.urlsplit(url).hostname for url in settings.cat_sources],
-        "etcd": [urllib_parse.urlsplit(url).hostname for url in settings.etcd_endpoints],
-        "sentry": urllib_parse.urlsplit(settings.sentry_dsn or "").hostname or "off",
-        "otlp": urllib_parse.urlsplit(settings.otlp_endpoint or "").hostname or "off"})
-    stopping, ended = threading.Event(), threading.Event()
-    events = {service.maintain: stopping, service.refresher.run: stopping, service.machines.run: ended}
-    maintenance, _, exchanger = threads = [
-        threading.Thread(target=run, args=[event], daemon=True) for run, event in events.items()]
-    for thread in threads:
-        thread.start()
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    announce(settings, listener, handler)
+    stopping = threading.Event()
+    maintenance = start_thread(service.maintain, stopping)
+    start_thread(service.refresher.run, stopping)
+    all_counted = threading.Event()  # then the last exchange with other machines is due
+    exchange = start_thread(service.machines.run, all_counted)
     notify("READY=1")
     handler.buffered = True
     server.run(stopping)
     maintenance.join(1)
     service.visit_counter.close()
-    ended.set()
-    exchanger.join(1)
+    all_counted.set()
+    exchange.join(1)
     service.database.close()
     flush()
     return 0
 
 
+def announce(settings: Settings, listener: socket.socket, handler: LogHandler) -> None:
+    """Log where the service listens and what it uses. A terminal shows an address to open."""
+    host, port = listener.getsockname()[:2]
+    address = f"{host}:{port}"
+    if ":" in host:  # IPv6
+        address = f"[{host}]:{port}"
+    reachable = address
+    if host in ("0.0.0.0", "::"):  # all addresses of the machine
+        reachable = f"localhost:{port}"
+    handler.greet(f"open http://{reachable}")
+    if not settings.geolite2_country_db:
+        log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
+    log.info("Listening on %(address)s", {
+        "address": address,
+        "version": __version__,
+        "countries": settings.geolite2_country_db or "off",
+        "sources": [host_name(url) for url in settings.cat_sources],
+        "etcd": [host_name(url) for url in settings.etcd_endpoints],
+        "sentry": host_name(settings.sentry_dsn),
+        "otlp": host_name(settings.otlp_endpoint),
+    })
+
+
+def host_name(url: str | None) -> str:
+    """Return what the log tells of a URL, which may contain a key, or "off" if there is no URL."""
+    return urllib_parse.urlsplit(url or "").hostname or "off"
+
+
+def start_thread(run: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Start a thread that does not keep the process from ending."""
+    thread = threading.Thread(target=run, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
 def start_reporting(settings: Settings) -> Callable[[], None]:
     """Start Sentry and traces if they are set. Return a function that sends the remaining data. Raises SetupError."""
-    wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
-    senders = [start(settings) for start, url in wanted.items() if url]
+    senders = []
+    if settings.sentry_dsn:
+        senders.append(start_sentry(settings))
+    if settings.otlp_endpoint:
+        senders.append(start_tracing(settings))
 
     def flush() -> None:
         for sender in senders:
-            thread = threading.Thread(target=sender, daemon=True)
-            thread.start()
-            thread.join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
+            start_thread(sender).join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
 
     return flush
 
@@ -6596,7 +6632,8 @@ def serve_cgi() -> int:
     try:
         settings = read_settings(os.environ)
         start_logging(settings.log_level)
-        flush, app = start_reporting(settings), make_app(settings)
+        flush = start_reporting(settings)
+        app = make_app(settings)
     except SetupError as error:
         for problem in error.args:
             log.critical("Not set up", {"problem": problem})
@@ -6607,9 +6644,10 @@ def serve_cgi() -> int:
     CGIHandler().run(traced(app) if settings.otlp_endpoint else app)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends SIGTERM when it has the whole response
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()  # then read the body, because Apache loses the response if it cannot send the body
-        sys.stdin.buffer.read(max(0, min(int(os.environ.get("CONTENT_LENGTH") or 0), 1 << 20)))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()
+        length = int(os.environ.get("CONTENT_LENGTH") or 0)
+        sys.stdin.buffer.read(max(0, min(length, 1 << 20)))  # Apache loses a response if it cannot send the body
+    discard_output()
     app.service.finish_cgi()
     flush()
     return 0
@@ -6848,7 +6886,7 @@ class Server:
     """Serves an app on a socket. The main thread calls `run`, a signal handler calls `stop`, threads call `wake`."""
 
     def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
-                 before_sending: list[Callable[[], None]], streams: Streams) -> None:
+                 commit_visits: Callable[[], None], write_log: Callable[[], None], streams: Streams) -> None:
         task_class = type("Task", (Task, waitress.task.WSGITask), {})
         parser_class = type("Parser", (Parser, waitress.parser.HTTPRequestParser), {})
         classes = {"task_class": task_class, "error_task_class": task_class, "parser_class": parser_class}
@@ -6863,7 +6901,8 @@ class Server:
         self.add_task = self._tasks.append
         self.pull_trigger = lambda: None  # waitress calls this for parts of a response; Channel.service calls `wake`
         self.answered: deque[Channel] = deque()  # channels that have something to send
-        self._before_sending = before_sending
+        self._commit_visits = commit_visits
+        self._write_log = write_log
         self._streams = streams
         self._asleep = self._stopping = self.draining = False
         self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
@@ -6930,17 +6969,22 @@ class Server:
 
     def _send(self) -> None:
         """Commit visits, then send the responses that were ready before. A thread counts its visit, then responds."""
-        channels = [self.answered.popleft() for _ in range(len(self.answered))]
-        ready = {channel: len(channel.unsent) for channel in channels}
-        for act in self._before_sending if ready else ():
-            act()
+        ready: dict[Channel, int] = {}  # how many parts of its response each channel has
+        while self.answered:
+            channel = self.answered.popleft()
+            ready[channel] = len(channel.unsent)
+        if not ready:
+            return
+        self._commit_visits()
+        self._write_log()
         for channel, parts in ready.items():
-            if channel.socket:
-                try:
-                    channel.send(parts)
-                except OSError:  # the client hung up
-                    channel.handle_close()
-                self.watch(channel)
+            if not channel.socket:  # it was closed meanwhile
+                continue
+            try:
+                channel.send(parts)
+            except OSError:  # the client hung up
+                channel.handle_close()
+            self.watch(channel)
 
     def _accept(self) -> None:
         """Accept the waiting connections. If the limit is reached, each of them replaces another connection."""
@@ -6973,7 +7017,7 @@ class Server:
     def _tidy(self) -> None:
         """Close silent and slow connections. While too many bytes are unread, close the one with the most."""
         now = self._tidied = time.monotonic()
-        self._before_sending[-1]()  # write log lines that belong to no response
+        self._write_log()  # of lines that belong to no response
         self._streams.tick(self.draining)
         for channel in [*self.active_channels.values()]:
             if not channel.readable():  # the loop does not read yet, so the request may be complete
@@ -7102,12 +7146,12 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         seed = seed_of(source)
         picture = read_picture(source, longest) if seed is None else draw_house_cat(seed)
     except NoSuchCat as error:
-        print(f"catscii: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except (OSError, PictureError, Unavailable) as error:
         hint = f"; house cats are {HOUSE_CAT_IDS}" if source.startswith("house-") else ""
         reason = "".join(filter(str.isprintable, str(getattr(error, "strerror", error))))  # a server may have chosen it
-        print(f"catscii: {quoted(source)}: {reason}{hint}", file=sys.stderr)
+        complain(f"{quoted(source)}: {reason}{hint}")
         return 1
     drawn, bubble = view.speaking(picture.size)
     try:
@@ -7115,10 +7159,19 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # a reader such as head may stop early
-            print(f"catscii: standard output: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
+            complain(f"standard output: {error.strerror}")
+        discard_output()
         return 1
     return 0
+
+
+def complain(message: str) -> None:
+    print(f"catscii: {message}", file=sys.stderr)
+
+
+def discard_output() -> None:
+    """Let what is written to standard output vanish, because Python flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def terminal_colors() -> str:
@@ -7132,11 +7185,11 @@ def show_live(cat_id: str) -> int:
     """Show a house cat that moves until SIGINT or SIGTERM, or a still one where none can move. Return the status."""
     seed = seed_of(cat_id)
     if seed is None:
-        print(f"catscii: {quoted(cat_id)}: house cats are {HOUSE_CAT_IDS}", file=sys.stderr)
+        complain(f"{quoted(cat_id)}: house cats are {HOUSE_CAT_IDS}")
         return 1
     colourless = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     if colourless or sys.stdout is None or not sys.stdout.isatty():
-        print("catscii: the cat keeps still: it moves in a terminal with colours only", file=sys.stderr)
+        complain("the cat keeps still: it moves in a terminal with colours only")
         return show_picture(cat_id, {})
     ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # a change that is being written must not be cut off
@@ -7263,7 +7316,7 @@ def main(arguments: list[str]) -> int:
         return serve(read_settings(os.environ))
     except SetupError as error:
         for problem in error.args:
-            print(f"catscii: {problem}", file=sys.stderr)
+            complain(problem)
         return 2
 
 

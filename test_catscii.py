@@ -4616,8 +4616,8 @@ def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
 
 
 def test_the_installed_waitress_has_all_that_the_server_relies_on():
-    server = catscii.Server(lambda environ, start: [], socket.create_server(("127.0.0.1", 0)), None, [],
-                            catscii.Streams())
+    server = catscii.Server(lambda environ, start: [], socket.create_server(("127.0.0.1", 0)), None,
+                            lambda: None, lambda: None, catscii.Streams())
     ours, theirs = socket.socketpair()
     channel = waitress.channel.HTTPChannel(server, ours, ("127.0.0.1", 1), server.adj, map={})
     request = waitress.parser.HTTPRequestParser(server.adj)
