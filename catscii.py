@@ -6657,21 +6657,81 @@ def serve_cgi() -> int:
 # because the loop of waitress visits all connections each time, and polls for urgent data without reading that data.
 # The code below relies on these internals of waitress, which a test looks for in the installed version:
 #   adjustments.Adjustments      the settings that channels, parsers and tasks read
-#   channel.HTTPChannel          a connection: service, handle_close, readable, del_channel; connected, requests (the
-#                                one to answer), request (incomplete), requests_lock, outbuf_lock, total_outbufs_len
-#                                (unsent), close_when_flushed, will_close; calls its server's pull_trigger
-#   parser.HTTPRequestParser     a request: received, parse_header; error, headers, completed, expect_continue
-#   task.WSGITask                a response: get_environment, set_close_on_finish, finish; close_on_finish, has_body,
-#                                version
+#   channel.HTTPChannel          calls its server's pull_trigger, and what WaitressChannel names
+#   parser.HTTPRequestParser     what WaitressParser names
+#   task.WSGITask                what WaitressTask names
 #   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which ClientQueues replaces
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
-# The classes that extend waitress are mixins, so that CGI and `art` do not import waitress, which takes 25 ms.
+# Parser, Task and Channel are mixins, to which `channel_class` adds the classes of waitress. So CGI and `art` do not
+# import waitress, which takes 25 ms. What the mixins use of these classes is declared here, for type checkers.
 
-WaitressBase: Any = object  # stands for the class of waitress that Server adds
+if TYPE_CHECKING:
+    Socket = socket.socket
+    Address = tuple[str, *tuple[int, ...]]  # a host, a port and, in IPv6, two numbers more
 
-REQUEST_HEAD = (  # RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
-    rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/1\.[01]\r\n"
-    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
+    class WaitressParser:
+        """A request as it arrives."""
+
+        command: str
+        version: str
+        headers: dict[str, str]  # by names in capital letters, with "_" instead of "-"
+        header_plus: bytes  # the part of the head that has arrived
+        headers_finished: bool
+        expect_continue: bool
+        completed: bool
+        empty: bool  # True for blank lines before a request
+        error: object  # None if the request is valid
+
+        def __init__(self, adj: object) -> None: ...
+        def received(self, data: bytes) -> int: ...
+        def parse_header(self, head: bytes) -> None: ...
+
+    class WaitressTask:
+        """A response that a thread writes."""
+
+        channel: Channel
+        request: Parser
+        version: str
+        has_body: bool
+        close_on_finish: bool
+
+        def __init__(self, channel: Channel, request: Parser) -> None: ...
+        def get_environment(self) -> WSGIEnvironment: ...
+        def finish(self) -> None: ...
+        def set_close_on_finish(self) -> None: ...
+
+    class WaitressChannel:
+        """A connection."""
+
+        parser_class: type[Parser]
+        server: Server
+        adj: object
+        addr: Address
+        socket: Socket  # None if the connection is closed
+        connected: bool
+        request: Parser | None  # the one that arrives
+        requests: list[Parser]  # the one that is answered
+        requests_lock: threading.Lock
+        close_when_flushed: bool
+        will_close: bool
+
+        def __init__(
+            self, server: Server, client: Socket, address: Address, adj: object, map: dict[int, Channel],
+        ) -> None: ...
+        def del_channel(self, map: dict[int, Channel] | None = None) -> None: ...
+        def handle_close(self) -> None: ...
+        def service(self) -> None: ...
+else:
+    WaitressParser = WaitressTask = WaitressChannel = object
+
+# RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
+REQUEST_LINE = (
+    rb"[!#$%&'*+.^_`|~0-9A-Z-]++ "
+    rb"(?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ "
+    rb"HTTP/1\.[01]\r\n"
+)
+HEADER_LINE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n"
+REQUEST_HEAD = REQUEST_LINE + rb"(?:" + HEADER_LINE + rb")*+(?:\r\n)?+"
 
 
 def check_head(head: bytes) -> None:
@@ -6679,30 +6739,45 @@ def check_head(head: bytes) -> None:
     if head.count(b"\r\n") > MAX_HEADERS + 2:
         raise ValueError(f"a request has at most {MAX_HEADERS} headers here")
     if not re.fullmatch(REQUEST_HEAD, head):
-        first, *headers = head.split(b"\r\n")
-        tried = {first: first, **{line: b"GET / HTTP/1.1\r\n" + line for line in headers}}
-        wrong = next((line for line, text in tried.items() if not re.fullmatch(REQUEST_HEAD, text + b"\r\n")), first)
-        raise ValueError(f"{quoted(wrong.decode('latin-1'))} is not HTTP/1.1 or HTTP/1.0")
+        wrong = invalid_line(head).decode("latin-1")
+        raise ValueError(f"{quoted(wrong)} is not HTTP/1.1 or HTTP/1.0")
     if b"\r\ntransfer-encoding:" in head.lower():  # waitress accepts chunks that a proxy may read differently
         raise ValueError("Transfer-Encoding is not supported: no request needs a body here")
 
 
-class Parser(WaitressBase):  # type: ignore[misc]
+def invalid_line(head: bytes) -> bytes:
+    """Return the first line of an invalid head that is wrong."""
+    request_line, *header_lines = head.split(b"\r\n")
+    if re.fullmatch(REQUEST_LINE, request_line + b"\r\n"):
+        for line in header_lines:
+            if line and not re.fullmatch(HEADER_LINE, line + b"\r\n"):
+                return line
+    return request_line
+
+
+class Parser(WaitressParser):
     """A request, whose body is ignored. Refuses requests that a proxy may have read differently."""
 
-    command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # for requests that cannot be parsed
-    expect_continue: bool
+    # What a task reads of a request that cannot be parsed:
+    command = "GET"
+    url_scheme = "http"
+    request_uri = ""
+    path = ""
+    query = ""
 
     def received(self, data: bytes) -> int:
-        head, _, _ = (self.header_plus + data).lstrip(b"\r\n").partition(b"\r\n\r\n")
-        self.indented = re.match(rb"(?:\r\n)*+\s", self.header_plus + data)  # waitress strips such bytes
+        arrived = self.header_plus + data
+        self.indented = bool(re.match(rb"(?:\r\n)*+\s", arrived))  # waitress strips such bytes
+        head, _, _ = arrived.lstrip(b"\r\n").partition(b"\r\n\r\n")
         if not self.headers_finished and re.search(rb"(?<!\r)\n", head):  # waitress would wait for CR LF
             self.error = waitress.utilities.BadRequest("a line of the head ends without a carriage return")
             self.completed = True
             return len(data)
-        consumed = int(super().received(data))
+        consumed = super().received(data)
         if self.expect_continue:  # send the final response instead of "100 Continue"
-            self.expect_continue, self.completed, self.headers["CONNECTION"] = False, True, "close"
+            self.expect_continue = False
+            self.completed = True
+            self.headers["CONNECTION"] = "close"
         return consumed
 
     def parse_header(self, head: bytes) -> None:
@@ -6719,18 +6794,29 @@ class Parser(WaitressBase):  # type: ignore[misc]
             raise waitress.parser.ParsingError(str(error)) from None
 
 
-class Task(WaitressBase):  # type: ignore[misc]
+class Task(WaitressTask):
     """The app's response to a request. The app also responds to refused requests."""
 
-    def __init__(self, channel: Channel, request: Any) -> None:
+    def __init__(self, channel: Channel, request: Parser) -> None:
         super().__init__(channel, request)
         if request.error and not request.headers:  # not parsed
             request.headers["ACCEPT"] = "text/plain"
-        asked = re.search(r"(?i)(^|,)\s*close\s*(,|$)", request.headers.get("CONNECTION", ""))
-        if asked or request.error or (channel.server.draining and not channel.has_more()):
+        if self._is_last():
             request.headers["CONNECTION"] = "close"
 
-    def get_environment(self) -> Any:
+    def _is_last(self) -> bool:
+        """Return whether the connection ends with this response."""
+        # 1. Where a refused request ends is uncertain, and so is what follows.
+        if self.request.error:
+            return True
+        # 2. The client asks for it, perhaps as one of many options.
+        options = self.request.headers.get("CONNECTION", "")
+        if re.search(r"(?i)(^|,)\s*close\s*(,|$)", options):
+            return True
+        # 3. The service ends, and has answered all that the client has sent.
+        return self.channel.server.draining and not self.channel.has_more()
+
+    def get_environment(self) -> WSGIEnvironment:
         return {**super().get_environment(), "catscii.begin_stream": self.begin_stream,
                 "catscii.refusal": self.request.error}  # None if the request is valid
 
@@ -6740,9 +6826,8 @@ class Task(WaitressBase):  # type: ignore[misc]
         The response is one of HTTP/1.0: its end is that of the connection.
         """
         self.version = "1.0"
-        channel: Channel = self.channel
-        channel.streaming = self.request.command == "GET"
-        return channel
+        self.channel.streaming = self.request.command == "GET"
+        return self.channel
 
     def finish(self) -> None:
         super().finish()
@@ -6750,35 +6835,39 @@ class Task(WaitressBase):  # type: ignore[misc]
             self.close_on_finish = False
 
     def set_close_on_finish(self) -> None:
+        # waitress also calls this for a 304 in HTTP/1.1, which has no Content-Length, but needs no end either.
         asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
-        if asked or self.has_body:  # waitress would also close after a 304, which has no Content-Length
+        if asked or self.has_body:
             super().set_close_on_finish()
 
 
-class Channel(WaitressBase):  # type: ignore[misc]
+class Channel(WaitressChannel):
     """A connection. The loop sends its responses, directly from the cache of pages, without a copy."""
 
-    request: Any
     streaming = False  # True if the loop goes on with the last response
 
-    def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
+    def __init__(self, server: Server, client: Socket, address: Address) -> None:
         self.unsent: deque[bytes] = deque()
         self.sent_of_first = 0  # bytes of unsent[0]
         self.behind = b""  # what the client has sent behind the request that is answered now
         self.client = client_of(address[0])
-        self.touched = self.begun = time.monotonic()  # when bytes last came or went; when self.request began
+        self.touched = time.monotonic()  # when bytes last came or went
+        self.begun = self.touched  # when self.request began
         super().__init__(server, client, address, server.adj, map=server.active_channels)
         server.watch(self)
 
     def __repr__(self) -> str:
         return "a connection"  # for the log; the text of waitress has the client's address
 
-    def del_channel(self, map: Any = None) -> None:
+    def del_channel(self, map: dict[int, Channel] | None = None) -> None:
         if self.socket:
             self.server.poll.unregister(self.socket)
-        with self.outbuf_lock:
-            self.unsent.clear()
+        self.unsent.clear()
         super().del_channel(map)
+
+    def readable(self) -> bool:
+        """Return whether a request may come now. All of the last response has to be on its way."""
+        return not (self.requests or self.unsent or self.close_when_flushed or self.will_close)
 
     def received(self, data: bytes) -> None:
         """Parse one request. Keep what comes behind it until the answer is on its way."""
@@ -6790,7 +6879,7 @@ class Channel(WaitressBase):  # type: ignore[misc]
                     self.begun = self.touched
                 data = data[self.request.received(data):]
                 if self.request.completed:
-                    if not self.request.empty:  # blank lines before a request
+                    if not self.request.empty:
                         self.requests.append(self.request)
                         self.server.add_task(self)
                     self.request = None
@@ -6816,11 +6905,8 @@ class Channel(WaitressBase):  # type: ignore[misc]
     def write_soon(self, data: bytes) -> int:
         if not self.connected:
             raise waitress.channel.ClientDisconnected
-        if data:
-            self.touched = time.monotonic()
-            with self.outbuf_lock:
-                self.unsent.append(data)
-                self.total_outbufs_len += len(data)
+        self.touched = time.monotonic()
+        self.unsent.append(data)
         return len(data)
 
     def go_on(self, data: bytes, last: bool = False) -> None:
@@ -6847,13 +6933,10 @@ class Channel(WaitressBase):  # type: ignore[misc]
             if parts > 1 and len(first) < KERNEL_BUFFER:  # usually the head of a response, and its body
                 pieces.append(memoryview(self.unsent[1])[:KERNEL_BUFFER - len(first)])
             try:
-                sent = self.socket.sendmsg(pieces)
+                self.sent_of_first += self.socket.sendmsg(pieces)
             except BlockingIOError:
                 break
             self.touched = time.monotonic()
-            self.sent_of_first += sent
-            with self.outbuf_lock:
-                self.total_outbufs_len -= sent
             while parts and self.sent_of_first >= len(self.unsent[0]):
                 self.sent_of_first -= len(self.unsent.popleft())
                 parts -= 1
@@ -6862,16 +6945,38 @@ class Channel(WaitressBase):  # type: ignore[misc]
         elif self.behind and not self.unsent:
             self.received(self.behind)
 
+    def unread(self) -> int:
+        """Return the number of bytes that wait until the client reads."""
+        return sum(map(len, list(self.unsent))) - self.sent_of_first
+
+
+def channel_class() -> type[Channel]:
+    """Return the class of connections: Channel with the classes of waitress."""
+
+    class ServerParser(Parser, waitress.parser.HTTPRequestParser):  # type: ignore[misc]
+        pass
+
+    class ServerTask(Task, waitress.task.WSGITask):  # type: ignore[misc]
+        pass
+
+    class ServerChannel(Channel, waitress.channel.HTTPChannel):  # type: ignore[misc]
+        parser_class = ServerParser
+        task_class = ServerTask
+        error_task_class = ServerTask
+
+    return ServerChannel
+
 
 class ClientQueues(OrderedDict[str, deque[Channel]]):
     """The queue of channels that wait for a thread. Each client has its own line, and the lines take turns."""
 
     def __init__(self, client_header: str | None) -> None:
         super().__init__()
-        self._header = client_header and client_header.upper().replace("-", "_")
+        self._header = (client_header or "").upper().replace("-", "_")
 
     def append(self, channel: Channel) -> None:
-        address = str(channel.requests[0].headers.get(self._header) or channel.addr[0])
+        headers = channel.requests[0].headers
+        address = headers.get(self._header) or channel.addr[0]
         self.setdefault(client_of(address), deque()).append(channel)
 
     def popleft(self) -> Channel:
@@ -6885,38 +6990,56 @@ class ClientQueues(OrderedDict[str, deque[Channel]]):
 class Server:
     """Serves an app on a socket. The main thread calls `run`, a signal handler calls `stop`, threads call `wake`."""
 
-    def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
-                 commit_visits: Callable[[], None], write_log: Callable[[], None], streams: Streams) -> None:
-        task_class = type("Task", (Task, waitress.task.WSGITask), {})
-        parser_class = type("Parser", (Parser, waitress.parser.HTTPRequestParser), {})
-        classes = {"task_class": task_class, "error_task_class": task_class, "parser_class": parser_class}
-        self._channel_class: Any = type("Channel", (Channel, waitress.channel.HTTPChannel), classes)
-        limits = {"max_request_header_size": MAX_HEADER_BYTES, "max_request_body_size": MAX_BODY_BYTES}
-        self.adj = waitress.adjustments.Adjustments(ident="", log_socket_errors=False, **limits)
-        self.application, self.server_name, self.effective_port = app, "localhost", listener.getsockname()[1]
+    def __init__(
+        self,
+        app: WSGIApplication,
+        listener: socket.socket,
+        client_header: str | None,
+        commit_visits: Callable[[], None],
+        write_log: Callable[[], None],
+        streams: Streams,
+    ) -> None:
+        # Channels and tasks of waitress read these.
+        self.application = app
+        self.adj = waitress.adjustments.Adjustments(
+            ident="",
+            log_socket_errors=False,
+            max_request_header_size=MAX_HEADER_BYTES,
+            max_request_body_size=MAX_BODY_BYTES,
+        )
+        self.server_name = "localhost"
+        self.effective_port = listener.getsockname()[1]
         self.active_channels: dict[int, Channel] = {}  # by file descriptor
-        self.task_dispatcher = waitress.task.ThreadedTaskDispatcher()
-        self.task_dispatcher.queue = ClientQueues(client_header)
-        self._tasks: deque[Channel] = deque()  # channels whose next request gets a thread at the end of the turn
-        self.add_task = self._tasks.append
-        self.pull_trigger = lambda: None  # waitress calls this for parts of a response; Channel.service calls `wake`
+
         self.answered: deque[Channel] = deque()  # channels that have something to send
+        self.draining = False  # True while the last requests are answered
+        self._stopping = False
+        self._ending_since = 0.0
+        self._tidied = 0.0
         self._commit_visits = commit_visits
         self._write_log = write_log
         self._streams = streams
-        self._asleep = self._stopping = self.draining = False
-        self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
+
+        self._channel_class = channel_class()
+        self._limit = connection_limit()
         self._full = Trouble("No connection is free: idle ones are closed", "Connections are free", logging.WARN, 10)
-        self._listener, self.poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
+        self._tasks: deque[Channel] = deque()  # channels whose request gets a thread at the end of the turn
+        self._dispatcher = waitress.task.ThreadedTaskDispatcher()
+        self._dispatcher.queue = ClientQueues(client_header)
+
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER // 2)  # Linux doubles these
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
-        for file in (listener.fileno(), self._alarm):
-            self.poll.register(file, select.POLLIN)
+        self._listener = listener
+        self._alarm, self._bell = os.pipe()  # what is written to the bell ends the sleep of the loop
+        self._asleep = False
+        self.poll = select.poll()
+        self.poll.register(self._listener, select.POLLIN)
+        self.poll.register(self._alarm, select.POLLIN)
 
     def run(self, stopping: threading.Event) -> None:
         """Serve until `stop` is called. Then set `stopping`, and use GRACE_SECONDS to answer what has arrived."""
-        self.task_dispatcher.set_thread_count(QUICK_THREADS + PLACES)
+        self._dispatcher.set_thread_count(QUICK_THREADS + PLACES)
         while not self._stopping:
             self._turn(TIDY_SECONDS)
         log.info("Initiating graceful shutdown")
@@ -6924,12 +7047,13 @@ class Server:
         self._accept()
         self.poll.unregister(self._listener)
         self._listener.close()
-        self.draining, self._ending_since = True, time.monotonic()
+        self.draining = True
+        self._ending_since = time.monotonic()
         while self.active_channels and time.monotonic() < self._ending_since + GRACE_SECONDS:
             self._turn(TIDY_SECONDS / 4)
         for channel in [*self.active_channels.values()]:
             channel.handle_close()
-        self.task_dispatcher.shutdown(timeout=0.1)
+        self._dispatcher.shutdown(timeout=0.1)
 
     def stop(self) -> None:
         self._stopping = True
@@ -6942,13 +7066,24 @@ class Server:
             self._asleep = False
             os.write(self._bell, b"!")
 
+    def pull_trigger(self) -> None:
+        """Do nothing. waitress calls this when a thread has answered, but does not tell which channel: see `wake`."""
+
+    def add_task(self, channel: Channel) -> None:
+        self._tasks.append(channel)
+
     def watch(self, channel: Channel) -> None:
         """Poll an open channel for the events that it waits for. poll() always reports errors too."""
-        if channel.socket:
-            events = select.POLLIN * channel.readable() | select.POLLOUT * channel.writable()
+        if channel.connected:
+            events = 0
+            if channel.readable():
+                events |= select.POLLIN
+            if channel.writable():
+                events |= select.POLLOUT
             self.poll.register(channel.socket, events)
 
     def _turn(self, seconds: float) -> None:
+        """Wait for events, but at most so many seconds, and handle them."""
         self._asleep = True
         events = dict(self.poll.poll(0 if self.answered else 1000 * seconds))
         self._asleep = False
@@ -6956,12 +7091,13 @@ class Server:
             os.read(self._alarm, 4096)
         arrivals = events.pop(self._listener.fileno(), None)
         for file, event in events.items():
-            if channel := self.active_channels.get(file):
+            channel = self.active_channels.get(file)
+            if channel:
                 waitress.wasyncore.readwrite(channel, event)
                 self.watch(channel)
         self._send()
         while self._tasks:  # after _send, because busy threads compete with the loop for the GIL
-            self.task_dispatcher.add_task(self._tasks.popleft())
+            self._dispatcher.add_task(self._tasks.popleft())
         if arrivals:  # last, because a new connection may get the file descriptor of a closed one
             self._accept()
         if time.monotonic() - self._tidied > TIDY_SECONDS:
@@ -6978,7 +7114,7 @@ class Server:
         self._commit_visits()
         self._write_log()
         for channel, parts in ready.items():
-            if not channel.socket:  # it was closed meanwhile
+            if not channel.connected:  # it was closed meanwhile
                 continue
             try:
                 channel.send(parts)
@@ -7010,44 +7146,61 @@ class Server:
         if not channels:
             time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # other processes have all files open: do not spin
             return
-        ((greediest, _),) = Counter(channel.client for channel in channels).most_common(1)
+        numbers = Counter(channel.client for channel in channels)
+        greediest = max(numbers, key=numbers.__getitem__)
         own = [channel for channel in channels if channel.client == greediest]
-        min(own, key=lambda channel: (bool(channel.requests), channel.touched)).handle_close()
+        idlest = min(own, key=lambda channel: (bool(channel.requests), channel.touched))
+        idlest.handle_close()
 
     def _tidy(self) -> None:
         """Close silent and slow connections. While too many bytes are unread, close the one with the most."""
-        now = self._tidied = time.monotonic()
+        now = time.monotonic()
+        self._tidied = now
         self._write_log()  # of lines that belong to no response
         self._streams.tick(self.draining)
         for channel in [*self.active_channels.values()]:
-            if not channel.readable():  # the loop does not read yet, so the request may be complete
-                channel.begun = now
-            if channel.requests:
-                continue
-            silent = now - max(channel.touched, self._ending_since)
-            busy = channel.request or channel.behind or channel.total_outbufs_len
-            overdue = channel.request and now - channel.begun > REQUEST_SECONDS
-            ended = self.draining and not busy and silent > TIDY_SECONDS
-            if overdue or ended or silent > SILENT_CONNECTION_SECONDS:
+            if self._is_over(channel, now):
                 channel.handle_close()
         while self._bytes_held() > MAX_UNSENT_IN_ALL:
-            max(self.active_channels.values(), key=lambda channel: int(channel.total_outbufs_len)).handle_close()
+            greediest = max(self.active_channels.values(), key=Channel.unread)
+            greediest.handle_close()
         self._full.end()
+
+    def _is_over(self, channel: Channel, now: float) -> bool:
+        """Tell whether nothing more is expected of a connection."""
+        # 1. While a thread answers, the client is right to be silent.
+        if channel.requests:
+            return False
+        # 2. The client sends nothing, or does not read.
+        silence = now - max(channel.touched, self._ending_since)
+        if silence > SILENT_CONNECTION_SECONDS:
+            return True
+        # 3. The client sends a request, but too slowly.
+        if channel.request:
+            return now - channel.begun > REQUEST_SECONDS
+        # 4. The service ends, and the client, which has all answers, has had the time for another request.
+        return self.draining and not channel.unsent and silence > TIDY_SECONDS
 
     def _bytes_held(self) -> int:
         """Return how many bytes the unread responses take. Clients that read the same page share its bytes."""
-        unsent = itertools.chain.from_iterable(list(channel.unsent) for channel in self.active_channels.values())
-        return sum({id(data): len(data) for data in unsent}.values())
+        sizes: dict[int, int] = {}
+        for channel in self.active_channels.values():
+            for data in list(channel.unsent):
+                sizes[id(data)] = len(data)
+        return sum(sizes.values())
 
 
 def connection_limit() -> int:
     """Return how many connections may be open: MAX_CONNECTIONS, or fewer if the system allows too few open files."""
-    wanted, (soft, hard) = MAX_CONNECTIONS + RESERVED_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(1, soft - RESERVED_FILES)
-    return MAX_CONNECTIONS
+    wanted = MAX_CONNECTIONS + RESERVED_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MAX_CONNECTIONS
+    allowed = wanted
+    if hard != resource.RLIM_INFINITY:
+        allowed = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - RESERVED_FILES)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -4623,8 +4623,8 @@ def test_the_installed_waitress_has_all_that_the_server_relies_on():
     request = waitress.parser.HTTPRequestParser(server.adj)
     assert request.received(b"GET / HTTP/1.1\r\n\r\n") == 18
     parts = {
-        channel: "received service handle_close readable del_channel connected requests request outbuf_lock "
-        "total_outbufs_len close_when_flushed will_close task_class error_task_class parser_class addr socket",
+        channel: "received service handle_close readable del_channel connected requests request requests_lock "
+        "close_when_flushed will_close task_class error_task_class parser_class addr socket",
         request: "received parse_header error headers completed expect_continue header_plus version",
         waitress.task.WSGITask(channel, request): "get_environment set_close_on_finish finish "
         "close_on_finish has_body version channel",
