@@ -7206,9 +7206,10 @@ def connection_limit() -> int:
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket. The host "::" also accepts IPv4 where the system can. Raises SetupError."""
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        dual_stack = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=dual_stack)
     except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
         raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
 
@@ -7252,7 +7253,8 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._text, self._shown = "0 bytes", False
+        self._text = "0 bytes"
+        self._shown = False
 
     def __enter__(self) -> Progress:
         if os.isatty(2):
@@ -7265,8 +7267,11 @@ class Progress:
         if self._shown:
             os.write(2, CLEAR_LINE)
 
-    def tell(self, arrived: int, whole: int | None) -> None:
-        self._text = f"{arrived:,} of {whole:,} bytes" if whole else f"{arrived:,} bytes"
+    def tell(self, arrived: int, total: int | None) -> None:
+        if total:
+            self._text = f"{arrived:,} of {total:,} bytes"
+        else:
+            self._text = f"{arrived:,} bytes"
 
     def _show(self) -> None:
         self._shown = True
@@ -7284,38 +7289,61 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         raise SetupError("--like chooses a house cat, so no picture can be given")
     if source == options.get("says") == "-":
         raise SetupError("standard input cannot be both the picture and what the cat says")
-    terminal, (columns, lines), environ = sys.stdout.isatty(), shutil.get_terminal_size(), os.environ
-    plain = not terminal or environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
-    format = options.get("format") or ("text" if plain and "colors" not in options else "ansi")
-    if terminal and format == "png":
-        raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
-    window = {"height": max(1, lines - 1), "colors": terminal_colors()} if terminal else {}  # a line is for the prompt
-    view = make_view(format, {"width": min(columns, WIDTHS[-1]), **window, **options}.get)
-    if view.says == "-":
-        view = view._replace(says=read_said())
+    view = view_in_terminal(options)
     try:
         source = source or house_cat_like(view.like)
-        longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
-        seed = seed_of(source)
-        picture = read_picture(source, longest) if seed is None else draw_house_cat(seed)
+        picture = find_picture(source, view)
     except NoSuchCat as error:
         complain(str(error))
         return 1
     except (OSError, PictureError, Unavailable) as error:
+        reason = str(getattr(error, "strerror", error))
+        printable = "".join(filter(str.isprintable, reason))  # a server may have chosen it
         hint = f"; house cats are {HOUSE_CAT_IDS}" if source.startswith("house-") else ""
-        reason = "".join(filter(str.isprintable, str(getattr(error, "strerror", error))))  # a server may have chosen it
-        complain(f"{quoted(source)}: {reason}{hint}")
+        complain(f"{quoted(source)}: {printable}{hint}")
         return 1
     drawn, bubble = view.speaking(picture.size)
+    encoded = encode(drawn.draw(picture), view, bubble)
     try:
-        sys.stdout.buffer.write(Page(encode(drawn.draw(picture), view, bubble), "").body)
-        sys.stdout.flush()
+        write_out(Page(encoded, "").body)
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # a reader such as head may stop early
             complain(f"standard output: {error.strerror}")
         discard_output()
         return 1
     return 0
+
+
+def view_in_terminal(options: Mapping[str, Any]) -> View:
+    """Return the view that the options of `art` ask for, in the terminal if there is one. Raises SetupError."""
+    format = "text"
+    if shows_colours() or "colors" in options:
+        format = "ansi"
+    format = options.get("format", format)
+    terminal = sys.stdout.isatty()
+    if terminal and format == "png":
+        raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
+    columns, lines = shutil.get_terminal_size()
+    defaults: dict[str, Any] = {"width": min(columns, WIDTHS[-1])}
+    if terminal:
+        defaults["height"] = max(1, lines - 1)  # a line is for the prompt
+        defaults["colors"] = terminal_colors()
+    view = make_view(format, {**defaults, **options}.get)
+    if view.says == "-":
+        view = view._replace(says=read_said())
+    return view
+
+
+def find_picture(source: str, view: View) -> Image.Image:
+    """Return the house cat or other picture that `source` names, large enough for the view.
+
+    Raises NoSuchCat, OSError, PictureError, SetupError and Unavailable.
+    """
+    seed = seed_of(source)
+    if seed is not None:
+        return draw_house_cat(seed)
+    longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
+    return read_picture(source, longest)
 
 
 def complain(message: str) -> None:
@@ -7327,11 +7355,20 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def shows_colours() -> bool:
+    """Tell whether standard output is a terminal that shows colours, and the user does not forbid them."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return sys.stdout.isatty()
+
+
 def terminal_colors() -> str:
     """Return which colours the environment promises, as in the parameter `colors`."""
     if os.environ.get("COLORTERM") in ("truecolor", "24bit"):
         return "true"
-    return "16" if os.environ.get("TERM") == "linux" else "256"  # the console of Linux has 16
+    if os.environ.get("TERM") == "linux":  # the console of Linux
+        return "16"
+    return "256"
 
 
 def show_live(cat_id: str) -> int:
@@ -7340,8 +7377,7 @@ def show_live(cat_id: str) -> int:
     if seed is None:
         complain(f"{quoted(cat_id)}: house cats are {HOUSE_CAT_IDS}")
         return 1
-    colourless = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    if colourless or sys.stdout is None or not sys.stdout.isatty():
+    if sys.stdout is None or not shows_colours():
         complain("the cat keeps still: it moves in a terminal with colours only")
         return show_picture(cat_id, {})
     ending = threading.Event()
@@ -7404,56 +7440,80 @@ def read_said() -> str:
 def read_source(source: str) -> bytes:
     with Progress() as progress:
         if is_web_url(source):
-            variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
-            fetcher = Fetcher(read_settings(variables).ssl_cert_file, [source])
-            return fetcher.get(Request(source, MAX_PICTURE_BYTES, tell=progress.tell))
-        data = bytearray()
+            return download(source, progress)
         with open(0 if source == "-" else source, "rb") as file:
-            whole = os.fstat(file.fileno()).st_size or None  # 0 for a pipe
-            while part := file.read1(1 << 20):
-                data += part
-                if len(data) > MAX_FILE_BYTES:
-                    raise PictureError(f"it has more than {MAX_FILE_BYTES:,} bytes")
-                progress.tell(len(data), whole)
-        if not data:
-            raise PictureError("it is empty")
-        return bytes(data)
+            return read_file(file, progress)
+
+
+def download(url: str, progress: Progress) -> bytes:
+    variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
+    fetcher = Fetcher(read_settings(variables).ssl_cert_file, [url])
+    return fetcher.get(Request(url, MAX_PICTURE_BYTES, tell=progress.tell))
+
+
+def read_file(file: io.BufferedReader, progress: Progress) -> bytes:
+    total = os.fstat(file.fileno()).st_size or None  # 0 for a pipe
+    data = bytearray()
+    while part := file.read1(1 << 20):
+        data += part
+        if len(data) > MAX_FILE_BYTES:
+            raise PictureError(f"it has more than {MAX_FILE_BYTES:,} bytes")
+        progress.tell(len(data), total)
+    if not data:
+        raise PictureError("it is empty")
+    return bytes(data)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    def value(text: str, choices: Choices, name: str = "") -> Any:
-        try:
-            return one_of(text, choices)
-        except ValueError as error:
-            hint = f"the environment sets it, as in {name}={quoted(text)} catscii.py"
-            raise argparse.ArgumentTypeError(hint if name else str(error)) from None
-
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = usage  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
     for name in Settings._fields:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=partial(value, choices=(), name=name.upper()))
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=partial(refuse_setting, name.upper()))
     commands = parser.add_subparsers(dest="command", metavar="art|live")
-    live_parser = commands.add_parser("live", prog="catscii.py live")
-    live_parser.add_argument("picture", nargs="?", metavar="house-N", default="", help="a house cat (a random one)")
-    art_parser = commands.add_parser(
-        "art", prog="catscii.py art", usage=f"catscii.py art [{SOURCES}] [OPTION ...]",
+    live = commands.add_parser("live", prog="catscii.py live")
+    live.add_argument("picture", nargs="?", metavar="house-N", default="", help="a house cat (a random one)")
+    art = commands.add_parser(
+        "art",
+        prog="catscii.py art",
+        usage=f"catscii.py art [{SOURCES}] [OPTION ...]",
+        description="Show a picture as coloured ASCII art. Defaults are in parentheses.",
         argument_default=argparse.SUPPRESS,
-        description="Show a picture as coloured ASCII art. Defaults are in parentheses.")
-    art_parser.add_argument("picture", nargs="?", metavar=SOURCES, default="",
-                            help="a file, an address, a house cat, or - for standard input (a random house cat)")
+    )
+    art.add_argument(
+        "picture",
+        nargs="?",
+        metavar=SOURCES,
+        default="",
+        help="a file, an address, a house cat, or - for standard input (a random house cat)",
+    )
     for name, parameter in PARAMETERS.items():
-        art_parser.add_argument(f"--{name}", metavar=value_names(parameter.values),
-                                type=partial(value, choices=parameter.values), help=parameter.art)
+        art.add_argument(
+            f"--{name}",
+            metavar=value_names(parameter.values),
+            type=partial(read_option, parameter.values),
+            help=parameter.art,
+        )
     return parser.parse_args(arguments)
+
+
+def refuse_setting(name: str, value: str) -> NoReturn:
+    """Tell that the environment, and not an option, has the setting."""
+    raise argparse.ArgumentTypeError(f"the environment sets it, as in {name}={quoted(value)} catscii.py")
+
+
+def read_option(choices: Choices, value: str) -> int | str:
+    try:
+        return one_of(value, choices)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(arguments: list[str]) -> int:
     """Return the exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C ends the program without a traceback
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # the next file that is opened must not become a standard stream that was closed
-    os.close(spare)
+    open_closed_streams()
     if "GATEWAY_INTERFACE" in os.environ:  # then the arguments may come from the query
         return serve_cgi()
     if arguments in (["--help"], ["--version"]):  # argparse would take a fifth of their time
@@ -7461,16 +7521,26 @@ def main(arguments: list[str]) -> int:
         print(texts[arguments[0]])
         return 0
     try:
-        options = parse_arguments(arguments) if arguments else None  # the service need not import argparse
-        if options and options.command == "live":
+        if not arguments:  # the service need not import argparse
+            return serve(read_settings(os.environ))
+        options = parse_arguments(arguments)
+        if options.command == "live":
             return show_live(options.picture or f"house-{random.randrange(HOUSE_CATS)}")
-        if options and options.command == "art":
+        if options.command == "art":
             return show_picture(options.picture, vars(options))
         return serve(read_settings(os.environ))
     except SetupError as error:
         for problem in error.args:
             complain(problem)
         return 2
+
+
+def open_closed_streams() -> None:
+    """Open standard streams that are closed, so that no other file is opened in the place of one."""
+    file = 0
+    while file <= 2:
+        file = os.open(os.devnull, os.O_RDWR)
+    os.close(file)
 
 
 def end(status: int) -> NoReturn:
