@@ -6493,8 +6493,10 @@ def send_error(
 QUICK_THREADS = 4  # answer what needs no drawing; REVIVALS_AT_ONCE of them may wait for an upstream
 GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within ten seconds
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
-MAX_CONNECTIONS, RESERVED_FILES = 1000, 32  # open files for the database, the sources and modules
-SILENT_CONNECTION_SECONDS, REQUEST_SECONDS = 30.0, 30.0  # without a byte; from first to last byte of a request
+MAX_CONNECTIONS = 1000
+RESERVED_FILES = 32  # for the database, the sources and modules
+SILENT_CONNECTION_SECONDS = 30.0  # without a byte
+REQUEST_SECONDS = 30.0  # from the first to the last byte of a request
 MAX_UNSENT_IN_ALL = 32 << 20  # bytes that wait in this process until clients read
 KERNEL_BUFFER = 32 << 10  # bytes that the kernel holds for a connection, about, in each direction
 PASSED_FILE = 3  # the file descriptor of the socket that systemd passes
@@ -6508,82 +6510,116 @@ SOURCES = "PICTURE|URL|house-N|-"
 
 
 def usage() -> str:
-    options = (f"[--{name} {value_names(parameter.values)}]" for name, parameter in PARAMETERS.items())
-    variables = (f"  {name.upper():21} {setting.help}" for name, setting in SETTINGS.items())
+    option_lines = f"\n{' ' * 13}".join(
+        f"[--{name} {value_names(parameter.values)}]" for name, parameter in PARAMETERS.items())
+    variable_lines = "\n".join(
+        f"  {name.upper():21} {setting.help}" for name, setting in SETTINGS.items())
     return f"""\
 catscii {__version__}: cats as coloured ASCII art
 
 usage:
   catscii.py                          serve over HTTP
   catscii.py art [{SOURCES}]   show a picture, or a house cat, as large as the terminal
-             {f"{chr(10):14}".join(options)}
+             {option_lines}
   catscii.py art --help               explain these options
   catscii.py live [house-N]           show a house cat that moves, until Ctrl+C
   catscii.py --help | --version
 
 environment (defaults in parentheses):
-{chr(10).join(variables)}
+{variable_lines}
   NO_COLOR              makes art print plain text, like TERM=dumb; COLORTERM=truecolor gives 24-bit colours, not 256
 """
 
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, answer the requests that have arrived, and return 0. Raises SetupError."""
-    handler, flush = start_logging(settings.log_level), start_reporting(settings)
+    handler = start_logging(settings.log_level)
+    flush = start_reporting(settings)
     check_database(settings.analytics_db)
     app = make_app(settings)
-    service, listener = app.service, passed_listener() or listen(settings.host, settings.port)
-    server = Server(traced(app) if settings.otlp_endpoint else app, listener, settings.client_ip_header,
-                    before_sending=[service.visit_counter.write, handler.flush], streams=service.streams)
+    service: Service = app.service
+    listener = passed_listener() or listen(settings.host, settings.port)
+    server = Server(
+        traced(app) if settings.otlp_endpoint else app,
+        listener,
+        settings.client_ip_header,
+        commit_visits=service.visit_counter.write,
+        write_log=handler.flush,
+        streams=service.streams,
+    )
+    service.gauges["catscii_open_connections"] = lambda: len(server.active_channels)
+    service.gauges["catscii_dropped_log_lines_total"] = lambda: handler.dropped
 
     def stop(*_: object) -> None:
         notify("STOPPING=1")
         server.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    service.gauges["catscii_open_connections"] = lambda: len(server.active_channels)
-    service.gauges["catscii_dropped_log_lines_total"] = lambda: handler.dropped
-    host, port = listener.getsockname()[:2]
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    handler.greet(f"open http://{f'localhost:{port}' if host in ('0.0.0.0', '::') else address}")
-    if not settings.geolite2_country_db:
-        log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
-    log.info("Listening on %(address)s", {
-        "address": address, "version": __version__,
-        "countries": settings.geolite2_country_db or "off",
-        "sources": [urllib_parse.urlsplit(url).hostname for url in settings.cat_sources],
-        "etcd": [urllib_parse.urlsplit(url).hostname for url in settings.etcd_endpoints],
-        "sentry": urllib_parse.urlsplit(settings.sentry_dsn or "").hostname or "off",
-        "otlp": urllib_parse.urlsplit(settings.otlp_endpoint or "").hostname or "off"})
-    stopping, ended = threading.Event(), threading.Event()
-    events = {service.maintain: stopping, service.refresher.run: stopping, service.machines.run: ended}
-    maintenance, _, exchanger = threads = [
-        threading.Thread(target=run, args=[event], daemon=True) for run, event in events.items()]
-    for thread in threads:
-        thread.start()
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    announce(settings, listener, handler)
+    stopping = threading.Event()
+    maintenance = start_thread(service.maintain, stopping)
+    start_thread(service.refresher.run, stopping)
+    all_counted = threading.Event()  # then the last exchange with other machines is due
+    exchange = start_thread(service.machines.run, all_counted)
     notify("READY=1")
     handler.buffered = True
     server.run(stopping)
     maintenance.join(1)
     service.visit_counter.close()
-    ended.set()
-    exchanger.join(1)
+    all_counted.set()
+    exchange.join(1)
     service.database.close()
     flush()
     return 0
 
 
+def announce(settings: Settings, listener: socket.socket, handler: LogHandler) -> None:
+    """Log where the service listens and what it uses. A terminal shows an address to open."""
+    host, port = listener.getsockname()[:2]
+    address = f"{host}:{port}"
+    if ":" in host:  # IPv6
+        address = f"[{host}]:{port}"
+    reachable = address
+    if host in ("0.0.0.0", "::"):  # all addresses of the machine
+        reachable = f"localhost:{port}"
+    handler.greet(f"open http://{reachable}")
+    if not settings.geolite2_country_db:
+        log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
+    log.info("Listening on %(address)s", {
+        "address": address,
+        "version": __version__,
+        "countries": settings.geolite2_country_db or "off",
+        "sources": [host_name(url) for url in settings.cat_sources],
+        "etcd": [host_name(url) for url in settings.etcd_endpoints],
+        "sentry": host_name(settings.sentry_dsn),
+        "otlp": host_name(settings.otlp_endpoint),
+    })
+
+
+def host_name(url: str | None) -> str:
+    """Return what the log tells of a URL, which may contain a key, or "off" if there is no URL."""
+    return urllib_parse.urlsplit(url or "").hostname or "off"
+
+
+def start_thread(run: Callable[..., object], *arguments: object) -> threading.Thread:
+    """Start a thread that does not keep the process from ending."""
+    thread = threading.Thread(target=run, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
 def start_reporting(settings: Settings) -> Callable[[], None]:
     """Start Sentry and traces if they are set. Return a function that sends the remaining data. Raises SetupError."""
-    wanted = {start_sentry: settings.sentry_dsn, start_tracing: settings.otlp_endpoint}
-    senders = [start(settings) for start, url in wanted.items() if url]
+    senders = []
+    if settings.sentry_dsn:
+        senders.append(start_sentry(settings))
+    if settings.otlp_endpoint:
+        senders.append(start_tracing(settings))
 
     def flush() -> None:
         for sender in senders:
-            thread = threading.Thread(target=sender, daemon=True)
-            thread.start()
-            thread.join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
+            start_thread(sender).join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
 
     return flush
 
@@ -6596,7 +6632,8 @@ def serve_cgi() -> int:
     try:
         settings = read_settings(os.environ)
         start_logging(settings.log_level)
-        flush, app = start_reporting(settings), make_app(settings)
+        flush = start_reporting(settings)
+        app = make_app(settings)
     except SetupError as error:
         for problem in error.args:
             log.critical("Not set up", {"problem": problem})
@@ -6607,9 +6644,10 @@ def serve_cgi() -> int:
     CGIHandler().run(traced(app) if settings.otlp_endpoint else app)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends SIGTERM when it has the whole response
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()  # then read the body, because Apache loses the response if it cannot send the body
-        sys.stdin.buffer.read(max(0, min(int(os.environ.get("CONTENT_LENGTH") or 0), 1 << 20)))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()
+        length = int(os.environ.get("CONTENT_LENGTH") or 0)
+        sys.stdin.buffer.read(max(0, min(length, 1 << 20)))  # Apache loses a response if it cannot send the body
+    discard_output()
     app.service.finish_cgi()
     flush()
     return 0
@@ -6619,21 +6657,81 @@ def serve_cgi() -> int:
 # because the loop of waitress visits all connections each time, and polls for urgent data without reading that data.
 # The code below relies on these internals of waitress, which a test looks for in the installed version:
 #   adjustments.Adjustments      the settings that channels, parsers and tasks read
-#   channel.HTTPChannel          a connection: service, handle_close, readable, del_channel; connected, requests (the
-#                                one to answer), request (incomplete), requests_lock, outbuf_lock, total_outbufs_len
-#                                (unsent), close_when_flushed, will_close; calls its server's pull_trigger
-#   parser.HTTPRequestParser     a request: received, parse_header; error, headers, completed, expect_continue
-#   task.WSGITask                a response: get_environment, set_close_on_finish, finish; close_on_finish, has_body,
-#                                version
+#   channel.HTTPChannel          calls its server's pull_trigger, and what WaitressChannel names
+#   parser.HTTPRequestParser     what WaitressParser names
+#   task.WSGITask                what WaitressTask names
 #   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which ClientQueues replaces
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
-# The classes that extend waitress are mixins, so that CGI and `art` do not import waitress, which takes 25 ms.
+# Parser, Task and Channel are mixins, to which `channel_class` adds the classes of waitress. So CGI and `art` do not
+# import waitress, which takes 25 ms. What the mixins use of these classes is declared here, for type checkers.
 
-WaitressBase: Any = object  # stands for the class of waitress that Server adds
+if TYPE_CHECKING:
+    Socket = socket.socket
+    Address = tuple[str, *tuple[int, ...]]  # a host, a port and, in IPv6, two numbers more
 
-REQUEST_HEAD = (  # RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
-    rb"[!#$%&'*+.^_`|~0-9A-Z-]++ (?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ HTTP/1\.[01]\r\n"
-    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n)*+(?:\r\n)?+")
+    class WaitressParser:
+        """A request as it arrives."""
+
+        command: str
+        version: str
+        headers: dict[str, str]  # by names in capital letters, with "_" instead of "-"
+        header_plus: bytes  # the part of the head that has arrived
+        headers_finished: bool
+        expect_continue: bool
+        completed: bool
+        empty: bool  # True for blank lines before a request
+        error: object  # None if the request is valid
+
+        def __init__(self, adj: object) -> None: ...
+        def received(self, data: bytes) -> int: ...
+        def parse_header(self, head: bytes) -> None: ...
+
+    class WaitressTask:
+        """A response that a thread writes."""
+
+        channel: Channel
+        request: Parser
+        version: str
+        has_body: bool
+        close_on_finish: bool
+
+        def __init__(self, channel: Channel, request: Parser) -> None: ...
+        def get_environment(self) -> WSGIEnvironment: ...
+        def finish(self) -> None: ...
+        def set_close_on_finish(self) -> None: ...
+
+    class WaitressChannel:
+        """A connection."""
+
+        parser_class: type[Parser]
+        server: Server
+        adj: object
+        addr: Address
+        socket: Socket  # None if the connection is closed
+        connected: bool
+        request: Parser | None  # the one that arrives
+        requests: list[Parser]  # the one that is answered
+        requests_lock: threading.Lock
+        close_when_flushed: bool
+        will_close: bool
+
+        def __init__(
+            self, server: Server, client: Socket, address: Address, adj: object, map: dict[int, Channel],
+        ) -> None: ...
+        def del_channel(self, map: dict[int, Channel] | None = None) -> None: ...
+        def handle_close(self) -> None: ...
+        def service(self) -> None: ...
+else:
+    WaitressParser = WaitressTask = WaitressChannel = object
+
+# RFC 9112, 3 and 5, without line folding. Possessive quantifiers keep the time linear.
+REQUEST_LINE = (
+    rb"[!#$%&'*+.^_`|~0-9A-Z-]++ "
+    rb"(?:[A-Za-z][A-Za-z0-9+.-]*+:/)?/[!\"$-~\x80-\xff]*+ "
+    rb"HTTP/1\.[01]\r\n"
+)
+HEADER_LINE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]{0,64}+(?:[!-~\x80-\xff]++[ \t]{0,64}+)*+\r\n"
+REQUEST_HEAD = REQUEST_LINE + rb"(?:" + HEADER_LINE + rb")*+(?:\r\n)?+"
 
 
 def check_head(head: bytes) -> None:
@@ -6641,30 +6739,45 @@ def check_head(head: bytes) -> None:
     if head.count(b"\r\n") > MAX_HEADERS + 2:
         raise ValueError(f"a request has at most {MAX_HEADERS} headers here")
     if not re.fullmatch(REQUEST_HEAD, head):
-        first, *headers = head.split(b"\r\n")
-        tried = {first: first, **{line: b"GET / HTTP/1.1\r\n" + line for line in headers}}
-        wrong = next((line for line, text in tried.items() if not re.fullmatch(REQUEST_HEAD, text + b"\r\n")), first)
-        raise ValueError(f"{quoted(wrong.decode('latin-1'))} is not HTTP/1.1 or HTTP/1.0")
+        wrong = invalid_line(head).decode("latin-1")
+        raise ValueError(f"{quoted(wrong)} is not HTTP/1.1 or HTTP/1.0")
     if b"\r\ntransfer-encoding:" in head.lower():  # waitress accepts chunks that a proxy may read differently
         raise ValueError("Transfer-Encoding is not supported: no request needs a body here")
 
 
-class Parser(WaitressBase):  # type: ignore[misc]
+def invalid_line(head: bytes) -> bytes:
+    """Return the first line of an invalid head that is wrong."""
+    request_line, *header_lines = head.split(b"\r\n")
+    if re.fullmatch(REQUEST_LINE, request_line + b"\r\n"):
+        for line in header_lines:
+            if line and not re.fullmatch(HEADER_LINE, line + b"\r\n"):
+                return line
+    return request_line
+
+
+class Parser(WaitressParser):
     """A request, whose body is ignored. Refuses requests that a proxy may have read differently."""
 
-    command, url_scheme, request_uri, path, query = "GET", "http", "", "", ""  # for requests that cannot be parsed
-    expect_continue: bool
+    # What a task reads of a request that cannot be parsed:
+    command = "GET"
+    url_scheme = "http"
+    request_uri = ""
+    path = ""
+    query = ""
 
     def received(self, data: bytes) -> int:
-        head, _, _ = (self.header_plus + data).lstrip(b"\r\n").partition(b"\r\n\r\n")
-        self.indented = re.match(rb"(?:\r\n)*+\s", self.header_plus + data)  # waitress strips such bytes
+        arrived = self.header_plus + data
+        self.indented = bool(re.match(rb"(?:\r\n)*+\s", arrived))  # waitress strips such bytes
+        head, _, _ = arrived.lstrip(b"\r\n").partition(b"\r\n\r\n")
         if not self.headers_finished and re.search(rb"(?<!\r)\n", head):  # waitress would wait for CR LF
             self.error = waitress.utilities.BadRequest("a line of the head ends without a carriage return")
             self.completed = True
             return len(data)
-        consumed = int(super().received(data))
+        consumed = super().received(data)
         if self.expect_continue:  # send the final response instead of "100 Continue"
-            self.expect_continue, self.completed, self.headers["CONNECTION"] = False, True, "close"
+            self.expect_continue = False
+            self.completed = True
+            self.headers["CONNECTION"] = "close"
         return consumed
 
     def parse_header(self, head: bytes) -> None:
@@ -6681,18 +6794,29 @@ class Parser(WaitressBase):  # type: ignore[misc]
             raise waitress.parser.ParsingError(str(error)) from None
 
 
-class Task(WaitressBase):  # type: ignore[misc]
+class Task(WaitressTask):
     """The app's response to a request. The app also responds to refused requests."""
 
-    def __init__(self, channel: Channel, request: Any) -> None:
+    def __init__(self, channel: Channel, request: Parser) -> None:
         super().__init__(channel, request)
         if request.error and not request.headers:  # not parsed
             request.headers["ACCEPT"] = "text/plain"
-        asked = re.search(r"(?i)(^|,)\s*close\s*(,|$)", request.headers.get("CONNECTION", ""))
-        if asked or request.error or (channel.server.draining and not channel.has_more()):
+        if self._is_last():
             request.headers["CONNECTION"] = "close"
 
-    def get_environment(self) -> Any:
+    def _is_last(self) -> bool:
+        """Return whether the connection ends with this response."""
+        # 1. Where a refused request ends is uncertain, and so is what follows.
+        if self.request.error:
+            return True
+        # 2. The client asks for it, perhaps as one of many options.
+        options = self.request.headers.get("CONNECTION", "")
+        if re.search(r"(?i)(^|,)\s*close\s*(,|$)", options):
+            return True
+        # 3. The service ends, and has answered all that the client has sent.
+        return self.channel.server.draining and not self.channel.has_more()
+
+    def get_environment(self) -> WSGIEnvironment:
         return {**super().get_environment(), "catscii.begin_stream": self.begin_stream,
                 "catscii.refusal": self.request.error}  # None if the request is valid
 
@@ -6702,9 +6826,8 @@ class Task(WaitressBase):  # type: ignore[misc]
         The response is one of HTTP/1.0: its end is that of the connection.
         """
         self.version = "1.0"
-        channel: Channel = self.channel
-        channel.streaming = self.request.command == "GET"
-        return channel
+        self.channel.streaming = self.request.command == "GET"
+        return self.channel
 
     def finish(self) -> None:
         super().finish()
@@ -6712,35 +6835,39 @@ class Task(WaitressBase):  # type: ignore[misc]
             self.close_on_finish = False
 
     def set_close_on_finish(self) -> None:
+        # waitress also calls this for a 304 in HTTP/1.1, which has no Content-Length, but needs no end either.
         asked = self.version == "1.0" or self.request.headers.get("CONNECTION", "").lower() == "close"
-        if asked or self.has_body:  # waitress would also close after a 304, which has no Content-Length
+        if asked or self.has_body:
             super().set_close_on_finish()
 
 
-class Channel(WaitressBase):  # type: ignore[misc]
+class Channel(WaitressChannel):
     """A connection. The loop sends its responses, directly from the cache of pages, without a copy."""
 
-    request: Any
     streaming = False  # True if the loop goes on with the last response
 
-    def __init__(self, server: Server, client: socket.socket, address: Any) -> None:
+    def __init__(self, server: Server, client: Socket, address: Address) -> None:
         self.unsent: deque[bytes] = deque()
         self.sent_of_first = 0  # bytes of unsent[0]
         self.behind = b""  # what the client has sent behind the request that is answered now
         self.client = client_of(address[0])
-        self.touched = self.begun = time.monotonic()  # when bytes last came or went; when self.request began
+        self.touched = time.monotonic()  # when bytes last came or went
+        self.begun = self.touched  # when self.request began
         super().__init__(server, client, address, server.adj, map=server.active_channels)
         server.watch(self)
 
     def __repr__(self) -> str:
         return "a connection"  # for the log; the text of waitress has the client's address
 
-    def del_channel(self, map: Any = None) -> None:
+    def del_channel(self, map: dict[int, Channel] | None = None) -> None:
         if self.socket:
             self.server.poll.unregister(self.socket)
-        with self.outbuf_lock:
-            self.unsent.clear()
+        self.unsent.clear()
         super().del_channel(map)
+
+    def readable(self) -> bool:
+        """Return whether a request may come now. All of the last response has to be on its way."""
+        return not (self.requests or self.unsent or self.close_when_flushed or self.will_close)
 
     def received(self, data: bytes) -> None:
         """Parse one request. Keep what comes behind it until the answer is on its way."""
@@ -6752,7 +6879,7 @@ class Channel(WaitressBase):  # type: ignore[misc]
                     self.begun = self.touched
                 data = data[self.request.received(data):]
                 if self.request.completed:
-                    if not self.request.empty:  # blank lines before a request
+                    if not self.request.empty:
                         self.requests.append(self.request)
                         self.server.add_task(self)
                     self.request = None
@@ -6778,11 +6905,8 @@ class Channel(WaitressBase):  # type: ignore[misc]
     def write_soon(self, data: bytes) -> int:
         if not self.connected:
             raise waitress.channel.ClientDisconnected
-        if data:
-            self.touched = time.monotonic()
-            with self.outbuf_lock:
-                self.unsent.append(data)
-                self.total_outbufs_len += len(data)
+        self.touched = time.monotonic()
+        self.unsent.append(data)
         return len(data)
 
     def go_on(self, data: bytes, last: bool = False) -> None:
@@ -6809,13 +6933,10 @@ class Channel(WaitressBase):  # type: ignore[misc]
             if parts > 1 and len(first) < KERNEL_BUFFER:  # usually the head of a response, and its body
                 pieces.append(memoryview(self.unsent[1])[:KERNEL_BUFFER - len(first)])
             try:
-                sent = self.socket.sendmsg(pieces)
+                self.sent_of_first += self.socket.sendmsg(pieces)
             except BlockingIOError:
                 break
             self.touched = time.monotonic()
-            self.sent_of_first += sent
-            with self.outbuf_lock:
-                self.total_outbufs_len -= sent
             while parts and self.sent_of_first >= len(self.unsent[0]):
                 self.sent_of_first -= len(self.unsent.popleft())
                 parts -= 1
@@ -6824,16 +6945,38 @@ class Channel(WaitressBase):  # type: ignore[misc]
         elif self.behind and not self.unsent:
             self.received(self.behind)
 
+    def unread(self) -> int:
+        """Return the number of bytes that wait until the client reads."""
+        return sum(map(len, list(self.unsent))) - self.sent_of_first
+
+
+def channel_class() -> type[Channel]:
+    """Return the class of connections: Channel with the classes of waitress."""
+
+    class ServerParser(Parser, waitress.parser.HTTPRequestParser):  # type: ignore[misc]
+        pass
+
+    class ServerTask(Task, waitress.task.WSGITask):  # type: ignore[misc]
+        pass
+
+    class ServerChannel(Channel, waitress.channel.HTTPChannel):  # type: ignore[misc]
+        parser_class = ServerParser
+        task_class = ServerTask
+        error_task_class = ServerTask
+
+    return ServerChannel
+
 
 class ClientQueues(OrderedDict[str, deque[Channel]]):
     """The queue of channels that wait for a thread. Each client has its own line, and the lines take turns."""
 
     def __init__(self, client_header: str | None) -> None:
         super().__init__()
-        self._header = client_header and client_header.upper().replace("-", "_")
+        self._header = (client_header or "").upper().replace("-", "_")
 
     def append(self, channel: Channel) -> None:
-        address = str(channel.requests[0].headers.get(self._header) or channel.addr[0])
+        headers = channel.requests[0].headers
+        address = headers.get(self._header) or channel.addr[0]
         self.setdefault(client_of(address), deque()).append(channel)
 
     def popleft(self) -> Channel:
@@ -6847,37 +6990,56 @@ class ClientQueues(OrderedDict[str, deque[Channel]]):
 class Server:
     """Serves an app on a socket. The main thread calls `run`, a signal handler calls `stop`, threads call `wake`."""
 
-    def __init__(self, app: Callable[..., Any], listener: socket.socket, client_header: str | None,
-                 before_sending: list[Callable[[], None]], streams: Streams) -> None:
-        task_class = type("Task", (Task, waitress.task.WSGITask), {})
-        parser_class = type("Parser", (Parser, waitress.parser.HTTPRequestParser), {})
-        classes = {"task_class": task_class, "error_task_class": task_class, "parser_class": parser_class}
-        self._channel_class: Any = type("Channel", (Channel, waitress.channel.HTTPChannel), classes)
-        limits = {"max_request_header_size": MAX_HEADER_BYTES, "max_request_body_size": MAX_BODY_BYTES}
-        self.adj = waitress.adjustments.Adjustments(ident="", log_socket_errors=False, **limits)
-        self.application, self.server_name, self.effective_port = app, "localhost", listener.getsockname()[1]
+    def __init__(
+        self,
+        app: WSGIApplication,
+        listener: socket.socket,
+        client_header: str | None,
+        commit_visits: Callable[[], None],
+        write_log: Callable[[], None],
+        streams: Streams,
+    ) -> None:
+        # Channels and tasks of waitress read these.
+        self.application = app
+        self.adj = waitress.adjustments.Adjustments(
+            ident="",
+            log_socket_errors=False,
+            max_request_header_size=MAX_HEADER_BYTES,
+            max_request_body_size=MAX_BODY_BYTES,
+        )
+        self.server_name = "localhost"
+        self.effective_port = listener.getsockname()[1]
         self.active_channels: dict[int, Channel] = {}  # by file descriptor
-        self.task_dispatcher = waitress.task.ThreadedTaskDispatcher()
-        self.task_dispatcher.queue = ClientQueues(client_header)
-        self._tasks: deque[Channel] = deque()  # channels whose next request gets a thread at the end of the turn
-        self.add_task = self._tasks.append
-        self.pull_trigger = lambda: None  # waitress calls this for parts of a response; Channel.service calls `wake`
+
         self.answered: deque[Channel] = deque()  # channels that have something to send
-        self._before_sending = before_sending
+        self.draining = False  # True while the last requests are answered
+        self._stopping = False
+        self._ending_since = 0.0
+        self._tidied = 0.0
+        self._commit_visits = commit_visits
+        self._write_log = write_log
         self._streams = streams
-        self._asleep = self._stopping = self.draining = False
-        self._tidied, self._ending_since, self._limit = 0.0, 0.0, connection_limit()
+
+        self._channel_class = channel_class()
+        self._limit = connection_limit()
         self._full = Trouble("No connection is free: idle ones are closed", "Connections are free", logging.WARN, 10)
-        self._listener, self.poll, (self._alarm, self._bell) = listener, select.poll(), os.pipe()
+        self._tasks: deque[Channel] = deque()  # channels whose request gets a thread at the end of the turn
+        self._dispatcher = waitress.task.ThreadedTaskDispatcher()
+        self._dispatcher.queue = ClientQueues(client_header)
+
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER // 2)  # Linux doubles these
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
-        for file in (listener.fileno(), self._alarm):
-            self.poll.register(file, select.POLLIN)
+        self._listener = listener
+        self._alarm, self._bell = os.pipe()  # what is written to the bell ends the sleep of the loop
+        self._asleep = False
+        self.poll = select.poll()
+        self.poll.register(self._listener, select.POLLIN)
+        self.poll.register(self._alarm, select.POLLIN)
 
     def run(self, stopping: threading.Event) -> None:
         """Serve until `stop` is called. Then set `stopping`, and use GRACE_SECONDS to answer what has arrived."""
-        self.task_dispatcher.set_thread_count(QUICK_THREADS + PLACES)
+        self._dispatcher.set_thread_count(QUICK_THREADS + PLACES)
         while not self._stopping:
             self._turn(TIDY_SECONDS)
         log.info("Initiating graceful shutdown")
@@ -6885,12 +7047,13 @@ class Server:
         self._accept()
         self.poll.unregister(self._listener)
         self._listener.close()
-        self.draining, self._ending_since = True, time.monotonic()
+        self.draining = True
+        self._ending_since = time.monotonic()
         while self.active_channels and time.monotonic() < self._ending_since + GRACE_SECONDS:
             self._turn(TIDY_SECONDS / 4)
         for channel in [*self.active_channels.values()]:
             channel.handle_close()
-        self.task_dispatcher.shutdown(timeout=0.1)
+        self._dispatcher.shutdown(timeout=0.1)
 
     def stop(self) -> None:
         self._stopping = True
@@ -6903,13 +7066,24 @@ class Server:
             self._asleep = False
             os.write(self._bell, b"!")
 
+    def pull_trigger(self) -> None:
+        """Do nothing. waitress calls this when a thread has answered, but does not tell which channel: see `wake`."""
+
+    def add_task(self, channel: Channel) -> None:
+        self._tasks.append(channel)
+
     def watch(self, channel: Channel) -> None:
         """Poll an open channel for the events that it waits for. poll() always reports errors too."""
-        if channel.socket:
-            events = select.POLLIN * channel.readable() | select.POLLOUT * channel.writable()
+        if channel.connected:
+            events = 0
+            if channel.readable():
+                events |= select.POLLIN
+            if channel.writable():
+                events |= select.POLLOUT
             self.poll.register(channel.socket, events)
 
     def _turn(self, seconds: float) -> None:
+        """Wait for events, but at most so many seconds, and handle them."""
         self._asleep = True
         events = dict(self.poll.poll(0 if self.answered else 1000 * seconds))
         self._asleep = False
@@ -6917,12 +7091,13 @@ class Server:
             os.read(self._alarm, 4096)
         arrivals = events.pop(self._listener.fileno(), None)
         for file, event in events.items():
-            if channel := self.active_channels.get(file):
+            channel = self.active_channels.get(file)
+            if channel:
                 waitress.wasyncore.readwrite(channel, event)
                 self.watch(channel)
         self._send()
         while self._tasks:  # after _send, because busy threads compete with the loop for the GIL
-            self.task_dispatcher.add_task(self._tasks.popleft())
+            self._dispatcher.add_task(self._tasks.popleft())
         if arrivals:  # last, because a new connection may get the file descriptor of a closed one
             self._accept()
         if time.monotonic() - self._tidied > TIDY_SECONDS:
@@ -6930,17 +7105,22 @@ class Server:
 
     def _send(self) -> None:
         """Commit visits, then send the responses that were ready before. A thread counts its visit, then responds."""
-        channels = [self.answered.popleft() for _ in range(len(self.answered))]
-        ready = {channel: len(channel.unsent) for channel in channels}
-        for act in self._before_sending if ready else ():
-            act()
+        ready: dict[Channel, int] = {}  # how many parts of its response each channel has
+        while self.answered:
+            channel = self.answered.popleft()
+            ready[channel] = len(channel.unsent)
+        if not ready:
+            return
+        self._commit_visits()
+        self._write_log()
         for channel, parts in ready.items():
-            if channel.socket:
-                try:
-                    channel.send(parts)
-                except OSError:  # the client hung up
-                    channel.handle_close()
-                self.watch(channel)
+            if not channel.connected:  # it was closed meanwhile
+                continue
+            try:
+                channel.send(parts)
+            except OSError:  # the client hung up
+                channel.handle_close()
+            self.watch(channel)
 
     def _accept(self) -> None:
         """Accept the waiting connections. If the limit is reached, each of them replaces another connection."""
@@ -6966,52 +7146,70 @@ class Server:
         if not channels:
             time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # other processes have all files open: do not spin
             return
-        ((greediest, _),) = Counter(channel.client for channel in channels).most_common(1)
+        numbers = Counter(channel.client for channel in channels)
+        greediest = max(numbers, key=numbers.__getitem__)
         own = [channel for channel in channels if channel.client == greediest]
-        min(own, key=lambda channel: (bool(channel.requests), channel.touched)).handle_close()
+        idlest = min(own, key=lambda channel: (bool(channel.requests), channel.touched))
+        idlest.handle_close()
 
     def _tidy(self) -> None:
         """Close silent and slow connections. While too many bytes are unread, close the one with the most."""
-        now = self._tidied = time.monotonic()
-        self._before_sending[-1]()  # write log lines that belong to no response
+        now = time.monotonic()
+        self._tidied = now
+        self._write_log()  # of lines that belong to no response
         self._streams.tick(self.draining)
         for channel in [*self.active_channels.values()]:
-            if not channel.readable():  # the loop does not read yet, so the request may be complete
-                channel.begun = now
-            if channel.requests:
-                continue
-            silent = now - max(channel.touched, self._ending_since)
-            busy = channel.request or channel.behind or channel.total_outbufs_len
-            overdue = channel.request and now - channel.begun > REQUEST_SECONDS
-            ended = self.draining and not busy and silent > TIDY_SECONDS
-            if overdue or ended or silent > SILENT_CONNECTION_SECONDS:
+            if self._is_over(channel, now):
                 channel.handle_close()
         while self._bytes_held() > MAX_UNSENT_IN_ALL:
-            max(self.active_channels.values(), key=lambda channel: int(channel.total_outbufs_len)).handle_close()
+            greediest = max(self.active_channels.values(), key=Channel.unread)
+            greediest.handle_close()
         self._full.end()
+
+    def _is_over(self, channel: Channel, now: float) -> bool:
+        """Tell whether nothing more is expected of a connection."""
+        # 1. While a thread answers, the client is right to be silent.
+        if channel.requests:
+            return False
+        # 2. The client sends nothing, or does not read.
+        silence = now - max(channel.touched, self._ending_since)
+        if silence > SILENT_CONNECTION_SECONDS:
+            return True
+        # 3. The client sends a request, but too slowly.
+        if channel.request:
+            return now - channel.begun > REQUEST_SECONDS
+        # 4. The service ends, and the client, which has all answers, has had the time for another request.
+        return self.draining and not channel.unsent and silence > TIDY_SECONDS
 
     def _bytes_held(self) -> int:
         """Return how many bytes the unread responses take. Clients that read the same page share its bytes."""
-        unsent = itertools.chain.from_iterable(list(channel.unsent) for channel in self.active_channels.values())
-        return sum({id(data): len(data) for data in unsent}.values())
+        sizes: dict[int, int] = {}
+        for channel in self.active_channels.values():
+            for data in list(channel.unsent):
+                sizes[id(data)] = len(data)
+        return sum(sizes.values())
 
 
 def connection_limit() -> int:
     """Return how many connections may be open: MAX_CONNECTIONS, or fewer if the system allows too few open files."""
-    wanted, (soft, hard) = MAX_CONNECTIONS + RESERVED_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(1, soft - RESERVED_FILES)
-    return MAX_CONNECTIONS
+    wanted = MAX_CONNECTIONS + RESERVED_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MAX_CONNECTIONS
+    allowed = wanted
+    if hard != resource.RLIM_INFINITY:
+        allowed = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - RESERVED_FILES)
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket. The host "::" also accepts IPv4 where the system can. Raises SetupError."""
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        dual_stack = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=dual_stack)
     except (OSError, UnicodeError) as error:  # UnicodeError: the host name is invalid
         raise SetupError(f"HOST, PORT: cannot listen on {quoted(host)}, port {port}: {error}") from error
 
@@ -7055,7 +7253,8 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._text, self._shown = "0 bytes", False
+        self._text = "0 bytes"
+        self._shown = False
 
     def __enter__(self) -> Progress:
         if os.isatty(2):
@@ -7068,8 +7267,11 @@ class Progress:
         if self._shown:
             os.write(2, CLEAR_LINE)
 
-    def tell(self, arrived: int, whole: int | None) -> None:
-        self._text = f"{arrived:,} of {whole:,} bytes" if whole else f"{arrived:,} bytes"
+    def tell(self, arrived: int, total: int | None) -> None:
+        if total:
+            self._text = f"{arrived:,} of {total:,} bytes"
+        else:
+            self._text = f"{arrived:,} bytes"
 
     def _show(self) -> None:
         self._shown = True
@@ -7087,56 +7289,96 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
         raise SetupError("--like chooses a house cat, so no picture can be given")
     if source == options.get("says") == "-":
         raise SetupError("standard input cannot be both the picture and what the cat says")
-    terminal, (columns, lines), environ = sys.stdout.isatty(), shutil.get_terminal_size(), os.environ
-    plain = not terminal or environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
-    format = options.get("format") or ("text" if plain and "colors" not in options else "ansi")
-    if terminal and format == "png":
-        raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
-    window = {"height": max(1, lines - 1), "colors": terminal_colors()} if terminal else {}  # a line is for the prompt
-    view = make_view(format, {"width": min(columns, WIDTHS[-1]), **window, **options}.get)
-    if view.says == "-":
-        view = view._replace(says=read_said())
+    view = view_in_terminal(options)
     try:
         source = source or house_cat_like(view.like)
-        longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
-        seed = seed_of(source)
-        picture = read_picture(source, longest) if seed is None else draw_house_cat(seed)
+        picture = find_picture(source, view)
     except NoSuchCat as error:
-        print(f"catscii: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except (OSError, PictureError, Unavailable) as error:
+        reason = str(getattr(error, "strerror", error))
+        printable = "".join(filter(str.isprintable, reason))  # a server may have chosen it
         hint = f"; house cats are {HOUSE_CAT_IDS}" if source.startswith("house-") else ""
-        reason = "".join(filter(str.isprintable, str(getattr(error, "strerror", error))))  # a server may have chosen it
-        print(f"catscii: {quoted(source)}: {reason}{hint}", file=sys.stderr)
+        complain(f"{quoted(source)}: {printable}{hint}")
         return 1
     drawn, bubble = view.speaking(picture.size)
+    encoded = encode(drawn.draw(picture), view, bubble)
     try:
-        sys.stdout.buffer.write(Page(encode(drawn.draw(picture), view, bubble), "").body)
-        sys.stdout.flush()
+        write_out(Page(encoded, "").body)
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # a reader such as head may stop early
-            print(f"catscii: standard output: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
+            complain(f"standard output: {error.strerror}")
+        discard_output()
         return 1
     return 0
+
+
+def view_in_terminal(options: Mapping[str, Any]) -> View:
+    """Return the view that the options of `art` ask for, in the terminal if there is one. Raises SetupError."""
+    format = "text"
+    if shows_colours() or "colors" in options:
+        format = "ansi"
+    format = options.get("format", format)
+    terminal = sys.stdout.isatty()
+    if terminal and format == "png":
+        raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
+    columns, lines = shutil.get_terminal_size()
+    defaults: dict[str, Any] = {"width": min(columns, WIDTHS[-1])}
+    if terminal:
+        defaults["height"] = max(1, lines - 1)  # a line is for the prompt
+        defaults["colors"] = terminal_colors()
+    view = make_view(format, {**defaults, **options}.get)
+    if view.says == "-":
+        view = view._replace(says=read_said())
+    return view
+
+
+def find_picture(source: str, view: View) -> Image.Image:
+    """Return the house cat or other picture that `source` names, large enough for the view.
+
+    Raises NoSuchCat, OSError, PictureError, SetupError and Unavailable.
+    """
+    seed = seed_of(source)
+    if seed is not None:
+        return draw_house_cat(seed)
+    longest = max(6 * (view.width or COLUMNS), 12 * (view.height or 0))
+    return read_picture(source, longest)
+
+
+def complain(message: str) -> None:
+    print(f"catscii: {message}", file=sys.stderr)
+
+
+def discard_output() -> None:
+    """Let what is written to standard output vanish, because Python flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def shows_colours() -> bool:
+    """Tell whether standard output is a terminal that shows colours, and the user does not forbid them."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return sys.stdout.isatty()
 
 
 def terminal_colors() -> str:
     """Return which colours the environment promises, as in the parameter `colors`."""
     if os.environ.get("COLORTERM") in ("truecolor", "24bit"):
         return "true"
-    return "16" if os.environ.get("TERM") == "linux" else "256"  # the console of Linux has 16
+    if os.environ.get("TERM") == "linux":  # the console of Linux
+        return "16"
+    return "256"
 
 
 def show_live(cat_id: str) -> int:
     """Show a house cat that moves until SIGINT or SIGTERM, or a still one where none can move. Return the status."""
     seed = seed_of(cat_id)
     if seed is None:
-        print(f"catscii: {quoted(cat_id)}: house cats are {HOUSE_CAT_IDS}", file=sys.stderr)
+        complain(f"{quoted(cat_id)}: house cats are {HOUSE_CAT_IDS}")
         return 1
-    colourless = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    if colourless or sys.stdout is None or not sys.stdout.isatty():
-        print("catscii: the cat keeps still: it moves in a terminal with colours only", file=sys.stderr)
+    if sys.stdout is None or not shows_colours():
+        complain("the cat keeps still: it moves in a terminal with colours only")
         return show_picture(cat_id, {})
     ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # a change that is being written must not be cut off
@@ -7198,56 +7440,80 @@ def read_said() -> str:
 def read_source(source: str) -> bytes:
     with Progress() as progress:
         if is_web_url(source):
-            variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
-            fetcher = Fetcher(read_settings(variables).ssl_cert_file, [source])
-            return fetcher.get(Request(source, MAX_PICTURE_BYTES, tell=progress.tell))
-        data = bytearray()
+            return download(source, progress)
         with open(0 if source == "-" else source, "rb") as file:
-            whole = os.fstat(file.fileno()).st_size or None  # 0 for a pipe
-            while part := file.read1(1 << 20):
-                data += part
-                if len(data) > MAX_FILE_BYTES:
-                    raise PictureError(f"it has more than {MAX_FILE_BYTES:,} bytes")
-                progress.tell(len(data), whole)
-        if not data:
-            raise PictureError("it is empty")
-        return bytes(data)
+            return read_file(file, progress)
+
+
+def download(url: str, progress: Progress) -> bytes:
+    variables = {name: value for name, value in os.environ.items() if name.endswith("SSL_CERT_FILE")}
+    fetcher = Fetcher(read_settings(variables).ssl_cert_file, [url])
+    return fetcher.get(Request(url, MAX_PICTURE_BYTES, tell=progress.tell))
+
+
+def read_file(file: io.BufferedReader, progress: Progress) -> bytes:
+    total = os.fstat(file.fileno()).st_size or None  # 0 for a pipe
+    data = bytearray()
+    while part := file.read1(1 << 20):
+        data += part
+        if len(data) > MAX_FILE_BYTES:
+            raise PictureError(f"it has more than {MAX_FILE_BYTES:,} bytes")
+        progress.tell(len(data), total)
+    if not data:
+        raise PictureError("it is empty")
+    return bytes(data)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    def value(text: str, choices: Choices, name: str = "") -> Any:
-        try:
-            return one_of(text, choices)
-        except ValueError as error:
-            hint = f"the environment sets it, as in {name}={quoted(text)} catscii.py"
-            raise argparse.ArgumentTypeError(hint if name else str(error)) from None
-
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = usage  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
     for name in Settings._fields:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=partial(value, choices=(), name=name.upper()))
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=partial(refuse_setting, name.upper()))
     commands = parser.add_subparsers(dest="command", metavar="art|live")
-    live_parser = commands.add_parser("live", prog="catscii.py live")
-    live_parser.add_argument("picture", nargs="?", metavar="house-N", default="", help="a house cat (a random one)")
-    art_parser = commands.add_parser(
-        "art", prog="catscii.py art", usage=f"catscii.py art [{SOURCES}] [OPTION ...]",
+    live = commands.add_parser("live", prog="catscii.py live")
+    live.add_argument("picture", nargs="?", metavar="house-N", default="", help="a house cat (a random one)")
+    art = commands.add_parser(
+        "art",
+        prog="catscii.py art",
+        usage=f"catscii.py art [{SOURCES}] [OPTION ...]",
+        description="Show a picture as coloured ASCII art. Defaults are in parentheses.",
         argument_default=argparse.SUPPRESS,
-        description="Show a picture as coloured ASCII art. Defaults are in parentheses.")
-    art_parser.add_argument("picture", nargs="?", metavar=SOURCES, default="",
-                            help="a file, an address, a house cat, or - for standard input (a random house cat)")
+    )
+    art.add_argument(
+        "picture",
+        nargs="?",
+        metavar=SOURCES,
+        default="",
+        help="a file, an address, a house cat, or - for standard input (a random house cat)",
+    )
     for name, parameter in PARAMETERS.items():
-        art_parser.add_argument(f"--{name}", metavar=value_names(parameter.values),
-                                type=partial(value, choices=parameter.values), help=parameter.art)
+        art.add_argument(
+            f"--{name}",
+            metavar=value_names(parameter.values),
+            type=partial(read_option, parameter.values),
+            help=parameter.art,
+        )
     return parser.parse_args(arguments)
+
+
+def refuse_setting(name: str, value: str) -> NoReturn:
+    """Tell that the environment, and not an option, has the setting."""
+    raise argparse.ArgumentTypeError(f"the environment sets it, as in {name}={quoted(value)} catscii.py")
+
+
+def read_option(choices: Choices, value: str) -> int | str:
+    try:
+        return one_of(value, choices)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(arguments: list[str]) -> int:
     """Return the exit status: 0, 1 for a picture that cannot be shown, 2 for a wrong command line or setting."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C ends the program without a traceback
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # the next file that is opened must not become a standard stream that was closed
-    os.close(spare)
+    open_closed_streams()
     if "GATEWAY_INTERFACE" in os.environ:  # then the arguments may come from the query
         return serve_cgi()
     if arguments in (["--help"], ["--version"]):  # argparse would take a fifth of their time
@@ -7255,16 +7521,26 @@ def main(arguments: list[str]) -> int:
         print(texts[arguments[0]])
         return 0
     try:
-        options = parse_arguments(arguments) if arguments else None  # the service need not import argparse
-        if options and options.command == "live":
+        if not arguments:  # the service need not import argparse
+            return serve(read_settings(os.environ))
+        options = parse_arguments(arguments)
+        if options.command == "live":
             return show_live(options.picture or f"house-{random.randrange(HOUSE_CATS)}")
-        if options and options.command == "art":
+        if options.command == "art":
             return show_picture(options.picture, vars(options))
         return serve(read_settings(os.environ))
     except SetupError as error:
         for problem in error.args:
-            print(f"catscii: {problem}", file=sys.stderr)
+            complain(problem)
         return 2
+
+
+def open_closed_streams() -> None:
+    """Open standard streams that are closed, so that no other file is opened in the place of one."""
+    file = 0
+    while file <= 2:
+        file = os.open(os.devnull, os.O_RDWR)
+    os.close(file)
 
 
 def end(status: int) -> NoReturn:

@@ -4616,15 +4616,15 @@ def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
 
 
 def test_the_installed_waitress_has_all_that_the_server_relies_on():
-    server = catscii.Server(lambda environ, start: [], socket.create_server(("127.0.0.1", 0)), None, [],
-                            catscii.Streams())
+    server = catscii.Server(lambda environ, start: [], socket.create_server(("127.0.0.1", 0)), None,
+                            lambda: None, lambda: None, catscii.Streams())
     ours, theirs = socket.socketpair()
     channel = waitress.channel.HTTPChannel(server, ours, ("127.0.0.1", 1), server.adj, map={})
     request = waitress.parser.HTTPRequestParser(server.adj)
     assert request.received(b"GET / HTTP/1.1\r\n\r\n") == 18
     parts = {
-        channel: "received service handle_close readable del_channel connected requests request outbuf_lock "
-        "total_outbufs_len close_when_flushed will_close task_class error_task_class parser_class addr socket",
+        channel: "received service handle_close readable del_channel connected requests request requests_lock "
+        "close_when_flushed will_close task_class error_task_class parser_class addr socket",
         request: "received parse_header error headers completed expect_continue header_plus version",
         waitress.task.WSGITask(channel, request): "get_environment set_close_on_finish finish "
         "close_on_finish has_body version channel",
