@@ -7053,7 +7053,7 @@ class Server:
             self._turn(TIDY_SECONDS / 4)
         for channel in [*self.active_channels.values()]:
             channel.handle_close()
-        self._dispatcher.shutdown(timeout=0.1)
+        self._dispatcher.shutdown(timeout=1)
 
     def stop(self) -> None:
         self._stopping = True
