@@ -5342,7 +5342,8 @@ def test_no_connection_is_refused_while_a_service_with_a_socket_of_systemd_resta
     statuses = sum((visitor.result() for visitor in visitors), Counter[bytes]())
     silent = statuses.pop(b"", 0)  # of clients that connected, and sent nothing for TIDY_SECONDS while a service ended
     assert statuses.keys() == {b"HTTP/1.1 200 OK"} and silent <= restarts
-    assert visits_in(service.database) == statuses[b"HTTP/1.1 200 OK"]
+    answered = statuses[b"HTTP/1.1 200 OK"]
+    assert answered <= visits_in(service.database) <= answered + silent
 
 
 def test_a_service_that_systemd_starts_at_the_first_connection_ignores_host_and_port(start):
