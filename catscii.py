@@ -23,6 +23,7 @@ import atexit
 import cmath
 import contextlib
 import errno
+import gc
 import importlib
 import io
 import itertools
@@ -97,7 +98,6 @@ if TYPE_CHECKING:
         ImageFilter,
         ImageMath,
         ImageOps,
-        ImageStat,
         JpegImagePlugin,
     )
     from sentry_sdk.types import Event
@@ -146,7 +146,6 @@ else:
     ImageFilter = lazy("PIL.ImageFilter")
     ImageMath = lazy("PIL.ImageMath")
     ImageOps = lazy("PIL.ImageOps")
-    ImageStat = lazy("PIL.ImageStat")
     JpegImagePlugin = lazy("PIL.JpegImagePlugin")
 
 __version__ = "0.1.0"
@@ -1178,12 +1177,11 @@ def densities() -> list[float]:
 
 
 @cache
-def variances() -> list[float]:
-    """Return the variance of the coverage within each glyph, by character code."""
-    by_code = [0.0] * 256
-    for name, glyph in glyphs().items():
-        by_code[ord(name)] = ImageStat.Stat(glyph).var[0] / 255**2
-    return by_code
+def variance(name: str) -> float:
+    """Return the variance of the coverage within a glyph."""
+    mean = densities()[ord(name)]
+    levels = glyphs()[name].tobytes()
+    return sum((level / 255 - mean) ** 2 for level in levels) / len(levels)
 
 
 class Stencil(NamedTuple):
@@ -1204,7 +1202,7 @@ def make_stencil(name: str) -> Stencil:
     """Return the stencil of a glyph. The formulas at the head of this section say what x, m and s are."""
     glyph = glyphs()[name]
     mean = densities()[ord(name)]
-    deviation = ImageStat.Stat(glyph).stddev[0] / 255
+    deviation = math.sqrt(variance(name))
     covers = [level / 255 - mean for level in glyph.resize(SAMPLES, Image.Resampling.BOX).tobytes()]
     threshold = 0.1 * max(covers)
     white = [cover > threshold for cover in covers]
@@ -1216,19 +1214,27 @@ def make_stencil(name: str) -> Stencil:
     gain = slope / (2 * RELIEF)  # <x, m> for each level that a difference is away from `flat`
     rank_slope = 2.4 * gain / deviation
     contrast_slope = gain / deviation ** 2 / 2
-    ranks = [to_level(rank_slope * abs(difference - flat)) for difference in LEVELS]
-    contrasts = [to_level(128 - contrast_slope * (difference - flat)) for difference in LEVELS]
+    ranks = level_table(lambda x: abs(x["level"] - flat) * rank_slope)
+    contrasts = level_table(lambda x: (flat - x["level"]) * contrast_slope + 128.0)
     ranks[round(flat)] = 0
     contrasts[round(flat)] = 128
     if name == "_":  # it fits all that is darker or brighter below, but is seen as a thin line
-        ranks = [max(0, rank - 5) for rank in ranks]
+        ranks = bytearray(max(0, rank - 5) for rank in ranks)
     image = Image.frombytes("L", SAMPLES, bytes(255 * part for part in white))
     return Stencil(image, bytes(ranks), bytes(contrasts))
 
 
-def to_level(value: float) -> int:
-    """Return the level that is nearest to a number."""
-    return max(0, min(255, round(value)))
+def evaluate(formula: Callable[[Operands], Any], **images: Image.Image) -> Image.Image:
+    """Return the image that a formula of ImageMath makes of other images: in mode F, unless the formula converts it."""
+    image: Image.Image = ImageMath.lambda_eval(formula, **images)
+    return image
+
+
+def level_table(formula: Callable[[Operands], Any]) -> bytearray:
+    """Return the level that is nearest to the result of a formula of ImageMath, for each level."""
+    levels = Image.frombytes("L", (len(LEVELS), 1), bytes(LEVELS))
+    results = evaluate(lambda x: formula(x) + 0.5, level=levels)
+    return bytearray(results.convert("L").tobytes())
 
 
 @cache
@@ -1360,12 +1366,6 @@ def match_glyphs(luma: Image.Image, grid: Grid) -> tuple[Image.Image, Image.Imag
     codes.paste(ord(" "), mask=unseen)
     contrasts.paste(128, mask=unseen)
     return codes, contrasts
-
-
-def evaluate(formula: Callable[[Operands], Any], **images: Image.Image) -> Image.Image:
-    """Return the image that a formula of ImageMath makes of other images: in mode F, unless the formula converts it."""
-    image: Image.Image = ImageMath.lambda_eval(formula, **images)
-    return image
 
 
 def faded(contrasts: Image.Image, ranks: Image.Image, spread: Image.Image) -> Image.Image:
@@ -1690,7 +1690,7 @@ def cell_error(glyph: str, wanted: CellColours, shown: CellColours) -> float:
     This is the squared difference of the means, plus that of the contrasts, which are seen more than their size tells.
     """
     cover = densities()[ord(glyph)]
-    spread = variances()[ord(glyph)]
+    spread = variance(glyph)
     error = 0.0
     for high, low, shown_high, shown_low in zip(*wanted, *shown, strict=True):
         contrast = (high - low) - (shown_high - shown_low)
@@ -6564,6 +6564,8 @@ def serve(settings: Settings) -> int:
     exchange = start_thread(service.machines.run, all_counted)
     notify("READY=1")
     handler.buffered = True
+    gc.freeze()  # what exists now is never garbage
+    gc.enable()
     server.run(stopping)
     maintenance.join(1)
     service.visit_counter.close()
@@ -6660,7 +6662,7 @@ def serve_cgi() -> int:
 #   channel.HTTPChannel          calls its server's pull_trigger, and what WaitressChannel names
 #   parser.HTTPRequestParser     what WaitressParser names
 #   task.WSGITask                what WaitressTask names
-#   task.ThreadedTaskDispatcher  the threads: add_task, set_thread_count, shutdown; queue, which ClientQueues replaces
+#   task.ThreadedTaskDispatcher  threads, active_count, add_task, set_thread_count, shutdown; ClientQueues is its queue
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
 # Parser, Task and Channel are mixins, to which `channel_class` adds the classes of waitress. So CGI and `art` do not
 # import waitress, which takes 25 ms. What the mixins use of these classes is declared here, for type checkers.
@@ -6967,23 +6969,29 @@ def channel_class() -> type[Channel]:
     return ServerChannel
 
 
-class ClientQueues(OrderedDict[str, deque[Channel]]):
+class ClientQueues:
     """The queue of channels that wait for a thread. Each client has its own line, and the lines take turns."""
 
     def __init__(self, client_header: str | None) -> None:
-        super().__init__()
         self._header = (client_header or "").upper().replace("-", "_")
+        self._lines: OrderedDict[str, deque[Channel]] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
 
     def append(self, channel: Channel) -> None:
         headers = channel.requests[0].headers
         address = headers.get(self._header) or channel.addr[0]
-        self.setdefault(client_of(address), deque()).append(channel)
+        self._lines.setdefault(client_of(address), deque()).append(channel)
+        self._length += 1
 
     def popleft(self) -> Channel:
-        client, line = self.popitem(last=False)
+        client, line = self._lines.popitem(last=False)
         channel = line.popleft()
         if line:
-            self[client] = line
+            self._lines[client] = line
+        self._length -= 1
         return channel
 
 
@@ -7039,7 +7047,6 @@ class Server:
 
     def run(self, stopping: threading.Event) -> None:
         """Serve until `stop` is called. Then set `stopping`, and use GRACE_SECONDS to answer what has arrived."""
-        self._dispatcher.set_thread_count(QUICK_THREADS + PLACES)
         while not self._stopping:
             self._turn(TIDY_SECONDS)
         log.info("Initiating graceful shutdown")
@@ -7097,11 +7104,20 @@ class Server:
                 self.watch(channel)
         self._send()
         while self._tasks:  # after _send, because busy threads compete with the loop for the GIL
+            self._ensure_idle_thread()
             self._dispatcher.add_task(self._tasks.popleft())
         if arrivals:  # last, because a new connection may get the file descriptor of a closed one
             self._accept()
         if time.monotonic() - self._tidied > TIDY_SECONDS:
             self._tidy()
+
+    def _ensure_idle_thread(self) -> None:
+        """Start a thread if none is free for one more request and there may be one more."""
+        dispatcher = self._dispatcher
+        threads = len(dispatcher.threads)
+        idle = threads - dispatcher.active_count - len(dispatcher.queue)
+        if idle < 1 and threads < QUICK_THREADS + PLACES:
+            dispatcher.set_thread_count(threads + 1)
 
     def _send(self) -> None:
         """Commit visits, then send the responses that were ready before. A thread counts its visit, then responds."""
@@ -7380,6 +7396,7 @@ def show_live(cat_id: str) -> int:
     if sys.stdout is None or not shows_colours():
         complain("the cat keeps still: it moves in a terminal with colours only")
         return show_picture(cat_id, {})
+    gc.enable()
     ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # a change that is being written must not be cut off
         signal.signal(number, lambda *_: ending.set())
@@ -7554,6 +7571,7 @@ def end(status: int) -> NoReturn:
 
 def start() -> NoReturn:
     """Run the command that Python was started with."""
+    gc.disable()  # most commands end before the search for garbage pays; those that last enable it again
     end(main(sys.argv[1:]))
 
 

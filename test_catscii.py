@@ -4925,6 +4925,31 @@ def test_streams_take_no_thread_and_end_well_with_the_service_which_does_not_wai
             assert read_all(client).endswith(catscii.GOODBYE)
 
 
+def test_threads_start_when_requests_need_them(start):
+    service = start()
+
+    def threads() -> int:
+        return len(os.listdir(f"/proc/{service.process.pid}/task"))
+
+    for _ in range(20):
+        service.get("/")
+    assert threads() < 10
+    with contextlib.ExitStack() as stack:
+        with suspended(service):
+            clients = stack.enter_context(crowd(service, 25, asking("/cat/house-{}?width=240")))
+        assert sum(map(whole_answers, map(read_answers, clients))) == 25
+    assert 25 < threads() < 40
+
+
+def test_the_service_collects_garbage_though_commands_do_not(start, tmp_path):
+    collected = tmp_path / "collected"
+    report = f"catscii.gc.callbacks.append(lambda *_: open({str(collected)!r}, 'w').close())"
+    service = start(command=patched(f"catscii.gc.disable()\n{report}"))
+    for seed in range(50):
+        service.get(f"/cat/house-{seed}")
+    assert collected.exists()
+
+
 def test_clients_behind_a_proxy_have_a_line_each(start):
     one_thread = patched("catscii.QUICK_THREADS, catscii.PLACES = 1, 0")
     service = start(command=one_thread, CLIENT_IP_HEADER="X-Real-IP")
