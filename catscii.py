@@ -5018,7 +5018,8 @@ figure:is(.held, :active:not(.selecting), :focus-visible)::after { opacity: 1; b
   mask-image: none }
 .says + main { align-content: start }
 .says { flex: none; position: relative; max-width: min(46ch, 100% - 2rem); margin: .75rem auto 1rem;
-  padding: .5rem 1rem; border: 1px solid; border-radius: 1.25rem; color: var(--strong); text-wrap: balance;
+  padding: .5rem 1rem; border: 1px solid; border-radius: 1.25rem; color: var(--strong);
+  text-align: center; text-wrap: balance;
   font-family: "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace; overflow-wrap: anywhere }
 .says::after { content: ""; position: absolute; top: 100%; left: 50%; width: .75rem; height: .75rem;
   border: solid; border-width: 0 1px 1px 0; background: var(--paper); transform: translate(-50%, -50%) rotate(45deg) }
