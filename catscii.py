@@ -705,13 +705,13 @@ def series(name: str, /, **labels: object) -> str:
     return name + "{" + ",".join(pairs) + "}"
 
 
-def span(name: str, /, *context: object, **attributes: object) -> AbstractContextManager[Any]:
+def span(name: str, /, *context: object, **attributes: object) -> AbstractContextManager[object]:
     """Open a span, if it has a name and traces are sent. An exception that leaves the span marks it as failed."""
     trace = sys.modules.get(TRACE)
     if not name or not trace:
         return contextlib.nullcontext()
     tracer = trace.get_tracer("catscii")
-    current: AbstractContextManager[Any] = tracer.start_as_current_span(name, *context, attributes=attributes)
+    current: AbstractContextManager[object] = tracer.start_as_current_span(name, *context, attributes=attributes)
     return current
 
 
@@ -803,11 +803,12 @@ def traced(app: WSGIApplication) -> WSGIApplication:
             for name, value in environ.items()
             if name.startswith("HTTP_")
         }
-        with span("request", propagate.extract(headers), trace.SpanKind.SERVER) as current:
+        with span("request", propagate.extract(headers), trace.SpanKind.SERVER):
             body = app(environ, start_response)
             if route := environ.get("bottle.route"):
                 first = route.rule.split("/")[1]
-                current.update_name(f"{first or 'root'}_{route.method.lower()}")
+                name = f"{first or 'root'}_{route.method.lower()}"
+                trace.get_current_span().update_name(name)
             return body
 
     return traced_app
@@ -4925,9 +4926,9 @@ class View(NamedTuple):
             if value != View._field_defaults[name] and name not in without
         }
 
-    def link(self, path: str, **changes: Any) -> str:
-        """Return a link to `path` for a browser, with the parameters of this view after the changes."""
-        given = self._replace(**changes).given("colors", "format")
+    def link(self, path: str) -> str:
+        """Return a link to `path` for a browser, with the parameters of this view."""
+        given = self.given("colors", "format")
         if not given:
             return path
         return f"{path}?{urllib_parse.urlencode(given)}"
@@ -5288,12 +5289,13 @@ Here is <a href="{{root}}">another cat</a>.
 <footer>
 %     if cat:
 %         other_style = "ink" if view.style == "fill" else "fill"
+%         restyled = view._replace(style=other_style)
 <nav>
 <a id="another" href="{{view.link(root)}}">another cat</a>
 <button id="share" type="button">share</button>
 <a id="save" href="{{view.link(permalink + '.png')}}" download="{{cat.id}}.png">save</a>
 <button id="copy" type="button">copy as text</button>
-<a id="restyle" href="{{view.link(permalink, style=other_style)}}">in {{other_style}}</a>
+<a id="restyle" href="{{restyled.link(permalink)}}">in {{other_style}}</a>
 </nav>
 <form action="{{permalink}}">
 <div><label for="width">width</label> <input id="width" type="range" name="width" min="{{WIDTHS[0]}}"
@@ -6165,7 +6167,7 @@ def shows_parts(request: ClientRequest) -> bool:
     return "format" in request.parameters or bool(re.match(STREAMERS, request.agent))
 
 
-def make_view(format: str, read: Callable[[str], Any]) -> View:
+def make_view(format: str, read: Callable[[str], object]) -> View:
     """Return a view. `read` returns a parameter's value, or None for the default. Text is in ink by default."""
     fields: dict[str, Any] = {"style": "ink" if format == "text" else "fill"}
     for name in PARAMETERS:
@@ -7295,7 +7297,7 @@ class Progress:
         os.write(2, CLEAR_LINE + f"catscii: {self._text}".encode())
 
 
-def show_picture(source: str, options: Mapping[str, Any]) -> int:
+def show_picture(source: str, options: Mapping[str, object]) -> int:
     """Print a picture, or else a random house cat, as art. The terminal provides missing options.
 
     Return 0, or 1 if the picture cannot be shown. Raises SetupError.
@@ -7331,17 +7333,17 @@ def show_picture(source: str, options: Mapping[str, Any]) -> int:
     return 0
 
 
-def view_in_terminal(options: Mapping[str, Any]) -> View:
+def view_in_terminal(options: Mapping[str, object]) -> View:
     """Return the view that the options of `art` ask for, in the terminal if there is one. Raises SetupError."""
     format = "text"
     if shows_colours() or "colors" in options:
         format = "ansi"
-    format = options.get("format", format)
+    format = str(options.get("format", format))
     terminal = sys.stdout.isatty()
     if terminal and format == "png":
         raise SetupError("a terminal cannot show a PNG: send it to a file, as with > cat.png")
     columns, lines = shutil.get_terminal_size()
-    defaults: dict[str, Any] = {"width": min(columns, WIDTHS[-1])}
+    defaults: dict[str, object] = {"width": min(columns, WIDTHS[-1])}
     if terminal:
         defaults["height"] = max(1, lines - 1)  # a line is for the prompt
         defaults["colors"] = terminal_colors()
