@@ -3728,8 +3728,8 @@ class Api:
         """Return what is sent to the API alone, such as the key of CAT_API_KEY."""
         return {}
 
-    def results(self, answer: object) -> list[Any]:
-        """Return the cats in the answer to a search, each for `read`."""
+    def cats(self, answer: object) -> Sequence[object]:
+        """Return the cats in the answer to a search, or to the question for one cat. `read` reads each."""
         if isinstance(answer, list) and answer:
             return answer
         return [answer]  # one cat, or else what the log shows
@@ -3766,10 +3766,6 @@ class TheCatApi(Api):
         super().__init__(url)
         self.base = self.base.removesuffix("/search").removesuffix("/images") + "/images"
 
-    @classmethod
-    def serves(cls, url: urllib_parse.SplitResult) -> bool:
-        return True  # APIS has it last
-
     def search_url(self) -> str:
         return f"{self.base}/search?{self.url.query or 'limit=10&mime_types=jpg,png'}"
 
@@ -3783,7 +3779,7 @@ class TheCatApi(Api):
         return {}
 
 
-APIS: tuple[type[Api], ...] = (Cataas, TheCatApi)  # the first that serves a URL is used
+APIS: tuple[type[Api], ...] = (Cataas, TheCatApi)
 SOURCE_NAMES = {api.host: api.title for api in APIS}  # other sources are called by their host
 
 
@@ -3792,7 +3788,8 @@ class Source:
 
     def __init__(self, url: str, fetcher: Fetcher, key: str | None) -> None:
         parts = urllib_parse.urlsplit(url)
-        self._api = next(api(parts) for api in APIS if api.serves(parts))
+        api = next((api for api in APIS if api.serves(parts)), TheCatApi)
+        self._api = api(parts)
         self._headers = self._api.headers(key)
         self._fetcher = fetcher
         self.name = parts.netloc.rpartition("@")[2]
@@ -3803,7 +3800,7 @@ class Source:
     def search(self) -> list[Cat]:
         """Return the cats that a search finds, at least one. Raises Unavailable."""
         answer = self._fetcher.json(self._api.search_url(), self._headers)
-        return [self._cat(result) for result in self._api.results(answer)]
+        return [self._cat(result) for result in self._api.cats(answer)]
 
     def find(self, cat_id: str, permit: Callable[[], None]) -> Cat:
         """Ask for the cat with this id. Raises NoSuchCat, and Unavailable if the source gives no useful answer."""
@@ -3815,7 +3812,7 @@ class Source:
             if error.status in (400, 404):  # The Cat API sends 400, CATAAS 404
                 raise NoSuchCat(cat_id) from error
             raise
-        cat = self._cat(answer)
+        cat = self._cat(self._api.cats(answer)[0])
         if cat.id != cat_id:  # CATAAS searches for a tag if it does not know the id
             raise NoSuchCat(cat_id)
         return cat
@@ -4794,6 +4791,7 @@ FORMATS = {
 }
 CONTENT_TYPES = {name: format.content_type for name, format in FORMATS.items()}
 COMPRESSED = {CONTENT_TYPES["png"], CONTENT_TYPES["jpg"]}  # by themselves
+SPEAKING_FORMATS = ("ansi", "text", "png")  # whose art has the speech bubble in it
 LINKED_FORMATS = ("html", "ansi")  # with links to the service, at the host that the request names
 SUFFIXES = {format.suffix: name for name, format in FORMATS.items() if format.suffix}
 PAGE_FORMATS = {
@@ -4898,7 +4896,7 @@ class View(NamedTuple):
 
     def speaking(self, size: tuple[int, int]) -> tuple[View, Bubble]:
         """Return how to draw a picture of this size, and the bubble of its art. Pages and JSON have no bubble in it."""
-        if not self.says or self.format not in ("ansi", "text", "png"):
+        if not self.says or self.format not in SPEAKING_FORMATS:
             return self, SILENCE
         width = self.width or COLUMNS
         height = self.height or MAX_ROWS
@@ -6272,10 +6270,12 @@ def encode(art: Art, view: View, bubble: Bubble) -> str | bytes:
             return json.dumps(said_by(view) | to_dict(art)) + "\n"
         case "ansi":
             return terminal_art(art, view, bubble)
+        case "text":
+            return "\n".join([*with_bubble(art.rows, bubble), ""])
         case "png":
             return to_png(art, view.background, bubble)
         case _:
-            return "\n".join([*with_bubble(art.rows, bubble), ""])
+            raise NotImplementedError(view.format)
 
 
 def encode_cat(cat: Cat, art: Art, view: View, bubble: Bubble, links: Links, dbip: bool) -> str | bytes:
