@@ -2165,15 +2165,16 @@ def both(*shapes: Shape) -> list[Shape]:
     return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
 
 
-def whole(*half: complex) -> Shape:
+def mirrored(*half: complex) -> Shape:
     """Return a symmetric shape, given the points of its right half from top to bottom."""
     return [*half, *(-z.conjugate() for z in reversed(half))]
 
 
-def stroke(width: float, start: complex, middle: complex, end: complex) -> Shape:
+def stroke(width: float, root: complex, middle: complex, tip: complex) -> Shape:
     """Return a stroke of the brush, which is thin at both ends and `width` wide in the middle."""
-    side = (end - start) / abs(end - start) * 1j * width / 2
-    return [start, middle - side, end, middle + side]
+    way = (tip - root) / abs(tip - root)
+    side = 1j * way * width / 2
+    return [root, middle - side, tip, middle + side]
 
 
 def oval(centre: complex, rx: float, ry: float) -> Shape:
@@ -2192,24 +2193,24 @@ def dots(rx: float, ry: float, *centres: complex) -> list[Shape]:
     return [oval(centre, rx, ry) for centre in centres]
 
 
-def bands(width: float, *places: float) -> list[Shape]:
-    """Return bands across a limb, at these places along it."""
+def stripes(width: float, *places: float) -> list[Shape]:
+    """Return stripes across a limb, at these places along it."""
     return [[x-2j, x + width - 2j, x + width + 2j, x+2j] for x in places]
 
 
-def streaks(width: float, start: complex, middle: complex, end: complex, *places: float) -> list[Shape]:
+def streaks(width: float, root: complex, middle: complex, tip: complex, *places: float) -> list[Shape]:
     """Return the same stroke at several places along a limb."""
-    return [stroke(width, x + start, x + middle, x + end) for x in places]
+    return [stroke(width, x + root, x + middle, x + tip) for x in places]
 
 
 HEXAGON = [cmath.rect(1, i / 6 * cmath.tau) for i in range(6)]
-SKULL = whole(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
+SKULL = mirrored(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
 TUFTS = both([0.86+0.1j, 1.08+0.22j, 1.26+0.5j, 1.06+0.56j, 1.1+0.76j, 0.8+0.76j, 0.5+0.8j])  # of long hair
 EAR_FOOT = 0.6-0.5j
 EAR = [0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.94-1.34j, 0.70-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j]
 CONCH = [0.88-0.48j, 0.93-0.82j, 0.89-1.16j, 0.70-1.04j, 0.48-0.80j, 0.58-0.58j]
 MUZZLE = [*both(oval(0.19+0.54j, 0.26, 0.17)), oval(0.70j, 0.2, 0.13), oval(0.4j, 0.16, 0.2)]
-NOSE = whole(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
+NOSE = mirrored(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
 PORES = both(*(dot[::2] for dot in dots(0.014, 0.014, 0.2+0.5j, 0.31+0.51j, 0.24+0.59j, 0.35+0.58j)))
 WHISKERS = both(stroke(0.022, 0.32+0.51j, 0.8+0.42j, 1.35+0.47j), stroke(0.022, 0.32+0.565j, 0.8+0.54j, 1.35+0.67j),
                 stroke(0.022, 0.32+0.62j, 0.8+0.66j, 1.35+0.87j))
@@ -2222,7 +2223,7 @@ M_STRIPES = both(
     stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
     stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j))
 ALL: Shape = [-3-3j, 4-3j, 4+3j, -3+3j]
-LENGTH = bands(0.3, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1)
+LENGTH = stripes(0.3, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1)
 END: Shape = [0.62-2j, 2-2j, 2+2j, 0.62+2j]
 TIP: Shape = [0.84-2j, 1.6-2j, 1.6+2j, 0.84+2j]
 SPINE: Shape = [0.05-0.1j, 1-0.13j, 1+0.13j, 0.05+0.1j]
@@ -2244,7 +2245,7 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
                            *streaks(0.1, 1.2j, -0.1+0.6j, -0.12+0.2j, 0.3, 0.47, 0.64, 0.81, 0.98)])],
         "haunch": [("mark", streaks(0.4, -1.2j, 0.1-0.7j, -0.1-0.1j, -0.8, 0, 0.8))],
         "leg": [("mark", streaks(0.09, -1.2j, 0.02-0.3j, 0.5j, 0.28, 0.46, 0.64))],
-        "tail": [("mark", [TIP, *bands(0.08, 0.12, 0.3, 0.48, 0.66)])],
+        "tail": [("mark", [TIP, *stripes(0.08, 0.12, 0.3, 0.48, 0.66)])],
     },
     "spotted": {
         "head": [("mark", M_STRIPES)],
@@ -2256,7 +2257,7 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
                                             for y in (-0.75j, 0.05-0.4j, 0, 0.05+0.4j, 0.75j))))],
         "haunch": [("mark", dots(0.2, 0.11, -0.9-0.1j, -0.3-0.5j, -0.1+0.25j, 0.5-0.2j, 1.1-0.55j, 1+0.3j))],
         "leg": [("mark", dots(0.04, 0.25, 0.25-0.3j, 0.36+0.35j, 0.48-0.4j, 0.6+0.2j))],
-        "tail": [("mark", [TIP, *bands(0.08, 0.12, 0.3, 0.48, 0.66)])],
+        "tail": [("mark", [TIP, *stripes(0.08, 0.12, 0.3, 0.48, 0.66)])],
     },
     "classic": {
         "head": [("mark", [*M_STRIPES, *both(stroke(0.14, 0.52+0.42j, 0.84+0.5j, 1.0+0.02j))])],
@@ -2270,10 +2271,10 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
                            *streaks(0.2, 1.2j, -0.12+0.6j, -0.1+0.3j, 0.36, 0.66, 0.96)])],
         "haunch": [("mark", streaks(0.7, -1.3j, 0.2-0.7j, -0.1, -0.5, 0.8))],
         "leg": [("mark", streaks(0.13, -1.2j, 0.02-0.3j, 0.5j, 0.32, 0.58))],
-        "tail": [("mark", [[0.72-2j, 1.6-2j, 1.6+2j, 0.72+2j], *bands(0.14, 0.12, 0.42)])],
+        "tail": [("mark", [[0.72-2j, 1.6-2j, 1.6+2j, 0.72+2j], *stripes(0.14, 0.12, 0.42)])],
     },
     "white": {
-        "head": [("belly", [whole(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
+        "head": [("belly", [mirrored(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
         "leg": [("belly", [END])], "paw": [("belly", [ALL])], "sole": [("belly", [ALL])], "tail": [("belly", [TIP])],
     },
     "points": {
@@ -2290,7 +2291,7 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
         "back": [("mark", [[0.15-0.1j, 0.4+0.3j, 0.45+1.3j, 0.1+1.4j]]),
                  ("patch", [[0.45-0.1j, 0.7+0.2j, 0.95-0.2j, 0.9-1.3j, 0.5-1.4j]])],
         "haunch": [("mark", [[-0.6-1.2j, -0.5-0.3j, 0.3+0.1j, 0.9-0.5j, 0.7-1.4j]])],
-        "tail": [("mark", bands(0.2, -0.1, 0.05, 0.2)), ("patch", [TIP, *bands(0.2, 0.5, 0.65, 0.8)])],
+        "tail": [("mark", stripes(0.2, -0.1, 0.05, 0.2)), ("patch", [TIP, *stripes(0.2, 0.5, 0.65, 0.8)])],
     },
     "tortie": {
         "head": [("mark", [[0.02-0.9j, 0.08-0.45j, 0.05-0.1j, 0.2+0.25j, 0.5+0.4j, 0.75+0.6j, 1.1+0.3j, 0.95-0.3j,
@@ -2306,7 +2307,7 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
                  ("patch", dots(0.05, 0.12, 0.45-0.1j, 0.75+0.1j))],
         "haunch": [("mark", [oval(-0.2-0.5j, 0.7, 0.35)]), ("patch", [oval(0.7+0.2j, 0.3, 0.15)])],
         "leg": [("mark", [oval(0.45-0.2j, 0.1, 0.5)])],
-        "tail": [("mark", bands(0.18, 0.2, 0.6))],
+        "tail": [("mark", stripes(0.18, 0.2, 0.6))],
     },
 }
 TOES = [stroke(0.12, 1.0+0.33j, 1.5+0.33j, 2.2+0.36j), stroke(0.12, 1.0-0.33j, 1.5-0.33j, 2.2-0.36j)]  # between them
@@ -2345,16 +2346,16 @@ NOSTRILS: list[Ink] = [
     ("black", 0.35, PORES), ("black", 1, [NOSE]), ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]])]
 PHILTRUM = stroke(0.035, 0.46j, 0.53j, 0.61j)
 SMILE: Ink = ("line", 1, [PHILTRUM, *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))])
-TONGUE = whole(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
+TONGUE = mirrored(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
 MOUTHS: dict[str, list[Ink]] = {
     "smile": [SMILE],
     "small": [("line", 1, [PHILTRUM, *both(stroke(0.04, 0.58j, 0.08+0.63j, 0.17+0.60j))])],
     "grin": [("line", 1, [PHILTRUM, *both(stroke(0.055, 0.56j, 0.17+0.7j, 0.40+0.55j))])],
     "tongue": [("#7d2f3c", 1, [TONGUE]), ("#f08a94", 1, [[0.6j + (z - 0.6j) * 0.82 for z in TONGUE]]),
                ("#c9606c", 1, [stroke(0.02, 0.62j, 0.67j, 0.74j)]), SMILE],
-    "yawn": [("black", 1, [whole(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
-             ("#8c3440", 1, [whole(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
-             ("#f08a94", 1, [whole(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
+    "yawn": [("black", 1, [mirrored(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
+             ("#8c3440", 1, [mirrored(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
+             ("#f08a94", 1, [mirrored(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
              ("white", 1, both([0.09+0.53j, 0.17+0.55j, 0.13+0.66j]))],
 }
 COLLAR = [-0.68+0.66j, -0.40+0.86j, 0.92j, 0.40+0.86j, 0.68+0.66j,
@@ -2703,28 +2704,31 @@ def rgb(colour: str) -> tuple[int, ...]:
 
 def mixed(colour: str, other: str, share: float) -> str:
     """Return a colour with a share of another one."""
-    return "#" + bytes(round(a + (b - a) * share) for a, b in zip(rgb(colour), rgb(other), strict=True)).hex()
+    levels = [round(a + (b - a) * share) for a, b in zip(rgb(colour), rgb(other), strict=True)]
+    return "#" + bytes(levels).hex()
 
 
 @lru_cache(64)
 def ramp(*stops: str) -> bytes:
     """Return a palette of 256 colours, which run through the stops."""
-    colours = Image.frombytes("RGB", (len(stops), 1), b"".join(map(bytes, map(rgb, stops))))
-    return colours.resize((256, 1), Image.Resampling.BILINEAR, (0.5, 0, len(stops) - 0.5, 1)).tobytes()
+    levels = b"".join(bytes(rgb(stop)) for stop in stops)
+    colours = Image.frombytes("RGB", (len(stops), 1), levels)
+    between_middles = (0.5, 0, len(stops) - 0.5, 1)
+    return colours.resize((256, 1), Image.Resampling.BILINEAR, between_middles).tobytes()
 
 
 @lru_cache(64)
 def fur(colour: str) -> bytes:
     """Return a palette of fur from deep shadow to bright light."""
-    shades = [mixed(colour, SHADOW, share) for share in (0.85, 0.42)]
-    lights = [mixed(colour, LIGHT, share) for share in (0.42, 0.85)]
-    return ramp(*shades, colour, *lights)
+    darker = [mixed(colour, SHADOW, share) for share in (0.85, 0.42)]
+    lighter = [mixed(colour, LIGHT, share) for share in (0.42, 0.85)]
+    return ramp(*darker, colour, *lighter)
 
 
-def tinted(tone: Image.Image, palette: bytes) -> Image.Image:
-    """Return a grey image in the colours of a palette."""
+def tinted(tone: Image.Image, colours: bytes) -> Image.Image:
+    """Return a grey image in the 256 colours of a palette."""
     image = tone.copy()
-    image.putpalette(palette)
+    image.putpalette(colours)
     return image.convert("RGB")
 
 
@@ -2766,8 +2770,10 @@ class Frame(NamedTuple):
     @classmethod
     def around(cls, box: Box, margin: float) -> Frame:
         """Return the box with a margin, as far as it is in the sketch."""
-        left, top = (max(0, int(edge - margin)) for edge in box[:2])
-        right, bottom = (min(side, int(edge + margin) + 1) for side, edge in zip(SKETCH, box[2:], strict=True))
+        left = max(0, int(box[0] - margin))
+        top = max(0, int(box[1] - margin))
+        right = min(SKETCH[0], int(box[2] + margin) + 1)
+        bottom = min(SKETCH[1], int(box[3] + margin) + 1)
         return cls(left, top, max(left + 1, right), max(top + 1, bottom))
 
     def doubled(self, left: int = 0, top: int = 0) -> tuple[int, int, int, int]:
@@ -2846,20 +2852,24 @@ class Sketch:
             return
         frame = Frame.around(edges, 6)
         left, top, *_ = frame.doubled()
+        corner = (left, top)
         hair = frame.hair(crown)
         tone = Image.blend(frame.large(self._tone), hair, 0.2)
         cat = hairy(frame.large(self.where, fluff), hair, 3)
-        picture.paste(tinted(tone, fur(coat.fur)), (left, top), cat)
+        picture.paste(tinted(tone, fur(coat.fur)), corner, cat)
         for name in TINTS:
             plane = self._colours.get(name)
-            edges = plane.getbbox() if plane else None
-            if plane and edges:
-                part = Frame.around(edges, 2)
-                box = part.doubled(left, top)
-                mask = hairy(part.large(plane, 1), hair.crop(box), 2.5)
-                colour = getattr(coat, name, PINK)
-                picture.paste(tinted(tone.crop(box), fur(colour)), part.doubled()[:2],
-                              ImageChops.multiply(mask, cat.crop(box)))
+            if plane is None:
+                continue
+            edges = plane.getbbox()
+            if not edges:
+                continue
+            part = Frame.around(edges, 2)
+            box = part.doubled(left, top)
+            mask = hairy(part.large(plane, 1), hair.crop(box), 2.5)
+            mask = ImageChops.multiply(mask, cat.crop(box))
+            colour = getattr(coat, name, PINK)
+            picture.paste(tinted(tone.crop(box), fur(colour)), part.doubled()[:2], mask)
 
 
 class Tube(NamedTuple):
@@ -2916,55 +2926,86 @@ def tube(path: tuple[tuple[complex, float], ...]) -> Tube:
     return Tube(middle, [radius.real for radius in wide], [way / abs(way) * 1j for way in ways])
 
 
-def sketch_limb(sketch: Sketch, limb: Limb, scene: Scene) -> None:
+def sketch_limb(sketch: Sketch, part: Limb, scene: Scene) -> None:
     """Add a limb to the sketch."""
-    kinds = limb.kinds.split()
-    bulge = 1 + 0.04 * scene.breath if limb.breathes else 1
+    kinds = part.kinds.split()
+    bulge = 1.0
+    if part.breathes:
+        bulge += 0.04 * scene.breath
     if scene.cat.long_hair:
         bulge *= 1.6 if "tail" in kinds else 1.06
-    shape = tube(limb.path).scaled(scene.head.at / 2, scene.pose.size / 2, bulge)
+    shape = tube(part.path).scaled(scene.head.at / 2, scene.pose.size / 2, bulge)
     relief = max(2, min(8, max(shape.radii) * 0.35))
     frame = Frame.around(bounds(shape.spots), max(shape.radii) + relief)
-    part = shape.draw(frame, itertools.repeat(255))
-    details = melt = None
-    if "paw" in kinds:
-        toes = frame.filled([(shape.bend(toe), 68) for toe in TOES], 128)
-        details = toes.filter(ImageFilter.BoxBlur(0.5))
-    if limb.melt:
-        count = len(shape.spots) - 1
-        levels = [int(255 * max(0, min(1, i / count / limb.melt - 0.3))) for i in range(count + 1)]
-        melt = shape.draw(frame, levels, 1.4).filter(ImageFilter.BoxBlur(2))
-    tone = 94 if "far" in kinds else 132
-    sketch.add(part, frame, frame.masks(scene.cat.coat, kinds, shape.bend), relief, details, tone, melt)
+    colours = frame.masks(scene.cat.coat, kinds, shape.bend)
+    sketch.add(
+        shape.draw(frame, itertools.repeat(255)),
+        frame,
+        colours,
+        relief,
+        details=draw_toes(shape, frame) if "paw" in kinds else None,
+        tone=94 if "far" in kinds else 132,
+        melt=draw_melt(shape, frame, part.melt) if part.melt else None,
+    )
+
+
+def draw_toes(paw: Tube, frame: Frame) -> Image.Image:
+    """Return the lines between the toes of a paw, as details of a sketch."""
+    lines = [(paw.bend(toe), 68) for toe in TOES]
+    return frame.filled(lines, 128).filter(ImageFilter.BoxBlur(0.5))
+
+
+def draw_melt(shape: Tube, frame: Frame, melt: float) -> Image.Image:
+    """Return a mask in which a limb emerges from the body: along a share `melt` of its length."""
+    last = len(shape.spots) - 1
+    levels = []
+    for i in range(last + 1):
+        emerged = i / last / melt - 0.3
+        levels.append(int(255 * max(0, min(1, emerged))))
+    return shape.draw(frame, levels, 1.4).filter(ImageFilter.BoxBlur(2))
 
 
 def sketch_head(sketch: Sketch, scene: Scene) -> None:
     """Add the head to the sketch."""
     head = scene.head
     unit = abs(head.turn) / 2
-
-    def ears(shape: Shape) -> list[Shape]:
-        right, left = ([EAR_FOOT + (z - EAR_FOOT) * cmath.rect(1, turn) for z in shape] for turn in scene.ears)
-        return [*map(head.place(-0.35, 0.5), (right, [-z.conjugate() for z in left]))]
-
-    tufts = TUFTS if scene.cat.long_hair else []
-    outline = [*map(head.place(0, 0.5), [SKULL, *tufts]), *ears(EAR)]
+    outline = [SKULL]
+    if scene.cat.long_hair:
+        outline += TUFTS
+    outline = [*map(head.place(0, 0.5), outline), *placed_ears(scene, EAR)]
     frame = Frame.around(bounds(z for polygon in outline for z in polygon), 12)
     part = frame.filled((polygon, 255) for polygon in outline)
+
     colours = frame.masks(scene.cat.coat, ["head"], head.place(0.6, 0.5))
-    conches = ears(CONCH)
+    conches = placed_ears(scene, CONCH)
     colours["pink"] = frame.filled((conch, 255) for conch in conches)
+
     place = head.place(0.7, 0.5)
-    details: list[tuple[Shape, int]] = [([z + head.turn * 0.05j for z in conch], 88) for conch in conches]
-    details += [(place(shape), 128 + light) for shapes, light in FACE_LIGHTS for shape in shapes]
+    hollow = head.turn * 0.05j
+    details: list[tuple[Shape, int]] = [([z + hollow for z in conch], 88) for conch in conches]
+    for shapes, light in FACE_LIGHTS:
+        details += [(place(shape), 128 + light) for shape in shapes]
     blurred = frame.filled(details, 128).filter(ImageFilter.BoxBlur(unit * 0.06))
     sketch.add(part, frame, colours, unit * 0.11, blurred)
 
 
+def placed_ears(scene: Scene, shape: Shape) -> list[Shape]:
+    """Return a shape of the right ear as both ears have it, in pixels of the sketch."""
+    place = scene.head.place(-0.35, 0.5)
+    right, left = [
+        [EAR_FOOT + (z - EAR_FOOT) * cmath.rect(1, turn) for z in shape]
+        for turn in scene.ears
+    ]
+    return [place(right), place([-z.conjugate() for z in left])]
+
+
 def inked(inks: Iterable[Ink], place: Place, colours: Mapping[str, str]) -> list[Polygon]:
     """Return the polygons of some inks. `colours` has colours by name."""
-    return [((*rgb(colours.get(colour, colour)), round(255 * alpha)), place(shape))
-            for colour, alpha, shapes in inks for shape in shapes]
+    polygons: list[Polygon] = []
+    for name, alpha, shapes in inks:
+        colour = (*rgb(colours.get(name, name)), round(255 * alpha))
+        polygons += [(colour, place(shape)) for shape in shapes]
+    return polygons
 
 
 def draw_ink(picture: Image.Image, polygons: Collection[Polygon]) -> None:
@@ -2972,50 +3013,61 @@ def draw_ink(picture: Image.Image, polygons: Collection[Polygon]) -> None:
     if not polygons:
         return
     edges = bounds(z for _, polygon in polygons for z in polygon)
-    left, top = (max(0, int(edge) - 1) for edge in edges[:2])
-    right, bottom = (min(side, int(edge) + 2) for side, edge in zip(PORTRAIT, edges[2:], strict=True))
+    left = max(0, int(edges[0]) - 1)
+    top = max(0, int(edges[1]) - 1)
+    right = min(PORTRAIT[0], int(edges[2]) + 2)
+    bottom = min(PORTRAIT[1], int(edges[3]) + 2)
     part = picture.crop((left, top, right, bottom))
     part = part.resize((part.width * 2, part.height * 2), Image.Resampling.NEAREST)
-    pens = {opaque: ImageDraw.Draw(part, "RGB" if opaque else "RGBA") for opaque in (True, False)}
+    opaque = ImageDraw.Draw(part, "RGB")
+    blending = ImageDraw.Draw(part, "RGBA")
     for colour, polygon in polygons:
-        pen = pens[colour[3] == 255]
+        pen = opaque if colour[3] == 255 else blending
         pen.polygon([(2 * (z.real - left), 2 * (z.imag - top)) for z in polygon], colour)
     picture.paste(part.reduce(2), (left, top))
 
 
 def inked_eye(scene: Scene, side: int, colours: Mapping[str, str]) -> list[Polygon]:
     """Return the polygons of the right eye (1) or the left eye (-1)."""
-    look = LOOKS[scene.eyes]
+    eye = LOOKS[scene.eyes]
+    middle = 0.42 * side
     place = scene.head.place(0.7)
 
-    def eye(shape: Shape) -> Shape:
-        return place([0.42 * side + look.size * (z if side > 0 else -z.conjugate()) for z in shape])
+    def place_eye(shape: Shape) -> Shape:
+        if side < 0:
+            shape = [-z.conjugate() for z in shape]
+        return place([middle + eye.size * z for z in shape])
 
-    def pupil(shape: Shape) -> Shape:
-        return place([0.42 * side + scene.gaze + look.size * scene.pupil * z for z in shape])
+    def place_pupil(shape: Shape) -> Shape:
+        return place([middle + scene.gaze + eye.size * scene.pupil * z for z in shape])
 
-    return inked(look.under, eye, colours) + inked(look.pupil, pupil, colours) + inked(look.over, eye, colours)
+    under = inked(eye.under, place_eye, colours)
+    pupil = inked(eye.pupil, place_pupil, colours)
+    over = inked(eye.over, place_eye, colours)
+    return under + pupil + over
 
 
 def inked_face(scene: Scene, picture: Image.Image) -> list[Polygon]:
     """Return the polygons of the face. The picture has the fur, whose colour the lids have."""
-    head, cat = scene.head, scene.cat
+    head = scene.head
     near = head.place(0.8)
-    polygons = inked([*NOSTRILS, *MOUTHS[MOODS[cat.mood].mouth]], near, scene.colours)
-    names = cat.eyes.split("/")
+    mouth = MOODS[scene.cat.mood].mouth
+    polygons = inked([*NOSTRILS, *MOUTHS[mouth]], near, scene.colours)
+    names = scene.cat.eyes.split("/")
     for side, name in ((1, names[0]), (-1, names[-1])):
         iris, glow = EYES[name].split()
         brow = head.at + head.turn * (0.42 * side - 0.40j + 0.7 * head.look)
         x = max(0, min(PORTRAIT[0] - 1, int(brow.real)))
         y = max(0, min(PORTRAIT[1] - 1, int(brow.imag)))
         lid = "#" + picture.crop((x, y, x + 1, y + 1)).tobytes().hex()
-        polygons += inked_eye(scene, side, {**scene.colours, "iris": iris, "glow": glow, "lid": lid})
+        polygons += inked_eye(scene, side, scene.colours | {"iris": iris, "glow": glow, "lid": lid})
     return polygons + inked([("white", 0.85, WHISKERS)], near, scene.colours)
 
 
 def placed(scene: Scene, thing: str) -> Place:
     """Return what places the shapes of a thing."""
-    head, pose = scene.head, scene.pose
+    head = scene.head
+    pose = scene.pose
     match thing:
         case "bell":
             return head.place(0.3)
@@ -3056,81 +3108,126 @@ def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
     """Return the room in grey, at a third of the size: it is out of focus."""
     pale = scene.cat.coat.room == "pale"
     dark = 95 if pale else 28
+    bright = 165 if pale else 125
     wall = Image.new("L", (40, 30), dark)
-    ImageDraw.Draw(wall).ellipse(circle(scene.glow, 13), 165 if pale else 125)
+    ImageDraw.Draw(wall).ellipse(circle(scene.glow, 13), bright)
     wall = wall.filter(ImageFilter.BoxBlur(5)).filter(ImageFilter.BoxBlur(3))
     room = wall.resize(ROOM, Image.Resampling.BICUBIC)
     if scene.pose.floor:
-        edge = scene.pose.floor // 3
-        share = 0.8 if pale else 0.62
-        room.paste(fainter(room.crop((0, edge, *ROOM)), share), (0, edge))
-        left, _, right, bottom = (edge * 2 / 3 for edge in cat_edges)
-        shadow = Image.new("L", ROOM)
-        ImageDraw.Draw(shadow).ellipse((left - 2, bottom - 11, right + 4, bottom + 4), 150)
-        room.paste(dark // 4, (0, 0), shadow.filter(ImageFilter.BoxBlur(3)))
+        add_floor(room, scene.pose.floor // 3, 0.8 if pale else 0.62)
+        add_shadow(room, cat_edges, dark // 4)
     if scene.cat.things[3]:
-        room.paste(draw_window(scene), (2 if scene.pose.face.real > 200 and scene.glow.real > 20 else 97, 5))
+        at_left = scene.pose.face.real > 200 and scene.glow.real > 20
+        room.paste(draw_window(scene), (2 if at_left else 97, 5))
     else:
-        lamps = Image.new("L", ROOM)
-        pen = ImageDraw.Draw(lamps)
-        for i, spot in enumerate(scene.spots[:8]):
-            pen.ellipse(circle(complex(160 * spot.real, 100 * spot.imag), 7 + i % 3 * 2), 30 + i % 3 * 12)
-        room.paste(255, (0, 0), lamps.filter(ImageFilter.BoxBlur(0.7)))
+        add_lamps(room, scene.spots[:8])
     return room
 
 
+def add_floor(room: Image.Image, edge: int, share: float) -> None:
+    """Make all below the edge darker."""
+    floor = room.crop((0, edge, *ROOM))
+    room.paste(fainter(floor, share), (0, edge))
+
+
+def add_shadow(room: Image.Image, cat_edges: Box, level: int) -> None:
+    """Add the shadow of the cat on the floor. The edges of the cat are in pixels of its sketch."""
+    left, _, right, bottom = [edge * 2 / 3 for edge in cat_edges]
+    shadow = Image.new("L", ROOM)
+    ImageDraw.Draw(shadow).ellipse((left - 2, bottom - 11, right + 4, bottom + 4), 150)
+    room.paste(level, (0, 0), shadow.filter(ImageFilter.BoxBlur(3)))
+
+
+def add_lamps(room: Image.Image, spots: Iterable[complex]) -> None:
+    """Add lamps that are out of focus, in three sizes."""
+    lamps = Image.new("L", ROOM)
+    pen = ImageDraw.Draw(lamps)
+    for i, spot in enumerate(spots):
+        centre = complex(160 * spot.real, 100 * spot.imag)
+        size = i % 3
+        pen.ellipse(circle(centre, 7 + 2 * size), 30 + 12 * size)
+    room.paste(255, (0, 0), lamps.filter(ImageFilter.BoxBlur(0.7)))
+
+
 def set_scene(seed: int, moment: Moment) -> Scene:
-    """Return what is decided about the drawing of this seed's cat at a moment."""
+    """Return what is decided about the drawing of this seed's cat at a moment. The order of the choices is fixed."""
     rng = random.Random(FIRST_SEED + HOUSE_CATS + seed)
     cat = house_cat(seed)
     pose = POSES[cat.pose]
     face = pose.face + complex(rng.uniform(-8, 8), rng.uniform(-4, 4))
     turn = cmath.rect(pose.size, pose.tilt + rng.uniform(-0.12, 0.12))
-    look = pose.look + complex(rng.uniform(-0.12, 0.12), rng.uniform(-0.06, 0.06))
+    gaze_of_head = pose.look + complex(rng.uniform(-0.12, 0.12), rng.uniform(-0.06, 0.06))
     right, left, _ = EARS[cat.ears]
-    ears = right + rng.uniform(-0.1, 0.15) + 0.35 * moment.ear, left + rng.uniform(-0.1, 0.15)
-    fluff = 2.6 if cat.long_hair else rng.uniform(1, 1.8)
-    gaze = complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02))
-    pupil = rng.uniform(0.85, 1.15)
-    accent = rng.choice(ACCENTS)
-    line = mixed(cat.coat.fur, LIGHT, 0.5) if cat.coat.room == "pale" else BLACK
-    colours = {"black": BLACK, "white": WHITE, "shadow": SHADOW, "nose": cat.coat.nose, "line": line,
-               "accent": accent, "dark": mixed(accent, SHADOW, 0.4), "light": mixed(accent, WHITE, 0.4)}
-    room = tuple(rng.choice(ROOMS[cat.coat.room]).split())
-    glow = complex(rng.uniform(11, 29), rng.uniform(10, 18))
-    spots = [complex(rng.random(), rng.random()) for _ in range(30)]
-    return Scene(cat, pose, Head(face, turn, look), ears, moment.eyes or MOODS[cat.mood].eyes, moment.breath,
-                 fluff, gaze, pupil, colours, room, glow, spots)
+    right += rng.uniform(-0.1, 0.15) + 0.35 * moment.ear
+    left += rng.uniform(-0.1, 0.15)
+    return Scene(
+        cat,
+        pose,
+        Head(face, turn, gaze_of_head),
+        ears=(right, left),
+        eyes=moment.eyes or MOODS[cat.mood].eyes,
+        breath=moment.breath,
+        fluff=2.6 if cat.long_hair else rng.uniform(1, 1.8),
+        gaze=complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02)),
+        pupil=rng.uniform(0.85, 1.15),
+        colours=scene_colours(cat.coat, accent=rng.choice(ACCENTS)),
+        room=tuple(rng.choice(ROOMS[cat.coat.room]).split()),
+        glow=complex(rng.uniform(11, 29), rng.uniform(10, 18)),
+        spots=[complex(rng.random(), rng.random()) for _ in range(30)],
+    )
+
+
+def scene_colours(coat: Coat, accent: str) -> dict[str, str]:
+    """Return the colours of inks by name. Things have the accent, and a lighter and a darker tone of it."""
+    line = BLACK
+    if coat.room == "pale":  # the coat is dark
+        line = mixed(coat.fur, LIGHT, 0.5)
+    return {
+        "black": BLACK,
+        "white": WHITE,
+        "shadow": SHADOW,
+        "nose": coat.nose,
+        "line": line,
+        "accent": accent,
+        "dark": mixed(accent, SHADOW, 0.4),
+        "light": mixed(accent, WHITE, 0.4),
+    }
 
 
 def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
     scene = set_scene(seed, moment)
-    cat, head, pose = scene.cat, scene.head, scene.pose
-    sketch, paws = Sketch(), Sketch()
-    for limb in pose.limbs:
-        sketch_limb(sketch, limb, scene)
-    edges = sketch.where.getbbox()
+    pose = scene.pose
+    sketch = Sketch()
+    for part in pose.limbs:
+        sketch_limb(sketch, part, scene)
+    body_edges = sketch.where.getbbox() or (0, 0, 0, 0)
     sketch_head(sketch, scene)
-    for limb in pose.front:
-        sketch_limb(sketch, limb, scene)
-    for limb in pose.over:
-        sketch_limb(paws, limb, scene)
+    for part in pose.front:
+        sketch_limb(sketch, part, scene)
+    paws = Sketch()  # which lie on a thing
+    for part in pose.over:
+        sketch_limb(paws, part, scene)
 
-    room = draw_room(scene, edges or (0, 0, 0, 0))
-    picture = tinted(room.resize(PORTRAIT, Image.Resampling.BILINEAR), ramp(*scene.room))
-    things = [(THINGS[thing], placed(scene, thing)) for thing in cat.things]
+    # Paint from the back to the front.
+    room = draw_room(scene, body_edges).resize(PORTRAIT, Image.Resampling.BILINEAR)
+    picture = tinted(room, ramp(*scene.room))
+    things = [(THINGS[thing], placed(scene, thing)) for thing in scene.cat.things]
     for thing, place in things:
         draw_ink(picture, inked(thing.behind, place, scene.colours))
-    sketch.paint(picture, cat.coat, head.at + head.turn * 0.3j, scene.fluff)
-    collar = [polygon for thing, place in things for polygon in inked(thing.under, place, scene.colours)]
+    coat = scene.cat.coat
+    head = scene.head
+    sketch.paint(picture, coat, head.at + head.turn * 0.3j, scene.fluff)
+    collar: list[Polygon] = []
+    for thing, place in things:
+        collar += inked(thing.under, place, scene.colours)
     draw_ink(picture, collar + inked_face(scene, picture))
     for thing, place in things:
         draw_ink(picture, inked(thing.before, place, scene.colours))
-    paws.paint(picture, cat.coat, head.at, scene.fluff)
+    paws.paint(picture, coat, head.at, scene.fluff)
     if scene.glow.imag > 14:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    picture.info["description"] = cat.description
+    picture.info["description"] = scene.cat.description
     return picture
 
 
