@@ -875,11 +875,11 @@ ASCII_FORMS = str.maketrans({  # of what Unicode does not decompose
     "\u2014": "-", "\u00df": "ss", "\u00c6": "AE", "\u00e6": "ae", "\u0152": "OE", "\u0153": "oe", "\u00d8": "O",
     "\u00f8": "o", "\u0141": "L", "\u0142": "l"})
 Grid = tuple[int, int]  # columns and rows
-CellColours = tuple[bytes, bytes]  # foreground and background of a cell in "fill"
+Pair = tuple[bytes, bytes]  # foreground and background of a cell in "fill"
 Operands = dict[str, Any]  # the images and functions of a formula of ImageMath, by name
 Run = tuple[str, bytes | None, bytes | None]  # text; its foreground, or None for spaces; its background, if any
 Cell = tuple[str, bytes, bytes | None]  # glyph, foreground, background
-Colours = tuple[bytes | None, bytes | None]  # foreground, background
+Colours = tuple[bytes | None, bytes | None]  # foreground and background of any text, as in Run and Cell
 
 
 class PictureError(ValueError):
@@ -1225,16 +1225,16 @@ def make_stencil(name: str) -> Stencil:
     return Stencil(image, bytes(ranks), bytes(contrasts))
 
 
-def evaluate(formula: Callable[[Operands], Any], **images: Image.Image) -> Image.Image:
+def evaluate(formula: Callable[[Operands], object], **images: Image.Image) -> Image.Image:
     """Return the image that a formula of ImageMath makes of other images: in mode F, unless the formula converts it."""
     image: Image.Image = ImageMath.lambda_eval(formula, **images)
     return image
 
 
-def level_table(formula: Callable[[Operands], Any]) -> bytearray:
+def level_table(formula: Callable[[Operands], object]) -> bytearray:
     """Return the level that is nearest to the result of a formula of ImageMath, for each level."""
     levels = Image.frombytes("L", (len(LEVELS), 1), bytes(LEVELS))
-    results = evaluate(lambda x: formula(x) + 0.5, level=levels)
+    results = evaluate(lambda x: x["max"](formula(x), 0.0) + 0.5, level=levels)
     return bytearray(results.convert("L").tobytes())
 
 
@@ -1250,7 +1250,7 @@ def noise() -> Image.Image:
 
 
 @cache
-def shades() -> dict[str, Image.Image]:
+def edge_shades() -> dict[str, Image.Image]:
     """Return the luma of each of EDGES as seen from afar (L, 5 x 10). The mean of the densest of INK_TONES is white."""
     densest = densities()[ord(INK_TONES[-1])]
     brighter = [level / densest for level in LEVELS]
@@ -1371,7 +1371,7 @@ def match_glyphs(luma: Image.Image, grid: Grid) -> tuple[Image.Image, Image.Imag
 
 def faded(contrasts: Image.Image, ranks: Image.Image, spread: Image.Image) -> Image.Image:
     """Return contrasts that are the smaller, the lower the rank of a glyph is for the spread of luma in its cell."""
-    def formula(x: Operands) -> Any:
+    def formula(x: Operands) -> object:
         share = x["min"](x["rank"] * FADE / (x["spread"] + 1.0), 1.0)
         return (x["contrast"] - 128.0) * share ** 2 + 128.5
 
@@ -1489,10 +1489,11 @@ def solve_colours(
 def stacked(*bands: Image.Image) -> Image.Image:
     """Return bands (L) one below the other, so that a formula applies to all of them."""
     width, height = bands[0].size
-    return Image.frombytes("L", (width, len(bands) * height), b"".join(band.tobytes() for band in bands))
+    levels = b"".join(band.tobytes() for band in bands)
+    return Image.frombytes("L", (width, len(bands) * height), levels)
 
 
-def solve(formula: Callable[[Operands], Any], **images: Image.Image) -> Image.Image:
+def solve(formula: Callable[[Operands], object], **images: Image.Image) -> Image.Image:
     """Return what `evaluate` returns, limited to levels."""
     return evaluate(lambda x: x["min"](x["max"](formula(x), 0.0), 255.0), **images)
 
@@ -1556,7 +1557,7 @@ def match_tones(target: Image.Image, grid: Grid, plain: bool) -> Image.Image:
     flat = codes.point(lumas).resize(target.size, Image.Resampling.NEAREST)
     best = cell_means(ImageChops.difference(target, flat), grid)
     best = best.point(lambda level: level - 8)  # edges must fit better
-    for name, shade in shades().items():
+    for name, shade in edge_shades().items():
         difference = cell_means(ImageChops.difference(target, tiled(shade, grid)), grid)
         codes.paste(ord(name), mask=ImageChops.subtract(best, difference, scale=1 / 255))
         best = ImageChops.darker(best, difference)
@@ -1622,11 +1623,14 @@ def palette(colors: str) -> dict[bytes, tuple[str, str]]:
             "7f7f7f ff0000 00ff00 ffff00 5c5cff ff00ff 00ffff ffffff"
         )
         codes = (*range(30, 38), *range(90, 98))
-        return {rgb: (f"{code}", f"{code + 10}") for rgb, code in zip(chunks(basic, 3), codes, strict=True)}
+        return {
+            colour: (str(code), str(code + 10))
+            for colour, code in zip(chunks(basic, 3), codes, strict=True)
+        }
     cube = itertools.product((0, 95, 135, 175, 215, 255), repeat=3)
     greys = ((level, level, level) for level in range(8, 239, 10))
     extended = enumerate((*cube, *greys), 16)
-    return {bytes(rgb): (f"38;5;{code}", f"48;5;{code}") for code, rgb in extended}
+    return {bytes(levels): (f"38;5;{code}", f"48;5;{code}") for code, levels in extended}
 
 
 def limited(art: Art, colors: str, least: int, background: str) -> Art:
@@ -1634,14 +1638,10 @@ def limited(art: Art, colors: str, least: int, background: str) -> Art:
 
     If `least` is not 0, all glyphs stay, and their lumas differ from those of their backgrounds by `least` levels.
     """
+    if not art.background:
+        return limited_ink(art, colors, background)
     allowed = [*palette(colors)]
     columns = len(art.rows[0])
-    if not art.background:
-        if background == "light":
-            visible = [rgb for rgb in allowed if luminance(rgb) <= MOST_LUMINANCE]
-        else:
-            visible = [rgb for rgb in allowed if any(rgb)]  # no black on black
-        return art._replace(foreground=nearest(art.foreground, columns, visible))
     characters = "".join(art.rows)
     wanted_foregrounds = chunks(art.foreground, 3)
     wanted_backgrounds = chunks(art.background, 3)
@@ -1664,6 +1664,15 @@ def limited(art: Art, colors: str, least: int, background: str) -> Art:
     return Art(tuple(chunks("".join(text), columns)), b"".join(foregrounds), b"".join(backgrounds))
 
 
+def limited_ink(art: Art, colors: str, background: str) -> Art:
+    """Return art in "ink" in the nearest of 256 or 16 colours that can be read on the background."""
+    if background == "light":
+        readable = [colour for colour in palette(colors) if luminance(colour) <= MOST_LUMINANCE]
+    else:
+        readable = [colour for colour in palette(colors) if any(colour)]  # no black on black
+    return art._replace(foreground=nearest(art.foreground, len(art.rows[0]), readable))
+
+
 def nearest(plane: bytes, columns: int, colours: Collection[bytes]) -> bytes:
     """Return for each cell of the plane (R, G, B) the nearest of `colours`."""
     allowed = Image.new("P", (1, 1))
@@ -1680,12 +1689,12 @@ def cell_mean(glyph: str, foreground: bytes, ground: bytes) -> bytes:
     return bytes(round(low + (high - low) * cover) for high, low in zip(foreground, ground, strict=True))
 
 
-def improves(glyph: str, wanted: CellColours, shown: CellColours, flat: CellColours) -> bool:
+def improves(glyph: str, wanted: Pair, shown: Pair, flat: Pair) -> bool:
     """Tell whether a glyph in these colours is clearly closer to the wanted cell than a flat cell is."""
     return cell_error(glyph, wanted, shown) < KEPT * cell_error(glyph, wanted, flat)
 
 
-def cell_error(glyph: str, wanted: CellColours, shown: CellColours) -> float:
+def cell_error(glyph: str, wanted: Pair, shown: Pair) -> float:
     """Return how different a glyph looks in two pairs of colours.
 
     This is the squared difference of the means, plus that of the contrasts, which are seen more than their size tells.
@@ -1729,17 +1738,32 @@ def luminance(colour: bytes) -> float:
 def runs(art: Art) -> Iterator[list[Run]]:
     """Yield for each row its runs of cells with the same colours. The foreground of a space does not matter."""
     foregrounds = chunks(art.foreground, 3)
-    backgrounds = chunks(art.background, 3) if art.background else [None] * len(foregrounds)
+    backgrounds: Sequence[bytes | None] = [None] * len(foregrounds)
+    if art.background:
+        backgrounds = chunks(art.background, 3)
     cells = zip("".join(art.rows), foregrounds, backgrounds, strict=True)
     for row in art.rows:
-        made: list[Run] = []
-        text, foreground, background = "", None, None
-        for glyph, colour, ground in itertools.islice(cells, len(row)):
-            if text and (ground != background or (glyph != " " and foreground and colour != foreground)):
-                made.append((text, foreground, background))
-                text, foreground = "", None
-            text, foreground, background = text + glyph, foreground if glyph == " " else colour, ground
-        yield [*made, (text, foreground, background)]
+        yield row_runs(itertools.islice(cells, len(row)))
+
+
+def row_runs(cells: Iterable[Cell]) -> list[Run]:
+    made: list[Run] = []
+    text = ""
+    foreground: bytes | None = None  # of the letters in the run, if there are any
+    background: bytes | None = None
+    for glyph, colour, ground in cells:
+        blank = glyph == " "
+        fits = ground == background and (blank or foreground is None or colour == foreground)
+        if text and not fits:
+            made.append((text, foreground, background))
+            text = ""
+            foreground = None
+        text += glyph
+        background = ground
+        if not blank:
+            foreground = colour
+    made.append((text, foreground, background))
+    return made
 
 
 def to_text(art: Art) -> str:
@@ -1750,22 +1774,30 @@ def to_text(art: Art) -> str:
 def to_ansi(art: Art, colors: str = "true") -> str:
     """Return lines with SGR sequences where colours change. Each ends with a reset. The art has these `colors`."""
     codes = {} if colors == "true" else palette(colors)
-    parts, levels = list[str](), list[int]()  # the levels fill the placeholders of all parts at once, which is fast
+    parts: list[str] = []
+    levels: list[int] = []  # they fill the placeholders of all parts at once, which is fast
     for row in runs(art):
-        current_foreground = current_background = None
+        shown_foreground = None
+        shown_background = None
         for text, foreground, background in row:
-            sgr = []
-            if background and background != current_background:
-                sgr.append(codes[background][1] if codes else "48;2;%d;%d;%d")
-                levels += () if codes else background
-            if foreground and foreground != current_foreground:
-                sgr.append(codes[foreground][0] if codes else "38;2;%d;%d;%d")
-                levels += () if codes else foreground
-                current_foreground = foreground
-            if sgr:
-                parts.append(f"\x1b[{';'.join(sgr)}m")
+            changes = []
+            if background and background != shown_background:
+                if codes:
+                    changes.append(codes[background][1])
+                else:
+                    changes.append("48;2;%d;%d;%d")
+                    levels += background
+            if foreground and foreground != shown_foreground:
+                if codes:
+                    changes.append(codes[foreground][0])
+                else:
+                    changes.append("38;2;%d;%d;%d")
+                    levels += foreground
+                shown_foreground = foreground
+            if changes:
+                parts.append(f"\x1b[{';'.join(changes)}m")
             parts.append(text.replace("%", "%%"))
-            current_background = background
+            shown_background = background
         parts.append("\x1b[0m\n")
     return "".join(parts) % tuple(levels)
 
@@ -1796,11 +1828,12 @@ def cut(art: Art, places: Iterable[int]) -> Patch:
     def cut_plane(plane: bytes) -> bytes:
         return b"".join(plane[3 * place:3 * place + 3] for place in chosen)
 
-    background = None if art.background is None else cut_plane(art.background)
-    return Patch(chosen, "".join(text[place] for place in chosen), cut_plane(art.foreground), background)
+    glyphs_there = "".join(text[place] for place in chosen)
+    background = cut_plane(art.background) if art.background else None
+    return Patch(chosen, glyphs_there, cut_plane(art.foreground), background)
 
 
-def changed_places(before: Image.Image, after: Image.Image, grid: tuple[int, int], share: float) -> list[int]:
+def changed_places(before: Image.Image, after: Image.Image, grid: Grid, share: float) -> list[int]:
     """Return the places of the cells that two pictures of the same size differ in most, at most a share of all cells.
 
     There are at most MOST_CHANGED of them.
@@ -1814,47 +1847,56 @@ def changed_places(before: Image.Image, after: Image.Image, grid: tuple[int, int
     return changed[:most]
 
 
-def to_changes(cells: Mapping[int, Cell], grid: tuple[int, int], colors: str = "true") -> str:
-    """Return what draws these cells over art of this grid (columns, rows), for a terminal with these `colors`.
+def to_changes(cells: Mapping[int, Cell], grid: Grid, colors: str = "true") -> str:
+    """Return what draws these cells over art of this grid, for a terminal with these `colors`.
 
     The cursor is on the line below the art and one more line. It returns there, and the colours are plain again.
     """
     columns, rows = grid
-    row = rows + 1
-    column = 0
+    cursor_row = rows + 1
+    cursor_column = 0
+    shown: Colours = (None, None)
     parts = []
-    shown: tuple[bytes | None, bytes | None] = None, None
     for place in sorted(cells):
-        glyph, foreground, background = cells[place]
-        if place // columns != row:
-            parts.append(lines_down(place // columns - row))
-            row = place // columns
-            column = -1
-        if place % columns != column:
-            column = place % columns
+        row, column = divmod(place, columns)
+        if row != cursor_row:
+            parts.append(lines_down(row - cursor_row))
+            cursor_row = row
+            cursor_column = -1
+        if column != cursor_column:
             parts.append(f"\x1b[{column + 1}G")
+            cursor_column = column
+        glyph, foreground, background = cells[place]
         if glyph == " ":
-            foreground = shown[0] or foreground
+            foreground = shown[0] or foreground  # which nobody sees
         parts.append(sgr(shown, (foreground, background), colors) + glyph)
-        shown = foreground, background
-        column += 1
-    parts.append(f"\x1b[0m{lines_down(rows - row)}\n")  # a line feed makes curl show what it has
+        shown = (foreground, background)
+        cursor_column += 1
+    parts.append(f"\x1b[0m{lines_down(rows - cursor_row)}\n")  # a line feed makes curl show what it has
     return "".join(parts)
 
 
 def lines_down(count: int) -> str:
     """Return what moves the cursor down by so many lines, or up if the count is negative."""
-    return f"\x1b[{abs(count)}{'B' if count > 0 else 'A'}" if count else ""
+    if not count:
+        return ""
+    direction = "B" if count > 0 else "A"
+    return f"\x1b[{abs(count)}{direction}"
 
 
 def sgr(before: Colours, after: Colours, colors: str) -> str:
     """Return what changes the colours of text and background, or "" if they stay."""
-    codes = {} if colors == "true" else palette(colors)
-    wanted = []
-    for layer, (old, new) in enumerate(zip(before, after, strict=True)):
-        if new and new != old:
-            wanted.append(codes[new][layer] if codes else "%d8;2;%d;%d;%d" % (3 + layer, *new))
-    return f"\x1b[{';'.join(wanted)}m" if wanted else ""
+    changes = []
+    for plane, (old, new) in enumerate(zip(before, after, strict=True)):  # 0: of the text, 1: of its background
+        if not new or new == old:
+            continue
+        if colors == "true":
+            changes.append("%d8;2;%d;%d;%d" % (3 + plane, *new))
+        else:
+            changes.append(palette(colors)[new][plane])
+    if not changes:
+        return ""
+    return f"\x1b[{';'.join(changes)}m"
 
 
 def to_png(art: Art, background: str, bubble: Bubble = SILENCE) -> bytes:
@@ -1867,40 +1909,51 @@ def to_png(art: Art, background: str, bubble: Bubble = SILENCE) -> bytes:
 
 def with_drawn_bubble(picture: Image.Image, columns: int, background: str, bubble: Bubble) -> Image.Image:
     """Return a picture of art of so many columns with the bubble, on a page of this background."""
-    width = max(map(len, bubble.above or bubble.beside))
-    rows = tuple(line.ljust(width) for line in bubble.above or bubble.beside)
-    page = BACKGROUNDS[background]
-    ink = BACKGROUNDS["light" if background == "dark" else "dark"]
-    drawn = pictured(Art(rows, bytes(ink) * width * len(rows), None), background)
-    cell = bubble.scale * picture.width // columns
-    drawn = drawn.resize((cell * width, 2 * cell * len(rows)), Image.Resampling.BICUBIC)
+    drawn = drawn_bubble(bubble, background, bubble.scale * picture.width // columns)
     if bubble.above:
-        size = max(picture.width, drawn.width), picture.height + drawn.height
-        art_corner = 0, drawn.height
-        bubble_corner = 0, 0
+        size = (max(picture.width, drawn.width), picture.height + drawn.height)
+        art_corner = (0, drawn.height)
+        bubble_corner = (0, 0)
     else:
-        size = picture.width + drawn.width, max(picture.height, drawn.height)
-        art_corner = 0, 0
-        bubble_corner = picture.width, 0
-    whole = Image.new("RGB", size, page)
-    whole.paste(picture, art_corner)
-    whole.paste(drawn, bubble_corner)
-    return whole
+        size = (picture.width + drawn.width, max(picture.height, drawn.height))
+        art_corner = (0, 0)
+        bubble_corner = (picture.width, 0)
+    joined_picture = Image.new("RGB", size, BACKGROUNDS[background])
+    joined_picture.paste(picture, art_corner)
+    joined_picture.paste(drawn, bubble_corner)
+    return joined_picture
+
+
+def drawn_bubble(bubble: Bubble, background: str, cell_width: int) -> Image.Image:
+    """Return a picture of a bubble for a page of this background, with cells of this width in pixels."""
+    lines = bubble.above or bubble.beside
+    width = max(map(len, lines))
+    rows = tuple(line.ljust(width) for line in lines)
+    ink = BACKGROUNDS["light" if background == "dark" else "dark"]
+    art = Art(rows, bytes(ink) * width * len(rows), None)
+    size = (cell_width * width, 2 * cell_width * len(rows))
+    return pictured(art, background).resize(size, Image.Resampling.BICUBIC)
 
 
 def pictured(art: Art, background: str) -> Image.Image:
     """Return a picture of the art. A cell has 10 x 20 pixels, or 5 x 10 in large art."""
     grid = len(art.rows[0]), len(art.rows)
     step = 1 if grid[0] * grid[1] <= MOST_LARGE_CELLS else 2
-    width, height = PARTS[0] // step, PARTS[1] // step
-    size = grid[0] * width, grid[1] * height
+    columns, rows = grid
+    width = PARTS[0] // step
+    height = PARTS[1] // step
+    size = (columns * width, rows * height)
     tiles = {name: glyph.reduce(step) for name, glyph in glyphs().items()}
     mask = Image.new("L", size)
     for i, name in enumerate("".join(art.rows)):
-        mask.paste(tiles[name], (i % grid[0] * width, i // grid[0] * height))
-    planes = art.foreground, art.background or bytes(BACKGROUNDS[background]) * (grid[0] * grid[1])
-    foreground, ground = (Image.frombytes("RGB", grid, p).resize(size, Image.Resampling.NEAREST) for p in planes)
-    return Image.composite(foreground, ground, mask)
+        row, column = divmod(i, columns)
+        mask.paste(tiles[name], (column * width, row * height))
+
+    def enlarged(plane: bytes) -> Image.Image:
+        return Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST)
+
+    page = bytes(BACKGROUNDS[background]) * (columns * rows)
+    return Image.composite(enlarged(art.foreground), enlarged(art.background or page), mask)
 
 
 def written(picture: Image.Image, format: str, **options: int) -> bytes:
@@ -1922,8 +1975,8 @@ def layer(plane: bytes | None, columns: int) -> str:
     return picture_url(Image.frombytes("RGB", (columns, len(plane) // 3 // columns), plane))
 
 
-def patch_layer(patch: Patch, grid: tuple[int, int]) -> str:
-    """Return a layer for art of this grid (columns, rows) that shows the mean colours of a patch, as a URL for CSS."""
+def patch_layer(patch: Patch, grid: Grid) -> str:
+    """Return a layer for art of this grid that shows the mean colours of a patch, as a URL for CSS."""
     picture = Image.new("RGBA", grid)
     columns, _ = grid
     for place, (glyph, foreground, background) in patch.cells().items():
@@ -1938,12 +1991,21 @@ def picture_url(picture: Image.Image) -> str:
     return f"url(data:image/webp;base64,{base64.b64encode(file).decode()})"
 
 
-def to_dict(art: Art) -> dict[str, Any]:
+def to_dict(art: Art) -> dict[str, object]:
     """Return the art for JSON: rows as text, and for each row the colours of its cells, each as six hex digits."""
     width = len(art.rows[0])
-    foreground, background = (plane.hex(" ", 3 * width).split() if plane else None for plane in art[1:])
-    return {"width": width, "height": len(art.rows), "style": "fill" if art.background else "ink", "rows": art.rows,
-            "foreground": foreground, "background": background}
+
+    def in_hex(plane: bytes) -> list[str]:
+        return plane.hex(" ", 3 * width).split()
+
+    return {
+        "width": width,
+        "height": len(art.rows),
+        "style": "fill" if art.background else "ink",
+        "rows": art.rows,
+        "foreground": in_hex(art.foreground),
+        "background": in_hex(art.background) if art.background else None,
+    }
 
 
 class Stage(NamedTuple):
@@ -2019,8 +2081,8 @@ def balanced(text: str, width: int, most: int) -> list[str]:
     lines = wrapped(text, width)
     if len(lines) > most:
         *kept, last = lines[:most]
-        start = wrapped(last, width - 3)[0]
-        return [*kept, f"{start}..."]
+        beginning = wrapped(last, width - 3)[0]
+        return [*kept, f"{beginning}..."]
 
     def suffices(narrower: int) -> bool:
         return len(wrapped(text, narrower)) <= len(lines)
@@ -2071,7 +2133,9 @@ def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterato
         columns, _ = fit(size, width, height - taken)
         yield Stage(0, taken, bubble_above(lines, columns))
     longest = max(map(columns_of, words))
-    least = longest if SHORTEST_LINE < longest <= LONGEST_WORD else SHORTEST_LINE
+    least = SHORTEST_LINE
+    if SHORTEST_LINE < longest <= LONGEST_WORD:
+        least = longest
     for room in range(least, LONGEST_LINE + 1, 8):
         taken = room + 6
         if width - taken < SHORTEST_LINE:
@@ -2084,10 +2148,11 @@ def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterato
 
 def staged(text: str, size: tuple[int, int], width: int, height: int) -> Stage | None:
     """Return the stage that leaves the largest art for a picture, or None if there is no room for any bubble."""
-    whole = math.prod(fit(size, width, height))
+    most_cells = math.prod(fit(size, width, height))
 
     def cells(stage: Stage) -> int:
-        return min(whole, math.prod(fit(size, width - stage.columns, height - stage.rows)))
+        columns, rows = fit(size, width - stage.columns, height - stage.rows)
+        return min(most_cells, columns * rows)
 
     return max(stages(text, size, width, height), key=cells, default=None)
 
@@ -6413,7 +6478,7 @@ def speech_label(view: View) -> str:
     return f". It says: {view.says}"
 
 
-def said_by(view: View) -> dict[str, str]:
+def said_by(view: View) -> dict[str, object]:
     """Return what JSON has of a text that the cat says."""
     if not view.says:
         return {}
