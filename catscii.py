@@ -2632,17 +2632,24 @@ def house_cat(seed: int) -> HouseCat:
     coat = rng.choice(COATS)
     tabby = rng.choice(TABBIES)
     if "tabby" in coat.patterns:
-        coat = coat._replace(name=coat.name.replace("tabby", f"{tabby} tabby"),
-                             patterns=coat.patterns.replace("tabby", tabby))
+        striped = f"{tabby} tabby"
+        coat = coat._replace(
+            name=coat.name.replace("tabby", striped),
+            patterns=coat.patterns.replace("tabby", tabby),
+        )
     long_hair = rng.random() < 0.25
     eyes = rng.choice(coat.eyes.split())
     name = rng.choice(tuple(POSES))
     pose = POSES[name]
     mood = rng.choice(pose.moods.split())
     ears = rng.choice(("up", "up", "up", "back", "one"))
-    stage = "box" if pose.boxed and rng.random() < 0.4 else pose.stage
+    stage = pose.stage
+    if pose.boxed and rng.random() < 0.4:
+        stage = "box"
     worn = rng.choice(("", "", *pose.worn.split()))
-    beside = rng.choice(("", "wool", "plant")) if any(pose.beside) and not stage else ""
+    beside = ""
+    if any(pose.beside) and not stage:
+        beside = rng.choice(("", "wool", "plant"))
     sight = rng.choice(("", "", "moon", "rain"))
     cat = HouseCat(coat, long_hair, eyes, name, mood, ears, (stage, worn, beside, sight), "")
     return cat._replace(description=describe(cat))
@@ -2650,16 +2657,29 @@ def house_cat(seed: int) -> HouseCat:
 
 def describe(cat: HouseCat) -> str:
     """Return a description, such as "a calico cat asleep in a box, with a bow"."""
-    pose, mood = POSES[cat.pose], MOODS[cat.mood]
+    pose = POSES[cat.pose]
+    mood = MOODS[cat.mood]
     stage, worn, *around = cat.things
     doing = joined(" and ", pose.boxed if stage == "box" else pose.doing, mood.doing)
     where = joined(" ", doing, *(THINGS[thing].phrase for thing in around))
-    first, *others = cat.eyes.split("/")
-    eyes = f"one {first} and one {others[0]} eye" if others else f"{mood.gaze}{first} eyes"
-    seen = eyes if LOOKS[mood.eyes].pupil else ""
-    *traits, last = [trait for trait in (seen, mood.trait, EARS[cat.ears][2], THINGS[worn].phrase) if trait] or [""]
-    coat = joined(" ", "a", "long-haired" if cat.long_hair else "", cat.coat.name, where)
-    return joined(", with " if where else " with ", coat, joined(" and ", ", ".join(traits), last))
+    hair = "long-haired" if cat.long_hair else ""
+    coat = joined(" ", "a", hair, cat.coat.name, where)
+
+    _, _, ears = EARS[cat.ears]
+    traits = [described_eyes(cat.eyes, mood), mood.trait, ears, THINGS[worn].phrase]
+    *others, last = list(filter(None, traits)) or [""]
+    listed = joined(" and ", ", ".join(others), last)
+    return joined(", with " if where else " with ", coat, listed)
+
+
+def described_eyes(colours: str, mood: Mood) -> str:
+    """Return what is said of the eyes, or "" if they are closed."""
+    if not LOOKS[mood.eyes].pupil:
+        return ""
+    first, *others = colours.split("/")
+    if others:
+        return f"one {first} and one {others[0]} eye"
+    return f"{mood.gaze}{first} eyes"
 
 
 def joined(between: str, *parts: str) -> str:
@@ -2727,12 +2747,18 @@ def curve(points: Sequence[complex]) -> Shape:
     return smooth([points[-1], *points, *points[:2]])
 
 
+def outlined(shape: Shape, points: Sequence[complex]) -> Shape:
+    """Return the corners of a shape whose points are there: a tuple has corners, and a list is a smooth curve."""
+    if isinstance(shape, tuple):
+        return points
+    return curve(points)
+
+
 def at(spot: complex, unit: complex) -> Place:
     """Return what places shapes at a spot, in a unit of pixels."""
 
     def place(shape: Shape) -> Shape:
-        points = [spot + unit * z for z in shape]
-        return points if isinstance(shape, tuple) else curve(points)
+        return outlined(shape, [spot + unit * z for z in shape])
 
     return place
 
@@ -2743,8 +2769,7 @@ def along(left: float, top: float, right: float) -> Place:
     half = (right - left) / 2
 
     def place(shape: Shape) -> Shape:
-        points = [complex(middle + half * z.real, top + 100 * z.imag) for z in shape]
-        return points if isinstance(shape, tuple) else curve(points)
+        return outlined(shape, [complex(middle + half * z.real, top + 100 * z.imag) for z in shape])
 
     return place
 
