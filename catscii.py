@@ -3554,18 +3554,22 @@ class Database:
         self._enable_wal(patience)
         self._connection.execute("PRAGMA synchronous = NORMAL")  # commits survive `kill -9`, and need no fsync each
         self._migrate()
-        self._connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED_SECONDS:.0f}")
+        self.wait_for_locks(LOCKED_SECONDS)
+
+    def wait_for_locks(self, seconds: float) -> None:
+        """Let statements wait so long, at most, for the lock of another process."""
+        self._connection.execute(f"PRAGMA busy_timeout = {1000 * seconds:.0f}")
 
     def _enable_wal(self, patience: float) -> None:
         """Let SQLite keep a write-ahead log. It does not wait while another process does this, so try again."""
-        end = time.monotonic() + patience
+        deadline = time.monotonic() + patience
         while True:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
                 busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > end:
+                if not busy or time.monotonic() > deadline:
                     raise
             time.sleep(0.1 * random.random())
 
@@ -4614,9 +4618,14 @@ class VisitCounter:
         rows = [(day, country, count) for (day, country), count in visits.items()]
         self._database.execute(sql, *itertools.chain(*rows))
 
-    def close(self) -> None:
-        """Try once more to count the visits that wait, and log how many are lost."""
-        self.commit()
+    def close(self, patience: float) -> None:
+        """Try for some seconds to count the visits that wait, and log how many are lost."""
+        deadline = time.monotonic() + patience
+        while self.waiting:
+            self.commit()
+            if not self.trouble or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
         lost = self.waiting
         if lost:
             log.error("Visits are lost: the database cannot be written to", {"visits": lost})
@@ -4950,7 +4959,7 @@ STREAM_SECONDS = 600.0
 GOODBYE = b"\x1b[2mThe cat walks away. Call again, and another one comes.\x1b[0m\n"
 MOST_LOGGED = 200  # characters of a path in the log
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
-LAST_TRIES = 30  # of a CGI process to count its visit, ten in a second
+CGI_PATIENCE = 3.0  # seconds for which a CGI process tries to count its visit
 
 
 class Format(NamedTuple):
@@ -6256,32 +6265,21 @@ class Service:
         A fork fetches the cat.
         """
         self.drawing_queue.close()
-        self._count_at_last()
-        patience = f"PRAGMA busy_timeout = {1000 * START_SECONDS:.0f}"
+        self.visit_counter.close(CGI_PATIENCE)
         try:
-            self.database.execute(patience)
+            self.database.wait_for_locks(START_SECONDS)
             self.machines.exchange_if_due()
             due = self.refresher.claim_due_fetch()
             self.database.close()  # SQLite connections do not survive a fork
             if due and not os.fork():
                 self.database.open(START_SECONDS)
-                self.database.execute(patience)
+                self.database.wait_for_locks(START_SECONDS)
                 self.refresher.fetch_one()
         except sqlite3.Error as error:
             log.warning("The store cannot be refreshed", {"error": str(error)})
         except Exception:
             log.exception("Refreshing the store failed")
         self.database.close()
-
-    def _count_at_last(self) -> None:
-        """Try for some seconds to count the visit of a CGI process, if that has failed. Log that it is lost, if so."""
-        for _ in range(LAST_TRIES):
-            if not self.visit_counter.trouble:
-                return
-            time.sleep(0.1)
-            self.visit_counter.commit()
-        if self.visit_counter.trouble:
-            self.visit_counter.close()
 
 
 def make_app(settings: Settings) -> bottle.Bottle:
@@ -6681,6 +6679,7 @@ def send_error(
 # ---------------------------------------------------------------------------------------------------------------------
 
 QUICK_THREADS = 4  # answer what needs no drawing; REVIVALS_AT_ONCE of them may wait for an upstream
+END_PATIENCE = 1.0  # seconds for which the service, when it ends, tries to count the visits that wait
 GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within ten seconds
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
 MAX_CONNECTIONS = 1000
@@ -6758,7 +6757,7 @@ def serve(settings: Settings) -> int:
     gc.enable()
     server.run(stopping)
     maintenance.join(1)
-    service.visit_counter.close()
+    service.visit_counter.close(END_PATIENCE)
     all_counted.set()
     exchange.join(1)
     service.database.close()

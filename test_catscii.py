@@ -2579,6 +2579,19 @@ def test_visits_that_wait_are_written_at_the_end_or_else_lost_with_an_error_that
     assert counted(start()) == 5
 
 
+def test_the_last_visits_wait_for_a_lock_that_another_process_holds_for_a_moment(start):
+    service = start(command=patched("catscii.END_PATIENCE = 60"))
+    with locked(service):
+        visit(service, 3)
+        service.wait_for("Visits cannot be counted")
+        service.process.terminate()
+        service.wait_for("Initiating graceful shutdown")
+        with pytest.raises(subprocess.TimeoutExpired):
+            service.process.wait(0.5)
+    assert service.process.wait(30) == 0
+    assert counted(start()) == 3
+
+
 def test_countries_are_replaced_while_the_service_runs(start, tmp_path):
     path, half, new = (tmp_path / name for name in ("x.mmdb", "half.mmdb", "new.mmdb"))
     write_mmdb(path, "Test-Country", {"127.0.0.0/8": {"country": {"iso_code": "GB"}}})
