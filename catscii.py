@@ -7488,8 +7488,6 @@ def show_picture(source: str, options: Mapping[str, object]) -> int:
 
     Return 0, or 1 if the picture cannot be shown. Raises SetupError.
     """
-    if sys.stdout is None:
-        raise SetupError("standard output is closed")
     if source and options.get("like"):
         raise SetupError("--like chooses a house cat, so no picture can be given")
     if source == options.get("says") == "-":
@@ -7509,14 +7507,7 @@ def show_picture(source: str, options: Mapping[str, object]) -> int:
         return 1
     drawn, bubble = view.speaking(picture.size)
     encoded = encode(drawn.draw(picture), view, bubble)
-    try:
-        write_out(Page(encoded, "").body)
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # a reader such as head may stop early
-            complain(f"standard output: {error.strerror}")
-        discard_output()
-        return 1
-    return 0
+    return print_out(Page(encoded, "").body)
 
 
 def view_in_terminal(options: Mapping[str, object]) -> View:
@@ -7582,7 +7573,7 @@ def show_live(cat_id: str) -> int:
     if seed is None:
         complain(f"{quoted(cat_id)}: house cats are {HOUSE_CAT_IDS}")
         return 1
-    if sys.stdout is None or not shows_colours():
+    if not shows_colours():
         complain("the cat keeps still: it moves in a terminal with colours only")
         return show_picture(cat_id, {})
     gc.enable()
@@ -7618,6 +7609,18 @@ def write_out(data: bytes) -> None:
     """Write all of the data to standard output, also if a signal comes."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def print_out(data: bytes) -> int:
+    """Write the data to standard output, and return 0, or 1 if it cannot be written."""
+    try:
+        write_out(data)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # a reader such as head may stop early
+            complain(f"standard output: {error.strerror}")
+        discard_output()
+        return 1
+    return 0
 
 
 def read_picture(source: str, longest: int) -> Image.Image:
@@ -7722,10 +7725,12 @@ def main(arguments: list[str]) -> int:
     open_closed_streams()
     if "GATEWAY_INTERFACE" in os.environ:  # then the arguments may come from the query
         return serve_cgi()
+    if arguments and sys.stdout is None:
+        complain("standard output is closed")
+        return 2
     if arguments in (["--help"], ["--version"]):  # argparse would take a fifth of their time
-        texts = {"--help": usage().rstrip(), "--version": f"catscii {__version__}"}
-        print(texts[arguments[0]])
-        return 0
+        texts = {"--help": usage(), "--version": f"catscii {__version__}\n"}
+        return print_out(texts[arguments[0]].encode())
     try:
         if not arguments:  # the service need not import argparse
             return serve(read_settings(os.environ))
@@ -7754,7 +7759,10 @@ def end(status: int) -> NoReturn:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream:  # it is None if it was closed when Python started
-            stream.flush()
+            try:
+                stream.flush()
+            except OSError:  # the disk is full, or nobody reads
+                status = 1
     os._exit(status)
 
 

@@ -6216,6 +6216,9 @@ def test_art_shows_a_random_cat_like_some_words():
     (f"art {__file__}", 1, f"catscii: {__file__!r}: not a picture"),
     ("art http://127.0.0.1:9/x.jpg", 1, "catscii: 'http://127.0.0.1:9/x.jpg': "),
     ("art house-1 --format json > /dev/full", 1, "catscii: standard output: No space left on device"),
+    ("--help > /dev/full", 1, "catscii: standard output: No space left on device"),
+    ("--help >&-", 2, "catscii: standard output is closed"),
+    ("art house-1 >&-", 2, "catscii: standard output is closed"),
     ("art house-1 | true", 1, ""),  # a closed pipe is quiet
     ("draw", 2, "draw"),
     ("art /dev/null", 1, "catscii: '/dev/null': it is empty"),
