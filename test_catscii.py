@@ -107,6 +107,28 @@ def rounds(thorough: int) -> int:
     return thorough if "THOROUGH" in os.environ else thorough // 5
 
 
+def sections() -> dict[int, str]:
+    """Return the marker of each section of this file by the line of its banner. That of House cats is house_cats."""
+    banners: dict[int, str] = {}
+    lines = Path(__file__).read_text().splitlines()
+    for number, (before, title, after) in enumerate(zip(lines, lines[1:], lines[2:], strict=False), 2):
+        if before == after == f"# {'-' * 117}":
+            banners[number] = title.removeprefix("# ").partition(":")[0].lower().replace(" ", "_")
+    return banners
+
+
+def tests() -> list[Callable[..., None]]:
+    return [value for name, value in globals().items() if name.startswith("test_")]
+
+
+def mark_sections() -> None:
+    """Give each test the marker of the section that it stands in."""
+    banners = sections()
+    for test in tests():
+        line = max(number for number in banners if number < test.__code__.co_firstlineno)
+        pytest.mark.__getattr__(banners[line])(test)
+
+
 class Running(contextlib.AbstractContextManager["Running"]):
     """A running `python catscii.py` on a free port, and its log. As a context, it is killed at the end."""
 
@@ -393,6 +415,16 @@ def error_at_start(tmp_path: Path, **variables: str) -> str:
     (line,) = result.stderr.decode().splitlines()
     assert (result.returncode, result.stdout) == (2, b"")
     return line
+
+
+def test_each_test_is_in_one_section_and_the_sections_of_the_program_are_in_its_order():
+    of_the_program = re.search("Settings, .*Running", catscii.__doc__)[0].lower().replace(" ", "_").split(",_")
+    helpers, *of_the_tests = sections().values()
+    assert helpers == "helpers"
+    assert [section for section in of_the_tests if section not in ("machines", "packaging")] == of_the_program
+    for test in tests():
+        (section,) = {mark.name for mark in test.pytestmark} & {helpers, *of_the_tests}
+        assert section != helpers, test
 
 
 def script_metadata(path: Path) -> dict[str, Any]:
@@ -2599,7 +2631,9 @@ def test_countries_are_replaced_while_the_service_runs(start, tmp_path):
     assert service.messages().count("Countries cannot be replaced") == 1
 
 
-# Many machines
+# ---------------------------------------------------------------------------------------------------------------------
+# Machines: many that share one count
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 ETCD_RANGE = {"key": base64.b64encode(catscii.ETCD_PREFIX).decode(), "range_end": "Y2F0c2NpaS92aXNpdHMw"}  # to visits0
@@ -7356,6 +7390,9 @@ def test_the_readme_is_one_page_and_its_commands_tables_and_links_are_right(serv
             assert target.exists() and (not anchor or f"#-{anchor}\n" in titles), link
 
 
+mark_sections()
+
+
 class Run:
     """A pytest plugin, which runs tests in several processes, and reports failures at once."""
 
@@ -7392,7 +7429,8 @@ def main(arguments: list[str]) -> int:
         arguments = [argument for argument in arguments if argument != "--thorough"]
     markers = "nix: of the packaging, which is not there when the package is tested\nnpm: needs npm and its registry\n"
     markers += "pypi: needs uv and the registry of Python's packages\n"
-    markers += "browser: needs Chromium, or another client\ncgi: needs web servers\nopencv: detectors of faces"
+    markers += "browser: needs Chromium, or another client\ncgi: needs web servers\nopencv: detectors of faces\n"
+    markers += "\n".join(f"{section}: of the section {section}" for section in sections().values())
     options = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-o", f"markers={markers}"]
     command, run = [__file__, *options, "--dist=loadscope", "--timeout=300", "-n", "auto", *arguments], Run()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
