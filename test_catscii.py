@@ -102,9 +102,12 @@ http = urllib3.PoolManager(retries=False, timeout=60)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+THOROUGH = "THOROUGH" in os.environ  # main sets it for --thorough
+
+
 def rounds(thorough: int) -> int:
-    """Return how often to repeat a test: `thorough` times with --thorough, otherwise a fifth of that."""
-    return thorough if "THOROUGH" in os.environ else thorough // 5
+    """Return how often to repeat a test: `thorough` times with --thorough, otherwise a tenth of that."""
+    return thorough if THOROUGH else thorough // 10
 
 
 def sections() -> dict[int, str]:
@@ -986,7 +989,7 @@ pictures = st.builds(
     st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"]))
 
 
-@settings(max_examples=rounds(60), deadline=None)
+@settings(max_examples=rounds(100), deadline=None)
 @given(pictures, st.integers(20, 240), st.none() | st.integers(1, 240), st.sampled_from(catscii.STYLES))
 def test_art_has_the_shape_that_fits_and_is_the_same_cell_by_cell_in_every_encoding(picture, width, height, style):
     columns, rows = catscii.fit(picture.size, width, height)
@@ -1041,7 +1044,7 @@ def test_every_cell_without_relief_keeps_its_colour(mosaic, contrast):
         assert all(abs(a - b) <= 2.6 for a, b in zip(mean, colour, strict=True)), "two levels, and rounding"
 
 
-@settings(max_examples=rounds(60), deadline=None)
+@settings(max_examples=rounds(100), deadline=None)
 @given(all_pictures, st.integers(1, 100))
 def test_every_glyph_can_be_read(picture, contrast):
     for glyph, ink, ground, _ in drawn_cells(catscii.render(picture, 24, contrast=contrast)):
@@ -1107,7 +1110,7 @@ def test_each_cell_has_a_glyph_if_a_contrast_is_given(contrast):
 
 
 @pytest.mark.parametrize("colors", ["256", "16"])
-@settings(max_examples=rounds(40), deadline=None)
+@settings(max_examples=rounds(80), deadline=None)
 @given(pictures, st.integers(0, 60), st.sampled_from(catscii.STYLES))
 def test_few_colours_are_those_of_the_terminal_and_keep_the_contrast(colors, picture, contrast, style):
     art = catscii.render(picture, 24, None, style, contrast, colors=colors)
@@ -1185,7 +1188,7 @@ def relative_luminance(colour: bytes) -> float:
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
-@settings(max_examples=rounds(40), deadline=None)
+@settings(max_examples=rounds(80), deadline=None)
 @given(all_pictures)
 def test_colours_of_ink_can_be_read_on_their_page(picture):
     """On white, WCAG 2.2 wants a contrast of 3:1. On black, colours of 24 or more levels of luma can be read."""
@@ -1210,7 +1213,7 @@ def test_detectors_recognise_the_cats(style, share):
     """Over 30 portraits with open eyes, OpenCV recognises 0.96 and 0.47 of them."""
     cats = ((seed, catscii.house_cat(seed)) for seed in itertools.count())
     portraits = (seed for seed, cat in cats if cat.pose == "portrait" and cat.mood in ("calm", "curious", "cheeky"))
-    pictures = map(catscii.draw_house_cat, itertools.islice(portraits, 20 if "THOROUGH" in os.environ else 10))
+    pictures = map(catscii.draw_house_cat, itertools.islice(portraits, 20 if THOROUGH else 10))
     arts = [Image.open(io.BytesIO(catscii.to_png(catscii.render(p, style=style), "dark"))) for p in pictures]
     assert statistics.fmean(itertools.chain(*map(bench_catscii.looks, arts))) >= share
 
@@ -1481,8 +1484,8 @@ def test_damaged_pictures_are_drawn_or_refused_with_a_reason():
 
     keeper = catscii.BoxKeeper()
     with ThreadPoolExecutor(2) as pool:
-        outcomes = Counter(pool.map(outcome, range(rounds(200))))
-    assert min(outcomes["drawn"], outcomes["refused"]) > rounds(50)
+        outcomes = Counter(pool.map(outcome, range(rounds(300))))
+    assert min(outcomes["drawn"], outcomes["refused"]) > rounds(80)
 
 
 WISH = "Happy birthday, dear friend! May your bowl always be full."
@@ -2729,7 +2732,7 @@ def cluster(tmp_path: Path) -> Iterator[Callable[..., Etcd]]:
 def machine(start, tmp_path: Path, country_db: str) -> Callable[..., Running]:
     """Starts a machine, given the name of its database and its endpoints."""
     common: dict[str, Any] = {"GEOLITE2_COUNTRY_DB": country_db, "CLIENT_IP_HEADER": "X-Real-IP"}
-    if "THOROUGH" not in os.environ:
+    if not THOROUGH:
         common["command"] = patched("catscii.EXCHANGE_SECONDS = 0.3")
     return lambda name, endpoints, **more: start(
         **{**common, "ANALYTICS_DB": str(tmp_path / name), "ETCD_ENDPOINTS": endpoints, **more})
@@ -2785,7 +2788,7 @@ def test_machines_show_one_sum_in_every_format(machine, cluster):
 
 @pytest.mark.timeout(1800)
 def test_machines_agree_exactly_after_whatever_fails(machine, cluster):
-    etcd, answered, pause = cluster(3), Counter[str](), 10.0 if "THOROUGH" in os.environ else 1.0
+    etcd, answered, pause = cluster(3), Counter[str](), 10.0 if THOROUGH else 1.0
     services = [machine(str(i), etcd.endpoints) for i in range(3)]
     asking = [threading.Lock() for _ in services]  # a visitor holds it until the answer is there, and replace does
 
@@ -2812,7 +2815,7 @@ def test_machines_agree_exactly_after_whatever_fails(machine, cluster):
         time.sleep(pause)
         process.send_signal(signal.SIGCONT)
 
-    for round_ in range(20 if "THOROUGH" in os.environ else 2):
+    for round_ in range(20 if THOROUGH else 2):
         rng, stopping = random.Random(round_), threading.Event()
         killed, told = rng.sample(range(3), 2)
         of_etcd: list[Callable[[], None]] = [lambda: kill(etcd.leader()), stop_follower, lambda: kill(*range(3))]
@@ -3360,7 +3363,7 @@ KNOWN_WIDTHS = st.text(st.sampled_from([
 def test_what_a_cat_says_fits_the_art_without_escapes_and_json_has_it_as_it_was_given(service):
     wcwidth = pytest.importorskip("wcwidth")
 
-    @settings(max_examples=1000, deadline=None)
+    @settings(max_examples=rounds(1000), deadline=None)
     @given(ANY_TEXT, KNOWN_WIDTHS, st.sampled_from([(80, 22), (55, 240), (100, 10), (20, 6), (20, 1)]))
     def check(any_text, text, size):
         width, height = size
@@ -5268,7 +5271,7 @@ def test_it_serves_without_a_log_and_with_one_in_a_terminal_that_nobody_reads(st
     b"GET /cat/house-1?width=240 HTTP/1.1\r\nHost: x\r\n\r\n" * 9,
 ], ids=["garbage", "a long path", "bad headers", "a large body", "aborted"])
 def test_a_flood_of_what_is_refused_or_given_up_does_not_flood_the_log(start, request_):
-    service, seconds, aborted = start(), rounds(5), b"house" in request_
+    service, seconds, aborted = start(), 5 if THOROUGH else 1, b"house" in request_
 
     def flood() -> None:
         while time.monotonic() < begun + seconds:
@@ -5374,7 +5377,7 @@ while status == 0:
 
 def test_no_connection_is_refused_while_a_service_with_a_socket_of_systemd_restarts(start):
     service = start(command=[sys.executable, "-c", MANAGER])
-    restarts = rounds(20)
+    restarts = rounds(30)
     ended = threading.Event()
     ask = asking("/", headers="Connection: close\r\n")
 
@@ -7407,7 +7410,7 @@ class Run:
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_auto_num_workers(self) -> int:
         """Most tests wait for something, so that more processes than cores are of use; few tests are not worth them."""
-        return min(5 if "THOROUGH" in os.environ else 7, len(self.scopes) // 16)
+        return min(5 if THOROUGH else 7, len(self.scopes) // 16)
 
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> LoadScopeScheduling:
         scheduling = LoadScopeScheduling(config, log)
