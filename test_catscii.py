@@ -90,6 +90,8 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(catscii.__file__)
 FOLDER = SCRIPT.parent
+PROGRAM = [sys.executable, "-m", "catscii"]  # uses the bytecode that is kept, while the script is compiled each time
+ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(FOLDER)}
 CHROME = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/142.0 Safari/537.36",
           "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"}
 CURL = {"User-Agent": "curl/8.16.0", "Accept": "*/*"}
@@ -133,13 +135,12 @@ def mark_sections() -> None:
 
 
 class Running(contextlib.AbstractContextManager["Running"]):
-    """A running `python catscii.py` on a free port, and its log. As a context, it is killed at the end."""
+    """A running service on a free port, and its log. As a context, it is killed at the end."""
 
     def __init__(self, folder: Path, command: list[str] | None = None, **variables: str) -> None:
         self.database = Path(variables.setdefault("ANALYTICS_DB", str(folder / "catscii.db")))
-        environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "0", "CAT_SOURCES": "", **variables}
-        command = command or [sys.executable, str(SCRIPT)]
-        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        environment = {**ENVIRONMENT, "HOST": "127.0.0.1", "PORT": "0", "CAT_SOURCES": "", **variables}
+        self.process = subprocess.Popen(command or PROGRAM, env=environment, stderr=subprocess.PIPE, text=True)
         self.log: list[dict[str, Any]] = []  # the parsed lines
         self.lines: list[str] = []
         self.listening = threading.Event()  # while it is not set, nobody reads the log
@@ -237,7 +238,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 def patched(code: str) -> list[str]:
     """Return the command of a service that runs `code` first, which gives catscii other constants, such as timeouts."""
-    code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import catscii\n{code}\n"
+    code = f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import catscii\n{code}\n"
     return [sys.executable, "-c", code + "sys.exit(catscii.main([]))"]
 
 
@@ -406,9 +407,9 @@ def write_mmdb(path: Path, type_: str, records: dict[str, dict[str, Any]]) -> No
 
 
 def run(*arguments: str, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """Run `python catscii.py ARGUMENTS` until it exits."""
-    return subprocess.run([sys.executable, SCRIPT, *arguments], input=stdin, capture_output=True,
-                          env={"PATH": os.environ["PATH"], **variables}, timeout=60)
+    """Run `catscii ARGUMENTS` until it exits."""
+    return subprocess.run([*PROGRAM, *arguments], input=stdin, capture_output=True,
+                          env=ENVIRONMENT | variables, timeout=60)
 
 
 def error_at_start(tmp_path: Path, **variables: str) -> str:
@@ -5424,8 +5425,8 @@ def test_a_service_that_systemd_starts_at_the_first_connection_ignores_host_and_
 def with_passed(file: int, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Run a service with this file as file 3, until it ends because it cannot start."""
     script = f'LISTEN_PID=$$ exec "$@" 3<&{file}'
-    command = ["bash", "-c", script, "", sys.executable, str(SCRIPT)]
-    environment = {"PATH": os.environ["PATH"], "CAT_SOURCES": "", **variables}
+    command = ["bash", "-c", script, "", *PROGRAM]
+    environment = {**ENVIRONMENT, "CAT_SOURCES": "", **variables}
     return subprocess.run(command, env=environment, pass_fds=[file], capture_output=True, timeout=60)
 
 
@@ -5624,7 +5625,7 @@ Answer = NamedTuple("Answer", [("status", str), ("headers", dict[str, str]), ("b
 
 
 def cgi_variables(folder: Path, **variables: str) -> dict[str, str]:
-    mine = {"PATH": os.environ["PATH"], "ANALYTICS_DB": str(folder / "catscii.db"), "CAT_SOURCES": ""}
+    mine = {**ENVIRONMENT, "ANALYTICS_DB": str(folder / "catscii.db"), "CAT_SOURCES": ""}
     mine |= bench_catscii.REQUEST | bench_catscii.TERMINAL | variables
     return {name: value for name, value in mine.items() if value or name != "PATH_INFO"}  # servers omit an empty one
 
@@ -5640,7 +5641,7 @@ def cgi(folder: Path, *arguments: str, **variables: str) -> Answer:
 @pytest.mark.parametrize("length", ["-1", "x"])
 def test_cgi_does_not_wait_for_a_body_of_an_impossible_length(tmp_path, length):
     variables, pipe = cgi_variables(tmp_path, CONTENT_LENGTH=length, PATH_INFO="/health"), subprocess.PIPE
-    with subprocess.Popen([sys.executable, SCRIPT], env=variables, stdin=pipe, stdout=pipe) as process:
+    with subprocess.Popen(PROGRAM, env=variables, stdin=pipe, stdout=pipe) as process:
         try:
             assert process.wait(60) == 0 and process.stdout.read().startswith(b"Status: 200 ")
         finally:
@@ -5659,8 +5660,7 @@ def test_under_cgi_the_cat_of_live_is_still_and_the_answer_says_where_it_moves(t
 def test_cgi_without_a_method_is_a_get(tmp_path):
     variables = cgi_variables(tmp_path, PATH_INFO="/health")
     del variables["REQUEST_METHOD"]
-    assert subprocess.run([sys.executable, SCRIPT], env=variables, stdout=subprocess.PIPE).stdout.startswith(
-        b"Status: 200 ")
+    assert subprocess.run(PROGRAM, env=variables, stdout=subprocess.PIPE).stdout.startswith(b"Status: 200 ")
 
 
 @pytest.mark.parametrize(("path", "variables"), [
@@ -5733,7 +5733,7 @@ def stored_cats(folder: Path) -> int:
 def test_of_many_requests_one_fetches_a_cat_and_none_waits_for_it(tmp_path, upstream):
     go_on, variables, pipe = threading.Event(), cgi_variables(tmp_path, CAT_SOURCES=upstream.cataas), subprocess.PIPE
     upstream.answers["/cat"] = lambda handler: (go_on.wait(30), upstream.answer(handler))
-    processes = [subprocess.Popen([sys.executable, SCRIPT], env=variables, stdout=pipe, stderr=pipe) for _ in range(6)]
+    processes = [subprocess.Popen(PROGRAM, env=variables, stdout=pipe, stderr=pipe) for _ in range(6)]
     for process in processes:
         assert process.stdout.read().startswith(b"Status: 200") and process.wait() == 0
     eventually(lambda: upstream.asked("/cat?"))
@@ -5937,7 +5937,7 @@ def in_terminal(columns: int, lines: int, *command: Any, **environment: str) -> 
     """Run a command in a terminal of this size, and return its exit status and its output."""
     terminal, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    environment = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment}
+    environment = {**ENVIRONMENT, "TERM": "xterm-256color", **environment}
     process = subprocess.Popen([*map(str, command)], stdout=inside, stderr=inside, env=environment)
     os.close(inside)
     output = b""
@@ -5954,7 +5954,7 @@ class Watched(contextlib.AbstractContextManager["Watched"]):
     def __init__(self, *command: Any, **environment: str) -> None:
         self._inside, self._outside = pty.openpty()
         self.resize(80, 24)
-        environment = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment}
+        environment = {**ENVIRONMENT, "TERM": "xterm-256color", **environment}
         streams = {"stdin": self._outside, "stdout": self._outside, "stderr": self._outside}
         self.process = subprocess.Popen([*map(str, command)], env=environment, start_new_session=True, **streams)
         os.close(self._outside)
@@ -6059,7 +6059,7 @@ def test_live_shows_a_still_cat_where_none_can_move():
     assert (result.returncode, result.stderr.decode()) == (0, still)
     assert result.stdout == run("art", "house-42").stdout
     for variables in ({"TERM": "dumb"}, {"NO_COLOR": "1"}):
-        status, output = in_terminal(80, 24, sys.executable, SCRIPT, "live", **variables)
+        status, output = in_terminal(80, 24, *PROGRAM, "live", **variables)
         assert status == 0 and output.startswith(still) and "\x1b" not in output
     wrong = run("live", "tom")
     assert (wrong.returncode, wrong.stdout) == (1, b"") and b"'tom': house cats are house-0 to" in wrong.stderr
@@ -6079,7 +6079,7 @@ def test_live_shows_a_still_cat_where_none_can_move():
         ("--format ansi", {"TERM": "dumb"}, "8;5;"))),
 ])
 def test_art_in_a_terminal_leaves_a_line_for_the_prompt_and_heeds_its_colours(window, options, environment, size, code):
-    command = [sys.executable, SCRIPT, "art", "house-2", *options.split()]
+    command = [*PROGRAM, "art", "house-2", *options.split()]
     status, output = in_terminal(*window, *command, **environment)
     rows = cells_of_ansi(output)
     assert (status, len(rows[0]), len(rows)) == (0, *size)
@@ -6103,9 +6103,8 @@ def test_a_command_imports_only_what_it_needs(arguments, also_unused, tmp_path):
     listing = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
     running = "import catscii; catscii.end(catscii.main(sys.argv[1:]))"
     options = {"capture_output": True, "text": True, "cwd": tmp_path, "timeout": 60}
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(FOLDER)}
-    result = subprocess.run([sys.executable, "-c", listing + running, *arguments.split()], env=environment, **options)
-    bare = subprocess.run([sys.executable, "-c", listing], env=environment, **options)
+    result = subprocess.run([sys.executable, "-c", listing + running, *arguments.split()], env=ENVIRONMENT, **options)
+    bare = subprocess.run([sys.executable, "-c", listing], env=ENVIRONMENT, **options)
     imported = set(result.stderr.split()) - set(bare.stderr.split())
     assert result.returncode == 0 and result.stdout and "catscii" in imported
     assert not imported & (UNUSED | also_unused)
@@ -6158,7 +6157,7 @@ def test_a_picture_that_arrives_slowly_shows_its_progress_in_a_terminal_only(com
 
 def test_an_interrupt_ends_the_command_without_a_traceback():
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, SCRIPT, "art", "-"], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+    with subprocess.Popen([*PROGRAM, "art", "-"], env=ENVIRONMENT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         reads = Path(f"/proc/{process.pid}/wchan"), Path(f"/proc/{process.pid}/syscall")
         eventually(lambda: "pipe" in reads[0].read_text() or reads[1].read_text().startswith("0 0x0 "))
         process.send_signal(signal.SIGINT)
@@ -6179,7 +6178,7 @@ def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_te
     assert json.loads(run("art", "house-42", "--format", "json").stdout)["rows"] == list(art.rows)
     assert len({run("art").stdout for _ in range(4)}) > 1
     assert run("art", "house-42", "--format", "png").stdout == catscii.to_png(art, "dark")
-    status, output = in_terminal(80, 24, sys.executable, SCRIPT, "art", "house-42", "--format", "png")
+    status, output = in_terminal(80, 24, *PROGRAM, "art", "house-42", "--format", "png")
     assert (status, output) == (2, "catscii: a terminal cannot show a PNG: send it to a file, as with > cat.png\n")
 
 
@@ -6191,7 +6190,7 @@ def test_art_says_a_text_beside_the_cat_within_the_terminal():
     assert b'<p class="says"' in run("art", "house-2", "--format", "html", "--says", "Hi").stdout
     for window in ((80, 24), (40, 24), (12, 20), (80, 5)):
         for text in ("Hi", "猫" * 100):
-            command = [sys.executable, SCRIPT, "art", "house-2", "--says", text]
+            command = [*PROGRAM, "art", "house-2", "--says", text]
             status, output = in_terminal(*window, *command, COLORTERM="truecolor")
             rows = re.sub("\x1b[^m]*m", "", output).splitlines()
             widths = [sum(1 + (character == "猫") for character in row) for row in rows]
@@ -6253,8 +6252,8 @@ def test_art_shows_a_random_cat_like_some_words():
     ("art --says \"$(printf %201s)\"", 2, "argument --says: 201 characters are more than the 200 that a cat can say"),
 ])
 def test_art_explains_what_is_wrong_in_one_line(command, status, words):
-    script = f"set -o pipefail; {sys.executable} {SCRIPT} {command}"
-    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    script = f"set -o pipefail; {sys.executable} -m catscii {command}"
+    result = subprocess.run(["bash", "-c", script], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     *before, line = result.stderr.splitlines() or [""]
     assert result.returncode == status and words in line and (status == 2 or not before)
     assert bool(words) == bool(line) and "Traceback" not in result.stderr
