@@ -5,7 +5,7 @@
 #     "babel", "bottle>=0.13", "certifi>=2024.7.4", "maxminddb>=2.6", "Pillow>=11", "urllib3>=2.2.2",
 #     "waitress>=3.0.1,<4", "wcwidth", "axe-playwright-python", "httpie", "hypothesis", "matplotlib", "mmdb-writer",
 #     "opencv-python-headless==4.10.0.84", "opentelemetry-exporter-otlp-proto-http", "packaging", "playwright",
-#     "prometheus-client", "pyte", "pytest", "pytest-timeout", "pytest-xdist", "selenium", "sentry-sdk", "trustme",
+#     "prometheus-client", "pyte", "pytest>=9", "pytest-timeout", "pytest-xdist", "selenium", "sentry-sdk", "trustme",
 #     "websocket-client",
 # ]
 # [tool.uv]
@@ -2097,61 +2097,138 @@ def test_visitors_cause_a_bounded_number_of_upstream_requests_with_all_redirects
         assert len(asked) == catscii.VISITORS_REQUESTS_A_MINUTE
 
 
-SEARCHES = [  # answers of a source, and what the log says about them
-    *((redirect(url), "is not a URL that may be followed") for url in ("file:///etc/passwd", "/" + "a" * 60_000)),
-    (redirect("/cat"), "more than 5 redirects"),
-    (redirect("http://127.0.0.1/cat"), "127.0.0.1 is not a public address"),
-    (redirect("http://169.254.169.254/latest"), "169.254.169.254 is not a public address"),
-    *((sends(b"no", status), f"status {status}") for status in (403, 404, 429, 500)),
-    (sends(b"", 503, **{"Retry-After": f"Fri, 31 Dec {9**20} 23:59:59 GMT"}), "OverflowError|status 503"),
-    *((sends(body), "not JSON") for body in (b"", b"<!DOCTYPE html><p>Sorry", b"\xff\xfe[", b'[{"id"', b"[" * 100_000)),
-    *((sends(body), "no cat") for body in (b"NaN", b'"cat"', b"null", b"{}", b"[]", b"[7]", b"[" * 900 + b"]" * 900)),
-    *((sends({"id": "x", "url": url}), "no cat") for url in (
-        None, "", "/\x1b[31m", "/" + "a" * 1_000_000, "data:image/png,x", "ftp://x", "http://[bad")),
-    *((sends({"id": id, "url": "/x"}), "no cat") for id in (None, 1, "a b", "\x1b[31m", "house-1")),
-    (SHORT, "IncompleteRead"), (DRIPPING, "no whole answer after 2 seconds"), (ENDLESS, "more than 1048576 bytes"),
-    (going_on(CONTINUE, 0.01), "no whole answer"), (lambda handler: time.sleep(4), "[Tt]imed? ?out"),
-]
-PICTURES = [  # the same of a picture
-    (sends(b"meow"), "not a picture"), (sends(photograph()[:3000]), "cannot be read"),
-    (sends(png(50_000, 50_000, 3)[:99]), "too much memory"), (ENDLESS, "more than 16777216 bytes"),
-]
+class Bad(NamedTuple):
+    """What is wrong with a source, and what the log says about it."""
+
+    reason: str  # a regular expression
+    search: Callable[[BaseHTTPRequestHandler], None] | None = None  # the answer to a search, if that is bad
+    picture: Callable[[BaseHTTPRequestHandler], None] | None = None  # the answer for the picture, if that is bad
 
 
-def test_no_answer_of_a_source_stops_the_service_or_is_told_twice(start, authority, ca_file):
-    bombs = [(sends(encoded(Image.new(mode, (12_000, 12_000)), format, method=0)), "too much memory|cannot be read")
-             for format, mode in (("PNG", "1"), ("GIF", "1"), ("WEBP", "RGB"))]
-    expired = authority.issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC))
-    reasons = {"http://localhost:1/cat": "refused", "http://nowhere.invalid/cat": "gaierror"}
-    with contextlib.ExitStack() as stack:
-        def add(reason: str, certificate: trustme.LeafCert | None = None) -> Upstream:
-            upstream = stack.enter_context(contextlib.closing(Upstream(certificate)))
-            reasons[upstream.cataas] = reason
-            return upstream
+def found(**cat: object) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return an answer to a search with a cat, which has an id and a URL unless others are given."""
+    return sends({"id": "x", "url": "/x", **cat})
 
-        for certificate in (trustme.CA().issue_cert("localhost"), expired):
-            add("certificate verify failed", certificate)
-        add("https only", authority.issue_cert("localhost")).answers["/cat"] = redirect("http://localhost/cat")
-        for answer, reason in SEARCHES:
-            add(reason).answers["/cat"] = answer
-        for answer, reason in PICTURES + bombs:
-            upstream = add(reason)
-            upstream.answers |= {"/cat": sends(upstream.cataas_entry("x")), "/cat/x": answer}
-        constants = "catscii.SILENT_SECONDS, catscii.TOTAL_SECONDS, catscii.LONGEST_BACKOFF = 1, 2, 0"
-        good = add("").cataas
-        service = start(command=patched(constants), SSL_CERT_FILE=ca_file, CAT_SOURCES=",".join(reasons))
-        while service.stored() < 2:  # before the second one, all others have failed twice
-            begun = time.monotonic()
-            assert service.get("/").status == 200 and time.monotonic() - begun < SOON
-            time.sleep(0.1)
-        assert resident_megabytes(service.process.pid) < 160
-        assert service.stop() == 0
-    failures = [line["fields"] for line in service.log if line["fields"]["message"] == "Source fails"]
-    told = {failure["source"]: failure["error"] for failure in failures}
-    assert len(failures) == len(told) == len(reasons) - 1 and "Traceback" not in json.dumps(service.log)
-    for url in reasons.keys() - {good}:
-        error = told[urlsplit(url).netloc]
-        assert re.search(reasons[url], error), (reasons[url], error)
+
+NO_FOLLOWING = "is not a URL that may be followed"
+TOO_LATE = sends(b"", 503, **{"Retry-After": f"Fri, 31 Dec {9**20} 23:59:59 GMT"})
+BAD_SOURCES = {
+    "a redirect to a file": Bad(NO_FOLLOWING, redirect("file:///etc/passwd")),
+    "a redirect to a long path": Bad(NO_FOLLOWING, redirect("/" + "a" * 60_000)),
+    "a redirect to itself": Bad("more than 5 redirects", redirect("/cat")),
+    "a redirect to this host": Bad("127.0.0.1 is not a public address", redirect("http://127.0.0.1/cat")),
+    "a redirect to a private host": Bad(
+        "169.254.169.254 is not a public address", redirect("http://169.254.169.254/latest")),
+    "403": Bad("status 403", sends(b"no", 403)),
+    "404": Bad("status 404", sends(b"no", 404)),
+    "429": Bad("status 429", sends(b"no", 429)),
+    "500": Bad("status 500", sends(b"no", 500)),
+    "503 until a year too late": Bad("OverflowError|status 503", TOO_LATE),
+    "nothing": Bad("not JSON", sends(b"")),
+    "a page": Bad("not JSON", sends(b"<!DOCTYPE html><p>Sorry")),
+    "no UTF-8": Bad("not JSON", sends(b"\xff\xfe[")),
+    "JSON without an end": Bad("not JSON", sends(b'[{"id"')),
+    "deep JSON without an end": Bad("not JSON", sends(b"[" * 100_000)),
+    "NaN": Bad("no cat", sends(b"NaN")),
+    "a string": Bad("no cat", sends(b'"cat"')),
+    "null": Bad("no cat", sends(b"null")),
+    "an empty object": Bad("no cat", sends(b"{}")),
+    "an empty list": Bad("no cat", sends(b"[]")),
+    "a number": Bad("no cat", sends(b"[7]")),
+    "deep JSON": Bad("no cat", sends(b"[" * 900 + b"]" * 900)),
+    "a URL that is null": Bad("no cat", found(url=None)),
+    "an empty URL": Bad("no cat", found(url="")),
+    "an escape in a URL": Bad("no cat", found(url="/\x1b[31m")),
+    "a long URL": Bad("no cat", found(url="/" + "a" * 1_000_000)),
+    "a URL with its data": Bad("no cat", found(url="data:image/png,x")),
+    "a URL of FTP": Bad("no cat", found(url="ftp://x")),
+    "a URL with half a host": Bad("no cat", found(url="http://[bad")),
+    "an id that is null": Bad("no cat", found(id=None)),
+    "an id that is a number": Bad("no cat", found(id=1)),
+    "a space in an id": Bad("no cat", found(id="a b")),
+    "an escape in an id": Bad("no cat", found(id="\x1b[31m")),
+    "the id of a house cat": Bad("no cat", found(id="house-1")),
+    "less than was announced": Bad("IncompleteRead", SHORT),
+    "a byte at a time": Bad("no whole answer after 2 seconds", DRIPPING),
+    "no end": Bad("more than 1048576 bytes", ENDLESS),
+    "100 Continue without an end": Bad("no whole answer", going_on(CONTINUE, 0.01)),
+    "silence": Bad("[Tt]imed? ?out", lambda handler: time.sleep(4)),
+    "no picture": Bad("not a picture", picture=sends(b"meow")),
+    "a part of a picture": Bad("cannot be read", picture=lambda handler: reply(handler, photograph()[:3000])),
+    "a PNG of 2,500 megapixels": Bad("too much memory", picture=sends(png(50_000, 50_000, 3)[:99])),
+    "a picture without an end": Bad("more than 16777216 bytes", picture=ENDLESS),
+}
+BOMBS = {"PNG": "1", "GIF": "1", "WEBP": "RGB"}  # small files of 144 megapixels, and their modes
+UNREACHABLE_SOURCES = {  # and what the log says about them
+    "a closed port": "refused",
+    "an unknown host": "gaierror",
+    "an unknown authority": "certificate verify failed",
+    "an expired certificate": "certificate verify failed",
+    "a redirect from https to http": "https only",
+}
+
+
+class BadSources:
+    """A service with all bad sources and a good one, which is stopped when each bad one has failed twice."""
+
+    def __init__(self, folder: Path, authority: trustme.CA) -> None:
+        authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+        expired = authority.issue_cert("localhost", not_after=datetime(2020, 1, 1, tzinfo=UTC))
+        self.urls = {"a closed port": "http://localhost:1/cat", "an unknown host": "http://nowhere.invalid/cat"}
+        self.reasons = {**UNREACHABLE_SOURCES}
+        with contextlib.ExitStack() as self._stack:
+            self._add("an unknown authority", trustme.CA().issue_cert("localhost"))
+            self._add("an expired certificate", expired)
+            secure = self._add("a redirect from https to http", authority.issue_cert("localhost"))
+            secure.answers["/cat"] = redirect("http://localhost/cat")
+            bombs = {format: sends(encoded(Image.new(mode, (12_000, 12_000)), format, method=0))
+                     for format, mode in BOMBS.items()}
+            bad_sources = BAD_SOURCES | {
+                format: Bad("too much memory|cannot be read", picture=bomb) for format, bomb in bombs.items()}
+            for name, bad in bad_sources.items():
+                upstream = self._add(name)
+                self.reasons[name] = bad.reason
+                upstream.answers["/cat"] = bad.search or sends(upstream.cataas_entry("x"))
+                if bad.picture:
+                    upstream.answers["/cat/x"] = bad.picture
+            sources = [*self.urls.values(), self._add("good").cataas]
+            constants = "catscii.SILENT_SECONDS, catscii.TOTAL_SECONDS, catscii.LONGEST_BACKOFF = 1, 2, 0"
+            self.service = self._stack.enter_context(Running(
+                folder, patched(constants), SSL_CERT_FILE=str(folder / "ca.pem"), CAT_SOURCES=",".join(sources)))
+            self.statuses = set[int]()
+            while self.service.stored() < 2:  # before the second one, all others have failed twice
+                self.statuses.add(self.service.get("/", timeout=SOON).status)
+                time.sleep(0.1)
+            self.megabytes = resident_megabytes(self.service.process.pid)
+            self.exit_status = self.service.stop()
+
+    def _add(self, name: str, certificate: trustme.LeafCert | None = None) -> Upstream:
+        upstream = self._stack.enter_context(contextlib.closing(Upstream(certificate)))
+        self.urls[name] = upstream.cataas
+        return upstream
+
+    def errors(self, name: str) -> list[str]:
+        """Return the errors in the log that say that this source fails."""
+        host = urlsplit(self.urls[name]).netloc
+        failures = [line["fields"] for line in self.service.log if line["fields"]["message"] == "Source fails"]
+        return [failure["error"] for failure in failures if failure["source"] == host]
+
+
+@pytest.fixture(scope="module")
+def bad_sources(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> BadSources:
+    return BadSources(tmp_path_factory.mktemp("sources"), authority)
+
+
+def test_bad_sources_do_not_stop_a_service_which_stays_small(bad_sources):
+    assert (bad_sources.exit_status, bad_sources.statuses) == (0, {200})
+    assert bad_sources.megabytes < 160 and "Traceback" not in json.dumps(bad_sources.service.log)
+
+
+@pytest.mark.parametrize("name", [*UNREACHABLE_SOURCES, *BAD_SOURCES, *BOMBS])
+def test_what_is_wrong_with_a_source_is_told_once(bad_sources, name):
+    (error,) = bad_sources.errors(name)
+    assert re.search(bad_sources.reasons[name], error)
+    assert not bad_sources.errors("good")
 
 
 def test_a_credit_is_harmless_wherever_it_is_shown(start, upstream):
@@ -2165,18 +2242,35 @@ def test_a_credit_is_harmless_wherever_it_is_shown(start, upstream):
         assert format != "html" or "/images/&quot;&gt;&lt;script&gt;&#039; onclick=x" in body
 
 
-@pytest.mark.parametrize(("tags", "shown"), [
-    (["cute", "sleepy"], "cute, sleepy"), ([" two \n words ", "two words", "", "\t", "\u200b"], "two words"),
+TAGS: list[tuple[object, str]] = [  # of a source, and what is shown of them
+    (["cute", "sleepy"], "cute, sleepy"),
+    ([" two \n words ", "two words", "", "\t", "\u200b"], "two words"),
     (["\x1b[31m\x07red", "\u202egnp\ud800\0", "<script>alert(1)</script>"], "[31mred, gnp, <script>alert(1)</script>"),
-    ([*"abcdefgh"], "a, b, c, d, e"), (["x" * 1000], "x" * 30), ([None, 1, ["a"], {}], ""), ("cute", ""), (None, ""),
-])
-def test_tags_are_harmless_wherever_they_are_shown(start, upstream, tags, shown):
-    upstream.answers["/cat"] = sends({"id": "x", "url": "/images/x.jpg", "tags": tags})
-    service = start(CAT_SOURCES=upstream.cataas)
-    eventually(service.stored)
-    description = service.json("/cat/x")["description"]
-    assert description.partition("; tags: ")[2] == shown and description.startswith("a photograph from localhost")
-    html_page, ansi, text = (service.get(f"/cat/x.{suffix}").data.decode() for suffix in ("html", "ansi", "txt"))
+    ([*"abcdefgh"], "a, b, c, d, e"),
+    (["x" * 1000], "x" * 30),
+    ([None, 1, ["a"], {}], ""),
+    ("cute", ""),
+    (None, ""),
+]
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Yield a service with a cat for each of TAGS."""
+    with contextlib.closing(Upstream()) as upstream:
+        cats = [{"id": f"x{i}", "url": f"/images/{i}.jpg", "tags": tags} for i, (tags, _) in enumerate(TAGS)]
+        upstream.answers["/v1/images/search"] = sends(cats)
+        with Running(tmp_path_factory.mktemp("tagged"), CAT_SOURCES=upstream.the_cat_api) as service:
+            eventually(lambda: service.stored() == len(TAGS))
+            yield service
+
+
+@pytest.mark.parametrize("number", range(len(TAGS)))
+def test_tags_are_harmless_wherever_they_are_shown(tagged, number):
+    description = tagged.json(f"/cat/x{number}")["description"]
+    assert description.startswith("a photograph from localhost")
+    assert description.partition("; tags: ")[2] == TAGS[number][1]
+    html_page, ansi, text = (tagged.get(f"/cat/x{number}.{suffix}").data.decode() for suffix in ("html", "ansi", "txt"))
     assert f"{html.escape(description)}</a>" in html_page and f"A{html.escape(description[1:])}, drawn in" in html_page
     assert "alert(1)</script>" not in html_page + ansi + text and "\x07" not in html_page + ansi + text
 
@@ -7361,38 +7455,77 @@ def test_an_image_that_lacks_an_import_is_not_built(nix):
     assert result.returncode != 0 and "No module named 'PIL.GifImagePlugin'" in result.stderr
 
 
+def readme() -> str:
+    return (FOLDER / "README.md").read_text()
+
+
+def rows_of_the_readme() -> dict[str, str]:
+    """Return the rows of the tables by the names in their first column."""
+    return {name: row for row in re.findall(r"(?m)^\| `.*", readme())
+            for name in re.findall("`([^`]+)`", row.split("|")[1])}
+
+
 @pytest.mark.cgi
-def test_the_readme_is_one_page_and_its_commands_tables_and_links_are_right(service, tmp_path):
-    readme = (FOLDER / "README.md").read_text()
+def test_the_readme_is_one_page_and_a_command_of_it_starts_the_service_and_another_one_the_tests():
     setup = "    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet uv && python3 -m uv run {}catscii.py\n"
-    assert len(readme.splitlines()) <= 130 and setup.format("") in readme and setup.format("test_") in readme
-    rows = {n: row for row in re.findall(r"(?m)^\| `.*", readme) for n in re.findall("`([^`]+)`", row.split("|")[1])}
+    assert len(readme().splitlines()) <= 130
+    assert setup.format("") in readme() and setup.format("test_") in readme()
+
+
+@pytest.mark.cgi
+def test_the_readme_has_all_settings_and_no_others():
     settings = {name.upper() for name in catscii.SETTINGS}
-    assert {name for name in rows if name.isupper()} == settings | {"OTEL_*", "OTEL_EXPORTER_OTLP_ENDPOINT"}
-    for name, (values, *_) in catscii.PARAMETERS.items():
-        if isinstance(values, catscii.FreeText):
-            words = [str(catscii.MAX_SAID) if name == "says" else "description"]
-        else:
-            words = [f" {values[0]} to {values[-1]}"] if isinstance(values, range) else [f"`{each}`" for each in values]
-        assert all(word in rows[name] for word in words), name
+    told = {name for name in rows_of_the_readme() if name.isupper()}
+    assert told == settings | {"OTEL_*", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+
+
+@pytest.mark.cgi
+@pytest.mark.parametrize("name", catscii.PARAMETERS)
+def test_the_readme_has_the_values_of_each_parameter(name):
+    values = catscii.PARAMETERS[name].values
+    if isinstance(values, catscii.FreeText):
+        words = [str(catscii.MAX_SAID) if name == "says" else "description"]
+    elif isinstance(values, range):
+        words = [f" {values[0]} to {values[-1]}"]
+    else:
+        words = [f"`{each}`" for each in values]
+    row = rows_of_the_readme()[name]
+    assert [word for word in words if word not in row] == []
+
+
+@pytest.mark.cgi
+def test_each_route_of_the_readme_answers(service, subtests):
     examples = {"<id>": "house-1", "<suffix>": "json", "<text>": "hello"}
-    for path in (path for path in rows if path.startswith("/")):
-        path = re.sub("<id>|<suffix>|<text>", lambda part: examples[part[0]], path)
-        with contextlib.closing(service.get(path, preload_content=False)) as answer:  # that of /live goes on
-            status = answer.status
-        assert status in ((500, 429) if path == "/panic" else (200,)), path
+    for route in (name for name in rows_of_the_readme() if name.startswith("/")):
+        path = re.sub("<id>|<suffix>|<text>", lambda part: examples[part[0]], route)
+        with subtests.test(route), contextlib.closing(service.get(path, preload_content=False)) as answer:
+            assert answer.status in ((500, 429) if path == "/panic" else (200,))  # that of /live goes on
+
+
+@pytest.mark.cgi
+def test_each_command_of_the_readme_with_curl_works(service, tmp_path, subtests):
     (tmp_path / ".curlrc").write_text("fail")  # a wrong status is an error
     variables = os.environ | {"COLUMNS": "60", "LINES": "30", "CURL_HOME": str(tmp_path)}
-    for command in re.findall("(?m)^    (curl .*)", readme.replace("localhost:8080", service.url)):
-        assert subprocess.check_output(["bash", "-euc", command], cwd=tmp_path, env=variables) or "cat.png" in command
+    for command in re.findall("(?m)^    (curl .*)", readme().replace("localhost:8080", service.url)):
+        with subtests.test(command):
+            output = subprocess.check_output(["bash", "-euc", command], cwd=tmp_path, env=variables)
+            assert output or "cat.png" in command
+
+
+@pytest.mark.cgi
+def test_each_link_of_the_documentation_leads_somewhere(subtests):
     for page in [*FOLDER.glob("*.md"), *FOLDER.glob("docs/*.md")]:
         for link, anchor in re.findall(r"\]\(([^):#]*)#?([^):]*)\)", page.read_text()):
             target = page.parent / link if link else page
-            titles = target.read_text().lower().replace(" ", "-").replace(".", "") if anchor else ""
-            assert target.exists() and (not anchor or f"#-{anchor}\n" in titles), link
+            with subtests.test(f"{page.name}: {link}#{anchor}"):
+                assert target.exists()
+                titles = target.read_text().lower().replace(" ", "-").replace(".", "") if anchor else ""
+                assert not anchor or f"#-{anchor}\n" in titles
 
 
 mark_sections()
+
+SLOW_TO_SET_UP = "chromium", "nix", "bad_sources", "tagged"  # fixtures that one process sets up, for all their tests
 
 
 class Run:
@@ -7403,8 +7536,8 @@ class Run:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
-            slow_to_set_up = {"chromium", "nix"} & set(item.fixturenames)  # type: ignore[attr-defined]
-            self.scopes[item.nodeid] = "".join(slow_to_set_up) or item.nodeid
+            slow = [name for name in SLOW_TO_SET_UP if name in item.fixturenames]  # type: ignore[attr-defined]
+            self.scopes[item.nodeid] = slow[0] if slow else item.nodeid
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_auto_num_workers(self) -> int:
