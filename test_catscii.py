@@ -3771,10 +3771,16 @@ def slow_down(tab: Page) -> None:
     tab.context.new_cdp_session(tab).send("Network.emulateNetworkConditions", line)
 
 
+WINDOWS = [(320, 640), (390, 844), (768, 1024), (1280, 720), (2560, 1440), (3840, 2160)]
+PAGES = ["/cat/house-1", "/cat/house-1?style=ink&width=200", "/analytics", "/help", "/none",
+         f"/cat/house-1?says={quote(WISH)}"]
+PAGES_IN_WINDOWS = [  # without --thorough two windows for each page, and two pages for each window
+    (page, window) for (i, page), (j, window) in itertools.product(enumerate(PAGES), enumerate(WINDOWS))
+    if THOROUGH or (i + j) % 3 == 0]
+
+
 @pytest.mark.browser
-@pytest.mark.parametrize("path", ["/cat/house-1", "/cat/house-1?style=ink&width=200", "/analytics", "/help", "/none",
-                                  f"/cat/house-1?says={quote(WISH)}"])
-@pytest.mark.parametrize("size", [(320, 640), (390, 844), (768, 1024), (1280, 720), (2560, 1440), (3840, 2160)])
+@pytest.mark.parametrize(("path", "size"), PAGES_IN_WINDOWS)
 def test_pages_fit_every_window_and_do_not_shift_on_a_slow_line(new_tab, path, size):
     tab = new_tab(*size)
     slow_down(tab)
@@ -3900,16 +3906,23 @@ def test_a_cat_fits_the_window_with_one_more_request_and_no_shift(service, new_t
     assert re.fullmatch(r"/cat/house-\d+\?style=ink", tab.url.removeprefix(service.url))
 
 
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Yield a service with two photographs, of which one has the longest names."""
+    with Running(tmp_path_factory.mktemp("photographs")) as service:
+        store_cat(service.database, "abc", "a.example")
+        store_cat(service.database, "b" * 40, "photographs-of-cats-" * 5 + ".example")
+        sql(service.database, "UPDATE cats SET tags = 'cute, sleepy'")
+        yield service
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("size", [
     (320, 640), (360, 740), (390, 844), (768, 1024), (740, 360), (1280, 800), (2560, 1440), (3840, 2160)])
-def test_the_controls_never_move(start, new_tab, size):
-    service, tab, places = start(), new_tab(*size, has_touch=True, is_mobile=True), []
-    for name, host in (("abc", "a.example"), ("b" * 40, "photographs-of-cats-" * 5 + ".example")):
-        store_cat(service.database, name, host)
-    sql(service.database, "UPDATE cats SET tags = 'cute, sleepy'")
+def test_the_controls_never_move(photographs, new_tab, size):
+    tab, places = new_tab(*size, has_touch=True, is_mobile=True), []
     for name in ("house-1", "abc", "house-61", "b" * 40):
-        show(tab, f"{service.url}/cat/{name}")
+        show(tab, f"{photographs.url}/cat/{name}")
         boxes = [tab.locator(f"#{name}").bounding_box() for name in ("another", "share", "width", "permalink")]
         places.append([{side: round(pixels, 1) for side, pixels in box.items()} for box in boxes])
         first = tab.evaluate("document.querySelector('footer').querySelector('a, button, input').id")
@@ -4144,9 +4157,13 @@ ART = """(() => {
 })()"""
 
 
+ENGINES = [chromium_engine, firefox_engine, webkit_engine]
+MAGNIFIED = ENGINES if THOROUGH else [chromium_engine]
+
+
 @pytest.mark.browser
-@pytest.mark.parametrize("zoom", [1, 2])
-@pytest.mark.parametrize("engine", [chromium_engine, firefox_engine, webkit_engine])
+@pytest.mark.parametrize(("engine", "zoom"), [
+    *itertools.product(ENGINES, [1]), *itertools.product(MAGNIFIED, [2])])
 def test_three_engines_show_the_art_of_the_png_and_select_it_as_text(service, request, engine, zoom):
     with engine(request, zoom) as look:
         for width in (60, 100, 140):
@@ -4262,21 +4279,21 @@ def test_in_a_browser_the_cat_of_live_blinks_twice_unless_motion_is_reduced(new_
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("forced", ["none", "active"])
-@pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("path", [
     "/cat/house-1", "/cat/house-1?style=ink", "/analytics", "/help", "/live", "/nothing",
     f"/cat/house-1?says={quote(WISH)}"])
-def test_pages_are_accessible(new_tab, path, scheme, forced):
+def test_pages_are_accessible(new_tab, path):
     from axe_playwright_python.sync_playwright import Axe
 
-    tab = new_tab(color_scheme=scheme, reduced_motion="reduce", forced_colors=forced)
+    tab = new_tab(reduced_motion="reduce")
     show(tab, path)
-    results = Axe().run(tab)
-    assert results.violations_count == 0, results.generate_report()
-    background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert forced == "active" or background == ("rgb(16, 16, 20)" if scheme == "dark" else "rgb(250, 248, 244)")
-    assert tab.evaluate("getComputedStyle(document.body, '::after').transitionDuration") == "0s"
+    for scheme, forced in itertools.product(("dark", "light"), ("none", "active")):
+        tab.emulate_media(color_scheme=scheme, forced_colors=forced)
+        results = Axe().run(tab)
+        assert results.violations_count == 0, (scheme, forced, results.generate_report())
+        background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert forced == "active" or background == ("rgb(16, 16, 20)" if scheme == "dark" else "rgb(250, 248, 244)")
+        assert tab.evaluate("getComputedStyle(document.body, '::after').transitionDuration") == "0s"
 
 
 @pytest.mark.npm
