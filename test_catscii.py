@@ -71,9 +71,10 @@ import pyte
 import pytest
 import trustme
 import urllib3
+import waitress.adjustments
 import waitress.channel
 import waitress.parser
-import waitress.task
+import waitress.wasyncore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
@@ -722,7 +723,8 @@ def test_without_telemetry_the_start_says_so_and_nothing_of_it_is_imported(start
     service.get("/")
     assert service.stop() == 0
     off = {"version": catscii.__version__, "countries": "off", "sources": [], "sentry": "off", "otlp": "off"}
-    assert service.wait_for("Listening on ") | off == service.wait_for("Listening on ")
+    told = service.wait_for("Listening on ")
+    assert {name: told[name] for name in off} == off
     listed = next(line for line in service.lines if line.startswith("modules:"))
     imported = {name.partition(".")[0] for name in listed.split()}
     assert "bottle" in imported
@@ -735,7 +737,8 @@ def test_the_first_log_line_says_what_is_on_and_secrets_stay_secret(start, upstr
     variables = SECRETS | {"CAT_SOURCES": urls, "GEOLITE2_COUNTRY_DB": country_db}
     service = start(**variables, LOG_LEVEL="debug", OTEL_BSP_SCHEDULE_DELAY="50")
     on = {"countries": country_db, "sources": ["localhost", "localhost"], "sentry": "localhost", "otlp": "localhost"}
-    assert service.wait_for("Listening on ") | on == service.wait_for("Listening on ")
+    told = service.wait_for("Listening on ")
+    assert {name: told[name] for name in on} == on
     pages = [service.get(path).data for path in ("/", "/cat/nobody", "/panic", "/health", "/metrics", "/nowhere")]
     service.wait_for("Source fails")
     eventually(lambda: any(line["target"].startswith("opentelemetry") for line in service.log))
@@ -4764,26 +4767,61 @@ def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
     assert failure["level"] == "ERROR" and "RuntimeError" in failure["fields"]["error"]
 
 
-def test_the_installed_waitress_has_all_that_the_server_relies_on():
-    server = catscii.Server(lambda environ, start: [], socket.create_server(("127.0.0.1", 0)), None,
-                            lambda: None, lambda: None, catscii.Streams())
-    ours, theirs = socket.socketpair()
-    channel = waitress.channel.HTTPChannel(server, ours, ("127.0.0.1", 1), server.adj, map={})
-    request = waitress.parser.HTTPRequestParser(server.adj)
-    assert request.received(b"GET / HTTP/1.1\r\n\r\n") == 18
-    parts = {
-        channel: "received service handle_close readable del_channel connected requests request requests_lock "
-        "close_when_flushed will_close task_class error_task_class parser_class addr socket",
-        request: "received parse_header error headers completed expect_continue header_plus version",
-        waitress.task.WSGITask(channel, request): "get_environment set_close_on_finish finish "
-        "close_on_finish has_body version channel",
-        waitress.task.ThreadedTaskDispatcher(): "add_task set_thread_count shutdown queue",
-        waitress.channel: "ClientDisconnected", waitress.parser: "ParsingError", waitress.wasyncore: "readwrite",
-    }
-    missing = [f"{part}: {name}" for part, names in parts.items() for name in names.split() if not hasattr(part, name)]
-    assert not missing, f"waitress {importlib.metadata.version('waitress')} lacks {missing}"
-    ours.close()
-    theirs.close()
+def test_the_parser_of_the_installed_waitress_works_as_that_of_the_service_expects():
+    line, rest = b"GET /cat HTTP/1.1\r\n", b"Host: x\r\nX-A: b\r\nExpect: 100-continue\r\n\r\n"
+    parser = waitress.parser.HTTPRequestParser(waitress.adjustments.Adjustments())
+    assert parser.received(line) == len(line)
+    assert (parser.header_plus, parser.headers_finished, parser.completed) == (line, False, False)
+    assert parser.received(rest + b"GET") == len(rest)
+    assert (parser.headers_finished, parser.completed, parser.expect_continue) == (True, True, True)
+    assert (parser.command, parser.version, parser.error, parser.empty) == ("GET", "1.1", None, False)
+    assert parser.headers == {"HOST": "x", "X_A": "b", "EXPECT": "100-continue"}
+    parser = waitress.parser.HTTPRequestParser(parser.adj)
+    assert parser.received(b"\r\n\r\n") == 4 and parser.empty
+
+
+def test_a_parser_that_refuses_a_head_has_an_error_for_the_installed_waitress():
+    class Refusing(waitress.parser.HTTPRequestParser):
+        def parse_header(self, head: bytes) -> None:
+            assert head == request
+            raise waitress.parser.ParsingError("no")
+
+    request = b"GET / HTTP/1.1\r\n\r\n"
+    parser = Refusing(waitress.adjustments.Adjustments())
+    assert parser.received(request) == len(request)
+    assert parser.completed and parser.error.body == "no" and parser.headers == {}
+
+
+def test_a_connection_thread_and_response_of_the_installed_waitress_work_together_as_the_server_expects():
+    def app(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        assert environ["catscii.refusal"] is None
+        start_response("200 OK", [("Content-Length", "4")])
+        return [environ["PATH_INFO"].encode()]
+
+    def ask(headers: bytes = b"") -> bytes:
+        """Do what a turn of the loop does for a request, and return the answer."""
+        client.sendall(b"GET /cat HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
+        waitress.wasyncore.readwrite(channel, select.POLLIN)
+        server._dispatcher.add_task(server._tasks.popleft())  # a thread answers the request
+        eventually(lambda: server.answered)
+        server._send()
+        return client.recv(65536)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = catscii.Server(app, listener, None, lambda: None, lambda: None, catscii.Streams())
+        ours, client = socket.socketpair()
+        ours.setblocking(False)
+        channel = server._channel_class(server, ours, ("127.0.0.1", 1))
+        server._dispatcher.set_thread_count(1)
+        with client:
+            for headers, goes_on in ((b"", True), (b"Connection: close\r\n", False)):
+                answer = ask(headers)
+                assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\n/cat")
+                assert (b"\r\nConnection: close\r\n" in answer) is not goes_on
+                assert channel.connected is bool(server.active_channels) is goes_on
+        server._dispatcher.shutdown(timeout=1)
+        with pytest.raises(waitress.channel.ClientDisconnected):
+            channel.write_soon(b"more")
 
 
 ANSWER = re.compile(rb"HTTP/1\.1 200 OK\r\n.*?Content-Length: (\d+)\r\n.*?\r\n\r\n", re.DOTALL | re.IGNORECASE)
