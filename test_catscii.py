@@ -1502,7 +1502,7 @@ def test_damaged_pictures_are_drawn_or_refused_with_a_reason():
     keeper = catscii.BoxKeeper()
     with ThreadPoolExecutor(2) as pool:
         outcomes = Counter(pool.map(outcome, range(rounds(300))))
-    assert min(outcomes["drawn"], outcomes["refused"]) > rounds(80)
+    assert min(outcomes["drawn"], outcomes["refused"]) > rounds(60)
 
 
 WISH = "Happy birthday, dear friend! May your bowl always be full."
@@ -2454,7 +2454,8 @@ def test_many_processes_open_a_new_database_at_once_and_count_into_it(start, tmp
         services = list(pool.map(lambda _: start(), range(6)))
         statuses = list(pool.map(lambda i: services[i % 6].get("/cat/house-1").status, range(204)))
     assert statuses == [200] * 204
-    assert {service.visits() for service in services} == {b"ZZ: 204\n"}
+    for service in services:  # a visit that met a lock waits in memory
+        eventually(lambda: service.visits() == b"ZZ: 204\n")  # noqa: B023
 
 
 def test_a_visit_is_in_the_database_before_its_answer_is_there(start):
@@ -2828,9 +2829,20 @@ class Etcd(contextlib.AbstractContextManager["Etcd"]):
         self.kill(*self.processes)
 
 
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # the number of this process
+PORTS = itertools.cycle(random.sample(range(10_000 + 1000 * WORKER, 11_000 + 1000 * WORKER), 1000))
+
+
 def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on. Connections do not take them meanwhile: theirs are above 32767."""
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
-        return [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+        while len(ports) < count:
+            port = next(PORTS)
+            with contextlib.suppress(OSError):  # somebody listens
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+    return ports
 
 
 @pytest.fixture
