@@ -3750,7 +3750,8 @@ def test_no_cat_like_that_is_a_404_with_the_words_there_are(service):
 def chromium() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
-    program = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("Chromium is not installed")
+    programs = "chromium-headless-shell", "chromium", "google-chrome"  # the first one takes half the time
+    program = next(filter(None, map(shutil.which, programs)), None) or pytest.skip("Chromium is not installed")
     with sync_playwright() as player, player.chromium.launch(executable_path=program, args=["--no-sandbox"]) as browser:
         yield browser
 
