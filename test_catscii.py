@@ -124,14 +124,14 @@ def sections() -> dict[int, str]:
     return banners
 
 
-def tests() -> list[Callable[..., None]]:
+def every_test() -> list[Callable[..., None]]:
     return [value for name, value in globals().items() if name.startswith("test_")]
 
 
 def mark_sections() -> None:
     """Give each test the marker of the section that it stands in."""
     banners = sections()
-    for test in tests():
+    for test in every_test():
         line = max(number for number in banners if number < test.__code__.co_firstlineno)
         pytest.mark.__getattr__(banners[line])(test)
 
@@ -428,7 +428,7 @@ def test_each_test_is_in_one_section_and_the_sections_of_the_program_are_in_its_
     helpers, *of_the_tests = sections().values()
     assert helpers == "helpers"
     assert [section for section in of_the_tests if section not in ("machines", "packaging")] == of_the_program
-    for test in tests():
+    for test in every_test():
         (section,) = {mark.name for mark in test.pytestmark} & {helpers, *of_the_tests}
         assert section != helpers, test
 
@@ -1231,7 +1231,7 @@ def test_detectors_recognise_the_cats(style, share):
     """Over 30 portraits with open eyes, OpenCV recognises 0.96 and 0.47 of them."""
     cats = ((seed, catscii.house_cat(seed)) for seed in itertools.count())
     portraits = (seed for seed, cat in cats if cat.pose == "portrait" and cat.mood in ("calm", "curious", "cheeky"))
-    pictures = map(catscii.draw_house_cat, itertools.islice(portraits, 20 if THOROUGH else 10))
+    pictures = map(catscii.draw_house_cat, itertools.islice(portraits, 20 if THOROUGH else 5))
     arts = [Image.open(io.BytesIO(catscii.to_png(catscii.render(p, style=style), "dark"))) for p in pictures]
     assert statistics.fmean(itertools.chain(*map(bench_catscii.looks, arts))) >= share
 
@@ -1424,10 +1424,10 @@ def test_a_box_has_no_file_and_no_key_in_its_environment_and_cannot_get_more_tha
 
 @pytest.mark.parametrize("box", BOXES)
 def test_a_box_that_takes_too_long_is_killed(box, tmp_path):
-    with decoding(BOXES[box], tmp_path, GREEDY["scans"](), "catscii.BOX_SECONDS = 2") as process:
+    with decoding(BOXES[box], tmp_path, GREEDY["scans"](), "catscii.BOX_SECONDS = 6") as process:
         eventually(lambda: len(descendants(process.pid)) == (1 if box == "forked" else 2))
         os.kill(descendants(process.pid)[-1], signal.SIGSTOP)
-        assert process.communicate(timeout=60) == (b"decoding takes more than 2 seconds\n", None)
+        assert process.communicate(timeout=60) == (b"decoding takes more than 6 seconds\n", None)
 
 
 def test_an_answer_of_a_box_that_does_not_end_is_refused(monkeypatch):
@@ -2358,8 +2358,8 @@ def test_a_visit_is_somebody_who_sees_a_cat(start):
     assert asked == len(SHOWN + NOT_SHOWN) - 1, "the metrics have every request"
 
 
-def test_a_crawler_gets_one_cat_a_day(start):
-    service, day = start(), int(time.time() // 86400)
+def test_a_crawler_gets_one_cat_a_day(service):
+    day = int(time.time() // 86400)
     crawlers, visitors = ({json.loads(service.get("/?format=json", {"User-Agent": client}).data)["id"]
                            for client in clients} for clients in (CRAWLERS, ["curl/8.16.0"] * 9))
     assert day != int(time.time() // 86400) or crawlers == {f"house-{zlib.crc32(b'%d' % day)}"}
@@ -2512,11 +2512,15 @@ def test_visits_are_on_the_disk_a_second_later(start):
         os.fsync = told
     """
     service = start(command=patched(code))
+    made = -1
+    while made != service.lines.count("synced\n"):  # until the new database is on the disk
+        made = service.lines.count("synced\n")
+        time.sleep(1.5)
     for visits in range(1, 4):
         visit(service, 1)
-        eventually(partial(lambda visits: service.lines.count("synced\n") == visits, visits))
+        eventually(lambda: service.lines.count("synced\n") == made + visits)  # noqa: B023
         time.sleep(1.5)
-    assert service.lines.count("synced\n") == 3, "without visits there is nothing to write"
+    assert service.lines.count("synced\n") == made + 3, "without visits there is nothing to write"
 
 
 def counted(service: Running) -> int:
@@ -3605,13 +3609,13 @@ def test_the_jpg_of_a_photograph_is_the_stored_one(start):
     assert service.get("/cat/abc.jpg").data == stored
 
 
-def test_a_jpg_is_the_picture_behind_the_art_and_no_visit(start):
-    service = start()
+def test_a_jpg_is_the_picture_behind_the_art_and_no_visit(service):
+    before = counted(service)
     response = service.get("/cat/house-2.jpg", CHROME | {"Accept-Encoding": "gzip"})
     assert "Content-Encoding" not in response.headers, "a picture is compressed already"
     picture = Image.open(io.BytesIO(response.data))
     assert (response.headers["Content-Type"], picture.format, picture.size) == ("image/jpeg", "JPEG", (480, 360))
-    assert service.visits() == b""
+    assert counted(service) == before
 
 
 @pytest.mark.parametrize(("colors", "code"), [("256", r"[34]8;5;\d{2,3}"), ("16", r"3[0-7]|4[0-7]|9[0-7]|10[0-7]")])
@@ -3635,7 +3639,7 @@ def test_ink_on_light_can_be_read_in_all_colours(colors):
     for seed in range(10):
         art = catscii.render(catscii.draw_house_cat(seed), style="ink", background="light", colors=colors)
         colours = set(catscii.chunks(art.foreground, 3))
-        assert max(map(catscii.luminance, colours)) <= catscii.MOST_LUMINANCE
+        assert all(1.05 / (relative_luminance(colour) + 0.05) >= 3 for colour in colours), "the contrast of WCAG 2.2"
 
 
 def assert_fits_24_lines(text: str) -> None:
@@ -5135,13 +5139,13 @@ def test_a_head_of_a_stream_ends_at_once_and_is_no_visit(service):
     (CHROME, "", "text/html"), (CURL, "?format=html", "text/html"), (CURL, "?format=text", "text/plain"),
     (CURL, "?format=json", "application/json"), ({"User-Agent": "HTTPie/3.2"}, "", "text/plain"),
 ])
-def test_who_cannot_show_a_cat_that_moves_gets_a_still_one_and_a_sentence(start, headers, query, type_):
-    service = start()
+def test_who_cannot_show_a_cat_that_moves_gets_a_still_one_and_a_sentence(service, headers, query, type_):
+    before = counted(service)
     answer = service.get(f"/live{query}", headers)
     note = f"This cat moves in a terminal: curl -N {service.url}/live"
     assert answer.status == 200 and note in answer.data.decode()
     assert answer.headers["Content-Type"].startswith(type_)
-    assert service.visits() == b"ZZ: 1\n"
+    assert counted(service) == before + 1
     assert service.get("/live?format=png").status == 400
 
 
@@ -6127,7 +6131,7 @@ def web_server(request: pytest.FixtureRequest, tmp_path: Path, upstream: Upstrea
 
 @pytest.mark.cgi
 def test_under_a_web_server_every_visit_is_counted_once(web_server, tmp_path, upstream):
-    busy, most, visits = [], [], rounds(500)
+    busy, most, visits = [], [], rounds(300)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         busy.append(1)
@@ -6234,6 +6238,10 @@ class Watched(contextlib.AbstractContextManager["Watched"]):
     def resize(self, columns: int, lines: int) -> None:
         fcntl.ioctl(self._inside, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
+    def has_more(self) -> bool:
+        """Return whether a line is there, or something comes within a second."""
+        return "\n" in self.output or bool(select.select([self._inside], [], [], 1)[0])
+
     def next_line(self) -> str:
         """Show what comes until a line feed, and return it, or "" at the end of the output."""
         while True:
@@ -6284,9 +6292,13 @@ def test_curl_in_a_terminal_shows_whole_moments_of_a_cat_and_can_be_stopped_afte
             assert watched.next_line()
             whole = str(watched.terminal.seen())
             seen[screens[whole]] += 1
-        watched.process.send_signal(signal.SIGINT)
-        while watched.next_line():
-            whole = str(watched.terminal.seen())
+        with suspended(service):  # so that curl is not stopped while it writes
+            while watched.has_more():
+                assert watched.next_line()
+                whole = str(watched.terminal.seen())
+            watched.process.send_signal(signal.SIGINT)
+            while watched.next_line():
+                pass
         assert str(watched.terminal.seen()) == whole and whole in screens
         assert not watched.terminal.screen.cursor.hidden and watched.terminal.screen.cursor.x == 0
 
@@ -6886,6 +6898,13 @@ def test_a_backup_of_a_running_service_is_restored(start, tmp_path):
     service.stop(signal.SIGKILL)
     shell("\n".join(["set -e", *commands[1:]]))
     assert start(ANALYTICS_DB=f"{folder}/catscii.db").visits() == b"ZZ: 1\n"
+
+
+@pytest.mark.nix
+def test_the_sections_of_the_tests_are_documented():
+    documented = re.search("markers: (.*?)\\.", (FOLDER / "docs/development.md").read_text(), re.DOTALL)[1]
+    _, *of_the_tests = sections().values()
+    assert re.findall("`(.*?)`", documented) == of_the_tests
 
 
 @pytest.mark.nix
@@ -7781,7 +7800,9 @@ class Run:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
-            print(f"\n{report.nodeid} failed: {str(crash.message if crash else report.longrepr)[:300]}", flush=True)
+            case = getattr(report, "context", None)  # of a subtest
+            name = f"{report.nodeid} ({case.msg})" if case else report.nodeid
+            print(f"\n{name} failed: {str(crash.message if crash else report.longrepr)[:300]}", flush=True)
 
 
 def main(arguments: list[str]) -> int:
