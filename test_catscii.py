@@ -109,6 +109,11 @@ http = urllib3.PoolManager(retries=False, timeout=60)
 THOROUGH = "THOROUGH" in os.environ  # main sets it for --thorough
 
 
+def slow(test: Callable[..., None]) -> Callable[..., None] | None:
+    """Leave a test out without --thorough, because it builds something that other tests build, too."""
+    return test if THOROUGH else None
+
+
 def rounds(thorough: int) -> int:
     """Return how often to repeat a test: `thorough` times with --thorough, otherwise a tenth of that."""
     return thorough if THOROUGH else thorough // 10
@@ -125,7 +130,7 @@ def sections() -> dict[int, str]:
 
 
 def every_test() -> list[Callable[..., None]]:
-    return [value for name, value in globals().items() if name.startswith("test_")]
+    return [value for name, value in globals().items() if name.startswith("test_") and value]
 
 
 def mark_sections() -> None:
@@ -7328,6 +7333,7 @@ def test_the_flake_has_its_outputs_on_every_system_a_shell_for_the_tests_and_a_p
     assert needs - of_their_own <= set(PACKAGES.split()), "default.nix lacks a package"
 
 
+@slow
 @with_nix
 def test_nix_build_takes_any_nixpkgs_and_may_leave_telemetry_out(nix, tmp_path):
     def nix_build(*arguments: str) -> Path:
@@ -7477,6 +7483,7 @@ def read_layers(image: Path) -> dict[str, bytes]:
     return {name: files[name] for name in json.loads(files["manifest.json"])[0]["Layers"]}
 
 
+@slow
 @with_nix
 def test_a_second_build_is_the_same_image_to_the_byte(nix, image):
     drv = nix("eval", "dockerImage.drvPath", "--raw").stdout
@@ -7654,6 +7661,7 @@ def names_of_modules(lines: str) -> set[str]:
     return {re.sub(r"\.py$", ".pyc", path) for path in sources}
 
 
+@slow
 @with_nix
 def test_the_image_has_what_the_program_imports_and_little_more(
         image, cluster, secure_upstream, ca_file, country_db, tmp_path):
