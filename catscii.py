@@ -4494,9 +4494,8 @@ class Analytics(NamedTuple):
         return totals
 
 
-def read_analytics(database: Database, machines: Mapping[str, Any] = {}) -> Analytics:
-    """Read the visits of this machine or, if `machines` says anything of others, of all machines."""
-    view = "everywhere" if machines else "here"
+def read_analytics(database: Database, view: str = "here", machines: Mapping[str, Any] = {}) -> Analytics:
+    """Read the visits in a view of the database: "here" are those of this machine, "everywhere" those of all."""
     today = utc(time.time()).date()
     days = {str(today - datetime.timedelta(ago)): 0 for ago in range(29, -1, -1)}
     days |= database.execute(VISITS_BY_DAY.format(view=view), min(days), max(days))
@@ -4757,6 +4756,11 @@ class Machines:
             self.exchange()
             if self._failing:
                 self._execute(DELAY_EXCHANGE, latest)  # one log line a minute
+
+    @property
+    def view(self) -> str:
+        """The view of the database that has the visits to show: those of all machines, or those of this one."""
+        return "everywhere" if self.on else "here"
 
     def summary(self) -> dict[str, Any]:
         """Return how many machines there are and when they last agreed, for JSON; an empty dict without etcd."""
@@ -6138,7 +6142,7 @@ class Service:
             request, view.format, title, facts, f"{text}{note}\n", art=art, lids=lids, label=title, note=note)
 
     def analytics(self, request: ClientRequest) -> bytes:
-        analytics = read_analytics(self.database, self.machines.summary())
+        analytics = read_analytics(self.database, self.machines.view, self.machines.summary())
         format = request.format("analytics")
         dbip = self.countries.from_dbip
         art = None
@@ -6161,8 +6165,8 @@ class Service:
 
     def _csv(self, first: str, last: str) -> str:
         """Return the visits from the first to the last day, by day and country."""
-        view = "everywhere" if self.machines.on else "here"
-        rows = self.database.execute(VISITS_BY_DAY_AND_COUNTRY.format(view=view), first, last)
+        sql = VISITS_BY_DAY_AND_COUNTRY.format(view=self.machines.view)
+        rows = self.database.execute(sql, first, last)
         lines = [f"{day},{country},{count}\n" for day, country, count in rows]
         return "day,country,visits\n" + "".join(lines)
 
