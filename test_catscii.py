@@ -1026,7 +1026,9 @@ def test_art_has_the_shape_that_fits_and_is_the_same_cell_by_cell_in_every_encod
     assert [plane_of(catscii.layer(plane, columns)) for plane in art[1:]] == [*art[1:]]
     values = json.loads(json.dumps(catscii.to_dict(art)))
     assert catscii.to_text(art).splitlines() == list(art.rows) == values["rows"]
-    assert "".join(values["foreground"]) == art.foreground.hex()
+    for plane, name in zip(art[1:], ("foreground", "background"), strict=True):
+        rows_of_colours = plane and re.findall(f".{{{6 * columns}}}", plane.hex())
+        assert values[name] == rows_of_colours
 
 
 @pytest.mark.parametrize(("size", "width", "height", "grid"), [
