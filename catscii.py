@@ -2225,14 +2225,19 @@ ROOMS = {  # the colours of shadows, walls and lamps
              "#32142b #9c4560 #ffdcb4", "#10203f #4475b2 #f8f0d0", "#29130e #84482b #ffe6b0")}
 
 
+def mirrored(shape: Shape) -> Shape:
+    """Return the mirror image of a shape, on the other side of the face."""
+    return [-z.conjugate() for z in shape]
+
+
 def both(*shapes: Shape) -> list[Shape]:
-    """Return each shape and, after it, its mirror image on the other side of the face."""
-    return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
+    """Return each shape and, after it, its mirror image."""
+    return [side for shape in shapes for side in (shape, mirrored(shape))]
 
 
-def mirrored(*half: complex) -> Shape:
+def symmetric(*half: complex) -> Shape:
     """Return a symmetric shape, given the points of its right half from top to bottom."""
-    return [*half, *(-z.conjugate() for z in reversed(half))]
+    return [*half, *mirrored(half[::-1])]
 
 
 def stroke(width: float, root: complex, middle: complex, tip: complex) -> Shape:
@@ -2269,13 +2274,13 @@ def streaks(width: float, root: complex, middle: complex, tip: complex, *places:
 
 
 HEXAGON = [cmath.rect(1, i / 6 * cmath.tau) for i in range(6)]
-SKULL = mirrored(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
+SKULL = symmetric(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
 TUFTS = both([0.86+0.1j, 1.08+0.22j, 1.26+0.5j, 1.06+0.56j, 1.1+0.76j, 0.8+0.76j, 0.5+0.8j])  # of long hair
 EAR_FOOT = 0.6-0.5j
 EAR = [0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.94-1.34j, 0.70-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j]
 CONCH = [0.88-0.48j, 0.93-0.82j, 0.89-1.16j, 0.70-1.04j, 0.48-0.80j, 0.58-0.58j]
 MUZZLE = [*both(oval(0.19+0.54j, 0.26, 0.17)), oval(0.70j, 0.2, 0.13), oval(0.4j, 0.16, 0.2)]
-NOSE = mirrored(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
+NOSE = symmetric(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
 PORES = both(*(dot[::2] for dot in dots(0.014, 0.014, 0.2+0.5j, 0.31+0.51j, 0.24+0.59j, 0.35+0.58j)))
 WHISKERS = both(stroke(0.022, 0.32+0.51j, 0.8+0.42j, 1.35+0.47j), stroke(0.022, 0.32+0.565j, 0.8+0.54j, 1.35+0.67j),
                 stroke(0.022, 0.32+0.62j, 0.8+0.66j, 1.35+0.87j))
@@ -2339,7 +2344,7 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
         "tail": [("mark", [[0.72-2j, 1.6-2j, 1.6+2j, 0.72+2j], *stripes(0.14, 0.12, 0.42)])],
     },
     "white": {
-        "head": [("belly", [mirrored(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
+        "head": [("belly", [symmetric(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
         "leg": [("belly", [END])], "paw": [("belly", [ALL])], "sole": [("belly", [ALL])], "tail": [("belly", [TIP])],
     },
     "points": {
@@ -2411,16 +2416,16 @@ NOSTRILS: list[Ink] = [
     ("black", 0.35, PORES), ("black", 1, [NOSE]), ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]])]
 PHILTRUM = stroke(0.035, 0.46j, 0.53j, 0.61j)
 SMILE: Ink = ("line", 1, [PHILTRUM, *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))])
-TONGUE = mirrored(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
+TONGUE = symmetric(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
 MOUTHS: dict[str, list[Ink]] = {
     "smile": [SMILE],
     "small": [("line", 1, [PHILTRUM, *both(stroke(0.04, 0.58j, 0.08+0.63j, 0.17+0.60j))])],
     "grin": [("line", 1, [PHILTRUM, *both(stroke(0.055, 0.56j, 0.17+0.7j, 0.40+0.55j))])],
     "tongue": [("#7d2f3c", 1, [TONGUE]), ("#f08a94", 1, [[0.6j + (z - 0.6j) * 0.82 for z in TONGUE]]),
                ("#c9606c", 1, [stroke(0.02, 0.62j, 0.67j, 0.74j)]), SMILE],
-    "yawn": [("black", 1, [mirrored(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
-             ("#8c3440", 1, [mirrored(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
-             ("#f08a94", 1, [mirrored(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
+    "yawn": [("black", 1, [symmetric(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
+             ("#8c3440", 1, [symmetric(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
+             ("#f08a94", 1, [symmetric(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
              ("white", 1, both([0.09+0.53j, 0.17+0.55j, 0.13+0.66j]))],
 }
 COLLAR = [-0.68+0.66j, -0.40+0.86j, 0.92j, 0.40+0.86j, 0.68+0.66j,
@@ -2494,25 +2499,20 @@ MOODS = {
     "asleep": Mood("closed", "smile")}
 
 
-class Limb(NamedTuple):
+class Limb:
     """A part of the cat: circles along a curve. It has the patterns of its kinds, and is darker if it is "far"."""
 
-    kinds: str
-    path: tuple[tuple[complex, float], ...]  # the middles and radii of some circles
-    melt: float = 0  # the share of its length that melts into the parts behind
-
-    @property
-    def breathes(self) -> bool:
-        return self.kinds.startswith(("front", "side", "back"))
-
-
-def limb(kinds: str, *path: tuple[complex, float], melt: float = 0) -> Limb:
-    return Limb(kinds, path, melt)
+    def __init__(self, kinds: str, *path: tuple[complex, float], melt: float = 0) -> None:
+        self.kinds = kinds.split()
+        self.path = path  # the middles and radii of some circles
+        self.melt = melt  # the share of its length that melts into the parts behind
+        self.breathes = self.kinds[0] in ("front", "side", "back")
 
 
 def pair(kinds: str, *path: tuple[complex, float], melt: float = 0) -> tuple[Limb, Limb]:
     """Return a limb, and its mirror image on the other side of the cat."""
-    return Limb(kinds, path, melt), Limb(kinds, tuple((-z.conjugate(), radius) for z, radius in path), melt)
+    other_side = [(-z.conjugate(), radius) for z, radius in path]
+    return Limb(kinds, *path, melt=melt), Limb(kinds, *other_side, melt=melt)
 
 
 class Pose(NamedTuple):
@@ -2537,66 +2537,66 @@ class Pose(NamedTuple):
 
 POSES = {
     "portrait": Pose("", 121, 240+202j, (
-        limb("front", (0.25+0.75j, 0.5), (0.1+1.2j, 0.95), (0.1+1.8j, 1.15)),)),
+        Limb("front", (0.25+0.75j, 0.5), (0.1+1.2j, 0.95), (0.1+1.8j, 1.15)),)),
     "sitting": Pose("sitting", 86, 240+130j, (
-        limb("front", (0.6j, 0.5), (1.2j, 0.66), (1.85j, 0.84), (2.1j, 0.86)),
+        Limb("front", (0.6j, 0.5), (1.2j, 0.66), (1.85j, 0.84), (2.1j, 0.86)),
         *pair("haunch", (0.62+2.0j, 0.5), (0.8+2.27j, 0.36)),
         *pair("leg", (0.27+1.2j, 0.3), (0.26+1.9j, 0.21), (0.27+2.4j, 0.2), melt=0.4),
         *pair("paw", (0.28+2.36j, 0.19), (0.3+2.46j, 0.21)),
-        limb("tail", (1.05+2.1j, 0.15), (1.22+2.42j, 0.18), (0.75+2.56j, 0.18), (0.1+2.56j, 0.16), (-0.4+2.5j, 0.12))),
+        Limb("tail", (1.05+2.1j, 0.15), (1.22+2.42j, 0.18), (0.75+2.56j, 0.18), (0.1+2.56j, 0.16), (-0.4+2.5j, 0.12))),
         floor=255, boxed="sitting in a box", box=(98, 262, 382), beside=(70, 415)),
     "profile": Pose("sitting in profile", 84, 160+128j, (
-        limb("tail", (1.7+2.2j, 0.18), (2.2+2.42j, 0.19), (2.6+2.1j, 0.18), (2.55+1.5j, 0.16), (2.25+1.3j, 0.11)),
-        limb("far leg", (0.25+1.2j, 0.3), (0.22+1.8j, 0.2), (0.12+2.35j, 0.19), (2.42j, 0.2)),
-        limb("side belly", (0.25+0.4j, 0.55), (0.5+1.0j, 0.68), (0.85+1.55j, 0.83), (1.05+1.85j, 0.8)),
-        limb("haunch", (1.05+1.75j, 0.64), (1.0+1.95j, 0.6)),
-        limb("paw", (1.1+2.4j, 0.2), (0.7+2.42j, 0.2)),
-        limb("leg", (0.3+1.1j, 0.38), (0.1+1.8j, 0.24), (-0.05+2.35j, 0.19), (-0.2+2.42j, 0.21), melt=0.35)),
+        Limb("tail", (1.7+2.2j, 0.18), (2.2+2.42j, 0.19), (2.6+2.1j, 0.18), (2.55+1.5j, 0.16), (2.25+1.3j, 0.11)),
+        Limb("far leg", (0.25+1.2j, 0.3), (0.22+1.8j, 0.2), (0.12+2.35j, 0.19), (2.42j, 0.2)),
+        Limb("side belly", (0.25+0.4j, 0.55), (0.5+1.0j, 0.68), (0.85+1.55j, 0.83), (1.05+1.85j, 0.8)),
+        Limb("haunch", (1.05+1.75j, 0.64), (1.0+1.95j, 0.6)),
+        Limb("paw", (1.1+2.4j, 0.2), (0.7+2.42j, 0.2)),
+        Limb("leg", (0.3+1.1j, 0.38), (0.1+1.8j, 0.24), (-0.05+2.35j, 0.19), (-0.2+2.42j, 0.21), melt=0.35)),
         look=-0.24, floor=260, beside=(425, 420)),
     "loaf": Pose("in a loaf", 94, 165+165j, (
-        limb("side belly", (0.1+0.75j, 0.62), (0.45+0.75j, 0.85), (1.1+0.72j, 1.0), (1.75+0.85j, 0.88)),
-        limb("haunch", (1.75+1.12j, 0.55), (1.85+1.25j, 0.5)),
-        limb("paw", (-0.3+1.55j, 0.17), (-0.1+1.57j, 0.17)), limb("paw", (0.22+1.6j, 0.17), (0.42+1.6j, 0.17)),
-        limb("tail", (2.45+1.45j, 0.15), (2.1+1.66j, 0.19), (1.5+1.7j, 0.18), (1.0+1.64j, 0.13))),
+        Limb("side belly", (0.1+0.75j, 0.62), (0.45+0.75j, 0.85), (1.1+0.72j, 1.0), (1.75+0.85j, 0.88)),
+        Limb("haunch", (1.75+1.12j, 0.55), (1.85+1.25j, 0.5)),
+        Limb("paw", (-0.3+1.55j, 0.17), (-0.1+1.57j, 0.17)), Limb("paw", (0.22+1.6j, 0.17), (0.42+1.6j, 0.17)),
+        Limb("tail", (2.45+1.45j, 0.15), (2.1+1.66j, 0.19), (1.5+1.7j, 0.18), (1.0+1.64j, 0.13))),
         floor=250, boxed="in a box", box=(70, 262, 425), beside=(430, 425)),
     "curled": Pose("asleep", 88, 150+210j, (
-        limb("side", (0.4+0.1j, 0.6), (1.0-0.5j, 0.85), (1.8-0.4j, 0.98), (2.3+0.2j, 0.88), (1.4+0.5j, 0.7)),), (
-        limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.03j, 0.27), (0.95j, 0.2)),),
+        Limb("side", (0.4+0.1j, 0.6), (1.0-0.5j, 0.85), (1.8-0.4j, 0.98), (2.3+0.2j, 0.88), (1.4+0.5j, 0.7)),), (
+        Limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.03j, 0.27), (0.95j, 0.2)),),
         tilt=0.3, moods="asleep", worn="bow", floor=230, boxed="asleep in a box", box=(50, 268, 430),
         beside=(430, 430)),
     "walking": Pose("walking", 74, 125+130j, (
-        limb("tail", (2.9+0.75j, 0.17), (3.3+0.3j, 0.17), (3.4-0.4j, 0.16), (3.25-0.95j, 0.15), (2.85-1.1j, 0.1)),
-        limb("far leg", (1.0+1.2j, 0.3), (1.15+1.8j, 0.2), (1.4+2.4j, 0.17), (1.3+2.5j, 0.18)),
-        limb("far leg", (2.4+1.1j, 0.4), (2.2+1.8j, 0.22), (2.2+2.2j, 0.17), (1.95+2.5j, 0.18)),
-        limb("side belly", (0.4+0.6j, 0.5), (1.1+0.95j, 0.68), (1.9+0.95j, 0.66), (2.5+0.95j, 0.62)),
-        limb("leg", (0.75+1.15j, 0.36), (0.65+1.8j, 0.22), (0.4+2.45j, 0.17), (0.25+2.55j, 0.19), melt=0.3),
-        limb("leg", (2.45+1.1j, 0.5), (2.75+1.7j, 0.27), (2.65+2.1j, 0.18), (2.85+2.5j, 0.17), (2.7+2.57j, 0.19),
+        Limb("tail", (2.9+0.75j, 0.17), (3.3+0.3j, 0.17), (3.4-0.4j, 0.16), (3.25-0.95j, 0.15), (2.85-1.1j, 0.1)),
+        Limb("far leg", (1.0+1.2j, 0.3), (1.15+1.8j, 0.2), (1.4+2.4j, 0.17), (1.3+2.5j, 0.18)),
+        Limb("far leg", (2.4+1.1j, 0.4), (2.2+1.8j, 0.22), (2.2+2.2j, 0.17), (1.95+2.5j, 0.18)),
+        Limb("side belly", (0.4+0.6j, 0.5), (1.1+0.95j, 0.68), (1.9+0.95j, 0.66), (2.5+0.95j, 0.62)),
+        Limb("leg", (0.75+1.15j, 0.36), (0.65+1.8j, 0.22), (0.4+2.45j, 0.17), (0.25+2.55j, 0.19), melt=0.3),
+        Limb("leg", (2.45+1.1j, 0.5), (2.75+1.7j, 0.27), (2.65+2.1j, 0.18), (2.85+2.5j, 0.17), (2.7+2.57j, 0.19),
              melt=0.3)),
         look=-0.14, floor=260, beside=(440, 440)),
     "stretching": Pose("stretching", 74, 130+195j, (
-        limb("tail", (2.9-0.5j, 0.17), (3.3-1.0j, 0.17), (3.3-1.7j, 0.16), (3.0-2.1j, 0.14), (2.7-2.05j, 0.1)),
-        limb("far leg", (2.4+0.2j, 0.4), (2.25+0.9j, 0.22), (2.3+1.3j, 0.17), (2.0+1.6j, 0.18)),
-        limb("side belly", (0.4+0.5j, 0.5), (1.0+0.75j, 0.62), (1.85+0.25j, 0.66), (2.5-0.15j, 0.66)),
-        limb("far leg", (0.8+1.0j, 0.3), (1.3j, 0.2), (-1.0+1.42j, 0.18), (-1.2+1.42j, 0.19)),
-        limb("leg", (2.5, 0.6), (2.85+0.55j, 0.3), (2.75+1.1j, 0.18), (2.9+1.6j, 0.17), (2.75+1.66j, 0.19), melt=0.3),
-        limb("leg", (0.85+1.0j, 0.34), (0.2+1.46j, 0.22), (-0.6+1.62j, 0.18), (-0.85+1.62j, 0.2), melt=0.3)),
+        Limb("tail", (2.9-0.5j, 0.17), (3.3-1.0j, 0.17), (3.3-1.7j, 0.16), (3.0-2.1j, 0.14), (2.7-2.05j, 0.1)),
+        Limb("far leg", (2.4+0.2j, 0.4), (2.25+0.9j, 0.22), (2.3+1.3j, 0.17), (2.0+1.6j, 0.18)),
+        Limb("side belly", (0.4+0.5j, 0.5), (1.0+0.75j, 0.62), (1.85+0.25j, 0.66), (2.5-0.15j, 0.66)),
+        Limb("far leg", (0.8+1.0j, 0.3), (1.3j, 0.2), (-1.0+1.42j, 0.18), (-1.2+1.42j, 0.19)),
+        Limb("leg", (2.5, 0.6), (2.85+0.55j, 0.3), (2.75+1.1j, 0.18), (2.9+1.6j, 0.17), (2.75+1.66j, 0.19), melt=0.3),
+        Limb("leg", (0.85+1.0j, 0.34), (0.2+1.46j, 0.22), (-0.6+1.62j, 0.18), (-0.85+1.62j, 0.2), melt=0.3)),
         look=-0.12, moods="calm curious happy happy cheeky yawning yawning", floor=265, beside=(430, 425)),
     "back": Pose("on its back", 88, 150+235j, (
-        limb("tail", (2.2-0.8j, 0.18), (2.75-0.5j, 0.18), (2.9+0.1j, 0.17), (2.6+0.5j, 0.12)),
-        limb("front", (0.3, 0.5), (0.95-0.2j, 0.72), (1.65-0.35j, 0.82), (1.9-0.4j, 0.78)),
-        limb("leg", (1.9+0.1j, 0.4), (2.25+0.4j, 0.3)), limb("leg", (1.75-0.95j, 0.4), (2.0-1.4j, 0.3)),
-        limb("sole", (2.3+0.35j, 0.25), (2.2+0.7j, 0.25)), limb("sole", (2.0-1.3j, 0.25), (1.8-1.7j, 0.25))), (
-        limb("leg", (0.6-0.7j, 0.24), (0.9-1.1j, 0.22), (0.8-1.35j, 0.2)),
-        limb("leg", (0.9+0.35j, 0.24), (1.3+0.55j, 0.22), (1.2+0.85j, 0.2))),
+        Limb("tail", (2.2-0.8j, 0.18), (2.75-0.5j, 0.18), (2.9+0.1j, 0.17), (2.6+0.5j, 0.12)),
+        Limb("front", (0.3, 0.5), (0.95-0.2j, 0.72), (1.65-0.35j, 0.82), (1.9-0.4j, 0.78)),
+        Limb("leg", (1.9+0.1j, 0.4), (2.25+0.4j, 0.3)), Limb("leg", (1.75-0.95j, 0.4), (2.0-1.4j, 0.3)),
+        Limb("sole", (2.3+0.35j, 0.25), (2.2+0.7j, 0.25)), Limb("sole", (2.0-1.3j, 0.25), (1.8-1.7j, 0.25))), (
+        Limb("leg", (0.6-0.7j, 0.24), (0.9-1.1j, 0.22), (0.8-1.35j, 0.2)),
+        Limb("leg", (0.9+0.35j, 0.24), (1.3+0.55j, 0.22), (1.2+0.85j, 0.2))),
         tilt=-1.95, moods="calm curious happy happy cheeky", worn="bow", floor=90, beside=(430, 430)),
     "peeking": Pose("peeking over a table", 124, 240+206j, (
-        limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9)),), (), pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
+        Limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9)),), (), pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
         moods="calm curious curious sleepy", worn="bow", stage="table", boxed="peeking out of a box",
         box=(60, 270, 420)),
     "shoulder": Pose("looking over its shoulder", 88, 200+133j, (
-        limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
-        limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
-        limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
+        Limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
+        Limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
+        Limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), Limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
         look=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
 }
 EARS = {"up": (0, 0, ""), "back": (0.36, 0.36, "its ears back"), "one": (0, 0.42, "one ear turned")}
@@ -3018,23 +3018,22 @@ def tube(path: tuple[tuple[complex, float], ...]) -> Tube:
 
 def sketch_limb(sketch: Sketch, part: Limb, scene: Scene) -> None:
     """Add a limb to the sketch."""
-    kinds = part.kinds.split()
     bulge = 1.0
     if part.breathes:
         bulge += 0.04 * scene.breath
     if scene.cat.long_hair:
-        bulge *= 1.6 if "tail" in kinds else 1.06
+        bulge *= 1.6 if "tail" in part.kinds else 1.06
     shape = tube(part.path).scaled(scene.head.at / 2, scene.pose.size / 2, bulge)
     relief = max(2, min(8, max(shape.radii) * 0.35))
     frame = Frame.around(bounds(shape.spots), max(shape.radii) + relief)
-    colours = frame.masks(scene.cat.coat, kinds, shape.bend)
+    colours = frame.masks(scene.cat.coat, part.kinds, shape.bend)
     sketch.add(
         shape.draw(frame, itertools.repeat(255)),
         frame,
         colours,
         relief,
-        details=draw_toes(shape, frame) if "paw" in kinds else None,
-        tone=94 if "far" in kinds else 132,
+        details=draw_toes(shape, frame) if "paw" in part.kinds else None,
+        tone=94 if "far" in part.kinds else 132,
         melt=draw_melt(shape, frame, part.melt) if part.melt else None,
     )
 
