@@ -2525,7 +2525,7 @@ class Pose(NamedTuple):
     front: tuple[Limb, ...] = ()  # before the head
     over: tuple[Limb, ...] = ()  # before the box or the table
     tilt: float = 0  # of the head, in radians
-    look: complex = 0j  # where the face is turned to
+    facing: complex = 0j  # where the face is turned to
     moods: str = "calm calm curious sleepy happy cheeky yawning"
     worn: str = "bell bow"
     floor: int = 0  # the pixel where it begins
@@ -2552,7 +2552,7 @@ POSES = {
         Limb("haunch", (1.05+1.75j, 0.64), (1.0+1.95j, 0.6)),
         Limb("paw", (1.1+2.4j, 0.2), (0.7+2.42j, 0.2)),
         Limb("leg", (0.3+1.1j, 0.38), (0.1+1.8j, 0.24), (-0.05+2.35j, 0.19), (-0.2+2.42j, 0.21), melt=0.35)),
-        look=-0.24, floor=260, beside=(425, 420)),
+        facing=-0.24, floor=260, beside=(425, 420)),
     "loaf": Pose("in a loaf", 94, 165+165j, (
         Limb("side belly", (0.1+0.75j, 0.62), (0.45+0.75j, 0.85), (1.1+0.72j, 1.0), (1.75+0.85j, 0.88)),
         Limb("haunch", (1.75+1.12j, 0.55), (1.85+1.25j, 0.5)),
@@ -2572,7 +2572,7 @@ POSES = {
         Limb("leg", (0.75+1.15j, 0.36), (0.65+1.8j, 0.22), (0.4+2.45j, 0.17), (0.25+2.55j, 0.19), melt=0.3),
         Limb("leg", (2.45+1.1j, 0.5), (2.75+1.7j, 0.27), (2.65+2.1j, 0.18), (2.85+2.5j, 0.17), (2.7+2.57j, 0.19),
              melt=0.3)),
-        look=-0.14, floor=260, beside=(440, 440)),
+        facing=-0.14, floor=260, beside=(440, 440)),
     "stretching": Pose("stretching", 74, 130+195j, (
         Limb("tail", (2.9-0.5j, 0.17), (3.3-1.0j, 0.17), (3.3-1.7j, 0.16), (3.0-2.1j, 0.14), (2.7-2.05j, 0.1)),
         Limb("far leg", (2.4+0.2j, 0.4), (2.25+0.9j, 0.22), (2.3+1.3j, 0.17), (2.0+1.6j, 0.18)),
@@ -2580,7 +2580,7 @@ POSES = {
         Limb("far leg", (0.8+1.0j, 0.3), (1.3j, 0.2), (-1.0+1.42j, 0.18), (-1.2+1.42j, 0.19)),
         Limb("leg", (2.5, 0.6), (2.85+0.55j, 0.3), (2.75+1.1j, 0.18), (2.9+1.6j, 0.17), (2.75+1.66j, 0.19), melt=0.3),
         Limb("leg", (0.85+1.0j, 0.34), (0.2+1.46j, 0.22), (-0.6+1.62j, 0.18), (-0.85+1.62j, 0.2), melt=0.3)),
-        look=-0.12, moods="calm curious happy happy cheeky yawning yawning", floor=265, beside=(430, 425)),
+        facing=-0.12, moods="calm curious happy happy cheeky yawning yawning", floor=265, beside=(430, 425)),
     "back": Pose("on its back", 88, 150+235j, (
         Limb("tail", (2.2-0.8j, 0.18), (2.75-0.5j, 0.18), (2.9+0.1j, 0.17), (2.6+0.5j, 0.12)),
         Limb("front", (0.3, 0.5), (0.95-0.2j, 0.72), (1.65-0.35j, 0.82), (1.9-0.4j, 0.78)),
@@ -2597,79 +2597,63 @@ POSES = {
         Limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
         Limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
         Limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), Limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
-        look=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
+        facing=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
 }
 EARS = {"up": (0, 0, ""), "back": (0.36, 0.36, "its ears back"), "one": (0, 0.42, "one ear turned")}
 
 
-class HouseCat(NamedTuple):
-    """What a seed decides about a cat. It is made without drawing."""
+class HouseCat:
+    """What a seed (0 to 2**32 - 1) decides about a cat, without drawing it. The order of the choices is fixed."""
 
-    coat: Coat
-    long_hair: bool
-    eyes: str  # a colour, or two with a slash between them
-    pose: str
-    mood: str
-    ears: str
-    things: tuple[str, ...]  # in a box or not, worn, beside, at the window
-    description: str
+    def __init__(self, seed: int) -> None:
+        rng = random.Random(FIRST_SEED + seed)
+        self.coat = choose_coat(rng)
+        self.long_hair = rng.random() < 0.25
+        self.eyes = rng.choice(self.coat.eyes.split())  # a colour, or two with a slash between them
+        self.pose = rng.choice(tuple(POSES))
+        pose = POSES[self.pose]
+        self.mood = rng.choice(pose.moods.split())
+        self.ears = rng.choice(("up", "up", "up", "back", "one"))
+        self.stage = pose.stage
+        if pose.boxed and rng.random() < 0.4:
+            self.stage = "box"
+        self.worn = rng.choice(("", "", *pose.worn.split()))
+        self.beside = ""
+        if any(pose.beside) and not self.stage:
+            self.beside = rng.choice(("", "wool", "plant"))
+        self.sight = rng.choice(("", "", "moon", "rain"))  # at the window
+        self.things = (self.stage, self.worn, self.beside, self.sight)
+
+    @property
+    def description(self) -> str:
+        """What the cat looks like, such as "a calico cat asleep in a box, with a bow"."""
+        pose = POSES[self.pose]
+        mood = MOODS[self.mood]
+        hair = "long-haired" if self.long_hair else ""
+        doing = pose.doing
+        if self.stage == "box":
+            doing = pose.boxed
+        doing = joined(" and ", doing, mood.doing)
+        where = joined(" ", doing, THINGS[self.beside].phrase, THINGS[self.sight].phrase)
+        cat = joined(" ", "a", hair, self.coat.name, where)
+
+        _, _, ears = EARS[self.ears]
+        traits = [described_eyes(self.eyes, mood), mood.trait, ears, THINGS[self.worn].phrase]
+        *others, last = list(filter(None, traits)) or [""]
+        listed = joined(" and ", ", ".join(others), last)
+        between = ", with " if where else " with "
+        return joined(between, cat, listed)
 
 
-class Moment(NamedTuple):
-    """How a cat is just now: a cat that is alive breathes, blinks and twitches an ear."""
-
-    breath: float = 0.0  # from 0 to 1: how far the chest has risen
-    eyes: str = ""  # "open", "half" or "closed"; "" is as the mood has them
-    ear: float = 0.0  # from -1 to 1: how far an ear is turned
-
-
-STILL = Moment()
-
-
-def house_cat(seed: int) -> HouseCat:
-    """Return what this seed (0 to 2**32 - 1) decides."""
-    rng = random.Random(FIRST_SEED + seed)
+def choose_coat(rng: random.Random) -> Coat:
+    """Return a random coat. A tabby has one of the patterns that tabbies have."""
     coat = rng.choice(COATS)
     tabby = rng.choice(TABBIES)
-    if "tabby" in coat.patterns:
-        striped = f"{tabby} tabby"
-        coat = coat._replace(
-            name=coat.name.replace("tabby", striped),
-            patterns=coat.patterns.replace("tabby", tabby),
-        )
-    long_hair = rng.random() < 0.25
-    eyes = rng.choice(coat.eyes.split())
-    name = rng.choice(tuple(POSES))
-    pose = POSES[name]
-    mood = rng.choice(pose.moods.split())
-    ears = rng.choice(("up", "up", "up", "back", "one"))
-    stage = pose.stage
-    if pose.boxed and rng.random() < 0.4:
-        stage = "box"
-    worn = rng.choice(("", "", *pose.worn.split()))
-    beside = ""
-    if any(pose.beside) and not stage:
-        beside = rng.choice(("", "wool", "plant"))
-    sight = rng.choice(("", "", "moon", "rain"))
-    cat = HouseCat(coat, long_hair, eyes, name, mood, ears, (stage, worn, beside, sight), "")
-    return cat._replace(description=describe(cat))
-
-
-def describe(cat: HouseCat) -> str:
-    """Return a description, such as "a calico cat asleep in a box, with a bow"."""
-    pose = POSES[cat.pose]
-    mood = MOODS[cat.mood]
-    stage, worn, *around = cat.things
-    doing = joined(" and ", pose.boxed if stage == "box" else pose.doing, mood.doing)
-    where = joined(" ", doing, *(THINGS[thing].phrase for thing in around))
-    hair = "long-haired" if cat.long_hair else ""
-    coat = joined(" ", "a", hair, cat.coat.name, where)
-
-    _, _, ears = EARS[cat.ears]
-    traits = [described_eyes(cat.eyes, mood), mood.trait, ears, THINGS[worn].phrase]
-    *others, last = list(filter(None, traits)) or [""]
-    listed = joined(" and ", ", ".join(others), last)
-    return joined(", with " if where else " with ", coat, listed)
+    if "tabby" not in coat.patterns:
+        return coat
+    name = coat.name.replace("tabby", f"{tabby} tabby")
+    patterns = coat.patterns.replace("tabby", tabby)
+    return coat._replace(name=name, patterns=patterns)
 
 
 def described_eyes(colours: str, mood: Mood) -> str:
@@ -2689,10 +2673,11 @@ def joined(between: str, *parts: str) -> str:
 
 def house_words() -> set[str]:
     """Return all words that descriptions of house cats may contain."""
-    phrases = ["a long-haired and with one eye eyes", *TABBIES, *EYES, *(thing.phrase for thing in THINGS.values())]
+    phrases = ["a long-haired and with one eye eyes", *TABBIES, *EYES]
     phrases += [coat.name for coat in COATS]
+    phrases += [thing.phrase for thing in THINGS.values()]
     phrases += [phrase for pose in POSES.values() for phrase in (pose.doing, pose.boxed)]
-    phrases += [phrase for mood in MOODS.values() for phrase in mood[2:]]
+    phrases += [phrase for mood in MOODS.values() for phrase in (mood.doing, mood.gaze, mood.trait)]
     phrases += [phrase for _, _, phrase in EARS.values()]
     return set(" ".join(phrases).split())
 
@@ -2704,36 +2689,6 @@ def house_words() -> set[str]:
 WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2)
            for t in (0, 1 / 3, 2 / 3)]  # of four points, for three points of the curve
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-
-
-class Head(NamedTuple):
-    """Where the head is. What stands out moves further when the face turns to look somewhere."""
-
-    at: complex  # pixels
-    turn: complex  # its length is the size in pixels
-    look: complex
-
-    def place(self, depth: float, scale: float = 1) -> Place:
-        """Return what places shapes that stand out so far."""
-        return at(scale * (self.at + self.turn * self.look * depth), scale * self.turn)
-
-
-class Scene(NamedTuple):
-    """All that is decided about a drawing."""
-
-    cat: HouseCat
-    pose: Pose
-    head: Head
-    ears: tuple[float, float]  # how far they are turned, in radians
-    eyes: str
-    breath: float
-    fluff: float
-    gaze: complex
-    pupil: float  # its size
-    colours: dict[str, str]  # by name
-    room: tuple[str, ...]  # the colours of the room
-    glow: complex  # the brightest place of the wall, at a twelfth of the size
-    spots: list[complex]  # lamps, stars or drops, from 0 to 1
 
 
 def smooth(points: Sequence[complex]) -> list[complex]:
@@ -2825,6 +2780,81 @@ def tinted(tone: Image.Image, colours: bytes) -> Image.Image:
 def fainter(plane: Image.Image, share: float) -> Image.Image:
     """Return a grey plane with this share of its levels."""
     return Image.blend(Image.new("L", plane.size), plane, share)
+
+
+class Moment(NamedTuple):
+    """How a cat is just now: a cat that is alive breathes, blinks and twitches an ear."""
+
+    breath: float = 0.0  # from 0 to 1: how far the chest has risen
+    eyes: str = ""  # "open", "half" or "closed"; "" is as the mood has them
+    ear: float = 0.0  # from -1 to 1: how far an ear is turned
+
+
+STILL = Moment()
+
+
+class Head:
+    """Where the head is. What stands out moves further when the face turns to look somewhere."""
+
+    def __init__(self, centre: complex, turn: complex, facing: complex) -> None:
+        self.centre = centre  # in pixels
+        self.turn = turn  # its length is the size in pixels
+        self.facing = facing
+
+    def place(self, depth: float, scale: float = 1) -> Place:
+        """Return what places shapes that stand out so far."""
+        return at(scale * (self.centre + self.turn * self.facing * depth), scale * self.turn)
+
+
+class Scene:
+    """What is decided about the drawing of a seed's cat at a moment. The order of the choices is fixed."""
+
+    def __init__(self, seed: int, moment: Moment) -> None:
+        rng = random.Random(FIRST_SEED + HOUSE_CATS + seed)
+        self.cat = HouseCat(seed)
+        self.pose = POSES[self.cat.pose]
+        centre = self.pose.face + jitter(rng, 8, 4)
+        turn = cmath.rect(self.pose.size, self.pose.tilt + rng.uniform(-0.12, 0.12))
+        facing = self.pose.facing + jitter(rng, 0.12, 0.06)
+        self.head = Head(centre, turn, facing)
+
+        right, left, _ = EARS[self.cat.ears]
+        self.right_ear = right + rng.uniform(-0.1, 0.15) + 0.35 * moment.ear
+        self.left_ear = left + rng.uniform(-0.1, 0.15)
+        self.breath = moment.breath
+        self.fluff = 2.6
+        if not self.cat.long_hair:
+            self.fluff = rng.uniform(1, 1.8)
+        self.eyes = moment.eyes or MOODS[self.cat.mood].eyes
+        self.gaze = jitter(rng, 0.04, 0.02)
+        self.pupil = rng.uniform(0.85, 1.15)  # its size
+
+        self.colours = ink_colours(self.cat.coat, accent=rng.choice(ACCENTS))
+        self.room = rng.choice(ROOMS[self.cat.coat.room]).split()
+        self.glow = complex(rng.uniform(11, 29), rng.uniform(10, 18))  # where the wall is brightest, of 40 x 30
+        self.spots = [complex(rng.random(), rng.random()) for _ in range(30)]  # lamps, stars or drops, from 0 to 1
+
+
+def jitter(rng: random.Random, x: float, y: float) -> complex:
+    """Return a random offset, at most so far in each direction."""
+    return complex(rng.uniform(-x, x), rng.uniform(-y, y))
+
+
+def ink_colours(coat: Coat, accent: str) -> dict[str, str]:
+    """Return the colours of inks by name. Things have the accent, and a lighter and a darker tone of it."""
+    line = BLACK
+    if coat.room == "pale":  # the coat is dark
+        line = mixed(coat.fur, LIGHT, 0.5)
+    return {
+        "black": BLACK,
+        "white": WHITE,
+        "shadow": SHADOW,
+        "nose": coat.nose,
+        "line": line,
+        "accent": accent,
+        "dark": mixed(accent, SHADOW, 0.4),
+        "light": mixed(accent, WHITE, 0.4),
+    }
 
 
 @cache
@@ -2962,12 +2992,13 @@ class Sketch:
             picture.paste(tinted(tone.crop(box), fur(colour)), part.doubled()[:2], mask)
 
 
-class Tube(NamedTuple):
+class Tube:
     """A limb: points along its middle, the radius at each, and the way across."""
 
-    spots: Sequence[complex]
-    radii: Sequence[float]
-    across: Sequence[complex]
+    def __init__(self, spots: Sequence[complex], radii: Sequence[float], across: Sequence[complex]) -> None:
+        self.spots = spots
+        self.radii = radii
+        self.across = across
 
     def scaled(self, origin: complex, unit: float, bulge: float) -> Tube:
         """Return the limb in pixels."""
@@ -2995,7 +3026,7 @@ class Tube(NamedTuple):
         plane = Image.new("L", SKETCH)
         pen = ImageDraw.Draw(plane)
         before: list[complex] = []
-        for spot, radius, way, level in zip(*self, levels, strict=False):
+        for spot, radius, way, level in zip(self.spots, self.radii, self.across, levels, strict=False):
             side = way * radius * wide
             pen.ellipse(circle(spot, radius * wide), level)
             if before:
@@ -3013,29 +3044,30 @@ def tube(path: tuple[tuple[complex, float], ...]) -> Tube:
     middle = [*smooth([before, *spots, after]), spots[-1]]
     wide = [*smooth([radii[0], *radii, radii[-1]]), radii[-1]]
     ways = [b - a for a, b in zip([before, *middle], [*middle[1:], after], strict=False)]
-    return Tube(middle, [radius.real for radius in wide], [way / abs(way) * 1j for way in ways])
+    across = [way / abs(way) * 1j for way in ways]
+    return Tube(middle, [radius.real for radius in wide], across)
 
 
-def sketch_limb(sketch: Sketch, part: Limb, scene: Scene) -> None:
+def sketch_limb(sketch: Sketch, limb: Limb, scene: Scene) -> None:
     """Add a limb to the sketch."""
     bulge = 1.0
-    if part.breathes:
+    if limb.breathes:
         bulge += 0.04 * scene.breath
     if scene.cat.long_hair:
-        bulge *= 1.6 if "tail" in part.kinds else 1.06
-    shape = tube(part.path).scaled(scene.head.at / 2, scene.pose.size / 2, bulge)
+        bulge *= 1.6 if "tail" in limb.kinds else 1.06
+    shape = tube(limb.path).scaled(scene.head.centre / 2, scene.pose.size / 2, bulge)
     relief = max(2, min(8, max(shape.radii) * 0.35))
     frame = Frame.around(bounds(shape.spots), max(shape.radii) + relief)
-    colours = frame.masks(scene.cat.coat, part.kinds, shape.bend)
-    sketch.add(
-        shape.draw(frame, itertools.repeat(255)),
-        frame,
-        colours,
-        relief,
-        details=draw_toes(shape, frame) if "paw" in part.kinds else None,
-        tone=94 if "far" in part.kinds else 132,
-        melt=draw_melt(shape, frame, part.melt) if part.melt else None,
-    )
+    part = shape.draw(frame, itertools.repeat(255))
+    colours = frame.masks(scene.cat.coat, limb.kinds, shape.bend)
+    details = None
+    if "paw" in limb.kinds:
+        details = draw_toes(shape, frame)
+    melt = None
+    if limb.melt:
+        melt = draw_melt(shape, frame, limb.melt)
+    tone = 94 if "far" in limb.kinds else 132
+    sketch.add(part, frame, colours, relief, details, tone, melt)
 
 
 def draw_toes(paw: Tube, frame: Frame) -> Image.Image:
@@ -3078,14 +3110,18 @@ def sketch_head(sketch: Sketch, scene: Scene) -> None:
     sketch.add(part, frame, colours, unit * 0.11, blurred)
 
 
-def placed_ears(scene: Scene, shape: Shape) -> list[Shape]:
+def placed_ears(scene: Scene, ear: Shape) -> list[Shape]:
     """Return a shape of the right ear as both ears have it, in pixels of the sketch."""
+    right = turned_ear(ear, scene.right_ear)
+    left = turned_ear(ear, scene.left_ear)
     place = scene.head.place(-0.35, 0.5)
-    right, left = [
-        [EAR_FOOT + (z - EAR_FOOT) * cmath.rect(1, turn) for z in shape]
-        for turn in scene.ears
-    ]
-    return [place(right), place([-z.conjugate() for z in left])]
+    return [place(right), place(mirrored(left))]
+
+
+def turned_ear(ear: Shape, angle: float) -> Shape:
+    """Return a shape of the right ear, turned around the ear's foot."""
+    turn = cmath.rect(1, angle)
+    return [EAR_FOOT + (z - EAR_FOOT) * turn for z in ear]
 
 
 def inked(inks: Iterable[Ink], place: Place, colours: Mapping[str, str]) -> list[Polygon]:
@@ -3116,15 +3152,26 @@ def draw_ink(picture: Image.Image, polygons: Collection[Polygon]) -> None:
     picture.paste(part.reduce(2), (left, top))
 
 
-def inked_eye(scene: Scene, side: int, colours: Mapping[str, str]) -> list[Polygon]:
-    """Return the polygons of the right eye (1) or the left eye (-1)."""
+def colour_at(picture: Image.Image, spot: complex) -> str:
+    """Return the colour of the pixel that is nearest to a spot."""
+    x = max(0, min(picture.width - 1, int(spot.real)))
+    y = max(0, min(picture.height - 1, int(spot.imag)))
+    return "#" + picture.crop((x, y, x + 1, y + 1)).tobytes().hex()
+
+
+def inked_eye(scene: Scene, picture: Image.Image, side: int, colour: str) -> list[Polygon]:
+    """Return the polygons of the right eye (1) or the left eye (-1). Its lid has the colour of the fur above it."""
+    head = scene.head
     eye = LOOKS[scene.eyes]
     middle = 0.42 * side
-    place = scene.head.place(0.7)
+    brow = head.centre + head.turn * (middle - 0.40j + 0.7 * head.facing)
+    iris, glow = EYES[colour].split()
+    colours = scene.colours | {"iris": iris, "glow": glow, "lid": colour_at(picture, brow)}
+    place = head.place(0.7)
 
     def place_eye(shape: Shape) -> Shape:
         if side < 0:
-            shape = [-z.conjugate() for z in shape]
+            shape = mirrored(shape)
         return place([middle + eye.size * z for z in shape])
 
     def place_pupil(shape: Shape) -> Shape:
@@ -3137,20 +3184,15 @@ def inked_eye(scene: Scene, side: int, colours: Mapping[str, str]) -> list[Polyg
 
 
 def inked_face(scene: Scene, picture: Image.Image) -> list[Polygon]:
-    """Return the polygons of the face. The picture has the fur, whose colour the lids have."""
-    head = scene.head
-    near = head.place(0.8)
-    mouth = MOODS[scene.cat.mood].mouth
-    polygons = inked([*NOSTRILS, *MOUTHS[mouth]], near, scene.colours)
-    names = scene.cat.eyes.split("/")
-    for side, name in ((1, names[0]), (-1, names[-1])):
-        iris, glow = EYES[name].split()
-        brow = head.at + head.turn * (0.42 * side - 0.40j + 0.7 * head.look)
-        x = max(0, min(PORTRAIT[0] - 1, int(brow.real)))
-        y = max(0, min(PORTRAIT[1] - 1, int(brow.imag)))
-        lid = "#" + picture.crop((x, y, x + 1, y + 1)).tobytes().hex()
-        polygons += inked_eye(scene, side, scene.colours | {"iris": iris, "glow": glow, "lid": lid})
-    return polygons + inked([("white", 0.85, WHISKERS)], near, scene.colours)
+    """Return the polygons of the face. The picture has the fur."""
+    near = scene.head.place(0.8)
+    mouth = MOUTHS[MOODS[scene.cat.mood].mouth]
+    colours = scene.cat.eyes.split("/")
+    nose_and_mouth = inked([*NOSTRILS, *mouth], near, scene.colours)
+    right_eye = inked_eye(scene, picture, 1, colours[0])
+    left_eye = inked_eye(scene, picture, -1, colours[-1])
+    whiskers = inked([("white", 0.85, WHISKERS)], near, scene.colours)
+    return nose_and_mouth + right_eye + left_eye + whiskers
 
 
 def placed(scene: Scene, thing: str) -> Place:
@@ -3161,7 +3203,7 @@ def placed(scene: Scene, thing: str) -> Place:
         case "bell":
             return head.place(0.3)
         case "bow":
-            return at(head.at + head.turn * (0.56-0.76j - 0.3 * head.look), head.turn * (0.85+0.3j))
+            return at(head.centre + head.turn * (0.56-0.76j - 0.3 * head.facing), head.turn * (0.85+0.3j))
         case "wool":
             return at(complex(pose.beside[1], 312), 38)
         case "plant":
@@ -3238,54 +3280,9 @@ def add_lamps(room: Image.Image, spots: Iterable[complex]) -> None:
     room.paste(255, (0, 0), lamps.filter(ImageFilter.BoxBlur(0.7)))
 
 
-def set_scene(seed: int, moment: Moment) -> Scene:
-    """Return what is decided about the drawing of this seed's cat at a moment. The order of the choices is fixed."""
-    rng = random.Random(FIRST_SEED + HOUSE_CATS + seed)
-    cat = house_cat(seed)
-    pose = POSES[cat.pose]
-    face = pose.face + complex(rng.uniform(-8, 8), rng.uniform(-4, 4))
-    turn = cmath.rect(pose.size, pose.tilt + rng.uniform(-0.12, 0.12))
-    gaze_of_head = pose.look + complex(rng.uniform(-0.12, 0.12), rng.uniform(-0.06, 0.06))
-    right, left, _ = EARS[cat.ears]
-    right += rng.uniform(-0.1, 0.15) + 0.35 * moment.ear
-    left += rng.uniform(-0.1, 0.15)
-    return Scene(
-        cat,
-        pose,
-        Head(face, turn, gaze_of_head),
-        ears=(right, left),
-        eyes=moment.eyes or MOODS[cat.mood].eyes,
-        breath=moment.breath,
-        fluff=2.6 if cat.long_hair else rng.uniform(1, 1.8),
-        gaze=complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02)),
-        pupil=rng.uniform(0.85, 1.15),
-        colours=scene_colours(cat.coat, accent=rng.choice(ACCENTS)),
-        room=tuple(rng.choice(ROOMS[cat.coat.room]).split()),
-        glow=complex(rng.uniform(11, 29), rng.uniform(10, 18)),
-        spots=[complex(rng.random(), rng.random()) for _ in range(30)],
-    )
-
-
-def scene_colours(coat: Coat, accent: str) -> dict[str, str]:
-    """Return the colours of inks by name. Things have the accent, and a lighter and a darker tone of it."""
-    line = BLACK
-    if coat.room == "pale":  # the coat is dark
-        line = mixed(coat.fur, LIGHT, 0.5)
-    return {
-        "black": BLACK,
-        "white": WHITE,
-        "shadow": SHADOW,
-        "nose": coat.nose,
-        "line": line,
-        "accent": accent,
-        "dark": mixed(accent, SHADOW, 0.4),
-        "light": mixed(accent, WHITE, 0.4),
-    }
-
-
 def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
-    scene = set_scene(seed, moment)
+    scene = Scene(seed, moment)
     pose = scene.pose
     sketch = Sketch()
     for part in pose.limbs:
@@ -3306,14 +3303,14 @@ def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
         draw_ink(picture, inked(thing.behind, place, scene.colours))
     coat = scene.cat.coat
     head = scene.head
-    sketch.paint(picture, coat, head.at + head.turn * 0.3j, scene.fluff)
+    sketch.paint(picture, coat, head.centre + head.turn * 0.3j, scene.fluff)
     collar: list[Polygon] = []
     for thing, place in things:
         collar += inked(thing.under, place, scene.colours)
     draw_ink(picture, collar + inked_face(scene, picture))
     for thing, place in things:
         draw_ink(picture, inked(thing.before, place, scene.colours))
-    paws.paint(picture, coat, head.at, scene.fluff)
+    paws.paint(picture, coat, head.centre, scene.fluff)
     if scene.glow.imag > 14:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     picture.info["description"] = scene.cat.description
@@ -4316,7 +4313,7 @@ def house_cat_like(wanted: str) -> str:
     tries = TRIES if words <= looks() else 0
     for _ in range(tries):
         seed = random.randrange(HOUSE_CATS)
-        description = house_cat(seed).description
+        description = HouseCat(seed).description
         if all(map(description.__contains__, words)) and words <= {*words_of(description)}:
             return f"house-{seed}"
     known = ", ".join(sorted(looks() - {*DULL_WORDS.split()}))
