@@ -2170,8 +2170,13 @@ def with_bubble(rows: Sequence[str], bubble: Bubble) -> list[str]:
 HOUSE_CATS = 2**32
 FIRST_SEED = 754_723  # of house-0; thus the icon and house-42, the example in the docs, are portraits
 HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
-PORTRAIT, SKETCH, ROOM = (480, 360), (240, 180), (160, 120)  # sizes in pixels
-BLACK, WHITE, LIGHT, SHADOW = "#140d10", "#ffffff", "#fff4e0", "#150d2c"
+PORTRAIT = (480, 360)  # the size of a picture in pixels
+SKETCH = (240, 180)
+ROOM = (160, 120)
+BLACK = "#140d10"
+WHITE = "#ffffff"
+LIGHT = "#fff4e0"
+SHADOW = "#150d2c"
 PINK = "#d98f8a"
 ACCENTS = "#d2404b", "#2d8fc4", "#e7b32f", "#7d55b8", "#3d9a68"  # of bows, collars and wool
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
@@ -2217,12 +2222,28 @@ COATS = (
 )
 TABBIES = "mackerel", "spotted", "classic"
 EYES = {"green": "#5f9a35 #d3ea86", "amber": "#cf8a1c #ffe07a", "copper": "#b35a18 #ffb455", "blue": "#3f86d6 #bfe8ff"}
-TINTS = "mark", "patch", "belly", "pink"  # are painted in this order
 ROOMS = {  # the colours of shadows, walls and lamps
-    "pale": ("#6f9fae #b5d5d2 #fff6e0", "#cf8069 #f2c4a6 #fff3dc", "#6c98c6 #b9d5ea #fff8e6",
-             "#8fae6e #d0e0aa #fffae2", "#b98bb0 #ecc9d8 #fff4e6"),
-    "deep": ("#12303c #35807a #f3f0c8", "#211a44 #74529a #fbe0cc", "#16301f #56904d #f6f0b8",
-             "#32142b #9c4560 #ffdcb4", "#10203f #4475b2 #f8f0d0", "#29130e #84482b #ffe6b0")}
+    "pale": (
+        "#6f9fae #b5d5d2 #fff6e0",
+        "#cf8069 #f2c4a6 #fff3dc",
+        "#6c98c6 #b9d5ea #fff8e6",
+        "#8fae6e #d0e0aa #fffae2",
+        "#b98bb0 #ecc9d8 #fff4e6",
+    ),
+    "deep": (
+        "#12303c #35807a #f3f0c8",
+        "#211a44 #74529a #fbe0cc",
+        "#16301f #56904d #f6f0b8",
+        "#32142b #9c4560 #ffdcb4",
+        "#10203f #4475b2 #f8f0d0",
+        "#29130e #84482b #ffe6b0",
+    ),
+}
+GREYS = {  # how light the parts of a room are
+    "pale": {"wall": 95, "bright wall": 165, "shadow": 23, "window": 200, "sky": 62},
+    "deep": {"wall": 28, "bright wall": 125, "shadow": 7, "window": 96, "sky": 6},
+}
+FLOORS = {"pale": 0.8, "deep": 0.62}  # the share of the wall's light that a floor has
 
 
 def mirrored(shape: Shape) -> Shape:
@@ -2972,24 +2993,25 @@ class Sketch:
             return
         frame = Frame.around(edges, 6)
         left, top, *_ = frame.doubled()
-        corner = (left, top)
         hair = frame.hair(crown)
         tone = Image.blend(frame.large(self._tone), hair, 0.2)
         cat = hairy(frame.large(self.where, fluff), hair, 3)
-        picture.paste(tinted(tone, fur(coat.fur)), corner, cat)
-        for name in TINTS:
-            plane = self._colours.get(name)
-            if plane is None:
+        picture.paste(tinted(tone, fur(coat.fur)), (left, top), cat)
+        # The colours of the coat are painted over its fur in this order.
+        tints = {"mark": coat.mark, "patch": coat.patch, "belly": coat.belly, "pink": PINK}
+        for name, colour in tints.items():
+            if name not in self._colours:
                 continue
+            plane = self._colours[name]
             edges = plane.getbbox()
             if not edges:
                 continue
             part = Frame.around(edges, 2)
-            box = part.doubled(left, top)
+            corner = part.doubled()[:2]
+            box = part.doubled(left, top)  # in the frame of the cat
             mask = hairy(part.large(plane, 1), hair.crop(box), 2.5)
             mask = ImageChops.multiply(mask, cat.crop(box))
-            colour = getattr(coat, name, PINK)
-            picture.paste(tinted(tone.crop(box), fur(colour)), part.doubled()[:2], mask)
+            picture.paste(tinted(tone.crop(box), fur(colour)), corner, mask)
 
 
 class Tube:
@@ -3216,40 +3238,39 @@ def placed(scene: Scene, thing: str) -> Place:
 
 def draw_window(scene: Scene) -> Image.Image:
     """Return a window, and what is seen there, in grey, at a third of the size."""
-    pale = scene.cat.coat.room == "pale"
-    sky = 62 if pale else 6
-    frame = 200 if pale else 96
-    image = Image.new("L", (60, 72), frame)
+    greys = GREYS[scene.cat.coat.room]
+    sky = greys["sky"]
+    image = Image.new("L", (60, 72), greys["window"])
     pen = ImageDraw.Draw(image)
     pen.rectangle((4, 4, 55, 64), sky)
     spots = [complex(6 + 48 * spot.real, 6 + 54 * spot.imag) for spot in scene.spots]
-    if "moon" in scene.cat.things:
+    if scene.cat.sight == "moon":
         pen.point(corners(spots[::2]), 200)
         pen.ellipse(circle(41+18j, 9), 250)
     else:
         for spot in spots:
             pen.line(corners([spot, spot - 2+6j]), sky + 80)
-    for line in ((30, 4, 30, 64), (4, 34, 55, 34)):
-        pen.line(line, frame, 3)
+    pen.line((30, 4, 30, 64), greys["window"], 3)
+    pen.line((4, 34, 55, 34), greys["window"], 3)
     pen.line((0, 66, 59, 66), sky)
     return image.filter(ImageFilter.BoxBlur(0.7))
 
 
 def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
     """Return the room in grey, at a third of the size: it is out of focus."""
-    pale = scene.cat.coat.room == "pale"
-    dark = 95 if pale else 28
-    bright = 165 if pale else 125
-    wall = Image.new("L", (40, 30), dark)
-    ImageDraw.Draw(wall).ellipse(circle(scene.glow, 13), bright)
+    greys = GREYS[scene.cat.coat.room]
+    wall = Image.new("L", (40, 30), greys["wall"])
+    ImageDraw.Draw(wall).ellipse(circle(scene.glow, 13), greys["bright wall"])
     wall = wall.filter(ImageFilter.BoxBlur(5)).filter(ImageFilter.BoxBlur(3))
     room = wall.resize(ROOM, Image.Resampling.BICUBIC)
     if scene.pose.floor:
-        add_floor(room, scene.pose.floor // 3, 0.8 if pale else 0.62)
-        add_shadow(room, cat_edges, dark // 4)
-    if scene.cat.things[3]:
-        at_left = scene.pose.face.real > 200 and scene.glow.real > 20
-        room.paste(draw_window(scene), (2 if at_left else 97, 5))
+        add_floor(room, scene.pose.floor // 3, FLOORS[scene.cat.coat.room])
+        add_shadow(room, cat_edges, greys["shadow"])
+    if scene.cat.sight:
+        cat_at_right = scene.pose.face.real > 200
+        bright_at_right = scene.glow.real > 20
+        left = 2 if cat_at_right and bright_at_right else 97
+        room.paste(draw_window(scene), (left, 5))
     else:
         add_lamps(room, scene.spots[:8])
     return room
@@ -3283,37 +3304,39 @@ def add_lamps(room: Image.Image, spots: Iterable[complex]) -> None:
 def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
     scene = Scene(seed, moment)
+    cat = scene.cat
     pose = scene.pose
+    head = scene.head
+
+    # Sketch the cat: the body, the head, and what is before the head.
     sketch = Sketch()
-    for part in pose.limbs:
-        sketch_limb(sketch, part, scene)
+    for limb in pose.limbs:
+        sketch_limb(sketch, limb, scene)
     body_edges = sketch.where.getbbox() or (0, 0, 0, 0)
     sketch_head(sketch, scene)
-    for part in pose.front:
-        sketch_limb(sketch, part, scene)
+    for limb in pose.front:
+        sketch_limb(sketch, limb, scene)
     paws = Sketch()  # which lie on a thing
-    for part in pose.over:
-        sketch_limb(paws, part, scene)
+    for limb in pose.over:
+        sketch_limb(paws, limb, scene)
 
-    # Paint from the back to the front.
+    # Paint from the back to the front: the room, things, the cat, its face, more things, and paws on them.
     room = draw_room(scene, body_edges).resize(PORTRAIT, Image.Resampling.BILINEAR)
     picture = tinted(room, ramp(*scene.room))
-    things = [(THINGS[thing], placed(scene, thing)) for thing in scene.cat.things]
+    things = [(THINGS[thing], placed(scene, thing)) for thing in cat.things]
     for thing, place in things:
         draw_ink(picture, inked(thing.behind, place, scene.colours))
-    coat = scene.cat.coat
-    head = scene.head
-    sketch.paint(picture, coat, head.centre + head.turn * 0.3j, scene.fluff)
+    sketch.paint(picture, cat.coat, head.centre + head.turn * 0.3j, scene.fluff)
     collar: list[Polygon] = []
     for thing, place in things:
         collar += inked(thing.under, place, scene.colours)
     draw_ink(picture, collar + inked_face(scene, picture))
     for thing, place in things:
         draw_ink(picture, inked(thing.before, place, scene.colours))
-    paws.paint(picture, coat, head.centre, scene.fluff)
+    paws.paint(picture, cat.coat, head.centre, scene.fluff)
     if scene.glow.imag > 14:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    picture.info["description"] = scene.cat.description
+    picture.info["description"] = cat.description
     return picture
 
 
@@ -3330,7 +3353,8 @@ ACTS = {  # what a house cat does: moments, and their seconds
     "listen": [(ALERT, 0.2), (STILL, 0.4), (ALERT, 0.2), (STILL, 0.6), *BREATH],
     "sleep": [(DROWSY, 1.0), (ASLEEP, 2.0), *SLEEP * 5, (DROWSY, 0.8), *BREATH],
 }
-CHANGING, BREATHING = 0.06, 0.02  # shares of the cells that change at most: a minute in a terminal takes some 50 kB
+CHANGING = 0.06  # the share of the cells that change at most: a minute in a terminal takes some 50 kB
+BREATHING = 0.02  # the share of those that breathing changes
 AWAKE = "blink", "blink", "blink slowly", "listen"  # for about a minute, in random order, between breaths
 BREATHS = 2, 3
 NAPS = 5  # in the life of a cat, which then begins anew
@@ -3379,12 +3403,15 @@ class Film:
         self._patches = patches
 
     def __sizeof__(self) -> int:
-        return 20 * sum(len(patch.places) for patch in (self._still, *self._patches.values())) + 2000
+        patches = [self._still, *self._patches.values()]
+        cells = sum(len(patch.places) for patch in patches)
+        return 20 * cells + 2000
 
     def cells(self, moment: Moment) -> dict[int, Cell]:
         """Return the cells that change, as they are at this moment."""
         cells = self._still.cells()
-        for part in Moment(moment.breath), Moment(ear=moment.ear), Moment(eyes=moment.eyes):
+        parts = Moment(moment.breath), Moment(ear=moment.ear), Moment(eyes=moment.eyes)
+        for part in parts:
             if part != STILL:
                 cells |= self._patches[part].cells()
         return cells
@@ -3394,7 +3421,9 @@ class Film:
         old = self.cells(before)
         new = self.cells(after)
         changed = {place: cell for place, cell in new.items() if cell != old[place]}
-        return to_changes(changed, self._grid, self._colors).encode() if changed else b""
+        if not changed:
+            return b""
+        return to_changes(changed, self._grid, self._colors).encode()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
