@@ -2170,8 +2170,13 @@ def with_bubble(rows: Sequence[str], bubble: Bubble) -> list[str]:
 HOUSE_CATS = 2**32
 FIRST_SEED = 754_723  # of house-0; thus the icon and house-42, the example in the docs, are portraits
 HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
-PORTRAIT, SKETCH, ROOM = (480, 360), (240, 180), (160, 120)  # sizes in pixels
-BLACK, WHITE, LIGHT, SHADOW = "#140d10", "#ffffff", "#fff4e0", "#150d2c"
+PORTRAIT = (480, 360)  # the size of a picture in pixels
+SKETCH = (240, 180)
+ROOM = (160, 120)
+BLACK = "#140d10"
+WHITE = "#ffffff"
+LIGHT = "#fff4e0"
+SHADOW = "#150d2c"
 PINK = "#d98f8a"
 ACCENTS = "#d2404b", "#2d8fc4", "#e7b32f", "#7d55b8", "#3d9a68"  # of bows, collars and wool
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
@@ -2217,22 +2222,43 @@ COATS = (
 )
 TABBIES = "mackerel", "spotted", "classic"
 EYES = {"green": "#5f9a35 #d3ea86", "amber": "#cf8a1c #ffe07a", "copper": "#b35a18 #ffb455", "blue": "#3f86d6 #bfe8ff"}
-TINTS = "mark", "patch", "belly", "pink"  # are painted in this order
 ROOMS = {  # the colours of shadows, walls and lamps
-    "pale": ("#6f9fae #b5d5d2 #fff6e0", "#cf8069 #f2c4a6 #fff3dc", "#6c98c6 #b9d5ea #fff8e6",
-             "#8fae6e #d0e0aa #fffae2", "#b98bb0 #ecc9d8 #fff4e6"),
-    "deep": ("#12303c #35807a #f3f0c8", "#211a44 #74529a #fbe0cc", "#16301f #56904d #f6f0b8",
-             "#32142b #9c4560 #ffdcb4", "#10203f #4475b2 #f8f0d0", "#29130e #84482b #ffe6b0")}
+    "pale": (
+        "#6f9fae #b5d5d2 #fff6e0",
+        "#cf8069 #f2c4a6 #fff3dc",
+        "#6c98c6 #b9d5ea #fff8e6",
+        "#8fae6e #d0e0aa #fffae2",
+        "#b98bb0 #ecc9d8 #fff4e6",
+    ),
+    "deep": (
+        "#12303c #35807a #f3f0c8",
+        "#211a44 #74529a #fbe0cc",
+        "#16301f #56904d #f6f0b8",
+        "#32142b #9c4560 #ffdcb4",
+        "#10203f #4475b2 #f8f0d0",
+        "#29130e #84482b #ffe6b0",
+    ),
+}
+GREYS = {  # how light the parts of a room are
+    "pale": {"wall": 95, "bright wall": 165, "shadow": 23, "window": 200, "sky": 62},
+    "deep": {"wall": 28, "bright wall": 125, "shadow": 7, "window": 96, "sky": 6},
+}
+FLOORS = {"pale": 0.8, "deep": 0.62}  # the share of the wall's light that a floor has
+
+
+def mirrored(shape: Shape) -> Shape:
+    """Return the mirror image of a shape, on the other side of the face."""
+    return [-z.conjugate() for z in shape]
 
 
 def both(*shapes: Shape) -> list[Shape]:
-    """Return each shape and, after it, its mirror image on the other side of the face."""
-    return [side for shape in shapes for side in (shape, [-z.conjugate() for z in shape])]
+    """Return each shape and, after it, its mirror image."""
+    return [side for shape in shapes for side in (shape, mirrored(shape))]
 
 
-def mirrored(*half: complex) -> Shape:
+def symmetric(*half: complex) -> Shape:
     """Return a symmetric shape, given the points of its right half from top to bottom."""
-    return [*half, *(-z.conjugate() for z in reversed(half))]
+    return [*half, *mirrored(half[::-1])]
 
 
 def stroke(width: float, root: complex, middle: complex, tip: complex) -> Shape:
@@ -2269,13 +2295,13 @@ def streaks(width: float, root: complex, middle: complex, tip: complex, *places:
 
 
 HEXAGON = [cmath.rect(1, i / 6 * cmath.tau) for i in range(6)]
-SKULL = mirrored(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
+SKULL = symmetric(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
 TUFTS = both([0.86+0.1j, 1.08+0.22j, 1.26+0.5j, 1.06+0.56j, 1.1+0.76j, 0.8+0.76j, 0.5+0.8j])  # of long hair
 EAR_FOOT = 0.6-0.5j
 EAR = [0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.94-1.34j, 0.70-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j]
 CONCH = [0.88-0.48j, 0.93-0.82j, 0.89-1.16j, 0.70-1.04j, 0.48-0.80j, 0.58-0.58j]
 MUZZLE = [*both(oval(0.19+0.54j, 0.26, 0.17)), oval(0.70j, 0.2, 0.13), oval(0.4j, 0.16, 0.2)]
-NOSE = mirrored(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
+NOSE = symmetric(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
 PORES = both(*(dot[::2] for dot in dots(0.014, 0.014, 0.2+0.5j, 0.31+0.51j, 0.24+0.59j, 0.35+0.58j)))
 WHISKERS = both(stroke(0.022, 0.32+0.51j, 0.8+0.42j, 1.35+0.47j), stroke(0.022, 0.32+0.565j, 0.8+0.54j, 1.35+0.67j),
                 stroke(0.022, 0.32+0.62j, 0.8+0.66j, 1.35+0.87j))
@@ -2339,7 +2365,7 @@ PATTERNS: dict[str, dict[str, list[Layer]]] = {
         "tail": [("mark", [[0.72-2j, 1.6-2j, 1.6+2j, 0.72+2j], *stripes(0.14, 0.12, 0.42)])],
     },
     "white": {
-        "head": [("belly", [mirrored(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
+        "head": [("belly", [symmetric(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
         "leg": [("belly", [END])], "paw": [("belly", [ALL])], "sole": [("belly", [ALL])], "tail": [("belly", [TIP])],
     },
     "points": {
@@ -2411,16 +2437,16 @@ NOSTRILS: list[Ink] = [
     ("black", 0.35, PORES), ("black", 1, [NOSE]), ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]])]
 PHILTRUM = stroke(0.035, 0.46j, 0.53j, 0.61j)
 SMILE: Ink = ("line", 1, [PHILTRUM, *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))])
-TONGUE = mirrored(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
+TONGUE = symmetric(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
 MOUTHS: dict[str, list[Ink]] = {
     "smile": [SMILE],
     "small": [("line", 1, [PHILTRUM, *both(stroke(0.04, 0.58j, 0.08+0.63j, 0.17+0.60j))])],
     "grin": [("line", 1, [PHILTRUM, *both(stroke(0.055, 0.56j, 0.17+0.7j, 0.40+0.55j))])],
     "tongue": [("#7d2f3c", 1, [TONGUE]), ("#f08a94", 1, [[0.6j + (z - 0.6j) * 0.82 for z in TONGUE]]),
                ("#c9606c", 1, [stroke(0.02, 0.62j, 0.67j, 0.74j)]), SMILE],
-    "yawn": [("black", 1, [mirrored(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
-             ("#8c3440", 1, [mirrored(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
-             ("#f08a94", 1, [mirrored(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
+    "yawn": [("black", 1, [symmetric(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
+             ("#8c3440", 1, [symmetric(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
+             ("#f08a94", 1, [symmetric(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
              ("white", 1, both([0.09+0.53j, 0.17+0.55j, 0.13+0.66j]))],
 }
 COLLAR = [-0.68+0.66j, -0.40+0.86j, 0.92j, 0.40+0.86j, 0.68+0.66j,
@@ -2494,25 +2520,20 @@ MOODS = {
     "asleep": Mood("closed", "smile")}
 
 
-class Limb(NamedTuple):
+class Limb:
     """A part of the cat: circles along a curve. It has the patterns of its kinds, and is darker if it is "far"."""
 
-    kinds: str
-    path: tuple[tuple[complex, float], ...]  # the middles and radii of some circles
-    melt: float = 0  # the share of its length that melts into the parts behind
-
-    @property
-    def breathes(self) -> bool:
-        return self.kinds.startswith(("front", "side", "back"))
-
-
-def limb(kinds: str, *path: tuple[complex, float], melt: float = 0) -> Limb:
-    return Limb(kinds, path, melt)
+    def __init__(self, kinds: str, *path: tuple[complex, float], melt: float = 0) -> None:
+        self.kinds = kinds.split()
+        self.path = path  # the middles and radii of some circles
+        self.melt = melt  # the share of its length that melts into the parts behind
+        self.breathes = self.kinds[0] in ("front", "side", "back")
 
 
 def pair(kinds: str, *path: tuple[complex, float], melt: float = 0) -> tuple[Limb, Limb]:
     """Return a limb, and its mirror image on the other side of the cat."""
-    return Limb(kinds, path, melt), Limb(kinds, tuple((-z.conjugate(), radius) for z, radius in path), melt)
+    other_side = [(-z.conjugate(), radius) for z, radius in path]
+    return Limb(kinds, *path, melt=melt), Limb(kinds, *other_side, melt=melt)
 
 
 class Pose(NamedTuple):
@@ -2525,7 +2546,7 @@ class Pose(NamedTuple):
     front: tuple[Limb, ...] = ()  # before the head
     over: tuple[Limb, ...] = ()  # before the box or the table
     tilt: float = 0  # of the head, in radians
-    look: complex = 0j  # where the face is turned to
+    facing: complex = 0j  # where the face is turned to
     moods: str = "calm calm curious sleepy happy cheeky yawning"
     worn: str = "bell bow"
     floor: int = 0  # the pixel where it begins
@@ -2537,139 +2558,123 @@ class Pose(NamedTuple):
 
 POSES = {
     "portrait": Pose("", 121, 240+202j, (
-        limb("front", (0.25+0.75j, 0.5), (0.1+1.2j, 0.95), (0.1+1.8j, 1.15)),)),
+        Limb("front", (0.25+0.75j, 0.5), (0.1+1.2j, 0.95), (0.1+1.8j, 1.15)),)),
     "sitting": Pose("sitting", 86, 240+130j, (
-        limb("front", (0.6j, 0.5), (1.2j, 0.66), (1.85j, 0.84), (2.1j, 0.86)),
+        Limb("front", (0.6j, 0.5), (1.2j, 0.66), (1.85j, 0.84), (2.1j, 0.86)),
         *pair("haunch", (0.62+2.0j, 0.5), (0.8+2.27j, 0.36)),
         *pair("leg", (0.27+1.2j, 0.3), (0.26+1.9j, 0.21), (0.27+2.4j, 0.2), melt=0.4),
         *pair("paw", (0.28+2.36j, 0.19), (0.3+2.46j, 0.21)),
-        limb("tail", (1.05+2.1j, 0.15), (1.22+2.42j, 0.18), (0.75+2.56j, 0.18), (0.1+2.56j, 0.16), (-0.4+2.5j, 0.12))),
+        Limb("tail", (1.05+2.1j, 0.15), (1.22+2.42j, 0.18), (0.75+2.56j, 0.18), (0.1+2.56j, 0.16), (-0.4+2.5j, 0.12))),
         floor=255, boxed="sitting in a box", box=(98, 262, 382), beside=(70, 415)),
     "profile": Pose("sitting in profile", 84, 160+128j, (
-        limb("tail", (1.7+2.2j, 0.18), (2.2+2.42j, 0.19), (2.6+2.1j, 0.18), (2.55+1.5j, 0.16), (2.25+1.3j, 0.11)),
-        limb("far leg", (0.25+1.2j, 0.3), (0.22+1.8j, 0.2), (0.12+2.35j, 0.19), (2.42j, 0.2)),
-        limb("side belly", (0.25+0.4j, 0.55), (0.5+1.0j, 0.68), (0.85+1.55j, 0.83), (1.05+1.85j, 0.8)),
-        limb("haunch", (1.05+1.75j, 0.64), (1.0+1.95j, 0.6)),
-        limb("paw", (1.1+2.4j, 0.2), (0.7+2.42j, 0.2)),
-        limb("leg", (0.3+1.1j, 0.38), (0.1+1.8j, 0.24), (-0.05+2.35j, 0.19), (-0.2+2.42j, 0.21), melt=0.35)),
-        look=-0.24, floor=260, beside=(425, 420)),
+        Limb("tail", (1.7+2.2j, 0.18), (2.2+2.42j, 0.19), (2.6+2.1j, 0.18), (2.55+1.5j, 0.16), (2.25+1.3j, 0.11)),
+        Limb("far leg", (0.25+1.2j, 0.3), (0.22+1.8j, 0.2), (0.12+2.35j, 0.19), (2.42j, 0.2)),
+        Limb("side belly", (0.25+0.4j, 0.55), (0.5+1.0j, 0.68), (0.85+1.55j, 0.83), (1.05+1.85j, 0.8)),
+        Limb("haunch", (1.05+1.75j, 0.64), (1.0+1.95j, 0.6)),
+        Limb("paw", (1.1+2.4j, 0.2), (0.7+2.42j, 0.2)),
+        Limb("leg", (0.3+1.1j, 0.38), (0.1+1.8j, 0.24), (-0.05+2.35j, 0.19), (-0.2+2.42j, 0.21), melt=0.35)),
+        facing=-0.24, floor=260, beside=(425, 420)),
     "loaf": Pose("in a loaf", 94, 165+165j, (
-        limb("side belly", (0.1+0.75j, 0.62), (0.45+0.75j, 0.85), (1.1+0.72j, 1.0), (1.75+0.85j, 0.88)),
-        limb("haunch", (1.75+1.12j, 0.55), (1.85+1.25j, 0.5)),
-        limb("paw", (-0.3+1.55j, 0.17), (-0.1+1.57j, 0.17)), limb("paw", (0.22+1.6j, 0.17), (0.42+1.6j, 0.17)),
-        limb("tail", (2.45+1.45j, 0.15), (2.1+1.66j, 0.19), (1.5+1.7j, 0.18), (1.0+1.64j, 0.13))),
+        Limb("side belly", (0.1+0.75j, 0.62), (0.45+0.75j, 0.85), (1.1+0.72j, 1.0), (1.75+0.85j, 0.88)),
+        Limb("haunch", (1.75+1.12j, 0.55), (1.85+1.25j, 0.5)),
+        Limb("paw", (-0.3+1.55j, 0.17), (-0.1+1.57j, 0.17)), Limb("paw", (0.22+1.6j, 0.17), (0.42+1.6j, 0.17)),
+        Limb("tail", (2.45+1.45j, 0.15), (2.1+1.66j, 0.19), (1.5+1.7j, 0.18), (1.0+1.64j, 0.13))),
         floor=250, boxed="in a box", box=(70, 262, 425), beside=(430, 425)),
     "curled": Pose("asleep", 88, 150+210j, (
-        limb("side", (0.4+0.1j, 0.6), (1.0-0.5j, 0.85), (1.8-0.4j, 0.98), (2.3+0.2j, 0.88), (1.4+0.5j, 0.7)),), (
-        limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.03j, 0.27), (0.95j, 0.2)),),
+        Limb("side", (0.4+0.1j, 0.6), (1.0-0.5j, 0.85), (1.8-0.4j, 0.98), (2.3+0.2j, 0.88), (1.4+0.5j, 0.7)),), (
+        Limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.03j, 0.27), (0.95j, 0.2)),),
         tilt=0.3, moods="asleep", worn="bow", floor=230, boxed="asleep in a box", box=(50, 268, 430),
         beside=(430, 430)),
     "walking": Pose("walking", 74, 125+130j, (
-        limb("tail", (2.9+0.75j, 0.17), (3.3+0.3j, 0.17), (3.4-0.4j, 0.16), (3.25-0.95j, 0.15), (2.85-1.1j, 0.1)),
-        limb("far leg", (1.0+1.2j, 0.3), (1.15+1.8j, 0.2), (1.4+2.4j, 0.17), (1.3+2.5j, 0.18)),
-        limb("far leg", (2.4+1.1j, 0.4), (2.2+1.8j, 0.22), (2.2+2.2j, 0.17), (1.95+2.5j, 0.18)),
-        limb("side belly", (0.4+0.6j, 0.5), (1.1+0.95j, 0.68), (1.9+0.95j, 0.66), (2.5+0.95j, 0.62)),
-        limb("leg", (0.75+1.15j, 0.36), (0.65+1.8j, 0.22), (0.4+2.45j, 0.17), (0.25+2.55j, 0.19), melt=0.3),
-        limb("leg", (2.45+1.1j, 0.5), (2.75+1.7j, 0.27), (2.65+2.1j, 0.18), (2.85+2.5j, 0.17), (2.7+2.57j, 0.19),
+        Limb("tail", (2.9+0.75j, 0.17), (3.3+0.3j, 0.17), (3.4-0.4j, 0.16), (3.25-0.95j, 0.15), (2.85-1.1j, 0.1)),
+        Limb("far leg", (1.0+1.2j, 0.3), (1.15+1.8j, 0.2), (1.4+2.4j, 0.17), (1.3+2.5j, 0.18)),
+        Limb("far leg", (2.4+1.1j, 0.4), (2.2+1.8j, 0.22), (2.2+2.2j, 0.17), (1.95+2.5j, 0.18)),
+        Limb("side belly", (0.4+0.6j, 0.5), (1.1+0.95j, 0.68), (1.9+0.95j, 0.66), (2.5+0.95j, 0.62)),
+        Limb("leg", (0.75+1.15j, 0.36), (0.65+1.8j, 0.22), (0.4+2.45j, 0.17), (0.25+2.55j, 0.19), melt=0.3),
+        Limb("leg", (2.45+1.1j, 0.5), (2.75+1.7j, 0.27), (2.65+2.1j, 0.18), (2.85+2.5j, 0.17), (2.7+2.57j, 0.19),
              melt=0.3)),
-        look=-0.14, floor=260, beside=(440, 440)),
+        facing=-0.14, floor=260, beside=(440, 440)),
     "stretching": Pose("stretching", 74, 130+195j, (
-        limb("tail", (2.9-0.5j, 0.17), (3.3-1.0j, 0.17), (3.3-1.7j, 0.16), (3.0-2.1j, 0.14), (2.7-2.05j, 0.1)),
-        limb("far leg", (2.4+0.2j, 0.4), (2.25+0.9j, 0.22), (2.3+1.3j, 0.17), (2.0+1.6j, 0.18)),
-        limb("side belly", (0.4+0.5j, 0.5), (1.0+0.75j, 0.62), (1.85+0.25j, 0.66), (2.5-0.15j, 0.66)),
-        limb("far leg", (0.8+1.0j, 0.3), (1.3j, 0.2), (-1.0+1.42j, 0.18), (-1.2+1.42j, 0.19)),
-        limb("leg", (2.5, 0.6), (2.85+0.55j, 0.3), (2.75+1.1j, 0.18), (2.9+1.6j, 0.17), (2.75+1.66j, 0.19), melt=0.3),
-        limb("leg", (0.85+1.0j, 0.34), (0.2+1.46j, 0.22), (-0.6+1.62j, 0.18), (-0.85+1.62j, 0.2), melt=0.3)),
-        look=-0.12, moods="calm curious happy happy cheeky yawning yawning", floor=265, beside=(430, 425)),
+        Limb("tail", (2.9-0.5j, 0.17), (3.3-1.0j, 0.17), (3.3-1.7j, 0.16), (3.0-2.1j, 0.14), (2.7-2.05j, 0.1)),
+        Limb("far leg", (2.4+0.2j, 0.4), (2.25+0.9j, 0.22), (2.3+1.3j, 0.17), (2.0+1.6j, 0.18)),
+        Limb("side belly", (0.4+0.5j, 0.5), (1.0+0.75j, 0.62), (1.85+0.25j, 0.66), (2.5-0.15j, 0.66)),
+        Limb("far leg", (0.8+1.0j, 0.3), (1.3j, 0.2), (-1.0+1.42j, 0.18), (-1.2+1.42j, 0.19)),
+        Limb("leg", (2.5, 0.6), (2.85+0.55j, 0.3), (2.75+1.1j, 0.18), (2.9+1.6j, 0.17), (2.75+1.66j, 0.19), melt=0.3),
+        Limb("leg", (0.85+1.0j, 0.34), (0.2+1.46j, 0.22), (-0.6+1.62j, 0.18), (-0.85+1.62j, 0.2), melt=0.3)),
+        facing=-0.12, moods="calm curious happy happy cheeky yawning yawning", floor=265, beside=(430, 425)),
     "back": Pose("on its back", 88, 150+235j, (
-        limb("tail", (2.2-0.8j, 0.18), (2.75-0.5j, 0.18), (2.9+0.1j, 0.17), (2.6+0.5j, 0.12)),
-        limb("front", (0.3, 0.5), (0.95-0.2j, 0.72), (1.65-0.35j, 0.82), (1.9-0.4j, 0.78)),
-        limb("leg", (1.9+0.1j, 0.4), (2.25+0.4j, 0.3)), limb("leg", (1.75-0.95j, 0.4), (2.0-1.4j, 0.3)),
-        limb("sole", (2.3+0.35j, 0.25), (2.2+0.7j, 0.25)), limb("sole", (2.0-1.3j, 0.25), (1.8-1.7j, 0.25))), (
-        limb("leg", (0.6-0.7j, 0.24), (0.9-1.1j, 0.22), (0.8-1.35j, 0.2)),
-        limb("leg", (0.9+0.35j, 0.24), (1.3+0.55j, 0.22), (1.2+0.85j, 0.2))),
+        Limb("tail", (2.2-0.8j, 0.18), (2.75-0.5j, 0.18), (2.9+0.1j, 0.17), (2.6+0.5j, 0.12)),
+        Limb("front", (0.3, 0.5), (0.95-0.2j, 0.72), (1.65-0.35j, 0.82), (1.9-0.4j, 0.78)),
+        Limb("leg", (1.9+0.1j, 0.4), (2.25+0.4j, 0.3)), Limb("leg", (1.75-0.95j, 0.4), (2.0-1.4j, 0.3)),
+        Limb("sole", (2.3+0.35j, 0.25), (2.2+0.7j, 0.25)), Limb("sole", (2.0-1.3j, 0.25), (1.8-1.7j, 0.25))), (
+        Limb("leg", (0.6-0.7j, 0.24), (0.9-1.1j, 0.22), (0.8-1.35j, 0.2)),
+        Limb("leg", (0.9+0.35j, 0.24), (1.3+0.55j, 0.22), (1.2+0.85j, 0.2))),
         tilt=-1.95, moods="calm curious happy happy cheeky", worn="bow", floor=90, beside=(430, 430)),
     "peeking": Pose("peeking over a table", 124, 240+206j, (
-        limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9)),), (), pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
+        Limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9)),), (), pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
         moods="calm curious curious sleepy", worn="bow", stage="table", boxed="peeking out of a box",
         box=(60, 270, 420)),
     "shoulder": Pose("looking over its shoulder", 88, 200+133j, (
-        limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
-        limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
-        limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
-        look=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
+        Limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
+        Limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
+        Limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), Limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
+        facing=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
 }
 EARS = {"up": (0, 0, ""), "back": (0.36, 0.36, "its ears back"), "one": (0, 0.42, "one ear turned")}
 
 
-class HouseCat(NamedTuple):
-    """What a seed decides about a cat. It is made without drawing."""
+class HouseCat:
+    """What a seed (0 to 2**32 - 1) decides about a cat, without drawing it. The order of the choices is fixed."""
 
-    coat: Coat
-    long_hair: bool
-    eyes: str  # a colour, or two with a slash between them
-    pose: str
-    mood: str
-    ears: str
-    things: tuple[str, ...]  # in a box or not, worn, beside, at the window
-    description: str
+    def __init__(self, seed: int) -> None:
+        rng = random.Random(FIRST_SEED + seed)
+        self.coat = choose_coat(rng)
+        self.long_hair = rng.random() < 0.25
+        self.eyes = rng.choice(self.coat.eyes.split())  # a colour, or two with a slash between them
+        self.pose = rng.choice(tuple(POSES))
+        pose = POSES[self.pose]
+        self.mood = rng.choice(pose.moods.split())
+        self.ears = rng.choice(("up", "up", "up", "back", "one"))
+        self.stage = pose.stage
+        if pose.boxed and rng.random() < 0.4:
+            self.stage = "box"
+        self.worn = rng.choice(("", "", *pose.worn.split()))
+        self.beside = ""
+        if any(pose.beside) and not self.stage:
+            self.beside = rng.choice(("", "wool", "plant"))
+        self.sight = rng.choice(("", "", "moon", "rain"))  # at the window
+        self.things = (self.stage, self.worn, self.beside, self.sight)
+
+    @property
+    def description(self) -> str:
+        """What the cat looks like, such as "a calico cat asleep in a box, with a bow"."""
+        pose = POSES[self.pose]
+        mood = MOODS[self.mood]
+        hair = "long-haired" if self.long_hair else ""
+        doing = pose.doing
+        if self.stage == "box":
+            doing = pose.boxed
+        doing = joined(" and ", doing, mood.doing)
+        where = joined(" ", doing, THINGS[self.beside].phrase, THINGS[self.sight].phrase)
+        cat = joined(" ", "a", hair, self.coat.name, where)
+
+        _, _, ears = EARS[self.ears]
+        traits = [described_eyes(self.eyes, mood), mood.trait, ears, THINGS[self.worn].phrase]
+        *others, last = list(filter(None, traits)) or [""]
+        listed = joined(" and ", ", ".join(others), last)
+        between = ", with " if where else " with "
+        return joined(between, cat, listed)
 
 
-class Moment(NamedTuple):
-    """How a cat is just now: a cat that is alive breathes, blinks and twitches an ear."""
-
-    breath: float = 0.0  # from 0 to 1: how far the chest has risen
-    eyes: str = ""  # "open", "half" or "closed"; "" is as the mood has them
-    ear: float = 0.0  # from -1 to 1: how far an ear is turned
-
-
-STILL = Moment()
-
-
-def house_cat(seed: int) -> HouseCat:
-    """Return what this seed (0 to 2**32 - 1) decides."""
-    rng = random.Random(FIRST_SEED + seed)
+def choose_coat(rng: random.Random) -> Coat:
+    """Return a random coat. A tabby has one of the patterns that tabbies have."""
     coat = rng.choice(COATS)
     tabby = rng.choice(TABBIES)
-    if "tabby" in coat.patterns:
-        striped = f"{tabby} tabby"
-        coat = coat._replace(
-            name=coat.name.replace("tabby", striped),
-            patterns=coat.patterns.replace("tabby", tabby),
-        )
-    long_hair = rng.random() < 0.25
-    eyes = rng.choice(coat.eyes.split())
-    name = rng.choice(tuple(POSES))
-    pose = POSES[name]
-    mood = rng.choice(pose.moods.split())
-    ears = rng.choice(("up", "up", "up", "back", "one"))
-    stage = pose.stage
-    if pose.boxed and rng.random() < 0.4:
-        stage = "box"
-    worn = rng.choice(("", "", *pose.worn.split()))
-    beside = ""
-    if any(pose.beside) and not stage:
-        beside = rng.choice(("", "wool", "plant"))
-    sight = rng.choice(("", "", "moon", "rain"))
-    cat = HouseCat(coat, long_hair, eyes, name, mood, ears, (stage, worn, beside, sight), "")
-    return cat._replace(description=describe(cat))
-
-
-def describe(cat: HouseCat) -> str:
-    """Return a description, such as "a calico cat asleep in a box, with a bow"."""
-    pose = POSES[cat.pose]
-    mood = MOODS[cat.mood]
-    stage, worn, *around = cat.things
-    doing = joined(" and ", pose.boxed if stage == "box" else pose.doing, mood.doing)
-    where = joined(" ", doing, *(THINGS[thing].phrase for thing in around))
-    hair = "long-haired" if cat.long_hair else ""
-    coat = joined(" ", "a", hair, cat.coat.name, where)
-
-    _, _, ears = EARS[cat.ears]
-    traits = [described_eyes(cat.eyes, mood), mood.trait, ears, THINGS[worn].phrase]
-    *others, last = list(filter(None, traits)) or [""]
-    listed = joined(" and ", ", ".join(others), last)
-    return joined(", with " if where else " with ", coat, listed)
+    if "tabby" not in coat.patterns:
+        return coat
+    name = coat.name.replace("tabby", f"{tabby} tabby")
+    patterns = coat.patterns.replace("tabby", tabby)
+    return coat._replace(name=name, patterns=patterns)
 
 
 def described_eyes(colours: str, mood: Mood) -> str:
@@ -2689,10 +2694,11 @@ def joined(between: str, *parts: str) -> str:
 
 def house_words() -> set[str]:
     """Return all words that descriptions of house cats may contain."""
-    phrases = ["a long-haired and with one eye eyes", *TABBIES, *EYES, *(thing.phrase for thing in THINGS.values())]
+    phrases = ["a long-haired and with one eye eyes", *TABBIES, *EYES]
     phrases += [coat.name for coat in COATS]
+    phrases += [thing.phrase for thing in THINGS.values()]
     phrases += [phrase for pose in POSES.values() for phrase in (pose.doing, pose.boxed)]
-    phrases += [phrase for mood in MOODS.values() for phrase in mood[2:]]
+    phrases += [phrase for mood in MOODS.values() for phrase in (mood.doing, mood.gaze, mood.trait)]
     phrases += [phrase for _, _, phrase in EARS.values()]
     return set(" ".join(phrases).split())
 
@@ -2704,36 +2710,6 @@ def house_words() -> set[str]:
 WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2)
            for t in (0, 1 / 3, 2 / 3)]  # of four points, for three points of the curve
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-
-
-class Head(NamedTuple):
-    """Where the head is. What stands out moves further when the face turns to look somewhere."""
-
-    at: complex  # pixels
-    turn: complex  # its length is the size in pixels
-    look: complex
-
-    def place(self, depth: float, scale: float = 1) -> Place:
-        """Return what places shapes that stand out so far."""
-        return at(scale * (self.at + self.turn * self.look * depth), scale * self.turn)
-
-
-class Scene(NamedTuple):
-    """All that is decided about a drawing."""
-
-    cat: HouseCat
-    pose: Pose
-    head: Head
-    ears: tuple[float, float]  # how far they are turned, in radians
-    eyes: str
-    breath: float
-    fluff: float
-    gaze: complex
-    pupil: float  # its size
-    colours: dict[str, str]  # by name
-    room: tuple[str, ...]  # the colours of the room
-    glow: complex  # the brightest place of the wall, at a twelfth of the size
-    spots: list[complex]  # lamps, stars or drops, from 0 to 1
 
 
 def smooth(points: Sequence[complex]) -> list[complex]:
@@ -2825,6 +2801,81 @@ def tinted(tone: Image.Image, colours: bytes) -> Image.Image:
 def fainter(plane: Image.Image, share: float) -> Image.Image:
     """Return a grey plane with this share of its levels."""
     return Image.blend(Image.new("L", plane.size), plane, share)
+
+
+class Moment(NamedTuple):
+    """How a cat is just now: a cat that is alive breathes, blinks and twitches an ear."""
+
+    breath: float = 0.0  # from 0 to 1: how far the chest has risen
+    eyes: str = ""  # "open", "half" or "closed"; "" is as the mood has them
+    ear: float = 0.0  # from -1 to 1: how far an ear is turned
+
+
+STILL = Moment()
+
+
+class Head:
+    """Where the head is. What stands out moves further when the face turns to look somewhere."""
+
+    def __init__(self, centre: complex, turn: complex, facing: complex) -> None:
+        self.centre = centre  # in pixels
+        self.turn = turn  # its length is the size in pixels
+        self.facing = facing
+
+    def place(self, depth: float, scale: float = 1) -> Place:
+        """Return what places shapes that stand out so far."""
+        return at(scale * (self.centre + self.turn * self.facing * depth), scale * self.turn)
+
+
+class Scene:
+    """What is decided about the drawing of a seed's cat at a moment. The order of the choices is fixed."""
+
+    def __init__(self, seed: int, moment: Moment) -> None:
+        rng = random.Random(FIRST_SEED + HOUSE_CATS + seed)
+        self.cat = HouseCat(seed)
+        self.pose = POSES[self.cat.pose]
+        centre = self.pose.face + jitter(rng, 8, 4)
+        turn = cmath.rect(self.pose.size, self.pose.tilt + rng.uniform(-0.12, 0.12))
+        facing = self.pose.facing + jitter(rng, 0.12, 0.06)
+        self.head = Head(centre, turn, facing)
+
+        right, left, _ = EARS[self.cat.ears]
+        self.right_ear = right + rng.uniform(-0.1, 0.15) + 0.35 * moment.ear
+        self.left_ear = left + rng.uniform(-0.1, 0.15)
+        self.breath = moment.breath
+        self.fluff = 2.6
+        if not self.cat.long_hair:
+            self.fluff = rng.uniform(1, 1.8)
+        self.eyes = moment.eyes or MOODS[self.cat.mood].eyes
+        self.gaze = jitter(rng, 0.04, 0.02)
+        self.pupil = rng.uniform(0.85, 1.15)  # its size
+
+        self.colours = ink_colours(self.cat.coat, accent=rng.choice(ACCENTS))
+        self.room = rng.choice(ROOMS[self.cat.coat.room]).split()
+        self.glow = complex(rng.uniform(11, 29), rng.uniform(10, 18))  # where the wall is brightest, of 40 x 30
+        self.spots = [complex(rng.random(), rng.random()) for _ in range(30)]  # lamps, stars or drops, from 0 to 1
+
+
+def jitter(rng: random.Random, x: float, y: float) -> complex:
+    """Return a random offset, at most so far in each direction."""
+    return complex(rng.uniform(-x, x), rng.uniform(-y, y))
+
+
+def ink_colours(coat: Coat, accent: str) -> dict[str, str]:
+    """Return the colours of inks by name. Things have the accent, and a lighter and a darker tone of it."""
+    line = BLACK
+    if coat.room == "pale":  # the coat is dark
+        line = mixed(coat.fur, LIGHT, 0.5)
+    return {
+        "black": BLACK,
+        "white": WHITE,
+        "shadow": SHADOW,
+        "nose": coat.nose,
+        "line": line,
+        "accent": accent,
+        "dark": mixed(accent, SHADOW, 0.4),
+        "light": mixed(accent, WHITE, 0.4),
+    }
 
 
 @cache
@@ -2942,32 +2993,34 @@ class Sketch:
             return
         frame = Frame.around(edges, 6)
         left, top, *_ = frame.doubled()
-        corner = (left, top)
         hair = frame.hair(crown)
         tone = Image.blend(frame.large(self._tone), hair, 0.2)
         cat = hairy(frame.large(self.where, fluff), hair, 3)
-        picture.paste(tinted(tone, fur(coat.fur)), corner, cat)
-        for name in TINTS:
-            plane = self._colours.get(name)
-            if plane is None:
+        picture.paste(tinted(tone, fur(coat.fur)), (left, top), cat)
+        # The colours of the coat are painted over its fur in this order.
+        tints = {"mark": coat.mark, "patch": coat.patch, "belly": coat.belly, "pink": PINK}
+        for name, colour in tints.items():
+            if name not in self._colours:
                 continue
+            plane = self._colours[name]
             edges = plane.getbbox()
             if not edges:
                 continue
             part = Frame.around(edges, 2)
-            box = part.doubled(left, top)
+            corner = part.doubled()[:2]
+            box = part.doubled(left, top)  # in the frame of the cat
             mask = hairy(part.large(plane, 1), hair.crop(box), 2.5)
             mask = ImageChops.multiply(mask, cat.crop(box))
-            colour = getattr(coat, name, PINK)
-            picture.paste(tinted(tone.crop(box), fur(colour)), part.doubled()[:2], mask)
+            picture.paste(tinted(tone.crop(box), fur(colour)), corner, mask)
 
 
-class Tube(NamedTuple):
+class Tube:
     """A limb: points along its middle, the radius at each, and the way across."""
 
-    spots: Sequence[complex]
-    radii: Sequence[float]
-    across: Sequence[complex]
+    def __init__(self, spots: Sequence[complex], radii: Sequence[float], across: Sequence[complex]) -> None:
+        self.spots = spots
+        self.radii = radii
+        self.across = across
 
     def scaled(self, origin: complex, unit: float, bulge: float) -> Tube:
         """Return the limb in pixels."""
@@ -2995,7 +3048,7 @@ class Tube(NamedTuple):
         plane = Image.new("L", SKETCH)
         pen = ImageDraw.Draw(plane)
         before: list[complex] = []
-        for spot, radius, way, level in zip(*self, levels, strict=False):
+        for spot, radius, way, level in zip(self.spots, self.radii, self.across, levels, strict=False):
             side = way * radius * wide
             pen.ellipse(circle(spot, radius * wide), level)
             if before:
@@ -3013,30 +3066,30 @@ def tube(path: tuple[tuple[complex, float], ...]) -> Tube:
     middle = [*smooth([before, *spots, after]), spots[-1]]
     wide = [*smooth([radii[0], *radii, radii[-1]]), radii[-1]]
     ways = [b - a for a, b in zip([before, *middle], [*middle[1:], after], strict=False)]
-    return Tube(middle, [radius.real for radius in wide], [way / abs(way) * 1j for way in ways])
+    across = [way / abs(way) * 1j for way in ways]
+    return Tube(middle, [radius.real for radius in wide], across)
 
 
-def sketch_limb(sketch: Sketch, part: Limb, scene: Scene) -> None:
+def sketch_limb(sketch: Sketch, limb: Limb, scene: Scene) -> None:
     """Add a limb to the sketch."""
-    kinds = part.kinds.split()
     bulge = 1.0
-    if part.breathes:
+    if limb.breathes:
         bulge += 0.04 * scene.breath
     if scene.cat.long_hair:
-        bulge *= 1.6 if "tail" in kinds else 1.06
-    shape = tube(part.path).scaled(scene.head.at / 2, scene.pose.size / 2, bulge)
+        bulge *= 1.6 if "tail" in limb.kinds else 1.06
+    shape = tube(limb.path).scaled(scene.head.centre / 2, scene.pose.size / 2, bulge)
     relief = max(2, min(8, max(shape.radii) * 0.35))
     frame = Frame.around(bounds(shape.spots), max(shape.radii) + relief)
-    colours = frame.masks(scene.cat.coat, kinds, shape.bend)
-    sketch.add(
-        shape.draw(frame, itertools.repeat(255)),
-        frame,
-        colours,
-        relief,
-        details=draw_toes(shape, frame) if "paw" in kinds else None,
-        tone=94 if "far" in kinds else 132,
-        melt=draw_melt(shape, frame, part.melt) if part.melt else None,
-    )
+    part = shape.draw(frame, itertools.repeat(255))
+    colours = frame.masks(scene.cat.coat, limb.kinds, shape.bend)
+    details = None
+    if "paw" in limb.kinds:
+        details = draw_toes(shape, frame)
+    melt = None
+    if limb.melt:
+        melt = draw_melt(shape, frame, limb.melt)
+    tone = 94 if "far" in limb.kinds else 132
+    sketch.add(part, frame, colours, relief, details, tone, melt)
 
 
 def draw_toes(paw: Tube, frame: Frame) -> Image.Image:
@@ -3079,14 +3132,18 @@ def sketch_head(sketch: Sketch, scene: Scene) -> None:
     sketch.add(part, frame, colours, unit * 0.11, blurred)
 
 
-def placed_ears(scene: Scene, shape: Shape) -> list[Shape]:
+def placed_ears(scene: Scene, ear: Shape) -> list[Shape]:
     """Return a shape of the right ear as both ears have it, in pixels of the sketch."""
+    right = turned_ear(ear, scene.right_ear)
+    left = turned_ear(ear, scene.left_ear)
     place = scene.head.place(-0.35, 0.5)
-    right, left = [
-        [EAR_FOOT + (z - EAR_FOOT) * cmath.rect(1, turn) for z in shape]
-        for turn in scene.ears
-    ]
-    return [place(right), place([-z.conjugate() for z in left])]
+    return [place(right), place(mirrored(left))]
+
+
+def turned_ear(ear: Shape, angle: float) -> Shape:
+    """Return a shape of the right ear, turned around the ear's foot."""
+    turn = cmath.rect(1, angle)
+    return [EAR_FOOT + (z - EAR_FOOT) * turn for z in ear]
 
 
 def inked(inks: Iterable[Ink], place: Place, colours: Mapping[str, str]) -> list[Polygon]:
@@ -3117,15 +3174,26 @@ def draw_ink(picture: Image.Image, polygons: Collection[Polygon]) -> None:
     picture.paste(part.reduce(2), (left, top))
 
 
-def inked_eye(scene: Scene, side: int, colours: Mapping[str, str]) -> list[Polygon]:
-    """Return the polygons of the right eye (1) or the left eye (-1)."""
+def colour_at(picture: Image.Image, spot: complex) -> str:
+    """Return the colour of the pixel that is nearest to a spot."""
+    x = max(0, min(picture.width - 1, int(spot.real)))
+    y = max(0, min(picture.height - 1, int(spot.imag)))
+    return "#" + picture.crop((x, y, x + 1, y + 1)).tobytes().hex()
+
+
+def inked_eye(scene: Scene, picture: Image.Image, side: int, colour: str) -> list[Polygon]:
+    """Return the polygons of the right eye (1) or the left eye (-1). Its lid has the colour of the fur above it."""
+    head = scene.head
     eye = LOOKS[scene.eyes]
     middle = 0.42 * side
-    place = scene.head.place(0.7)
+    brow = head.centre + head.turn * (middle - 0.40j + 0.7 * head.facing)
+    iris, glow = EYES[colour].split()
+    colours = scene.colours | {"iris": iris, "glow": glow, "lid": colour_at(picture, brow)}
+    place = head.place(0.7)
 
     def place_eye(shape: Shape) -> Shape:
         if side < 0:
-            shape = [-z.conjugate() for z in shape]
+            shape = mirrored(shape)
         return place([middle + eye.size * z for z in shape])
 
     def place_pupil(shape: Shape) -> Shape:
@@ -3138,20 +3206,15 @@ def inked_eye(scene: Scene, side: int, colours: Mapping[str, str]) -> list[Polyg
 
 
 def inked_face(scene: Scene, picture: Image.Image) -> list[Polygon]:
-    """Return the polygons of the face. The picture has the fur, whose colour the lids have."""
-    head = scene.head
-    near = head.place(0.8)
-    mouth = MOODS[scene.cat.mood].mouth
-    polygons = inked([*NOSTRILS, *MOUTHS[mouth]], near, scene.colours)
-    names = scene.cat.eyes.split("/")
-    for side, name in ((1, names[0]), (-1, names[-1])):
-        iris, glow = EYES[name].split()
-        brow = head.at + head.turn * (0.42 * side - 0.40j + 0.7 * head.look)
-        x = max(0, min(PORTRAIT[0] - 1, int(brow.real)))
-        y = max(0, min(PORTRAIT[1] - 1, int(brow.imag)))
-        lid = "#" + picture.crop((x, y, x + 1, y + 1)).tobytes().hex()
-        polygons += inked_eye(scene, side, scene.colours | {"iris": iris, "glow": glow, "lid": lid})
-    return polygons + inked([("white", 0.85, WHISKERS)], near, scene.colours)
+    """Return the polygons of the face. The picture has the fur."""
+    near = scene.head.place(0.8)
+    mouth = MOUTHS[MOODS[scene.cat.mood].mouth]
+    colours = scene.cat.eyes.split("/")
+    nose_and_mouth = inked([*NOSTRILS, *mouth], near, scene.colours)
+    right_eye = inked_eye(scene, picture, 1, colours[0])
+    left_eye = inked_eye(scene, picture, -1, colours[-1])
+    whiskers = inked([("white", 0.85, WHISKERS)], near, scene.colours)
+    return nose_and_mouth + right_eye + left_eye + whiskers
 
 
 def placed(scene: Scene, thing: str) -> Place:
@@ -3162,7 +3225,7 @@ def placed(scene: Scene, thing: str) -> Place:
         case "bell":
             return head.place(0.3)
         case "bow":
-            return at(head.at + head.turn * (0.56-0.76j - 0.3 * head.look), head.turn * (0.85+0.3j))
+            return at(head.centre + head.turn * (0.56-0.76j - 0.3 * head.facing), head.turn * (0.85+0.3j))
         case "wool":
             return at(complex(pose.beside[1], 312), 38)
         case "plant":
@@ -3175,40 +3238,39 @@ def placed(scene: Scene, thing: str) -> Place:
 
 def draw_window(scene: Scene) -> Image.Image:
     """Return a window, and what is seen there, in grey, at a third of the size."""
-    pale = scene.cat.coat.room == "pale"
-    sky = 62 if pale else 6
-    frame = 200 if pale else 96
-    image = Image.new("L", (60, 72), frame)
+    greys = GREYS[scene.cat.coat.room]
+    sky = greys["sky"]
+    image = Image.new("L", (60, 72), greys["window"])
     pen = ImageDraw.Draw(image)
     pen.rectangle((4, 4, 55, 64), sky)
     spots = [complex(6 + 48 * spot.real, 6 + 54 * spot.imag) for spot in scene.spots]
-    if "moon" in scene.cat.things:
+    if scene.cat.sight == "moon":
         pen.point(corners(spots[::2]), 200)
         pen.ellipse(circle(41+18j, 9), 250)
     else:
         for spot in spots:
             pen.line(corners([spot, spot - 2+6j]), sky + 80)
-    for line in ((30, 4, 30, 64), (4, 34, 55, 34)):
-        pen.line(line, frame, 3)
+    pen.line((30, 4, 30, 64), greys["window"], 3)
+    pen.line((4, 34, 55, 34), greys["window"], 3)
     pen.line((0, 66, 59, 66), sky)
     return image.filter(ImageFilter.BoxBlur(0.7))
 
 
 def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
     """Return the room in grey, at a third of the size: it is out of focus."""
-    pale = scene.cat.coat.room == "pale"
-    dark = 95 if pale else 28
-    bright = 165 if pale else 125
-    wall = Image.new("L", (40, 30), dark)
-    ImageDraw.Draw(wall).ellipse(circle(scene.glow, 13), bright)
+    greys = GREYS[scene.cat.coat.room]
+    wall = Image.new("L", (40, 30), greys["wall"])
+    ImageDraw.Draw(wall).ellipse(circle(scene.glow, 13), greys["bright wall"])
     wall = wall.filter(ImageFilter.BoxBlur(5)).filter(ImageFilter.BoxBlur(3))
     room = wall.resize(ROOM, Image.Resampling.BICUBIC)
     if scene.pose.floor:
-        add_floor(room, scene.pose.floor // 3, 0.8 if pale else 0.62)
-        add_shadow(room, cat_edges, dark // 4)
-    if scene.cat.things[3]:
-        at_left = scene.pose.face.real > 200 and scene.glow.real > 20
-        room.paste(draw_window(scene), (2 if at_left else 97, 5))
+        add_floor(room, scene.pose.floor // 3, FLOORS[scene.cat.coat.room])
+        add_shadow(room, cat_edges, greys["shadow"])
+    if scene.cat.sight:
+        cat_at_right = scene.pose.face.real > 200
+        bright_at_right = scene.glow.real > 20
+        left = 2 if cat_at_right and bright_at_right else 97
+        room.paste(draw_window(scene), (left, 5))
     else:
         add_lamps(room, scene.spots[:8])
     return room
@@ -3239,85 +3301,42 @@ def add_lamps(room: Image.Image, spots: Iterable[complex]) -> None:
     room.paste(255, (0, 0), lamps.filter(ImageFilter.BoxBlur(0.7)))
 
 
-def set_scene(seed: int, moment: Moment) -> Scene:
-    """Return what is decided about the drawing of this seed's cat at a moment. The order of the choices is fixed."""
-    rng = random.Random(FIRST_SEED + HOUSE_CATS + seed)
-    cat = house_cat(seed)
-    pose = POSES[cat.pose]
-    face = pose.face + complex(rng.uniform(-8, 8), rng.uniform(-4, 4))
-    turn = cmath.rect(pose.size, pose.tilt + rng.uniform(-0.12, 0.12))
-    gaze_of_head = pose.look + complex(rng.uniform(-0.12, 0.12), rng.uniform(-0.06, 0.06))
-    right, left, _ = EARS[cat.ears]
-    right += rng.uniform(-0.1, 0.15) + 0.35 * moment.ear
-    left += rng.uniform(-0.1, 0.15)
-    return Scene(
-        cat,
-        pose,
-        Head(face, turn, gaze_of_head),
-        ears=(right, left),
-        eyes=moment.eyes or MOODS[cat.mood].eyes,
-        breath=moment.breath,
-        fluff=2.6 if cat.long_hair else rng.uniform(1, 1.8),
-        gaze=complex(rng.uniform(-0.04, 0.04), rng.uniform(-0.02, 0.02)),
-        pupil=rng.uniform(0.85, 1.15),
-        colours=scene_colours(cat.coat, accent=rng.choice(ACCENTS)),
-        room=tuple(rng.choice(ROOMS[cat.coat.room]).split()),
-        glow=complex(rng.uniform(11, 29), rng.uniform(10, 18)),
-        spots=[complex(rng.random(), rng.random()) for _ in range(30)],
-    )
-
-
-def scene_colours(coat: Coat, accent: str) -> dict[str, str]:
-    """Return the colours of inks by name. Things have the accent, and a lighter and a darker tone of it."""
-    line = BLACK
-    if coat.room == "pale":  # the coat is dark
-        line = mixed(coat.fur, LIGHT, 0.5)
-    return {
-        "black": BLACK,
-        "white": WHITE,
-        "shadow": SHADOW,
-        "nose": coat.nose,
-        "line": line,
-        "accent": accent,
-        "dark": mixed(accent, SHADOW, 0.4),
-        "light": mixed(accent, WHITE, 0.4),
-    }
-
-
 def draw_house_cat(seed: int, moment: Moment = STILL) -> Image.Image:
     """Return the picture of this seed's cat at a moment, RGB, 480 x 360, with a description in its `info`."""
-    scene = set_scene(seed, moment)
+    scene = Scene(seed, moment)
+    cat = scene.cat
     pose = scene.pose
+    head = scene.head
+
+    # Sketch the cat: the body, the head, and what is before the head.
     sketch = Sketch()
-    for part in pose.limbs:
-        sketch_limb(sketch, part, scene)
+    for limb in pose.limbs:
+        sketch_limb(sketch, limb, scene)
     body_edges = sketch.where.getbbox() or (0, 0, 0, 0)
     sketch_head(sketch, scene)
-    for part in pose.front:
-        sketch_limb(sketch, part, scene)
+    for limb in pose.front:
+        sketch_limb(sketch, limb, scene)
     paws = Sketch()  # which lie on a thing
-    for part in pose.over:
-        sketch_limb(paws, part, scene)
+    for limb in pose.over:
+        sketch_limb(paws, limb, scene)
 
-    # Paint from the back to the front.
+    # Paint from the back to the front: the room, things, the cat, its face, more things, and paws on them.
     room = draw_room(scene, body_edges).resize(PORTRAIT, Image.Resampling.BILINEAR)
     picture = tinted(room, ramp(*scene.room))
-    things = [(THINGS[thing], placed(scene, thing)) for thing in scene.cat.things]
+    things = [(THINGS[thing], placed(scene, thing)) for thing in cat.things]
     for thing, place in things:
         draw_ink(picture, inked(thing.behind, place, scene.colours))
-    coat = scene.cat.coat
-    head = scene.head
-    sketch.paint(picture, coat, head.at + head.turn * 0.3j, scene.fluff)
+    sketch.paint(picture, cat.coat, head.centre + head.turn * 0.3j, scene.fluff)
     collar: list[Polygon] = []
     for thing, place in things:
         collar += inked(thing.under, place, scene.colours)
     draw_ink(picture, collar + inked_face(scene, picture))
     for thing, place in things:
         draw_ink(picture, inked(thing.before, place, scene.colours))
-    paws.paint(picture, coat, head.at, scene.fluff)
+    paws.paint(picture, cat.coat, head.centre, scene.fluff)
     if scene.glow.imag > 14:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    picture.info["description"] = scene.cat.description
+    picture.info["description"] = cat.description
     return picture
 
 
@@ -3334,7 +3353,8 @@ ACTS = {  # what a house cat does: moments, and their seconds
     "listen": [(ALERT, 0.2), (STILL, 0.4), (ALERT, 0.2), (STILL, 0.6), *BREATH],
     "sleep": [(DROWSY, 1.0), (ASLEEP, 2.0), *SLEEP * 5, (DROWSY, 0.8), *BREATH],
 }
-CHANGING, BREATHING = 0.06, 0.02  # shares of the cells that change at most: a minute in a terminal takes some 50 kB
+CHANGING = 0.06  # the share of the cells that change at most: a minute in a terminal takes some 50 kB
+BREATHING = 0.02  # the share of those that breathing changes
 AWAKE = "blink", "blink", "blink slowly", "listen"  # for about a minute, in random order, between breaths
 BREATHS = 2, 3
 NAPS = 5  # in the life of a cat, which then begins anew
@@ -3383,12 +3403,15 @@ class Film:
         self._patches = patches
 
     def __sizeof__(self) -> int:
-        return 20 * sum(len(patch.places) for patch in (self._still, *self._patches.values())) + 2000
+        patches = [self._still, *self._patches.values()]
+        cells = sum(len(patch.places) for patch in patches)
+        return 20 * cells + 2000
 
     def cells(self, moment: Moment) -> dict[int, Cell]:
         """Return the cells that change, as they are at this moment."""
         cells = self._still.cells()
-        for part in Moment(moment.breath), Moment(ear=moment.ear), Moment(eyes=moment.eyes):
+        parts = Moment(moment.breath), Moment(ear=moment.ear), Moment(eyes=moment.eyes)
+        for part in parts:
             if part != STILL:
                 cells |= self._patches[part].cells()
         return cells
@@ -3398,7 +3421,9 @@ class Film:
         old = self.cells(before)
         new = self.cells(after)
         changed = {place: cell for place, cell in new.items() if cell != old[place]}
-        return to_changes(changed, self._grid, self._colors).encode() if changed else b""
+        if not changed:
+            return b""
+        return to_changes(changed, self._grid, self._colors).encode()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -4317,7 +4342,7 @@ def house_cat_like(wanted: str) -> str:
     tries = TRIES if words <= looks() else 0
     for _ in range(tries):
         seed = random.randrange(HOUSE_CATS)
-        description = house_cat(seed).description
+        description = HouseCat(seed).description
         if all(map(description.__contains__, words)) and words <= {*words_of(description)}:
             return f"house-{seed}"
     known = ", ".join(sorted(looks() - {*DULL_WORDS.split()}))
