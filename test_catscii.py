@@ -4842,6 +4842,35 @@ def test_dbip_is_credited_where_its_countries_are_shown(start, tmp_path, maker, 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def logging_processes(count: int, code: str) -> list[str]:
+    """Return the lines that processes which run `code` with a LogHandler write to the same pipe."""
+    start_code = "import catscii\nhandler = catscii.start_logging(20)\nhandler.buffered = True\n"
+    command = [sys.executable, "-c", f"{start_code}{code}\nhandler.flush(60)"]
+    reading, writing = os.pipe()
+    writers = [subprocess.Popen(command, cwd=SCRIPT.parent, stderr=writing) for _ in range(count)]
+    os.close(writing)
+    with open(reading) as file:
+        lines = file.read().splitlines()
+    assert [writer.wait() for writer in writers] == [0] * count
+    return lines
+
+
+def test_lines_of_processes_that_share_a_log_stay_whole():
+    lines = logging_processes(2, """if True:
+        for number in range(200):
+            for length in (500, 1500, 3000):
+                catscii.log.info(length * "x")
+            handler.flush(60)
+    """)
+    messages = [json.loads(line)["fields"]["message"] for line in lines]
+    assert Counter(map(len, messages)) == {500: 400, 1500: 400, 3000: 400}
+
+
+def test_a_line_that_is_longer_than_a_pipe_takes_at_once_is_logged():
+    (line,) = logging_processes(1, "catscii.log.info(100_000 * 'x')")
+    assert len(json.loads(line)["fields"]["message"]) == 100_000
+
+
 def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
     service = start(LOG_LEVEL="info")
     service.get("/cat/house-1?width=40")
