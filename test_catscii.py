@@ -5656,6 +5656,7 @@ def test_each_request_sent_ahead_is_answered_and_counted_once_however_slowly_it_
     assert [whole_answers(data) for data in received.values()] == [16] * 3 and counted(service) == 48
 
 
+@pytest.mark.timeout(1500)  # a busy machine takes seconds for a round
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
 def test_ended_again_and_again_under_load_it_has_counted_what_it_answered_and_sigterm_cuts_nothing_off(
         tmp_path, signal_number):
