@@ -4047,8 +4047,10 @@ class Source:
         if not isinstance(url, str) or not url:
             return None
         search_url = self._api.search_url()
+        parts = urllib_parse.urlsplit(search_url)
+        public = parts._replace(netloc=parts.netloc.rpartition("@")[2])  # visitors see the URL, but no password
         with contextlib.suppress(ValueError):  # is_web_url refuses this URL below
-            url = urllib_parse.urljoin(search_url, url)
+            url = urllib_parse.urljoin(public.geturl(), url)
         as_safe = url.startswith("https:") or search_url.startswith("http:")
         if as_safe and is_web_url(url):
             return url
@@ -4356,6 +4358,7 @@ def house_cat_like(wanted: str) -> str:
 # projection: for each cell, how much of it is land, and the countries in it.
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
+MAX_ADDRESS = 64  # characters; one with a port has at most 53
 MOST_WAITING = 10_000  # pairs of day and country that wait for the database; all countries make 250 a day
 
 COUNT_VISITS = """
@@ -4472,12 +4475,18 @@ def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-@lru_cache(4096)
 def client_of(address: str) -> str:
     """Return the name of the client at an address: an IPv4 address, or the /64 network of an IPv6 address.
 
-    A customer of a network usually has all addresses of a /64 (RFC 6177).
+    A customer of a network usually has all addresses of a /64 (RFC 6177). Of a header's list, the last address counts.
     """
+    last = address.rpartition(",")[2].strip()
+    return client_at(last[:MAX_ADDRESS])
+
+
+@lru_cache(4096)
+def client_at(address: str) -> str:
+    """Return what `client_of` does, for one address."""
     try:
         parsed = parse_address(address)
     except ValueError:
@@ -4969,6 +4978,7 @@ GZIP = r"(?i)\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))"
 QUALITY = r"q=([01]\.?|[01]?\.[0-9]+)"  # the weight of a media type in Accept
 HOST = r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?"
 MAX_HEADER_BYTES = 16 << 10  # browsers and proxies send less
+MAX_ACCEPT = 1000  # characters of Accept that are read; those of browsers have some 150
 MAX_BODY_BYTES = 8 << 10  # the service ignores bodies
 REFUSALS = {
     413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
@@ -4986,7 +4996,7 @@ PATIENCE_SECONDS = 0.5  # for clients that read nothing while the service ends
 STREAMS = 200  # that are open at the same time; beyond half of them, one for each client
 STREAM_SECONDS = 600.0
 GOODBYE = b"\x1b[2mThe cat walks away. Call again, and another one comes.\x1b[0m\n"
-MOST_LOGGED = 200  # characters of a path in the log
+MOST_LOGGED = 200  # characters of a path, or of a method, in the log
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
 CGI_PATIENCE = 3.0  # seconds for which a CGI process tries to count its visit
 
@@ -5683,7 +5693,7 @@ class ClientRequest:
         self.method: str = request.method
         self.path: str = request.path
         self.query: str = request.query_string
-        self.accept = self.header("Accept")
+        self.accept = self.header("Accept")[:MAX_ACCEPT]
         self.agent = self.header("User-Agent")
         self.country = UNKNOWN_COUNTRY
         self.client = ""  # stands for the address, as in `client_of`
@@ -5954,6 +5964,7 @@ class Service:
         seconds = time.perf_counter() - request.started
         status = bottle.response.status_code
         route = request.route
+        method = request.method[:MOST_LOGGED]
         path = environ["PATH_INFO"]
         if len(path) > MOST_LOGGED:
             path = path[:MOST_LOGGED] + "..."
@@ -5962,7 +5973,7 @@ class Service:
         self.metrics.add("catscii_requests_total", route=route, status=status)
         self.metrics.observe("catscii_request_seconds", seconds, route=route)
         attributes = {
-            "http.request.method": request.method,
+            "http.request.method": method,
             "http.response.status_code": status,
             "url.path": path,
             "url.scheme": environ["wsgi.url_scheme"],
@@ -5976,7 +5987,7 @@ class Service:
         annotate(attributes)
         if request.refused and not self.refusals.allows():  # /metrics counts all refusals
             return
-        facts = {"method": request.method, "path": path, "status": status, "country": request.country}
+        facts = {"method": method, "path": path, "status": status, "country": request.country}
         log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
 
     def show_cat(self, request: ClientRequest, cat_id: str, find: Find, format: str = "", max_age: int = 0) -> bytes:
@@ -6989,7 +7000,7 @@ class Parser(WaitressParser):
         arrived = self.header_plus + data
         self.indented = bool(re.match(rb"(?:\r\n)*+\s", arrived))  # waitress strips such bytes
         head, _, _ = arrived.lstrip(b"\r\n").partition(b"\r\n\r\n")
-        if not self.headers_finished and re.search(rb"(?<!\r)\n", head):  # waitress would wait for CR LF
+        if not self.headers_finished and re.search(rb"\n(?<!\r\n)", head):  # waitress would wait for CR LF
             self.error = waitress.utilities.BadRequest("a line of the head ends without a carriage return")
             self.completed = True
             return len(data)
@@ -7095,6 +7106,9 @@ class Channel(WaitressChannel):
         with self.requests_lock:
             while data and not self.requests and not self.close_when_flushed and not self.streaming:
                 if self.request is None:
+                    data = re.sub(rb"\A(?:\r\n)++", b"", data)  # a parser for each blank line would take long
+                    if not data:
+                        break
                     self.request = self.parser_class(self.adj)
                     self.begun = self.touched
                 data = data[self.request.received(data):]
@@ -7374,16 +7388,16 @@ class Server:
             self._channel_class(self, client, address)
 
     def _make_room(self) -> None:
-        """Close the idlest connection of the client with the most, if possible one without a request to answer."""
+        """Close the idlest connection of the clients with the most, if possible one without a request to answer."""
         self._full.begin(f"{len(self.active_channels)} are open")
         channels = self.active_channels.values()
         if not channels:
             time.sleep(TIDY_SECONDS / MAX_CONNECTIONS)  # other processes have all files open: do not spin
             return
         numbers = Counter(channel.client for channel in channels)
-        greediest = max(numbers, key=numbers.__getitem__)
-        own = [channel for channel in channels if channel.client == greediest]
-        idlest = min(own, key=lambda channel: (bool(channel.requests), channel.touched))
+        most = max(numbers.values())
+        greedy = [channel for channel in channels if numbers[channel.client] == most]
+        idlest = min(greedy, key=lambda channel: (bool(channel.requests), channel.touched))
         idlest.handle_close()
 
     def _tidy(self) -> None:

@@ -1802,6 +1802,12 @@ def test_a_house_cat_breathes_blinks_listens_and_sleeps_in_its_own_order():
         assert 0.1 < asleep / ends[-1] < 0.5
 
 
+def test_a_password_in_the_url_of_a_source_is_not_in_the_credit_of_a_picture():
+    url = "http://user:secret@127.0.0.1:9/images/search"
+    source = catscii.Source(url, catscii.Fetcher(None, [url]), None)
+    assert source._picture_url("/cat.jpg") == "http://127.0.0.1:9/cat.jpg"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Cats: sources, store, refresher
 # ---------------------------------------------------------------------------------------------------------------------
@@ -5273,6 +5279,39 @@ def test_the_service_collects_garbage_though_commands_do_not(start, tmp_path):
     for seed in range(50):
         service.get(f"/cat/house-{seed}")
     assert collected.exists()
+
+
+def test_blank_lines_before_requests_cost_little(start):
+    service = start()
+    blank_lines = 8192 * b"\r\n"
+
+    def processor_seconds() -> float:
+        fields = Path(f"/proc/{service.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = processor_seconds()
+    with crowd(service, 20, lambda connection: connection.sendall(blank_lines)) as clients:
+        for client in clients:
+            client.sendall(HEALTH)
+            assert read_all(client).startswith(b"HTTP/1.1 200 OK")
+    assert processor_seconds() - before < 3, "a parser for each blank line takes eight seconds"
+
+
+def test_a_long_method_is_cut_in_the_log(start):
+    service = start()
+    with connected(service) as connection:
+        connection.sendall(b"A" * 9000 + b" / HTTP/1.0\r\n\r\n")
+        assert read_all(connection).split()[1] == b"405"
+    (line,) = [line for line in service.log if line["fields"].get("status") == 405]
+    assert line["fields"]["method"] == "A" * 200
+
+
+def test_a_long_list_of_addresses_takes_no_memory_beyond_the_last_one():
+    catscii.client_at.cache_clear()
+    for number in range(10):
+        assert catscii.client_of(f"{number}{'x' * 9999}, 192.0.2.1") == "192.0.2.1"
+    catscii.client_of("y" * 9999)
+    assert catscii.client_at.cache_info().currsize == 2
 
 
 def test_clients_behind_a_proxy_have_a_line_each(start):
