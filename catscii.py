@@ -2167,6 +2167,9 @@ def with_bubble(rows: Sequence[str], bubble: Bubble) -> list[str]:
 # House cats: pictures drawn from a seed, so that there is always a cat
 # ---------------------------------------------------------------------------------------------------------------------
 
+# The tables say what there is: heads, bodies, coats, and what is around a cat. HouseCat chooses from them, and Scene
+# decides how the cat is drawn. Then draw_house_cat draws it, and Film makes it move.
+
 HOUSE_CATS = 2**32
 FIRST_SEED = 754_723  # of house-0; thus the icon and house-42, the example in the docs, are portraits
 HOUSE_CAT_IDS = f"house-0 to house-{HOUSE_CATS - 1}"
@@ -2178,72 +2181,13 @@ WHITE = "#ffffff"
 LIGHT = "#fff4e0"
 SHADOW = "#150d2c"
 PINK = "#d98f8a"
-ACCENTS = "#d2404b", "#2d8fc4", "#e7b32f", "#7d55b8", "#3d9a68"  # of bows, collars and wool
 # Points are complex numbers: 0 is the middle of the cat's face, x runs right, y runs down, and the cheeks are at
 # distance 1. The points of a list are on a smooth closed curve; those of a tuple are the corners of a polygon.
 Shape = Sequence[complex]
-Layer = tuple[str, list[Shape]]  # a field of Coat, and what has this colour
 Ink = tuple[str, float, Sequence[Shape]]  # a colour or its name, alpha, and what has this colour
 Polygon = tuple[tuple[int, ...], Shape]  # a colour with alpha, and corners in pixels
 Place = Callable[[Shape], Shape]  # returns the corners of a shape in pixels
-
-
-class Coat(NamedTuple):
-    """The colours and patterns of a cat. It has one of its colours of eyes; "blue/amber" has one of each."""
-
-    name: str
-    fur: str
-    belly: str
-    mark: str
-    patch: str
-    nose: str
-    patterns: str
-    eyes: str
-    room: str
-
-
-COATS = (
-    Coat("brown tabby", "#a07c54", "#ead7b5", "#38281b", "", "#b5655a", "tabby", "green amber", "deep"),
-    Coat("silver tabby", "#a7abae", "#f0eeea", "#34373d", "", "#b86b66", "tabby", "green amber", "deep"),
-    Coat("grey tabby", "#8793a3", "#dfe4e8", "#454e5c", "", "#b07a78", "tabby", "copper green", "deep"),
-    Coat("ginger tabby", "#dd8f40", "#f9e3c0", "#a04c16", "", "#d97f74", "tabby", "amber green copper", "deep"),
-    Coat("cream tabby", "#eed4a6", "#fdf4e3", "#c98f4e", "", "#e0908a", "tabby", "amber copper blue", "deep"),
-    Coat("ginger-and-white tabby", "#dd8f40", "#fbf4e8", "#a04c16", "", "#e0877f", "tabby white", "green amber",
-         "deep"),
-    Coat("black cat", "#2e2d35", "#45434d", "", "", "#1a181c", "", "amber green copper", "pale"),
-    Coat("grey cat", "#737d8a", "#98a1ab", "", "", "#3d4149", "", "copper amber green", "deep"),
-    Coat("white cat", "#f2efe9", "#ffffff", "", "", "#e79a97", "", "blue green amber blue/amber", "deep"),
-    Coat("black-and-white cat", "#2a2a31", "#f7f4ee", "", "", "#d98583", "white", "green amber", "pale"),
-    Coat("grey-and-white cat", "#707a86", "#f5f3ef", "", "", "#d98583", "white", "amber green copper", "deep"),
-    Coat("seal-point cat", "#ecdfc8", "#f5ecdb", "#54402f", "", "#2b1d19", "points", "blue", "deep"),
-    Coat("flame-point cat", "#f5e8d4", "#fdf6ea", "#cd8348", "", "#e0908a", "points", "blue", "deep"),
-    Coat("calico cat", "#f4f0e8", "#ffffff", "#dc8c3c", "#322c2d", "#e0877f", "calico", "green amber copper", "deep"),
-    Coat("tortoiseshell cat", "#3b3130", "#b98a5e", "#c87a33", "#e6b676", "#a0635a", "tortie", "amber green", "pale"),
-)
-TABBIES = "mackerel", "spotted", "classic"
-EYES = {"green": "#5f9a35 #d3ea86", "amber": "#cf8a1c #ffe07a", "copper": "#b35a18 #ffb455", "blue": "#3f86d6 #bfe8ff"}
-ROOMS = {  # the colours of shadows, walls and lamps
-    "pale": (
-        "#6f9fae #b5d5d2 #fff6e0",
-        "#cf8069 #f2c4a6 #fff3dc",
-        "#6c98c6 #b9d5ea #fff8e6",
-        "#8fae6e #d0e0aa #fffae2",
-        "#b98bb0 #ecc9d8 #fff4e6",
-    ),
-    "deep": (
-        "#12303c #35807a #f3f0c8",
-        "#211a44 #74529a #fbe0cc",
-        "#16301f #56904d #f6f0b8",
-        "#32142b #9c4560 #ffdcb4",
-        "#10203f #4475b2 #f8f0d0",
-        "#29130e #84482b #ffe6b0",
-    ),
-}
-GREYS = {  # how light the parts of a room are
-    "pale": {"wall": 95, "bright wall": 165, "shadow": 23, "window": 200, "sky": 62},
-    "deep": {"wall": 28, "bright wall": 125, "shadow": 7, "window": 96, "sky": 6},
-}
-FLOORS = {"pale": 0.8, "deep": 0.62}  # the share of the wall's light that a floor has
+HEXAGON = [cmath.rect(1, i / 6 * cmath.tau) for i in range(6)]
 
 
 def mirrored(shape: Shape) -> Shape:
@@ -2294,114 +2238,43 @@ def streaks(width: float, root: complex, middle: complex, tip: complex, *places:
     return [stroke(width, x + root, x + middle, x + tip) for x in places]
 
 
-HEXAGON = [cmath.rect(1, i / 6 * cmath.tau) for i in range(6)]
+# The head: its shapes, ears, eyes and mouths, and the moods that choose the eyes and the mouth.
+
 SKULL = symmetric(0.12-0.86j, 0.40-0.80j, 0.72-0.60j, 0.96-0.18j, 1.05+0.22j, 0.92+0.54j, 0.56+0.78j, 0.18+0.88j)
 TUFTS = both([0.86+0.1j, 1.08+0.22j, 1.26+0.5j, 1.06+0.56j, 1.1+0.76j, 0.8+0.76j, 0.5+0.8j])  # of long hair
 EAR_FOOT = 0.6-0.5j
 EAR = [0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.94-1.34j, 0.70-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j]
 CONCH = [0.88-0.48j, 0.93-0.82j, 0.89-1.16j, 0.70-1.04j, 0.48-0.80j, 0.58-0.58j]
-MUZZLE = [*both(oval(0.19+0.54j, 0.26, 0.17)), oval(0.70j, 0.2, 0.13), oval(0.4j, 0.16, 0.2)]
+EARS = {
+    "up": (0, 0, ""),
+    "back": (0.36, 0.36, "its ears back"),
+    "one": (0, 0.42, "one ear turned"),
+}
+MUZZLE = [
+    *both(oval(0.19+0.54j, 0.26, 0.17)),
+    oval(0.70j, 0.2, 0.13),
+    oval(0.4j, 0.16, 0.2),
+]
 NOSE = symmetric(0.05+0.32j, 0.145+0.345j, 0.11+0.425j, 0.02+0.49j)
 PORES = both(*(dot[::2] for dot in dots(0.014, 0.014, 0.2+0.5j, 0.31+0.51j, 0.24+0.59j, 0.35+0.58j)))
-WHISKERS = both(stroke(0.022, 0.32+0.51j, 0.8+0.42j, 1.35+0.47j), stroke(0.022, 0.32+0.565j, 0.8+0.54j, 1.35+0.67j),
-                stroke(0.022, 0.32+0.62j, 0.8+0.66j, 1.35+0.87j))
+WHISKERS = both(
+    stroke(0.022, 0.32+0.51j, 0.8+0.42j, 1.35+0.47j),
+    stroke(0.022, 0.32+0.565j, 0.8+0.54j, 1.35+0.67j),
+    stroke(0.022, 0.32+0.62j, 0.8+0.66j, 1.35+0.87j),
+)
 FACE_LIGHTS = [  # shapes, and how much lighter they are
-    ([oval(-0.5j, 0.35, 0.25)], 28), (both(oval(0.42+0.02j, 0.34, 0.33)), -32),
-    (both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j)), -34), ([oval(0.12j, 0.08, 0.22)], 40),
-    (both(oval(0.2+0.55j, 0.2, 0.13)), 30)]
-M_STRIPES = both(
-    stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j), stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
-    stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j), stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
-    stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j), stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j))
-ALL: Shape = [-3-3j, 4-3j, 4+3j, -3+3j]
-LENGTH = stripes(0.3, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1)
-END: Shape = [0.62-2j, 2-2j, 2+2j, 0.62+2j]
-TIP: Shape = [0.84-2j, 1.6-2j, 1.6+2j, 0.84+2j]
-SPINE: Shape = [0.05-0.1j, 1-0.13j, 1+0.13j, 0.05+0.1j]
-# The patterns of each kind of part. On the head, points are as above. On a limb, x runs along it from 0 to 1, and y
-# across it from -1 to 1. Every cat has the patterns of "".
-PATTERNS: dict[str, dict[str, list[Layer]]] = {
-    "": {
-        "head": [("belly", MUZZLE)],
-        "front": [("belly", [[-0.1-0.35j, 0.3-0.5j, 0.7-0.42j, 1.2-0.3j, 1.2+0.3j, 0.7+0.42j, 0.3+0.5j, -0.1+0.35j]])],
-        "belly": [("belly", [[-0.1+0.5j, 0.3+0.66j, 0.65+0.72j, 1.2+0.8j, 1.2+2j, -0.1+2j]])],
-        "sole": [("pink", [oval(0.95, 0.3, 0.42), *dots(0.17, 0.2, 1.55-0.62j, 1.7-0.22j, 1.7+0.22j, 1.55+0.62j)])],
-    },
-    "mackerel": {
-        "head": [("mark", M_STRIPES)],
-        "front": [("mark", [*streaks(0.12, -1.2j, 0.02-0.85j, 0.1-0.5j, 0.2, 0.36, 0.52, 0.68, 0.84),
-                            *streaks(0.12, 1.2j, 0.02+0.85j, 0.1+0.5j, 0.2, 0.36, 0.52, 0.68, 0.84)])],
-        "side": [("mark", streaks(0.1, -1.2j, 0.02-0.5j, -0.04+0.4j, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85))],
-        "back": [("mark", [SPINE, *streaks(0.1, -1.2j, -0.1-0.6j, -0.12-0.2j, 0.3, 0.47, 0.64, 0.81, 0.98),
-                           *streaks(0.1, 1.2j, -0.1+0.6j, -0.12+0.2j, 0.3, 0.47, 0.64, 0.81, 0.98)])],
-        "haunch": [("mark", streaks(0.4, -1.2j, 0.1-0.7j, -0.1-0.1j, -0.8, 0, 0.8))],
-        "leg": [("mark", streaks(0.09, -1.2j, 0.02-0.3j, 0.5j, 0.28, 0.46, 0.64))],
-        "tail": [("mark", [TIP, *stripes(0.08, 0.12, 0.3, 0.48, 0.66)])],
-    },
-    "spotted": {
-        "head": [("mark", M_STRIPES)],
-        "front": [("mark", dots(0.045, 0.1, 0.25+0.7j, 0.42+0.85j, 0.45+0.6j, 0.6+0.75j, 0.78+0.9j, 0.78+0.6j,
-                                0.3-0.8j, 0.4-0.58j, 0.55-0.8j, 0.66-0.55j, 0.75-0.85j))],
-        "side": [("mark", dots(0.035, 0.13, *(x + y for x in (0.08, 0.22, 0.36, 0.5, 0.64, 0.78, 0.92)
-                                              for y in (-0.88j, 0.06-0.5j, -0.1j, 0.06+0.3j))))],
-        "back": [("mark", dots(0.04, 0.1, *(x + y for x in (0.2, 0.36, 0.52, 0.68, 0.84)
-                                            for y in (-0.75j, 0.05-0.4j, 0, 0.05+0.4j, 0.75j))))],
-        "haunch": [("mark", dots(0.2, 0.11, -0.9-0.1j, -0.3-0.5j, -0.1+0.25j, 0.5-0.2j, 1.1-0.55j, 1+0.3j))],
-        "leg": [("mark", dots(0.04, 0.25, 0.25-0.3j, 0.36+0.35j, 0.48-0.4j, 0.6+0.2j))],
-        "tail": [("mark", [TIP, *stripes(0.08, 0.12, 0.3, 0.48, 0.66)])],
-    },
-    "classic": {
-        "head": [("mark", [*M_STRIPES, *both(stroke(0.14, 0.52+0.42j, 0.84+0.5j, 1.0+0.02j))])],
-        "front": [("mark", [*streaks(0.22, -1.3j, 0.04-0.8j, 0.16-0.42j, 0.3, 0.66),
-                            *streaks(0.22, 1.3j, 0.04+0.8j, 0.16+0.42j, 0.3, 0.66)])],
-        "side": [("mark", [whorl(0.56-0.1j, 0.2, 0.55), oval(0.56-0.1j, 0.06, 0.16),
-                           [0.1-1.4j, 1-1.4j, 1-0.85j, 0.1-0.85j],
-                           stroke(0.14, 0.2-1.2j, 0.26-0.4j, 0.18+0.5j),
-                           stroke(0.12, 0.86-1.2j, 0.9-0.2j, 0.84+0.5j)])],
-        "back": [("mark", [SPINE, *streaks(0.2, -1.2j, -0.12-0.6j, -0.1-0.3j, 0.36, 0.66, 0.96),
-                           *streaks(0.2, 1.2j, -0.12+0.6j, -0.1+0.3j, 0.36, 0.66, 0.96)])],
-        "haunch": [("mark", streaks(0.7, -1.3j, 0.2-0.7j, -0.1, -0.5, 0.8))],
-        "leg": [("mark", streaks(0.13, -1.2j, 0.02-0.3j, 0.5j, 0.32, 0.58))],
-        "tail": [("mark", [[0.72-2j, 1.6-2j, 1.6+2j, 0.72+2j], *stripes(0.14, 0.12, 0.42)])],
-    },
-    "white": {
-        "head": [("belly", [symmetric(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)])],
-        "leg": [("belly", [END])], "paw": [("belly", [ALL])], "sole": [("belly", [ALL])], "tail": [("belly", [TIP])],
-    },
-    "points": {
-        "head": [("mark", [*both(EAR), oval(0.25j, 0.48, 0.56)])],
-        "leg": [("mark", [END])], "paw": [("mark", [ALL])], "sole": [("mark", [ALL])], "tail": [("mark", LENGTH)],
-    },
-    "calico": {
-        "head": [("mark", [[0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j]]),
-                 ("patch", [[-0.24-0.9j, -0.3-0.5j, -0.36-0.2j, -0.66+0.1j, -1.1+0.1j, -1.2-1.5j]])],
-        "front": [("mark", [[0.3+0.5j, 0.5+0.35j, 0.8+0.6j, 0.9+1.3j, 0.3+1.4j]]),
-                  ("patch", [[0.5-0.7j, 0.75-0.5j, 0.95-0.8j, 0.9-1.4j, 0.4-1.4j]])],
-        "side": [("mark", [[0.16-1.3j, 0.18-0.5j, 0.3+0.1j, 0.45-0.1j, 0.5-1.3j]]),
-                 ("patch", [[0.62-1.3j, 0.6-0.4j, 0.72+0.2j, 0.9+0.1j, 1.1-0.3j, 1.2-1.3j]])],
-        "back": [("mark", [[0.15-0.1j, 0.4+0.3j, 0.45+1.3j, 0.1+1.4j]]),
-                 ("patch", [[0.45-0.1j, 0.7+0.2j, 0.95-0.2j, 0.9-1.3j, 0.5-1.4j]])],
-        "haunch": [("mark", [[-0.6-1.2j, -0.5-0.3j, 0.3+0.1j, 0.9-0.5j, 0.7-1.4j]])],
-        "tail": [("mark", stripes(0.2, -0.1, 0.05, 0.2)), ("patch", [TIP, *stripes(0.2, 0.5, 0.65, 0.8)])],
-    },
-    "tortie": {
-        "head": [("mark", [[0.02-0.9j, 0.08-0.45j, 0.05-0.1j, 0.2+0.25j, 0.5+0.4j, 0.75+0.6j, 1.1+0.3j, 0.95-0.3j,
-                            0.8-0.7j],
-                           oval(-0.5+0.45j, 0.17, 0.12), oval(-0.45-0.62j, 0.14, 0.08)]),
-                 ("patch", [[-0.02-0.75j, 0.07-0.5j, 0.05-0.1j, -0.05-0.3j], oval(0.7+0.45j, 0.12, 0.07)])],
-        "front": [("mark", [oval(0.3+0.5j, 0.12, 0.25), oval(0.6-0.6j, 0.12, 0.3), oval(0.85+0.5j, 0.1, 0.3)]),
-                  ("patch", [oval(0.45-0.2j, 0.06, 0.12), oval(0.7+0.75j, 0.05, 0.12)])],
-        "side": [("mark", [[0.1-1.2j, 0.12-0.4j, 0.22-0.1j, 0.3-0.6j, 0.3-1.2j], oval(0.42+0.1j, 0.09, 0.22),
-                           [0.55-1.2j, 0.56-0.6j, 0.7-0.3j, 0.78-1.2j], oval(0.85+0.1j, 0.07, 0.25)]),
-                 ("patch", dots(0.04, 0.12, 0.33-0.3j, 0.62+0.3j, 0.9-0.6j))],
-        "back": [("mark", dots(0.12, 0.3, 0.3+0.4j, 0.6-0.5j, 0.85+0.4j)),
-                 ("patch", dots(0.05, 0.12, 0.45-0.1j, 0.75+0.1j))],
-        "haunch": [("mark", [oval(-0.2-0.5j, 0.7, 0.35)]), ("patch", [oval(0.7+0.2j, 0.3, 0.15)])],
-        "leg": [("mark", [oval(0.45-0.2j, 0.1, 0.5)])],
-        "tail": [("mark", stripes(0.18, 0.2, 0.6))],
-    },
+    ([oval(-0.5j, 0.35, 0.25)], 28),
+    (both(oval(0.42+0.02j, 0.34, 0.33)), -32),
+    (both(stroke(0.14, 0.20-0.05j, 0.14+0.15j, 0.20+0.36j)), -34),
+    ([oval(0.12j, 0.08, 0.22)], 40),
+    (both(oval(0.2+0.55j, 0.2, 0.13)), 30),
+]
+EYES = {
+    "green": "#5f9a35 #d3ea86",
+    "amber": "#cf8a1c #ffe07a",
+    "copper": "#b35a18 #ffb455",
+    "blue": "#3f86d6 #bfe8ff",
 }
-TOES = [stroke(0.12, 1.0+0.33j, 1.5+0.33j, 2.2+0.36j), stroke(0.12, 1.0-0.33j, 1.5-0.33j, 2.2-0.36j)]  # between them
 EYE = [-0.31+0.10j, -0.22-0.17j, 0.02-0.29j, 0.24-0.19j, 0.33-0.03j, 0.24+0.17j, 0.02+0.265j, -0.2+0.22j]
 BROW = [-0.28+0.08j, -0.19-0.14j, 0.02-0.25j, 0.2-0.16j, 0.29-0.02j, 0.18-0.09j, 0.02-0.13j, -0.15-0.05j]
 LID = [-0.32-0.02j, -0.22-0.175j, 0.02-0.295j, 0.24-0.195j, 0.35+0.03j, 0.22+0.08j, 0.02+0.02j, -0.18-0.045j]
@@ -2412,6 +2285,10 @@ OPEN: list[Ink] = [
     ("glow", 0.35, [[0.05j + z * 0.72 for z in EYE]]),
     ("glow", 0.45, [[0.10j + z * 0.52 for z in EYE]]),
     ("shadow", 0.45, [BROW]),
+]
+HALF_CLOSED: list[Ink] = [
+    ("black", 1, [LID]),
+    ("lid", 1, [[z * 0.91 - 0.03j for z in LID]]),
 ]
 PUPIL: list[Ink] = [
     ("black", 1, [oval(0, 0.14, 0.2)]),
@@ -2429,12 +2306,17 @@ class Look(NamedTuple):
 
 
 LOOKS = {
-    "open": Look(OPEN, PUPIL, size=0.92), "wide": Look(OPEN, PUPIL, size=1.08),
-    "half": Look(OPEN, PUPIL, [("black", 1, [LID]), ("lid", 1, [[z * 0.91 - 0.03j for z in LID]])]),
-    "closed": Look([("line", 1, [SHUT])]), "happy": Look([("line", 1, [[0.14j + z.conjugate() * 1.06 for z in SHUT]])]),
+    "open": Look(OPEN, PUPIL, size=0.92),
+    "wide": Look(OPEN, PUPIL, size=1.08),
+    "half": Look(OPEN, PUPIL, HALF_CLOSED),
+    "closed": Look([("line", 1, [SHUT])]),
+    "happy": Look([("line", 1, [[0.14j + z.conjugate() * 1.06 for z in SHUT]])]),
 }
 NOSTRILS: list[Ink] = [
-    ("black", 0.35, PORES), ("black", 1, [NOSE]), ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]])]
+    ("black", 0.35, PORES),
+    ("black", 1, [NOSE]),
+    ("nose", 1, [[0.4j + (z - 0.4j) * 0.78 for z in NOSE]]),
+]
 PHILTRUM = stroke(0.035, 0.46j, 0.53j, 0.61j)
 SMILE: Ink = ("line", 1, [PHILTRUM, *both(stroke(0.045, 0.57j, 0.14+0.66j, 0.31+0.60j))])
 TONGUE = symmetric(0.04+0.6j, 0.115+0.64j, 0.11+0.76j, 0.05+0.83j)
@@ -2442,64 +2324,18 @@ MOUTHS: dict[str, list[Ink]] = {
     "smile": [SMILE],
     "small": [("line", 1, [PHILTRUM, *both(stroke(0.04, 0.58j, 0.08+0.63j, 0.17+0.60j))])],
     "grin": [("line", 1, [PHILTRUM, *both(stroke(0.055, 0.56j, 0.17+0.7j, 0.40+0.55j))])],
-    "tongue": [("#7d2f3c", 1, [TONGUE]), ("#f08a94", 1, [[0.6j + (z - 0.6j) * 0.82 for z in TONGUE]]),
-               ("#c9606c", 1, [stroke(0.02, 0.62j, 0.67j, 0.74j)]), SMILE],
-    "yawn": [("black", 1, [symmetric(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
-             ("#8c3440", 1, [symmetric(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
-             ("#f08a94", 1, [symmetric(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
-             ("white", 1, both([0.09+0.53j, 0.17+0.55j, 0.13+0.66j]))],
-}
-COLLAR = [-0.68+0.66j, -0.40+0.86j, 0.92j, 0.40+0.86j, 0.68+0.66j,
-          0.66+0.80j, 0.40+1.0j, 1.08j, -0.40+1.0j, -0.66+0.80j]
-GLEAM = [-0.66+0.65j, -0.40+0.85j, 0.91j, 0.40+0.85j, 0.66+0.65j, 0.40+0.91j, 0.97j, -0.40+0.91j]
-BOW = both([0.02, 0.16-0.2j, 0.4-0.26j, 0.44+0.04j, 0.38+0.24j, 0.14+0.14j])
-LEAVES = [stroke(0.26, 0, 0.62 * z.real + 0.6j * z.imag, z) for z in (
-    -0.75-0.75j, 0.75-0.8j, -0.45-1.25j, 0.5-1.3j, 0.05-1.5j, -0.85-0.3j, 0.85-0.35j)]
-THREADS = [[z * cmath.rect(1, turn) for z in stroke(0.09, -0.8 + y * 0.6j, y * 1.05j, 0.8 + y * 0.6j)]
-           for turn in (0.5, 1.15, -0.7) for y in (-0.75, -0.25, 0.25, 0.75)]
-
-
-class Thing(NamedTuple):
-    """A thing that a cat has: how it is described, and how it is drawn."""
-
-    phrase: str
-    behind: Sequence[Ink] = ()  # the cat
-    under: Sequence[Ink] = ()  # the face, on the fur
-    before: Sequence[Ink] = ()  # the cat
-
-
-THINGS = {
-    "": Thing(""),
-    "bell": Thing("a bell", under=[
-        ("accent", 1, [COLLAR]), ("light", 0.6, [GLEAM]), ("#8a5a14", 1, [oval(1.14j, 0.16, 0.16)]),
-        ("#f5c84c", 1, [oval(1.13j, 0.14, 0.14)]), ("white", 0.9, [oval(-0.05+1.07j, 0.035, 0.03)]),
-        ("#8a5a14", 1, [oval(1.18j, 0.035, 0.035), stroke(0.04, -0.11+1.13j, 1.16j, 0.11+1.13j)])]),
-    "bow": Thing("a bow", before=[
-        ("dark", 1, [[z * 1.1 for z in loop] for loop in BOW]), ("accent", 1, BOW),
-        ("light", 0.5, [[z * 0.55 - 0.05j for z in loop] for loop in BOW]),
-        ("dark", 1, [oval(0.02j, 0.11, 0.13)]), ("light", 1, [oval(-0.01-0.01j, 0.08, 0.1)])]),
-    "wool": Thing("by a ball of wool", before=[
-        ("shadow", 0.45, [oval(0.1+0.92j, 1.1, 0.16)]), ("dark", 1, [stroke(0.12, 0.9j, -1.2+1.15j, -2.3+0.9j)]),
-        ("dark", 1, [oval(0, 1, 1)]), ("accent", 1, [oval(-0.08-0.1j, 0.88, 0.86)]), ("light", 0.5, THREADS)]),
-    "plant": Thing("by a plant", behind=[
-        ("#3f7d47", 1, LEAVES[:2]), ("#579a55", 1, LEAVES[2:5]), ("#2f6640", 1, LEAVES[5:]),
-        ("#a5d18a", 0.25, [[*leaf[:3], (leaf[1] + leaf[3]) / 2] for leaf in LEAVES]),
-        ("#c0623f", 1, [(-0.42-0.02j, 0.42-0.02j, 0.32+0.75j, -0.32+0.75j)]),
-        ("#d08a63", 1, [(-0.47-0.12j, 0.47-0.12j, 0.45+0.1j, -0.45+0.1j)])]),
-    # A box or a table reaches from -1 to 1. 0 is the middle of its upper edge, and y is in hundreds of pixels.
-    "box": Thing("", behind=[
-        ("#c59e71", 1, [(-0.9-0.34j, 0.9-0.34j, 0.76-0.62j, -0.76-0.62j)]),
-        ("#614744", 1, [(-0.9-0.34j, 0.9-0.34j, 1, -1)])], before=[
-        ("#bd8d58", 1, [(-1, 1, 0.96+1.1j, -0.96+1.1j)]), ("#dec19c", 1, [(-1, 1, 1+0.07j, -1+0.07j)]),
-        ("#cea778", 1, [(1, 1.32+0.2j, 1.26+0.4j, 0.99+0.12j), (-1, -1.32+0.2j, -1.26+0.4j, -0.99+0.12j)]),
-        ("#694d42", 0.8, [oval(0.6j, 0.09, 0.11),
-                          *dots(0.035, 0.07, -0.11+0.48j, -0.04+0.39j, 0.04+0.39j, 0.11+0.48j)])]),
-    "table": Thing("", before=[
-        ("#8f5c3e", 1, [(-1, 1, 1+1j, -1+1j)]), ("#bc997f", 1, [(-1, 1, 1+0.15j, -1+0.15j)]),
-        ("shadow", 0.35, [(-1+0.15j, 1+0.15j, 1+0.21j, -1+0.21j)]),
-        ("shadow", 0.3, [stroke(0.03, -0.9+0.5j, -0.2+0.42j, 0.4+0.52j),
-                         stroke(0.03, -0.2+0.75j, 0.4+0.68j, 0.95+0.76j)])]),
-    "moon": Thing("at a window under the moon"), "rain": Thing("at a window in the rain"),
+    "tongue": [
+        ("#7d2f3c", 1, [TONGUE]),
+        ("#f08a94", 1, [[0.6j + (z - 0.6j) * 0.82 for z in TONGUE]]),
+        ("#c9606c", 1, [stroke(0.02, 0.62j, 0.67j, 0.74j)]),
+        SMILE,
+    ],
+    "yawn": [
+        ("black", 1, [symmetric(0.06+0.50j, 0.2+0.54j, 0.27+0.72j, 0.2+0.92j, 0.07+0.99j)]),
+        ("#8c3440", 1, [symmetric(0.06+0.53j, 0.17+0.57j, 0.23+0.72j, 0.17+0.89j, 0.06+0.95j)]),
+        ("#f08a94", 1, [symmetric(0.05+0.74j, 0.14+0.78j, 0.14+0.88j, 0.05+0.94j)]),
+        ("white", 1, both([0.09+0.53j, 0.17+0.55j, 0.13+0.66j])),
+    ],
 }
 
 
@@ -2514,10 +2350,17 @@ class Mood(NamedTuple):
 
 
 MOODS = {
-    "calm": Mood("open", "smile"), "curious": Mood("wide", "small", gaze="wide "),
-    "sleepy": Mood("half", "smile", gaze="half-closed "), "happy": Mood("happy", "grin", "smiling"),
-    "cheeky": Mood("open", "tongue", trait="its tongue out"), "yawning": Mood("closed", "yawn", "yawning"),
-    "asleep": Mood("closed", "smile")}
+    "calm": Mood("open", "smile"),
+    "curious": Mood("wide", "small", gaze="wide "),
+    "sleepy": Mood("half", "smile", gaze="half-closed "),
+    "happy": Mood("happy", "grin", "smiling"),
+    "cheeky": Mood("open", "tongue", trait="its tongue out"),
+    "yawning": Mood("closed", "yawn", "yawning"),
+    "asleep": Mood("closed", "smile"),
+}
+
+
+# The body: limbs and poses.
 
 
 class Limb:
@@ -2542,9 +2385,9 @@ class Pose(NamedTuple):
     doing: str
     size: float  # pixels of the distance 1
     face: complex  # the pixel of its middle
-    limbs: tuple[Limb, ...]  # behind the head
-    front: tuple[Limb, ...] = ()  # before the head
-    over: tuple[Limb, ...] = ()  # before the box or the table
+    limbs: Sequence[Limb]  # behind the head
+    front: Sequence[Limb] = ()  # before the head
+    over: Sequence[Limb] = ()  # before the box or the table
     tilt: float = 0  # of the head, in radians
     facing: complex = 0j  # where the face is turned to
     moods: str = "calm calm curious sleepy happy cheeky yawning"
@@ -2557,70 +2400,499 @@ class Pose(NamedTuple):
 
 
 POSES = {
-    "portrait": Pose("", 121, 240+202j, (
-        Limb("front", (0.25+0.75j, 0.5), (0.1+1.2j, 0.95), (0.1+1.8j, 1.15)),)),
-    "sitting": Pose("sitting", 86, 240+130j, (
-        Limb("front", (0.6j, 0.5), (1.2j, 0.66), (1.85j, 0.84), (2.1j, 0.86)),
-        *pair("haunch", (0.62+2.0j, 0.5), (0.8+2.27j, 0.36)),
-        *pair("leg", (0.27+1.2j, 0.3), (0.26+1.9j, 0.21), (0.27+2.4j, 0.2), melt=0.4),
-        *pair("paw", (0.28+2.36j, 0.19), (0.3+2.46j, 0.21)),
-        Limb("tail", (1.05+2.1j, 0.15), (1.22+2.42j, 0.18), (0.75+2.56j, 0.18), (0.1+2.56j, 0.16), (-0.4+2.5j, 0.12))),
-        floor=255, boxed="sitting in a box", box=(98, 262, 382), beside=(70, 415)),
-    "profile": Pose("sitting in profile", 84, 160+128j, (
-        Limb("tail", (1.7+2.2j, 0.18), (2.2+2.42j, 0.19), (2.6+2.1j, 0.18), (2.55+1.5j, 0.16), (2.25+1.3j, 0.11)),
-        Limb("far leg", (0.25+1.2j, 0.3), (0.22+1.8j, 0.2), (0.12+2.35j, 0.19), (2.42j, 0.2)),
-        Limb("side belly", (0.25+0.4j, 0.55), (0.5+1.0j, 0.68), (0.85+1.55j, 0.83), (1.05+1.85j, 0.8)),
-        Limb("haunch", (1.05+1.75j, 0.64), (1.0+1.95j, 0.6)),
-        Limb("paw", (1.1+2.4j, 0.2), (0.7+2.42j, 0.2)),
-        Limb("leg", (0.3+1.1j, 0.38), (0.1+1.8j, 0.24), (-0.05+2.35j, 0.19), (-0.2+2.42j, 0.21), melt=0.35)),
-        facing=-0.24, floor=260, beside=(425, 420)),
-    "loaf": Pose("in a loaf", 94, 165+165j, (
-        Limb("side belly", (0.1+0.75j, 0.62), (0.45+0.75j, 0.85), (1.1+0.72j, 1.0), (1.75+0.85j, 0.88)),
-        Limb("haunch", (1.75+1.12j, 0.55), (1.85+1.25j, 0.5)),
-        Limb("paw", (-0.3+1.55j, 0.17), (-0.1+1.57j, 0.17)), Limb("paw", (0.22+1.6j, 0.17), (0.42+1.6j, 0.17)),
-        Limb("tail", (2.45+1.45j, 0.15), (2.1+1.66j, 0.19), (1.5+1.7j, 0.18), (1.0+1.64j, 0.13))),
-        floor=250, boxed="in a box", box=(70, 262, 425), beside=(430, 425)),
-    "curled": Pose("asleep", 88, 150+210j, (
-        Limb("side", (0.4+0.1j, 0.6), (1.0-0.5j, 0.85), (1.8-0.4j, 0.98), (2.3+0.2j, 0.88), (1.4+0.5j, 0.7)),), (
-        Limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.03j, 0.27), (0.95j, 0.2)),),
-        tilt=0.3, moods="asleep", worn="bow", floor=230, boxed="asleep in a box", box=(50, 268, 430),
-        beside=(430, 430)),
-    "walking": Pose("walking", 74, 125+130j, (
-        Limb("tail", (2.9+0.75j, 0.17), (3.3+0.3j, 0.17), (3.4-0.4j, 0.16), (3.25-0.95j, 0.15), (2.85-1.1j, 0.1)),
-        Limb("far leg", (1.0+1.2j, 0.3), (1.15+1.8j, 0.2), (1.4+2.4j, 0.17), (1.3+2.5j, 0.18)),
-        Limb("far leg", (2.4+1.1j, 0.4), (2.2+1.8j, 0.22), (2.2+2.2j, 0.17), (1.95+2.5j, 0.18)),
-        Limb("side belly", (0.4+0.6j, 0.5), (1.1+0.95j, 0.68), (1.9+0.95j, 0.66), (2.5+0.95j, 0.62)),
-        Limb("leg", (0.75+1.15j, 0.36), (0.65+1.8j, 0.22), (0.4+2.45j, 0.17), (0.25+2.55j, 0.19), melt=0.3),
-        Limb("leg", (2.45+1.1j, 0.5), (2.75+1.7j, 0.27), (2.65+2.1j, 0.18), (2.85+2.5j, 0.17), (2.7+2.57j, 0.19),
-             melt=0.3)),
-        facing=-0.14, floor=260, beside=(440, 440)),
-    "stretching": Pose("stretching", 74, 130+195j, (
-        Limb("tail", (2.9-0.5j, 0.17), (3.3-1.0j, 0.17), (3.3-1.7j, 0.16), (3.0-2.1j, 0.14), (2.7-2.05j, 0.1)),
-        Limb("far leg", (2.4+0.2j, 0.4), (2.25+0.9j, 0.22), (2.3+1.3j, 0.17), (2.0+1.6j, 0.18)),
-        Limb("side belly", (0.4+0.5j, 0.5), (1.0+0.75j, 0.62), (1.85+0.25j, 0.66), (2.5-0.15j, 0.66)),
-        Limb("far leg", (0.8+1.0j, 0.3), (1.3j, 0.2), (-1.0+1.42j, 0.18), (-1.2+1.42j, 0.19)),
-        Limb("leg", (2.5, 0.6), (2.85+0.55j, 0.3), (2.75+1.1j, 0.18), (2.9+1.6j, 0.17), (2.75+1.66j, 0.19), melt=0.3),
-        Limb("leg", (0.85+1.0j, 0.34), (0.2+1.46j, 0.22), (-0.6+1.62j, 0.18), (-0.85+1.62j, 0.2), melt=0.3)),
-        facing=-0.12, moods="calm curious happy happy cheeky yawning yawning", floor=265, beside=(430, 425)),
-    "back": Pose("on its back", 88, 150+235j, (
-        Limb("tail", (2.2-0.8j, 0.18), (2.75-0.5j, 0.18), (2.9+0.1j, 0.17), (2.6+0.5j, 0.12)),
-        Limb("front", (0.3, 0.5), (0.95-0.2j, 0.72), (1.65-0.35j, 0.82), (1.9-0.4j, 0.78)),
-        Limb("leg", (1.9+0.1j, 0.4), (2.25+0.4j, 0.3)), Limb("leg", (1.75-0.95j, 0.4), (2.0-1.4j, 0.3)),
-        Limb("sole", (2.3+0.35j, 0.25), (2.2+0.7j, 0.25)), Limb("sole", (2.0-1.3j, 0.25), (1.8-1.7j, 0.25))), (
-        Limb("leg", (0.6-0.7j, 0.24), (0.9-1.1j, 0.22), (0.8-1.35j, 0.2)),
-        Limb("leg", (0.9+0.35j, 0.24), (1.3+0.55j, 0.22), (1.2+0.85j, 0.2))),
-        tilt=-1.95, moods="calm curious happy happy cheeky", worn="bow", floor=90, beside=(430, 430)),
-    "peeking": Pose("peeking over a table", 124, 240+206j, (
-        Limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9)),), (), pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
-        moods="calm curious curious sleepy", worn="bow", stage="table", boxed="peeking out of a box",
-        box=(60, 270, 420)),
-    "shoulder": Pose("looking over its shoulder", 88, 200+133j, (
-        Limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),), (
-        Limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
-        Limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)), Limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36))),
-        facing=-0.2+0.05j, worn="bow", floor=255, beside=(60, 440)),
+    "portrait": Pose(
+        "",
+        size=121,
+        face=240+202j,
+        limbs=[Limb("front", (0.25+0.75j, 0.5), (0.1+1.2j, 0.95), (0.1+1.8j, 1.15))],
+    ),
+    "sitting": Pose(
+        "sitting",
+        size=86,
+        face=240+130j,
+        limbs=[
+            Limb("front", (0.6j, 0.5), (1.2j, 0.66), (1.85j, 0.84), (2.1j, 0.86)),
+            *pair("haunch", (0.62+2.0j, 0.5), (0.8+2.27j, 0.36)),
+            *pair("leg", (0.27+1.2j, 0.3), (0.26+1.9j, 0.21), (0.27+2.4j, 0.2), melt=0.4),
+            *pair("paw", (0.28+2.36j, 0.19), (0.3+2.46j, 0.21)),
+            Limb(
+                "tail",
+                (1.05+2.1j, 0.15),
+                (1.22+2.42j, 0.18),
+                (0.75+2.56j, 0.18),
+                (0.1+2.56j, 0.16),
+                (-0.4+2.5j, 0.12),
+            ),
+        ],
+        floor=255,
+        boxed="sitting in a box",
+        box=(98, 262, 382),
+        beside=(70, 415),
+    ),
+    "profile": Pose(
+        "sitting in profile",
+        size=84,
+        face=160+128j,
+        limbs=[
+            Limb("tail", (1.7+2.2j, 0.18), (2.2+2.42j, 0.19), (2.6+2.1j, 0.18), (2.55+1.5j, 0.16), (2.25+1.3j, 0.11)),
+            Limb("far leg", (0.25+1.2j, 0.3), (0.22+1.8j, 0.2), (0.12+2.35j, 0.19), (2.42j, 0.2)),
+            Limb("side belly", (0.25+0.4j, 0.55), (0.5+1.0j, 0.68), (0.85+1.55j, 0.83), (1.05+1.85j, 0.8)),
+            Limb("haunch", (1.05+1.75j, 0.64), (1.0+1.95j, 0.6)),
+            Limb("paw", (1.1+2.4j, 0.2), (0.7+2.42j, 0.2)),
+            Limb("leg", (0.3+1.1j, 0.38), (0.1+1.8j, 0.24), (-0.05+2.35j, 0.19), (-0.2+2.42j, 0.21), melt=0.35),
+        ],
+        facing=-0.24,
+        floor=260,
+        beside=(425, 420),
+    ),
+    "loaf": Pose(
+        "in a loaf",
+        size=94,
+        face=165+165j,
+        limbs=[
+            Limb("side belly", (0.1+0.75j, 0.62), (0.45+0.75j, 0.85), (1.1+0.72j, 1.0), (1.75+0.85j, 0.88)),
+            Limb("haunch", (1.75+1.12j, 0.55), (1.85+1.25j, 0.5)),
+            Limb("paw", (-0.3+1.55j, 0.17), (-0.1+1.57j, 0.17)),
+            Limb("paw", (0.22+1.6j, 0.17), (0.42+1.6j, 0.17)),
+            Limb("tail", (2.45+1.45j, 0.15), (2.1+1.66j, 0.19), (1.5+1.7j, 0.18), (1.0+1.64j, 0.13)),
+        ],
+        floor=250,
+        boxed="in a box",
+        box=(70, 262, 425),
+        beside=(430, 425),
+    ),
+    "curled": Pose(
+        "asleep",
+        size=88,
+        face=150+210j,
+        limbs=[Limb("side", (0.4+0.1j, 0.6), (1.0-0.5j, 0.85), (1.8-0.4j, 0.98), (2.3+0.2j, 0.88), (1.4+0.5j, 0.7))],
+        front=[Limb("tail", (2.6+0.6j, 0.2), (2.2+1.02j, 0.26), (1.4+1.12j, 0.26), (0.6+1.03j, 0.27), (0.95j, 0.2))],
+        tilt=0.3,
+        moods="asleep",
+        worn="bow",
+        floor=230,
+        boxed="asleep in a box",
+        box=(50, 268, 430),
+        beside=(430, 430),
+    ),
+    "walking": Pose(
+        "walking",
+        size=74,
+        face=125+130j,
+        limbs=[
+            Limb("tail", (2.9+0.75j, 0.17), (3.3+0.3j, 0.17), (3.4-0.4j, 0.16), (3.25-0.95j, 0.15), (2.85-1.1j, 0.1)),
+            Limb("far leg", (1.0+1.2j, 0.3), (1.15+1.8j, 0.2), (1.4+2.4j, 0.17), (1.3+2.5j, 0.18)),
+            Limb("far leg", (2.4+1.1j, 0.4), (2.2+1.8j, 0.22), (2.2+2.2j, 0.17), (1.95+2.5j, 0.18)),
+            Limb("side belly", (0.4+0.6j, 0.5), (1.1+0.95j, 0.68), (1.9+0.95j, 0.66), (2.5+0.95j, 0.62)),
+            Limb("leg", (0.75+1.15j, 0.36), (0.65+1.8j, 0.22), (0.4+2.45j, 0.17), (0.25+2.55j, 0.19), melt=0.3),
+            Limb(
+                "leg",
+                (2.45+1.1j, 0.5),
+                (2.75+1.7j, 0.27),
+                (2.65+2.1j, 0.18),
+                (2.85+2.5j, 0.17),
+                (2.7+2.57j, 0.19),
+                melt=0.3,
+            ),
+        ],
+        facing=-0.14,
+        floor=260,
+        beside=(440, 440),
+    ),
+    "stretching": Pose(
+        "stretching",
+        size=74,
+        face=130+195j,
+        limbs=[
+            Limb("tail", (2.9-0.5j, 0.17), (3.3-1.0j, 0.17), (3.3-1.7j, 0.16), (3.0-2.1j, 0.14), (2.7-2.05j, 0.1)),
+            Limb("far leg", (2.4+0.2j, 0.4), (2.25+0.9j, 0.22), (2.3+1.3j, 0.17), (2.0+1.6j, 0.18)),
+            Limb("side belly", (0.4+0.5j, 0.5), (1.0+0.75j, 0.62), (1.85+0.25j, 0.66), (2.5-0.15j, 0.66)),
+            Limb("far leg", (0.8+1.0j, 0.3), (1.3j, 0.2), (-1.0+1.42j, 0.18), (-1.2+1.42j, 0.19)),
+            Limb(
+                "leg",
+                (2.5, 0.6),
+                (2.85+0.55j, 0.3),
+                (2.75+1.1j, 0.18),
+                (2.9+1.6j, 0.17),
+                (2.75+1.66j, 0.19),
+                melt=0.3,
+            ),
+            Limb("leg", (0.85+1.0j, 0.34), (0.2+1.46j, 0.22), (-0.6+1.62j, 0.18), (-0.85+1.62j, 0.2), melt=0.3),
+        ],
+        facing=-0.12,
+        moods="calm curious happy happy cheeky yawning yawning",
+        floor=265,
+        beside=(430, 425),
+    ),
+    "back": Pose(
+        "on its back",
+        size=88,
+        face=150+235j,
+        limbs=[
+            Limb("tail", (2.2-0.8j, 0.18), (2.75-0.5j, 0.18), (2.9+0.1j, 0.17), (2.6+0.5j, 0.12)),
+            Limb("front", (0.3, 0.5), (0.95-0.2j, 0.72), (1.65-0.35j, 0.82), (1.9-0.4j, 0.78)),
+            Limb("leg", (1.9+0.1j, 0.4), (2.25+0.4j, 0.3)),
+            Limb("leg", (1.75-0.95j, 0.4), (2.0-1.4j, 0.3)),
+            Limb("sole", (2.3+0.35j, 0.25), (2.2+0.7j, 0.25)),
+            Limb("sole", (2.0-1.3j, 0.25), (1.8-1.7j, 0.25)),
+        ],
+        front=[
+            Limb("leg", (0.6-0.7j, 0.24), (0.9-1.1j, 0.22), (0.8-1.35j, 0.2)),
+            Limb("leg", (0.9+0.35j, 0.24), (1.3+0.55j, 0.22), (1.2+0.85j, 0.2)),
+        ],
+        tilt=-1.95,
+        moods="calm curious happy happy cheeky",
+        worn="bow",
+        floor=90,
+        beside=(430, 430),
+    ),
+    "peeking": Pose(
+        "peeking over a table",
+        size=124,
+        face=240+206j,
+        limbs=[Limb("front", (0.8j, 0.8), (0.1+1.2j, 0.9))],
+        over=pair("paw", (0.93+0.45j, 0.21), (0.97+0.66j, 0.23)),
+        moods="calm curious curious sleepy",
+        worn="bow",
+        stage="table",
+        boxed="peeking out of a box",
+        box=(60, 270, 420),
+    ),
+    "shoulder": Pose(
+        "looking over its shoulder",
+        size=88,
+        face=200+133j,
+        limbs=[
+            Limb("tail", (1.0+2.35j, 0.18), (1.6+2.5j, 0.2), (2.2+2.35j, 0.19), (2.5+1.85j, 0.17), (2.4+1.45j, 0.12)),
+        ],
+        front=[
+            Limb("back", (0.5+1.0j, 0.36), (0.6+1.25j, 0.6), (0.55+1.75j, 0.86), (0.5+1.95j, 0.9)),
+            Limb("haunch", (1.15+2.15j, 0.4), (1.2+2.25j, 0.36)),
+            Limb("haunch", (-0.15+2.15j, 0.4), (-0.2+2.25j, 0.36)),
+        ],
+        facing=-0.2+0.05j,
+        worn="bow",
+        floor=255,
+        beside=(60, 440),
+    ),
 }
-EARS = {"up": (0, 0, ""), "back": (0.36, 0.36, "its ears back"), "one": (0, 0.42, "one ear turned")}
+TOES = [stroke(0.12, 1.0+0.33j, 1.5+0.33j, 2.2+0.36j), stroke(0.12, 1.0-0.33j, 1.5-0.33j, 2.2-0.36j)]  # between them
+
+
+# The coat: colours and patterns.
+
+
+class Coat(NamedTuple):
+    """The colours and patterns of a cat. It has one of its colours of eyes; "blue/amber" has one of each."""
+
+    name: str
+    fur: str
+    belly: str
+    mark: str
+    patch: str
+    nose: str
+    patterns: str
+    eyes: str
+    room: str = "deep"  # "pale" behind dark fur
+
+
+COATS = (
+    Coat("brown tabby", "#a07c54", "#ead7b5", "#38281b", "", "#b5655a", "tabby", "green amber"),
+    Coat("silver tabby", "#a7abae", "#f0eeea", "#34373d", "", "#b86b66", "tabby", "green amber"),
+    Coat("grey tabby", "#8793a3", "#dfe4e8", "#454e5c", "", "#b07a78", "tabby", "copper green"),
+    Coat("ginger tabby", "#dd8f40", "#f9e3c0", "#a04c16", "", "#d97f74", "tabby", "amber green copper"),
+    Coat("cream tabby", "#eed4a6", "#fdf4e3", "#c98f4e", "", "#e0908a", "tabby", "amber copper blue"),
+    Coat("ginger-and-white tabby", "#dd8f40", "#fbf4e8", "#a04c16", "", "#e0877f", "tabby white", "green amber"),
+    Coat("black cat", "#2e2d35", "#45434d", "", "", "#1a181c", "", "amber green copper", "pale"),
+    Coat("grey cat", "#737d8a", "#98a1ab", "", "", "#3d4149", "", "copper amber green"),
+    Coat("white cat", "#f2efe9", "#ffffff", "", "", "#e79a97", "", "blue green amber blue/amber"),
+    Coat("black-and-white cat", "#2a2a31", "#f7f4ee", "", "", "#d98583", "white", "green amber", "pale"),
+    Coat("grey-and-white cat", "#707a86", "#f5f3ef", "", "", "#d98583", "white", "amber green copper"),
+    Coat("seal-point cat", "#ecdfc8", "#f5ecdb", "#54402f", "", "#2b1d19", "points", "blue"),
+    Coat("flame-point cat", "#f5e8d4", "#fdf6ea", "#cd8348", "", "#e0908a", "points", "blue"),
+    Coat("calico cat", "#f4f0e8", "#ffffff", "#dc8c3c", "#322c2d", "#e0877f", "calico", "green amber copper"),
+    Coat("tortoiseshell cat", "#3b3130", "#b98a5e", "#c87a33", "#e6b676", "#a0635a", "tortie", "amber green", "pale"),
+)
+TABBIES = "mackerel", "spotted", "classic"
+M_STRIPES = both(
+    stroke(0.11, 0.58-0.30j, 0.46-0.52j, 0.37-0.84j),
+    stroke(0.10, 0.39-0.70j, 0.24-0.45j, 0.09-0.14j),
+    stroke(0.08, 0.15-0.50j, 0.17-0.64j, 0.18-0.90j),
+    stroke(0.10, 0.64+0.03j, 0.86+0.05j, 1.08-0.04j),
+    stroke(0.11, 0.56+0.27j, 0.80+0.36j, 1.08+0.30j),
+    stroke(0.09, 0.60+0.50j, 0.76+0.58j, 0.96+0.56j),
+)
+ALL: Shape = [-3-3j, 4-3j, 4+3j, -3+3j]
+LENGTH = stripes(0.3, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1)
+END: Shape = [0.62-2j, 2-2j, 2+2j, 0.62+2j]
+TIP: Shape = [0.84-2j, 1.6-2j, 1.6+2j, 0.84+2j]
+SIDE_SPOTS = [x + y for x in (0.08, 0.22, 0.36, 0.5, 0.64, 0.78, 0.92) for y in (-0.88j, 0.06-0.5j, -0.1j, 0.06+0.3j)]
+BACK_SPOTS = [x + y for x in (0.2, 0.36, 0.52, 0.68, 0.84) for y in (-0.75j, 0.05-0.4j, 0, 0.05+0.4j, 0.75j)]
+SPINE: Shape = [0.05-0.1j, 1-0.13j, 1+0.13j, 0.05+0.1j]
+# The patterns of each kind of part. On the head, points are as above. On a limb, x runs along it from 0 to 1, and y
+# across it from -1 to 1. Every cat has the patterns of "".
+PATTERNS: dict[str, dict[str, dict[str, list[Shape]]]] = {
+    "": {
+        "head": {"belly": MUZZLE},
+        "front": {"belly": [[-0.1-0.35j, 0.3-0.5j, 0.7-0.42j, 1.2-0.3j, 1.2+0.3j, 0.7+0.42j, 0.3+0.5j, -0.1+0.35j]]},
+        "belly": {"belly": [[-0.1+0.5j, 0.3+0.66j, 0.65+0.72j, 1.2+0.8j, 1.2+2j, -0.1+2j]]},
+        "sole": {"pink": [oval(0.95, 0.3, 0.42), *dots(0.17, 0.2, 1.55-0.62j, 1.7-0.22j, 1.7+0.22j, 1.55+0.62j)]},
+    },
+    "mackerel": {
+        "head": {"mark": M_STRIPES},
+        "front": {
+            "mark": [
+                *streaks(0.12, -1.2j, 0.02-0.85j, 0.1-0.5j, 0.2, 0.36, 0.52, 0.68, 0.84),
+                *streaks(0.12, 1.2j, 0.02+0.85j, 0.1+0.5j, 0.2, 0.36, 0.52, 0.68, 0.84),
+            ],
+        },
+        "side": {"mark": streaks(0.1, -1.2j, 0.02-0.5j, -0.04+0.4j, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85)},
+        "back": {
+            "mark": [
+                SPINE,
+                *streaks(0.1, -1.2j, -0.1-0.6j, -0.12-0.2j, 0.3, 0.47, 0.64, 0.81, 0.98),
+                *streaks(0.1, 1.2j, -0.1+0.6j, -0.12+0.2j, 0.3, 0.47, 0.64, 0.81, 0.98),
+            ],
+        },
+        "haunch": {"mark": streaks(0.4, -1.2j, 0.1-0.7j, -0.1-0.1j, -0.8, 0, 0.8)},
+        "leg": {"mark": streaks(0.09, -1.2j, 0.02-0.3j, 0.5j, 0.28, 0.46, 0.64)},
+        "tail": {"mark": [TIP, *stripes(0.08, 0.12, 0.3, 0.48, 0.66)]},
+    },
+    "spotted": {
+        "head": {"mark": M_STRIPES},
+        "front": {
+            "mark": dots(
+                0.045, 0.1, 0.25+0.7j, 0.42+0.85j, 0.45+0.6j, 0.6+0.75j, 0.78+0.9j, 0.78+0.6j, 0.3-0.8j, 0.4-0.58j,
+                0.55-0.8j, 0.66-0.55j, 0.75-0.85j,
+            ),
+        },
+        "side": {"mark": dots(0.035, 0.13, *SIDE_SPOTS)},
+        "back": {"mark": dots(0.04, 0.1, *BACK_SPOTS)},
+        "haunch": {"mark": dots(0.2, 0.11, -0.9-0.1j, -0.3-0.5j, -0.1+0.25j, 0.5-0.2j, 1.1-0.55j, 1+0.3j)},
+        "leg": {"mark": dots(0.04, 0.25, 0.25-0.3j, 0.36+0.35j, 0.48-0.4j, 0.6+0.2j)},
+        "tail": {"mark": [TIP, *stripes(0.08, 0.12, 0.3, 0.48, 0.66)]},
+    },
+    "classic": {
+        "head": {"mark": [*M_STRIPES, *both(stroke(0.14, 0.52+0.42j, 0.84+0.5j, 1.0+0.02j))]},
+        "front": {
+            "mark": [
+                *streaks(0.22, -1.3j, 0.04-0.8j, 0.16-0.42j, 0.3, 0.66),
+                *streaks(0.22, 1.3j, 0.04+0.8j, 0.16+0.42j, 0.3, 0.66),
+            ],
+        },
+        "side": {
+            "mark": [
+                whorl(0.56-0.1j, 0.2, 0.55),
+                oval(0.56-0.1j, 0.06, 0.16),
+                [0.1-1.4j, 1-1.4j, 1-0.85j, 0.1-0.85j],
+                stroke(0.14, 0.2-1.2j, 0.26-0.4j, 0.18+0.5j),
+                stroke(0.12, 0.86-1.2j, 0.9-0.2j, 0.84+0.5j),
+            ],
+        },
+        "back": {
+            "mark": [
+                SPINE,
+                *streaks(0.2, -1.2j, -0.12-0.6j, -0.1-0.3j, 0.36, 0.66, 0.96),
+                *streaks(0.2, 1.2j, -0.12+0.6j, -0.1+0.3j, 0.36, 0.66, 0.96),
+            ],
+        },
+        "haunch": {"mark": streaks(0.7, -1.3j, 0.2-0.7j, -0.1, -0.5, 0.8)},
+        "leg": {"mark": streaks(0.13, -1.2j, 0.02-0.3j, 0.5j, 0.32, 0.58)},
+        "tail": {"mark": [[0.72-2j, 1.6-2j, 1.6+2j, 0.72+2j], *stripes(0.14, 0.12, 0.42)]},
+    },
+    "white": {
+        "head": {"belly": [symmetric(0.015-0.62j, 0.07-0.3j, 0.12+0.05j, 0.30+0.28j, 0.56+0.50j, 0.46+0.95j)]},
+        "leg": {"belly": [END]},
+        "paw": {"belly": [ALL]},
+        "sole": {"belly": [ALL]},
+        "tail": {"belly": [TIP]},
+    },
+    "points": {
+        "head": {"mark": [*both(EAR), oval(0.25j, 0.48, 0.56)]},
+        "leg": {"mark": [END]},
+        "paw": {"mark": [ALL]},
+        "sole": {"mark": [ALL]},
+        "tail": {"mark": LENGTH},
+    },
+    "calico": {
+        "head": {
+            "mark": [[0.10-0.9j, 0.16-0.45j, 0.30-0.05j, 0.62+0.2j, 1.1+0.2j, 1.2-1.5j]],
+            "patch": [[-0.24-0.9j, -0.3-0.5j, -0.36-0.2j, -0.66+0.1j, -1.1+0.1j, -1.2-1.5j]],
+        },
+        "front": {
+            "mark": [[0.3+0.5j, 0.5+0.35j, 0.8+0.6j, 0.9+1.3j, 0.3+1.4j]],
+            "patch": [[0.5-0.7j, 0.75-0.5j, 0.95-0.8j, 0.9-1.4j, 0.4-1.4j]],
+        },
+        "side": {
+            "mark": [[0.16-1.3j, 0.18-0.5j, 0.3+0.1j, 0.45-0.1j, 0.5-1.3j]],
+            "patch": [[0.62-1.3j, 0.6-0.4j, 0.72+0.2j, 0.9+0.1j, 1.1-0.3j, 1.2-1.3j]],
+        },
+        "back": {
+            "mark": [[0.15-0.1j, 0.4+0.3j, 0.45+1.3j, 0.1+1.4j]],
+            "patch": [[0.45-0.1j, 0.7+0.2j, 0.95-0.2j, 0.9-1.3j, 0.5-1.4j]],
+        },
+        "haunch": {"mark": [[-0.6-1.2j, -0.5-0.3j, 0.3+0.1j, 0.9-0.5j, 0.7-1.4j]]},
+        "tail": {
+            "mark": stripes(0.2, -0.1, 0.05, 0.2),
+            "patch": [TIP, *stripes(0.2, 0.5, 0.65, 0.8)],
+        },
+    },
+    "tortie": {
+        "head": {
+            "mark": [
+                [0.02-0.9j, 0.08-0.45j, 0.05-0.1j, 0.2+0.25j, 0.5+0.4j, 0.75+0.6j, 1.1+0.3j, 0.95-0.3j, 0.8-0.7j],
+                oval(-0.5+0.45j, 0.17, 0.12),
+                oval(-0.45-0.62j, 0.14, 0.08),
+            ],
+            "patch": [[-0.02-0.75j, 0.07-0.5j, 0.05-0.1j, -0.05-0.3j], oval(0.7+0.45j, 0.12, 0.07)],
+        },
+        "front": {
+            "mark": [oval(0.3+0.5j, 0.12, 0.25), oval(0.6-0.6j, 0.12, 0.3), oval(0.85+0.5j, 0.1, 0.3)],
+            "patch": [oval(0.45-0.2j, 0.06, 0.12), oval(0.7+0.75j, 0.05, 0.12)],
+        },
+        "side": {
+            "mark": [
+                [0.1-1.2j, 0.12-0.4j, 0.22-0.1j, 0.3-0.6j, 0.3-1.2j],
+                oval(0.42+0.1j, 0.09, 0.22),
+                [0.55-1.2j, 0.56-0.6j, 0.7-0.3j, 0.78-1.2j],
+                oval(0.85+0.1j, 0.07, 0.25),
+            ],
+            "patch": dots(0.04, 0.12, 0.33-0.3j, 0.62+0.3j, 0.9-0.6j),
+        },
+        "back": {
+            "mark": dots(0.12, 0.3, 0.3+0.4j, 0.6-0.5j, 0.85+0.4j),
+            "patch": dots(0.05, 0.12, 0.45-0.1j, 0.75+0.1j),
+        },
+        "haunch": {
+            "mark": [oval(-0.2-0.5j, 0.7, 0.35)],
+            "patch": [oval(0.7+0.2j, 0.3, 0.15)],
+        },
+        "leg": {"mark": [oval(0.45-0.2j, 0.1, 0.5)]},
+        "tail": {"mark": stripes(0.18, 0.2, 0.6)},
+    },
+}
+
+
+# What is around the cat: things and rooms.
+
+ACCENTS = "#d2404b", "#2d8fc4", "#e7b32f", "#7d55b8", "#3d9a68"  # of bows, collars and wool
+COLLAR = [-0.68+0.66j, -0.40+0.86j, 0.92j, 0.40+0.86j, 0.68+0.66j,
+          0.66+0.80j, 0.40+1.0j, 1.08j, -0.40+1.0j, -0.66+0.80j]
+GLEAM = [-0.66+0.65j, -0.40+0.85j, 0.91j, 0.40+0.85j, 0.66+0.65j, 0.40+0.91j, 0.97j, -0.40+0.91j]
+BOW = both([0.02, 0.16-0.2j, 0.4-0.26j, 0.44+0.04j, 0.38+0.24j, 0.14+0.14j])
+LEAF_TIPS = [-0.75-0.75j, 0.75-0.8j, -0.45-1.25j, 0.5-1.3j, 0.05-1.5j, -0.85-0.3j, 0.85-0.35j]
+LEAVES = [stroke(0.26, 0, 0.62 * z.real + 0.6j * z.imag, z) for z in LEAF_TIPS]
+THREADS = [
+    [z * cmath.rect(1, turn) for z in stroke(0.09, -0.8 + y * 0.6j, y * 1.05j, 0.8 + y * 0.6j)]
+    for turn in (0.5, 1.15, -0.7)
+    for y in (-0.75, -0.25, 0.25, 0.75)
+]
+
+
+class Thing(NamedTuple):
+    """A thing that a cat has: how it is described, and how it is drawn."""
+
+    phrase: str
+    behind: Sequence[Ink] = ()  # the cat
+    under: Sequence[Ink] = ()  # the face, on the fur
+    before: Sequence[Ink] = ()  # the cat
+
+
+THINGS = {
+    "": Thing(""),
+    "bell": Thing(
+        "a bell",
+        under=[
+            ("accent", 1, [COLLAR]),
+            ("light", 0.6, [GLEAM]),
+            ("#8a5a14", 1, [oval(1.14j, 0.16, 0.16)]),
+            ("#f5c84c", 1, [oval(1.13j, 0.14, 0.14)]),
+            ("white", 0.9, [oval(-0.05+1.07j, 0.035, 0.03)]),
+            ("#8a5a14", 1, [oval(1.18j, 0.035, 0.035)]),
+            ("#8a5a14", 1, [stroke(0.04, -0.11+1.13j, 1.16j, 0.11+1.13j)]),
+        ],
+    ),
+    "bow": Thing(
+        "a bow",
+        before=[
+            ("dark", 1, [[z * 1.1 for z in loop] for loop in BOW]),
+            ("accent", 1, BOW),
+            ("light", 0.5, [[z * 0.55 - 0.05j for z in loop] for loop in BOW]),
+            ("dark", 1, [oval(0.02j, 0.11, 0.13)]),
+            ("light", 1, [oval(-0.01-0.01j, 0.08, 0.1)]),
+        ],
+    ),
+    "wool": Thing(
+        "by a ball of wool",
+        before=[
+            ("shadow", 0.45, [oval(0.1+0.92j, 1.1, 0.16)]),
+            ("dark", 1, [stroke(0.12, 0.9j, -1.2+1.15j, -2.3+0.9j)]),
+            ("dark", 1, [oval(0, 1, 1)]),
+            ("accent", 1, [oval(-0.08-0.1j, 0.88, 0.86)]),
+            ("light", 0.5, THREADS),
+        ],
+    ),
+    "plant": Thing(
+        "by a plant",
+        behind=[
+            ("#3f7d47", 1, LEAVES[:2]),
+            ("#579a55", 1, LEAVES[2:5]),
+            ("#2f6640", 1, LEAVES[5:]),
+            ("#a5d18a", 0.25, [[*leaf[:3], (leaf[1] + leaf[3]) / 2] for leaf in LEAVES]),
+            ("#c0623f", 1, [(-0.42-0.02j, 0.42-0.02j, 0.32+0.75j, -0.32+0.75j)]),
+            ("#d08a63", 1, [(-0.47-0.12j, 0.47-0.12j, 0.45+0.1j, -0.45+0.1j)]),
+        ],
+    ),
+    # A box or a table reaches from -1 to 1. 0 is the middle of its upper edge, and y is in hundreds of pixels.
+    "box": Thing(
+        "",
+        behind=[
+            ("#c59e71", 1, [(-0.9-0.34j, 0.9-0.34j, 0.76-0.62j, -0.76-0.62j)]),
+            ("#614744", 1, [(-0.9-0.34j, 0.9-0.34j, 1, -1)]),
+        ],
+        before=[
+            ("#bd8d58", 1, [(-1, 1, 0.96+1.1j, -0.96+1.1j)]),
+            ("#dec19c", 1, [(-1, 1, 1+0.07j, -1+0.07j)]),
+            ("#cea778", 1, [(1, 1.32+0.2j, 1.26+0.4j, 0.99+0.12j), (-1, -1.32+0.2j, -1.26+0.4j, -0.99+0.12j)]),
+            ("#694d42", 0.8, [oval(0.6j, 0.09, 0.11)]),
+            ("#694d42", 0.8, dots(0.035, 0.07, -0.11+0.48j, -0.04+0.39j, 0.04+0.39j, 0.11+0.48j)),
+        ],
+    ),
+    "table": Thing(
+        "",
+        before=[
+            ("#8f5c3e", 1, [(-1, 1, 1+1j, -1+1j)]),
+            ("#bc997f", 1, [(-1, 1, 1+0.15j, -1+0.15j)]),
+            ("shadow", 0.35, [(-1+0.15j, 1+0.15j, 1+0.21j, -1+0.21j)]),
+            ("shadow", 0.3, [stroke(0.03, -0.9+0.5j, -0.2+0.42j, 0.4+0.52j)]),
+            ("shadow", 0.3, [stroke(0.03, -0.2+0.75j, 0.4+0.68j, 0.95+0.76j)]),
+        ],
+    ),
+    "moon": Thing("at a window under the moon"),
+    "rain": Thing("at a window in the rain"),
+}
+ROOMS = {  # the colours of shadows, walls and lamps
+    "pale": (
+        "#6f9fae #b5d5d2 #fff6e0",
+        "#cf8069 #f2c4a6 #fff3dc",
+        "#6c98c6 #b9d5ea #fff8e6",
+        "#8fae6e #d0e0aa #fffae2",
+        "#b98bb0 #ecc9d8 #fff4e6",
+    ),
+    "deep": (
+        "#12303c #35807a #f3f0c8",
+        "#211a44 #74529a #fbe0cc",
+        "#16301f #56904d #f6f0b8",
+        "#32142b #9c4560 #ffdcb4",
+        "#10203f #4475b2 #f8f0d0",
+        "#29130e #84482b #ffe6b0",
+    ),
+}
+GREYS = {  # how light the parts of a room are
+    "pale": {"wall": 95, "bright wall": 165, "shadow": 23, "window": 200, "sky": 62},
+    "deep": {"wall": 28, "bright wall": 125, "shadow": 7, "window": 96, "sky": 6},
+}
+FLOORS = {"pale": 0.8, "deep": 0.62}  # the share of the wall's light that a floor has
 
 
 class HouseCat:
@@ -2635,7 +2907,7 @@ class HouseCat:
         pose = POSES[self.pose]
         self.mood = rng.choice(pose.moods.split())
         self.ears = rng.choice(("up", "up", "up", "back", "one"))
-        self.stage = pose.stage
+        self.stage = pose.stage  # a box or a table
         if pose.boxed and rng.random() < 0.4:
             self.stage = "box"
         self.worn = rng.choice(("", "", *pose.worn.split()))
@@ -2643,7 +2915,7 @@ class HouseCat:
         if any(pose.beside) and not self.stage:
             self.beside = rng.choice(("", "wool", "plant"))
         self.sight = rng.choice(("", "", "moon", "rain"))  # at the window
-        self.things = (self.stage, self.worn, self.beside, self.sight)
+        self.things = (self.stage, self.worn, self.beside, self.sight)  # "" for each that it does not have
 
     @property
     def description(self) -> str:
@@ -2704,11 +2976,13 @@ def house_words() -> set[str]:
 
 
 # A cat is sketched in grey, at half the size: how much light falls on each part, where it is, and where its coat has
-# which colour. Then each colour is painted as a range from shadow to light, with hairs at all edges. At last, shapes
+# which colour. Then each colour is painted as a range from shadow to light, with hairs at all edges. Finally, shapes
 # with crisp edges are drawn in ink: the face, and things.
 
-WEIGHTS = [((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2)
-           for t in (0, 1 / 3, 2 / 3)]  # of four points, for three points of the curve
+WEIGHTS = [  # of four points, for three points of the curve
+    ((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2)
+    for t in (0, 1 / 3, 2 / 3)
+]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -2951,7 +3225,7 @@ class Frame(NamedTuple):
         shapes: dict[str, list[tuple[Shape, int]]] = {}
         for pattern in ("", *coat.patterns.split()):
             for kind in kinds:
-                for colour, marks in PATTERNS[pattern].get(kind, ()):
+                for colour, marks in PATTERNS[pattern].get(kind, {}).items():
                     shapes.setdefault(colour, []).extend((place(mark), 255) for mark in marks)
         return {colour: self.filled(polygons) for colour, polygons in shapes.items()}
 
