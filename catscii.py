@@ -37,7 +37,7 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, AnyStr, NamedTuple, NoReturn, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, AnyStr, Generic, NamedTuple, NoReturn, Protocol, TypeVar, cast, overload
 
 
 class Lazy:
@@ -5269,6 +5269,7 @@ PLACES_OF_A_CLIENT = 32
 PATIENCE_SECONDS = 0.5  # for clients that read nothing while the service ends
 STREAMS = 200  # that are open at the same time; beyond half of them, one for each client
 STREAM_SECONDS = 600.0
+TURN_SECONDS = 0.05  # in which the loop of the server does one kind of work; what remains waits for its next turn
 GOODBYE = b"\x1b[2mThe cat walks away. Call again, and another one comes.\x1b[0m\n"
 MOST_LOGGED = 200  # characters of a path, or of a method, in the log
 UNCOUNTED_SECONDS = 60.0  # /health fails when visits wait for longer than any restart or lock lasts
@@ -6054,10 +6055,34 @@ class Page:
 
 
 Made = TypeVar("Made")
+Item = TypeVar("Item")
 
 
 class QueueFull(Exception):
     """Too many requests wait for a drawing."""
+
+
+class Lines(Generic[Item]):
+    """Items that wait. Each client has its own line, and the lines take turns."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, deque[Item]] = OrderedDict()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, client: str, item: Item) -> None:
+        self._lines.setdefault(client, deque()).append(item)
+        self._length += 1
+
+    def popleft(self) -> Item:
+        client, line = self._lines.popitem(last=False)
+        item = line.popleft()
+        if line:
+            self._lines[client] = line
+        self._length -= 1
+        return item
 
 
 class DrawingQueue:
@@ -6069,30 +6094,46 @@ class DrawingQueue:
 
     def __init__(self) -> None:
         self.refused = 0
-        self._waiting = Counter[str]()  # by client, with the one that is being drawn
+        self._occupied = Counter[str]()  # places, by client, with that of the request whose drawing is being made
+        self._lines = Lines[Callable[[], None]]()
         self._lock = threading.Lock()
         self._artist = futures.ThreadPoolExecutor(1)
 
     def __len__(self) -> int:
-        return self._waiting.total()
+        return self._occupied.total()
 
     def draw(self, client: str, make: Callable[[], Made]) -> Made:
         """Wait for a turn, and return what `make` returns.
 
         Raises QueueFull if all places are taken, or those that one client may have, and any exception of `make`.
         """
+        drawing: futures.Future[Made] = futures.Future()
+        in_this_span = contextvars.copy_context().run
+
+        def work() -> None:
+            try:
+                drawing.set_result(in_this_span(make))
+            except BaseException as error:
+                drawing.set_exception(error)
+
         with self._lock:
-            if len(self) >= PLACES or self._waiting[client] >= PLACES_OF_A_CLIENT:
+            if len(self) >= PLACES or self._occupied[client] >= PLACES_OF_A_CLIENT:
                 self.refused += 1
                 raise QueueFull
-            self._waiting[client] += 1
+            self._occupied[client] += 1
+            self._lines.append(client, work)
         try:
-            in_this_span = contextvars.copy_context().run
-            return self._artist.submit(in_this_span, make).result()
+            self._artist.submit(self._work_for_next)
+            return drawing.result()
         finally:
             with self._lock:
-                self._waiting[client] -= 1
-                self._waiting += Counter()  # drops clients that do not wait
+                self._occupied[client] -= 1
+                self._occupied += Counter()  # drops clients that do not wait
+
+    def _work_for_next(self) -> None:
+        with self._lock:
+            work = self._lines.popleft()
+        work()
 
     def close(self) -> None:
         """End the thread that draws. A process can fork only without other threads."""
@@ -6114,7 +6155,7 @@ class Streams:
     """The streams that are open. Threads add streams, and the loop of the server calls `tick` from time to time."""
 
     def __init__(self) -> None:
-        self._streams: list[Stream] = []
+        self._streams: deque[Stream] = deque()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -6135,16 +6176,21 @@ class Streams:
     def tick(self, ending: bool) -> None:
         """Send what the cats do now. End the streams that are over, or all if the service ends.
 
-        A client that has not read the last change misses this one.
+        A client that has not read the last change misses this one. So do clients whose changes would take longer than
+        TURN_SECONDS to compute, together with those of others: they come first in the next call.
         """
         now = time.monotonic()
         seconds = time.time()
         moment_now = cache(lambda film: moment_of(film.seed, seconds))
         change = cache(Film.change)
         with self._lock:
-            self._streams = [stream for stream in self._streams if stream.connection.connected]
+            self._streams = deque(stream for stream in self._streams if stream.connection.connected)
             streams = [*self._streams]
-        for stream in streams:
+        for number, stream in enumerate(streams):
+            if time.monotonic() - now > TURN_SECONDS:
+                with self._lock:
+                    self._streams.rotate(-number)
+                return
             connection = stream.connection
             if connection.requests:  # its thread has not sent everything
                 continue
@@ -6277,8 +6323,9 @@ class Service:
         if page is None:
             with span("store"):
                 cat, jpeg = find(cat_id)
-            make = partial(self._make_page, key, cat, jpeg, view, links)
-            page = self.drawing_queue.draw(request.client, make)
+            make = partial(self._cat_page, cat, jpeg, view, links)
+            kept = not view.says  # there are too many texts to keep their pages
+            page = self._drawn_page(request.client, key, make, kept)
         if is_seen(request, page):
             self._count_visit(request)
         if view.says:
@@ -6337,14 +6384,23 @@ class Service:
         if request.method == "GET" and not crawls(request.agent):
             self.visit_counter.count(request.country)
 
-    def _make_page(self, key: object, cat: Cat, jpeg: bytes, view: View, links: Links) -> Page:
-        page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
-        if page is None:
-            body = self._body(cat, jpeg, view, links)
-            page = Page(body, CONTENT_TYPES[view.format], links=view.format in LINKED_FORMATS)
-            if not view.says:  # there are too many texts to keep their pages
-                self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
-        return page
+    def _drawn_page(self, client: str, key: object, make: Callable[[], Page], kept: bool = True) -> Page:
+        """Return a page, from the cache or made when it is the client's turn. Keep a page that was made, if `kept`."""
+
+        def draw() -> Page:
+            page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
+            if page is None:
+                page = make()
+                if kept:
+                    self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
+            return page
+
+        page: Page | None = self.pages.get(key)
+        return page or self.drawing_queue.draw(client, draw)
+
+    def _cat_page(self, cat: Cat, jpeg: bytes, view: View, links: Links) -> Page:
+        body = self._body(cat, jpeg, view, links)
+        return Page(body, CONTENT_TYPES[view.format], links=view.format in LINKED_FORMATS)
 
     def _body(self, cat: Cat, jpeg: bytes, view: View, links: Links) -> str | bytes:
         if view.format == "jpg":
@@ -6381,24 +6437,22 @@ class Service:
     def live(self, request: ClientRequest) -> Body:
         """Serve the house cat of this minute, which moves if the client can show that."""
         view = live_view(request)
+        cat, _ = self.cattery.find_local(house_cats(1)[0])
         begin = request.begin_stream
-        if view.format != "ansi" or not shows_parts(request):
-            begin = None
-        if begin:
-            self.streams.check(request.client)
-        cat, jpeg = self.cattery.find_local(house_cats(1)[0])
-        key = cat.id, view.options()
-        make = partial(self._drawing, cat, jpeg, view)
-        cat, art = self.drawings.get(key) or self.drawing_queue.draw(request.client, make)
-        body = self._send_moving(request, begin, cat, art, view) if begin else self._send_still(request, cat, art, view)
+        body: Body
+        if begin and view.format == "ansi" and shows_parts(request):
+            body = self._send_moving(request, begin, cat, view)
+        else:
+            body = self._send_still(request, cat, view)
         self._count_visit(request)
         return body
 
-    def _send_moving(
-        self, request: ClientRequest, begin: BeginStream, cat: Cat, still: Art, view: View,
-    ) -> Iterable[bytes]:
+    def _send_moving(self, request: ClientRequest, begin: BeginStream, cat: Cat, view: View) -> Iterable[bytes]:
         """Send a cat. The loop of the server goes on with the response."""
-        film = self._film(request.client, cat, still, view)
+        self.streams.check(request.client)
+        key = "first screen", cat.id, view.options()
+        first = self._drawn_page(request.client, key, partial(self._first_screen, cat, view))
+        film = self._film(request.client, cat, view)
         if request.method == "GET":
             self.streams.add(film, request.client, begin)
         else:
@@ -6408,48 +6462,54 @@ class Service:
         response.headers.update(security_headers())
         response.set_header("Cache-Control", "no-store")
         response.set_header("X-Accel-Buffering", "no")  # nginx sends on what it gets
-        first = to_ansi(still, view.colors) + live_line(cat.description)
-        return iter([first.encode()])  # an iterator has no length, and so the response has none
+        return iter([first.body])  # an iterator has no length, and so the response has none
 
-    def _film(self, client: str, cat: Cat, still: Art, view: View) -> Film:
+    def _first_screen(self, cat: Cat, view: View) -> Page:
+        cat, still = self._drawing(cat, b"", view)
+        return Page(to_ansi(still, view.colors) + live_line(cat.description), CONTENT_TYPES["ansi"])
+
+    def _film(self, client: str, cat: Cat, view: View) -> Film:
         """Return the film of a house cat. Its moments are drawn one by one, so that other drawings come in between."""
         key = cat.id, view.options()
         film: Film | None = self.films.get(key)
         if film is None:
-            patches = {moment: self._patch(client, cat, view, moment) for moment in PARTS_OF_MOMENTS}
+            draw = partial(self.drawing_queue.draw, client)
+            _, still = draw(partial(self._drawing, cat, b"", view))
+            patches = {moment: draw(partial(self._patch, cat, view, moment)) for moment in PARTS_OF_MOMENTS}
             film = Film(seed_of(cat.id) or 0, still, view.colors, patches)
             self.films.put(key, film, sys.getsizeof(film))
         return film
 
-    def _patch(self, client: str, cat: Cat, view: View, moment: Moment) -> Patch:
-        """Return what moves in a house cat at a moment, from the cache if possible, else when it is its turn."""
+    def _patch(self, cat: Cat, view: View, moment: Moment) -> Patch:
+        """Return what moves in a house cat at a moment, from the cache if possible."""
         key = cat.id, view.options(), moment
+        patch: Patch | None = self.patches.get(key)
+        if patch is None:
+            _, picture = picture_of(cat, b"")
+            patch = draw_patch(seed_of(cat.id) or 0, moment, picture, view.draw)
+            self.patches.put(key, patch, 9 * len(patch.places) + 1000)
+        return patch
 
-        def draw() -> Patch:
-            patch: Patch | None = self.patches.get(key)  # a request before this one may have waited for the same patch
-            if patch is None:
-                _, picture = picture_of(cat, b"")
-                patch = draw_patch(seed_of(cat.id) or 0, moment, picture, view.draw)
-                self.patches.put(key, patch, 9 * len(patch.places) + 1000)
-            return patch
-
-        made: Patch | None = self.patches.get(key)
-        return made or self.drawing_queue.draw(client, draw)
-
-    def _send_still(self, request: ClientRequest, cat: Cat, art: Art, view: View) -> bytes:
+    def _send_still(self, request: ClientRequest, cat: Cat, view: View) -> bytes:
         """Send a cat that does not move, and a sentence that tells where it does."""
         note = f"This cat moves in a terminal: curl -N {request.links.base_url}live"
         if not request.begin_stream:
             note = f"This cat moves in a terminal of your own: catscii.py live {cat.id}"
+        key = "still", cat.id, view.format, view.options(), note, request.root
+        make = partial(self._still_page, cat, view, note, request.root)
+        return send(self._drawn_page(request.client, key, make), request, format_from=request.format_headers())
+
+    def _still_page(self, cat: Cat, view: View, note: str, root: str) -> Page:
+        cat, art = self._drawing(cat, b"", view)
         lids = None
         if view.format == "html":  # in a browser it blinks, twice
             grid = len(art.rows[0]), len(art.rows)
-            lids = patch_layer(self._patch(request.client, cat, view, ASLEEP), grid)
+            lids = patch_layer(self._patch(cat, view, ASLEEP), grid)
         text = to_ansi(art, view.colors) if view.format == "ansi" else to_text(art)
         title = capitalized(cat.description)
         facts = {"id": cat.id, "description": cat.description, "note": note}
-        return send_page(
-            request, view.format, title, facts, f"{text}{note}\n", art=art, lids=lids, label=title, note=note)
+        return formatted_page(
+            view.format, title, facts, f"{text}{note}\n", root, art=art, lids=lids, label=title, note=note)
 
     def analytics(self, request: ClientRequest) -> bytes:
         analytics = read_analytics(self.database, self.machines.view, self.machines.summary())
@@ -6894,15 +6954,21 @@ def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
     return blocks, line, f"{first}{last}  Visits a day, up to {most:,}"
 
 
-def send_page(
-    request: ClientRequest, format: str, title: str, facts: object, text: str, **values: object,
-) -> bytes:
-    """Send a page that is not a cat: the facts as JSON, the title and the values as HTML, or else the text."""
+def formatted_page(format: str, title: str, facts: object, text: str, root: str, **values: object) -> Page:
+    """Return a page that is not a cat: the facts as JSON, the title and the values as HTML, or else the text."""
     if format == "json":
         text = json.dumps(facts) + "\n"
     elif format == "html":
-        text = render_page(**values, title=title, root=request.root)
-    return send(Page(text, CONTENT_TYPES[format]), request, format_from=request.format_headers())
+        text = render_page(**values, title=title, root=root)
+    return Page(text, CONTENT_TYPES[format])
+
+
+def send_page(
+    request: ClientRequest, format: str, title: str, facts: object, text: str, **values: object,
+) -> bytes:
+    """Send a page that is not a cat. See `formatted_page`."""
+    page = formatted_page(format, title, facts, text, request.root, **values)
+    return send(page, request, format_from=request.format_headers())
 
 
 icon = cache(lambda: Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png"))
@@ -7480,25 +7546,18 @@ class ClientQueues:
 
     def __init__(self, client_header: str | None) -> None:
         self._header = (client_header or "").upper().replace("-", "_")
-        self._lines: OrderedDict[str, deque[Channel]] = OrderedDict()
-        self._length = 0
+        self._lines = Lines[Channel]()
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._lines)
 
     def append(self, channel: Channel) -> None:
         headers = channel.requests[0].headers
         address = headers.get(self._header) or channel.addr[0]
-        self._lines.setdefault(client_of(address), deque()).append(channel)
-        self._length += 1
+        self._lines.append(client_of(address), channel)
 
     def popleft(self) -> Channel:
-        client, line = self._lines.popitem(last=False)
-        channel = line.popleft()
-        if line:
-            self._lines[client] = line
-        self._length -= 1
-        return channel
+        return self._lines.popleft()
 
 
 class Server:
