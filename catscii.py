@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     import socket
     import sqlite3
     import ssl
+    import struct
     import subprocess
     import textwrap
     import threading
@@ -125,6 +126,7 @@ else:
     socket = lazy("socket")
     sqlite3 = lazy("sqlite3")
     ssl = lazy("ssl")
+    struct = lazy("struct")
     subprocess = lazy("subprocess")
     textwrap = lazy("textwrap")
     threading = lazy("threading")
@@ -1937,23 +1939,28 @@ def drawn_bubble(bubble: Bubble, background: str, cell_width: int) -> Image.Imag
 
 def pictured(art: Art, background: str) -> Image.Image:
     """Return a picture of the art. A cell has 10 x 20 pixels, or 5 x 10 in large art."""
-    grid = len(art.rows[0]), len(art.rows)
-    step = 1 if grid[0] * grid[1] <= MOST_LARGE_CELLS else 2
-    columns, rows = grid
+    columns = len(art.rows[0])
+    rows = len(art.rows)
+    step = 1 if columns * rows <= MOST_LARGE_CELLS else 2
     width = PARTS[0] // step
     height = PARTS[1] // step
-    size = (columns * width, rows * height)
     tiles = {name: glyph.reduce(step) for name, glyph in glyphs().items()}
-    mask = Image.new("L", size)
-    for i, name in enumerate("".join(art.rows)):
-        row, column = divmod(i, columns)
-        mask.paste(tiles[name], (column * width, row * height))
-
-    def enlarged(plane: bytes) -> Image.Image:
-        return Image.frombytes("RGB", grid, plane).resize(size, Image.Resampling.NEAREST)
-
     page = bytes(BACKGROUNDS[background]) * (columns * rows)
-    return Image.composite(enlarged(art.foreground), enlarged(art.background or page), mask)
+    picture = Image.new("RGB", (columns * width, rows * height))
+    for row, names in enumerate(art.rows):  # row by row, because the layers of a whole picture take 70 MB
+        colours = slice(3 * columns * row, 3 * columns * (row + 1))
+        mask = Image.new("L", (columns * width, height))
+        for column, name in enumerate(names):
+            mask.paste(tiles[name], (column * width, 0))
+        foreground = enlarged_row(art.foreground[colours], mask.size)
+        behind = enlarged_row((art.background or page)[colours], mask.size)
+        picture.paste(Image.composite(foreground, behind, mask), (0, row * height))
+    return picture
+
+
+def enlarged_row(colours: bytes, size: tuple[int, int]) -> Image.Image:
+    """Return a picture of this size whose columns of equal width have these colours, as RGB."""
+    return Image.frombytes("RGB", (len(colours) // 3, 1), colours).resize(size, Image.Resampling.NEAREST)
 
 
 def written(picture: Image.Image, format: str, **options: int) -> bytes:
@@ -7063,11 +7070,14 @@ END_PATIENCE = 1.0  # seconds for which the service, when it ends, tries to coun
 GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within ten seconds
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
 MAX_CONNECTIONS = 1000
+ACCEPTED_AT_ONCE = 100  # in a turn of the loop, so that it also notices which connections end
 RESERVED_FILES = 32  # for the database, the sources and modules
 SILENT_CONNECTION_SECONDS = 30.0  # without a byte
 REQUEST_SECONDS = 30.0  # from the first to the last byte of a request
-MAX_UNSENT_IN_ALL = 32 << 20  # bytes that wait in this process until clients read
+MAX_UNSENT_IN_ALL = 16 << 20  # bytes that wait in this process until clients read
+MAX_KERNEL_MEMORY = 48 << 20  # bytes, for all connections
 KERNEL_BUFFER = 32 << 10  # bytes that the kernel holds for a connection, about, in each direction
+SO_MEMINFO = 55  # an option of sockets in Linux, whose value is described in linux/sock_diag.h
 PASSED_FILE = 3  # the file descriptor of the socket that systemd passes
 TIDY_SECONDS = 0.2  # between calls of `_tidy`; while the service ends, the longest silence of an idle connection
 
@@ -7276,7 +7286,7 @@ if TYPE_CHECKING:
 
         parser_class: type[Parser]
         server: Server
-        adj: object
+        adj: waitress.adjustments.Adjustments
         addr: Address
         socket: Socket  # None if the connection is closed
         connected: bool
@@ -7412,10 +7422,18 @@ class Task(WaitressTask):
             super().set_close_on_finish()
 
 
+class KernelMemory(NamedTuple):
+    """How many bytes of memory the kernel uses for a connection."""
+
+    sent: int  # for what the client has not acknowledged
+    other: int
+
+
 class Channel(WaitressChannel):
     """A connection. The loop sends its responses, directly from the cache of pages, without a copy."""
 
     streaming = False  # True if the loop goes on with the last response
+    leaving = False  # True when all is sent, and the connection ends when the client has acknowledged it
 
     def __init__(self, server: Server, client: Socket, address: Address) -> None:
         self.unsent: deque[bytes] = deque()
@@ -7431,7 +7449,7 @@ class Channel(WaitressChannel):
         return "a connection"  # for the log; the text of waitress has the client's address
 
     def del_channel(self, map: dict[int, Channel] | None = None) -> None:
-        if self.socket:
+        if self.socket and not self.leaving:
             self.server.poll.unregister(self.socket)
         self.unsent.clear()
         super().del_channel(map)
@@ -7439,6 +7457,17 @@ class Channel(WaitressChannel):
     def readable(self) -> bool:
         """Return whether a request may come now. All of the last response has to be on its way."""
         return not (self.requests or self.unsent or self.close_when_flushed or self.will_close)
+
+    def handle_read(self) -> None:
+        try:
+            data = self.socket.recv(self.adj.recv_bytes)
+        except OSError:  # the client hung up
+            self.handle_close()
+            return
+        if data:
+            self.received(data)
+        else:  # the client sends no more, but may still read
+            self.leave()
 
     def received(self, data: bytes) -> None:
         """Parse one request. Keep what comes behind it until the answer is on its way."""
@@ -7514,13 +7543,45 @@ class Channel(WaitressChannel):
             while parts and self.sent_of_first >= len(self.unsent[0]):
                 self.sent_of_first -= len(self.unsent.popleft())
                 parts -= 1
-        if self.will_close or (self.close_when_flushed and not self.unsent):
+        if self.will_close:
             self.handle_close()
+        elif self.close_when_flushed and not self.unsent:
+            self.leave()
         elif self.behind and not self.unsent:
             self.received(self.behind)
 
-    def unread(self) -> int:
-        """Return the number of bytes that wait until the client reads."""
+    def leave(self) -> None:
+        """Close the connection when the client has all that was sent to it.
+
+        The kernel would send the rest of closed connections too, but it has no limit for their number.
+        """
+        if not self.kernel_memory().sent:
+            self.handle_close()
+            return
+        self.server.poll.unregister(self.socket)  # which would report again and again that both sides send no more
+        self.leaving = True
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:  # the client hung up
+            self.handle_close()
+
+    def drop(self) -> None:
+        """Close the connection, and make the kernel forget what the client has not read."""
+        if self.kernel_memory().sent:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # on, 0 seconds
+        self.handle_close()
+
+    def kernel_memory(self) -> KernelMemory:
+        """Return the memory of the connection in the kernel. It is unknown, and seems to be 0, if this is not Linux."""
+        try:
+            value = self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 24)
+        except OSError:
+            return KernelMemory(0, 0)
+        received, _, _, _, reserved, sent = struct.unpack("6I", value)
+        return KernelMemory(sent, received + reserved)
+
+    def unsent_bytes(self) -> int:
+        """Return the number of bytes that wait in this process until the client reads."""
         return sum(map(len, list(self.unsent))) - self.sent_of_first
 
 
@@ -7616,7 +7677,7 @@ class Server:
             self._turn(TIDY_SECONDS)
         log.info("Initiating graceful shutdown")
         stopping.set()
-        self._accept()
+        self._accept(MAX_CONNECTIONS)
         self.poll.unregister(self._listener)
         self._listener.close()
         self.draining = True
@@ -7646,7 +7707,7 @@ class Server:
 
     def watch(self, channel: Channel) -> None:
         """Poll an open channel for the events that it waits for. poll() always reports errors too."""
-        if channel.connected:
+        if channel.connected and not channel.leaving:
             events = 0
             if channel.readable():
                 events |= select.POLLIN
@@ -7662,19 +7723,30 @@ class Server:
         if events.pop(self._alarm, None):
             os.read(self._alarm, 4096)
         arrivals = events.pop(self._listener.fileno(), None)
-        for file, event in events.items():
-            channel = self.active_channels.get(file)
-            if channel:
-                waitress.wasyncore.readwrite(channel, event)
-                self.watch(channel)
+        self._read(events)
         self._send()
         while self._tasks:  # after _send, because busy threads compete with the loop for the GIL
             self._ensure_idle_thread()
             self._dispatcher.add_task(self._tasks.popleft())
         if arrivals:  # last, because a new connection may get the file descriptor of a closed one
-            self._accept()
+            self._accept(ACCEPTED_AT_ONCE)
         if time.monotonic() - self._tidied > TIDY_SECONDS:
             self._tidy()
+
+    def _read(self, events: Mapping[int, int]) -> None:
+        """Handle the events of connections, by file descriptor. What takes too long waits for the next turn.
+
+        Clients take turns, each with the connection that has been silent for longest.
+        """
+        lines = Lines[Channel]()
+        channels = [self.active_channels[file] for file in events if file in self.active_channels]
+        for channel in sorted(channels, key=lambda channel: channel.touched):
+            lines.append(channel.client, channel)
+        ends = time.monotonic() + TURN_SECONDS
+        while lines and time.monotonic() < ends:
+            channel = lines.popleft()
+            waitress.wasyncore.readwrite(channel, events[channel.socket.fileno()])
+            self.watch(channel)
 
     def _ensure_idle_thread(self) -> None:
         """Start a thread if none is free for one more request and there may be one more."""
@@ -7703,9 +7775,9 @@ class Server:
                 channel.handle_close()
             self.watch(channel)
 
-    def _accept(self) -> None:
-        """Accept the waiting connections. If the limit is reached, each of them replaces another connection."""
-        for _ in range(MAX_CONNECTIONS):
+    def _accept(self, most: int) -> None:
+        """Accept the connections that wait, but at most so many. If too many are open, each replaces another one."""
+        for _ in range(most):
             try:
                 client, address = self._listener.accept()
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -7731,20 +7803,18 @@ class Server:
         most = max(numbers.values())
         greedy = [channel for channel in channels if numbers[channel.client] == most]
         idlest = min(greedy, key=lambda channel: (bool(channel.requests), channel.touched))
-        idlest.handle_close()
+        idlest.drop()
 
     def _tidy(self) -> None:
-        """Close silent and slow connections. While too many bytes are unread, close the one with the most."""
+        """Close the connections that are over, and those of clients that read too little."""
         now = time.monotonic()
         self._tidied = now
         self._write_log()  # of lines that belong to no response
         self._streams.tick(self.draining)
         for channel in [*self.active_channels.values()]:
             if self._is_over(channel, now):
-                channel.handle_close()
-        while self._bytes_held() > MAX_UNSENT_IN_ALL:
-            greediest = max(self.active_channels.values(), key=Channel.unread)
-            greediest.handle_close()
+                channel.drop()
+        self._drop_greedy()
         self._full.end()
 
     def _is_over(self, channel: Channel, now: float) -> bool:
@@ -7756,14 +7826,32 @@ class Server:
         silence = now - max(channel.touched, self._ending_since)
         if silence > SILENT_CONNECTION_SECONDS:
             return True
-        # 3. The client sends a request, but too slowly.
+        # 3. The connection ends when the client has read all.
+        if channel.leaving:
+            return not channel.kernel_memory().sent
+        # 4. The client sends a request, but too slowly.
         if channel.request:
             return now - channel.begun > REQUEST_SECONDS
-        # 4. The service ends, and the client, which has all answers, has had the time for another request.
+        # 5. The service ends, and the client, which has all answers, has had the time for another request.
         return self.draining and not channel.unsent and silence > TIDY_SECONDS
 
+    def _drop_greedy(self) -> None:
+        """While clients read too little, drop the connection with the most bytes, of the client with the most."""
+        in_kernel = Counter[Channel]()
+        unread = Counter[Channel]()
+        of_clients = Counter[str]()
+        for channel in self.active_channels.values():
+            in_kernel[channel] = sum(channel.kernel_memory())
+            unread[channel] = in_kernel[channel] + channel.unsent_bytes()
+            of_clients[channel.client] += unread[channel]
+        while self._bytes_held() > MAX_UNSENT_IN_ALL or in_kernel.total() > MAX_KERNEL_MEMORY:
+            greediest = max(unread, key=lambda channel: (of_clients[channel.client], unread[channel]))
+            of_clients[greediest.client] -= unread.pop(greediest)
+            del in_kernel[greediest]
+            greediest.drop()
+
     def _bytes_held(self) -> int:
-        """Return how many bytes the unread responses take. Clients that read the same page share its bytes."""
+        """Return how many bytes the unsent responses take. Clients that read the same page share its bytes."""
         sizes: dict[int, int] = {}
         for channel in self.active_channels.values():
             for data in list(channel.unsent):
