@@ -7580,10 +7580,6 @@ class Channel(WaitressChannel):
         received, _, _, _, reserved, sent = struct.unpack("6I", value)
         return KernelMemory(sent, received + reserved)
 
-    def unsent_bytes(self) -> int:
-        """Return the number of bytes that wait in this process until the client reads."""
-        return sum(map(len, list(self.unsent))) - self.sent_of_first
-
 
 def channel_class() -> type[Channel]:
     """Return the class of connections: Channel with the classes of waitress."""
@@ -7837,26 +7833,21 @@ class Server:
 
     def _drop_greedy(self) -> None:
         """While clients read too little, drop the connection with the most bytes, of the client with the most."""
+        unsent = {channel: [*channel.unsent] for channel in self.active_channels.values()}
+        readers = Counter(id(data) for parts in unsent.values() for data in parts)  # those of a page share its bytes
+        in_process = Counter[Channel]()
         in_kernel = Counter[Channel]()
-        unread = Counter[Channel]()
         of_clients = Counter[str]()
-        for channel in self.active_channels.values():
+        for channel, parts in unsent.items():
+            in_process[channel] = sum(len(data) // readers[id(data)] for data in parts)
             in_kernel[channel] = sum(channel.kernel_memory())
-            unread[channel] = in_kernel[channel] + channel.unsent_bytes()
-            of_clients[channel.client] += unread[channel]
-        while self._bytes_held() > MAX_UNSENT_IN_ALL or in_kernel.total() > MAX_KERNEL_MEMORY:
-            greediest = max(unread, key=lambda channel: (of_clients[channel.client], unread[channel]))
-            of_clients[greediest.client] -= unread.pop(greediest)
-            del in_kernel[greediest]
-            greediest.drop()
-
-    def _bytes_held(self) -> int:
-        """Return how many bytes the unsent responses take. Clients that read the same page share its bytes."""
-        sizes: dict[int, int] = {}
-        for channel in self.active_channels.values():
-            for data in list(channel.unsent):
-                sizes[id(data)] = len(data)
-        return sum(sizes.values())
+            of_clients[channel.client] += in_process[channel] + in_kernel[channel]
+        while in_process.total() > MAX_UNSENT_IN_ALL or in_kernel.total() > MAX_KERNEL_MEMORY:
+            most = max(of_clients.values())
+            of_the_greediest = [channel for channel in in_process if of_clients[channel.client] == most]
+            channel = max(of_the_greediest, key=lambda channel: in_process[channel] + in_kernel[channel])
+            of_clients[channel.client] -= in_process.pop(channel) + in_kernel.pop(channel)
+            channel.drop()
 
 
 def connection_limit() -> int:

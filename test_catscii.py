@@ -5072,14 +5072,57 @@ def test_connections_that_send_ahead_and_read_nothing_take_little_time_and_memor
     service = start()
     service.get("/cat/house-1?width=240")
     before, used = kernel_megabytes(), processor_seconds(service)
-    ahead = request_ * (8000 // len(request_))
+    ahead = request_ * (24000 // len(request_))
     options = {"source": ("127.0.0.2", 0), "receive_buffer": 4096}
-    with crowd(service, 500, lambda connection: connection.sendall(ahead), **options):
+    with crowd(service, 950, lambda connection: connection.sendall(ahead), **options):
         prompt(service, 3)
         assert kernel_megabytes() - before < 64
         assert resident_megabytes(service.process.pid) < 150
         assert processor_seconds(service) - used < 15
         assert service.stop() == 0
+
+
+@pytest.mark.skipif(not Path("/proc/net/sockstat").exists(), reason="only Linux tells the memory of connections")
+def test_answers_that_nobody_reads_keep_their_connections_until_others_need_the_places(start):
+    service = start(command=patched("catscii.MAX_CONNECTIONS = 50"))
+    service.get("/cat/house-1?width=240")
+    before = kernel_megabytes()
+    ask = asking("/cat/house-1?width=240", headers="Connection: close\r\n")
+    with contextlib.ExitStack() as stack:
+        for _ in range(600):
+            client = stack.enter_context(connected(service, source=("127.0.0.2", 0), receive_buffer=4096))
+            ask(client)
+            assert client.recv(1)
+        prompt(service)
+        assert len(open_files(service)) < 80
+        assert kernel_megabytes() - before < 16, "closed connections would leave 64 kB each"
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_a_client_that_reads_late_gets_the_whole_last_answer(service, half_closed):
+    with connected(service, receive_buffer=4096) as connection:
+        asking("/cat/house-1?width=60", headers="Connection: close\r\n")(connection)
+        if half_closed:
+            connection.shutdown(socket.SHUT_WR)
+        time.sleep(1)
+        assert whole_answers(read_all(connection)) == 1
+    eventually(lambda: samples(service)["catscii_open_connections"][()] == 1)
+
+
+def test_long_heads_of_one_client_do_not_hold_up_others(start):
+    service = start()
+    fields = "".join(f"A{number}: {'x ' * 70}\r\n" for number in range(95))
+    with crowd(service, 400, source=("127.0.0.2", 0)) as clients, connected(service) as other:
+        eventually(lambda: samples(service)["catscii_open_connections"][()] == 402)
+        with suspended(service):
+            for client in clients:
+                asking("/help", headers=fields)(client)
+            asking("/health")(other)
+        begun = time.monotonic()
+        assert whole_answers(read_answers(other)) == 1
+        waited = time.monotonic() - begun
+        assert all(whole_answers(read_answers(client)) == 1 for client in clients)
+        assert waited < (time.monotonic() - begun) / 3
 
 
 def test_a_client_with_many_connections_takes_none_from_others(start):
@@ -5106,19 +5149,24 @@ def test_pipelined_requests_are_answered_one_after_the_other_in_order(service):
 
 
 def test_of_clients_who_together_leave_too_much_unread_the_greediest_are_given_up(start):
-    service = start(command=patched("catscii.MAX_UNSENT_IN_ALL, catscii.SILENT_CONNECTION_SECONDS = 2 << 20, 600"))
+    service = start(command=patched("catscii.MAX_UNSENT_IN_ALL, catscii.SILENT_CONNECTION_SECONDS = 3 << 20, 600"))
     options = {"patience": 5, "receive_buffer": 4096}
+    large_picture = asking("/cat/house-{}.png?width=240&height=240")  # of 1.1 MB
     service.get(LARGE.format(0))
     before = len(open_files(service))
     with crowd(service, 50, asking(LARGE.format(0), 40), **options):
         time.sleep(1)
         assert len(open_files(service)) >= before + 50, "they wait for the same bytes, which take no more room"
-        with crowd(service, 12, asking(LARGE, 40), **options) as others:
+        with (
+            crowd(service, 1, large_picture, source=("127.0.0.2", 0), **options) as [modest],
+            crowd(service, 12, asking(LARGE, 40), source=("127.0.0.3", 0), **options) as others,
+        ):
             for connection in others:
                 with contextlib.suppress(ConnectionError):
                     connection.recv(1, socket.MSG_PEEK)
-            eventually(lambda: len(open_files(service)) <= before + 50 + 7)  # 2 MiB of 282 kB each
+            eventually(lambda: len(open_files(service)) <= before + 51 + 10)  # of 282 kB each
             assert service.get("/health").status == 200
+            assert whole_answers(read_answers(modest)) == 1, "a client with less in all keeps its connection"
     assert service.stop() == 0
 
 
@@ -5237,6 +5285,33 @@ def test_a_client_that_reads_nothing_misses_changes_and_then_sees_the_cat_as_it_
     changes = [film.change(catscii.STILL, moment).decode() for moment in MOMENTS]
     rest = missed.removeprefix(first).removesuffix(catscii.GOODBYE.decode())
     assert rest in ["", *changes]
+
+
+SLOW_CHANGES = """import time
+change = catscii.Film.change
+def changed_later(*arguments):
+    time.sleep(0.2)
+    return change(*arguments)
+catscii.Film.change = changed_later
+"""
+
+
+def test_many_films_do_not_hold_up_others_and_take_turns(start):
+    service = start(command=patched(LIVELY + SLOW_CHANGES))
+    widths = range(20, 40)
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for width in widths:
+            (client,) = stack.enter_context(crowd(service, 1, watching(f"/live?width={width}")))
+            clients.append(client)
+        eventually(lambda: open_streams(service) == len(widths))
+        begun = time.monotonic()
+        for _ in range(3):
+            assert service.get("/health").status == 200
+        assert time.monotonic() - begun < 0.2 * len(widths), "less than one turn with all films would take"
+        for client in clients:
+            while not re.search(rb"\x1b\[\d+G", client.recv(65536)):  # changes move the cursor, unlike the first screen
+                pass
 
 
 @pytest.mark.parametrize("unread", [0, 3])
@@ -5414,6 +5489,35 @@ def test_one_client_cannot_take_all_places_for_drawings(held_up, network):
             go_on.touch()
             assert [page.result().status for page in pages] == [200, 200]
         assert statuses(connections) == {"200": catscii.PLACES_OF_A_CLIENT, "503": 28}
+
+
+def test_clients_take_turns_at_drawings():
+    queue, begun, go_on, drawn = catscii.DrawingQueue(), threading.Event(), threading.Event(), []
+
+    def make(client: str) -> None:
+        begun.set()
+        go_on.wait()
+        drawn.append(client)
+
+    with ThreadPoolExecutor(6) as pool:
+        for place, client in enumerate("aaaaab", start=1):
+            pool.submit(queue.draw, client, partial(make, client))
+            eventually(lambda place=place: len(queue) == place and begun.is_set())
+        go_on.set()
+    queue.close()
+    assert sorted(drawn) == [*"aaaaab"] and drawn.index("b") <= 2
+
+
+def test_still_pages_of_live_wait_like_drawings(held_up):
+    service, go_on = held_up
+    go_on.touch()
+    assert service.get("/live?format=html").status == 200
+    go_on.unlink()
+    with ThreadPoolExecutor(1) as pool:
+        page = pool.submit(service.get, "/live?format=json")  # of the same art
+        eventually(lambda: drawings(service)["waiting"] == 1)
+        go_on.touch()
+        assert page.result().status == 200
 
 
 def test_a_page_that_many_ask_for_is_drawn_once(service):
