@@ -7071,6 +7071,7 @@ GRACE_SECONDS = 6.0  # for the last requests, so that the service ends within te
 MAX_HEADERS = 100  # the limit of Apache and of Python's http.client
 MAX_CONNECTIONS = 1000
 ACCEPTED_AT_ONCE = 100  # in a turn of the loop, so that it also notices which connections end
+READ_BYTES = 8 << 10  # of a connection, in a turn of the loop
 RESERVED_FILES = 32  # for the database, the sources and modules
 SILENT_CONNECTION_SECONDS = 30.0  # without a byte
 REQUEST_SECONDS = 30.0  # from the first to the last byte of a request
@@ -7286,7 +7287,7 @@ if TYPE_CHECKING:
 
         parser_class: type[Parser]
         server: Server
-        adj: waitress.adjustments.Adjustments
+        adj: object
         addr: Address
         socket: Socket  # None if the connection is closed
         connected: bool
@@ -7460,7 +7461,7 @@ class Channel(WaitressChannel):
 
     def handle_read(self) -> None:
         try:
-            data = self.socket.recv(self.adj.recv_bytes)
+            data = self.socket.recv(READ_BYTES)
         except OSError:  # the client hung up
             self.handle_close()
             return
