@@ -500,10 +500,13 @@ class LogHandler(HandlerBase):
         })
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = b""
-        with contextlib.suppress(Exception):  # a package may pass arguments that cannot be formatted
-            line = self.format(record).encode() + b"\n"
-        if line and len(self._unwritten) + len(line) <= MAX_UNWRITTEN:
+        try:
+            text = self.format(record)
+        except Exception:  # a package may pass arguments that cannot be formatted
+            record.args = None
+            text = self.format(record)
+        line = text.encode() + b"\n"
+        if len(self._unwritten) + len(line) <= MAX_UNWRITTEN:
             self._unwritten += line
         else:
             self._count_dropped(1)
@@ -565,10 +568,11 @@ def start_logging(level: int) -> LogHandler:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Log lines name no code, thread or process. To leave them out saves time:
     # docs.python.org/3/howto/logging.html#optimization
-    logging._srcfile = None
-    logging.logThreads = False
-    logging.logProcesses = False
-    logging.logMultiprocessing = False
+    module: Any = importlib.import_module("logging")  # not the Lazy that stands for it
+    module._srcfile = None
+    module.logThreads = False
+    module.logProcesses = False
+    module.logMultiprocessing = False
     for name in ("waitress.queue", "urllib3", "PIL"):  # catscii itself logs what they log at lower levels
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("waitress").setLevel(logging.WARNING)  # INFO has a line for each client that hangs up
@@ -832,6 +836,15 @@ PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 JPEG_START = b"\xff\xd8\xff"
 TOO_MUCH_MEMORY = "the picture takes too much memory"
 BOX_BYTES = 120 << 20  # memory that a box takes at most, beyond that of its program
+KEEPER = """
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+loader = SourceFileLoader("catscii", sys.argv[1])  # which loads a file of any name
+script = module_from_spec(spec_from_loader("catscii", loader))
+loader.exec_module(script)
+script.keep_boxes()
+"""
 BOX_SECONDS = 9.0  # time that a box takes at most
 MAX_PIXELS = 64_000_000
 MAX_COLUMNS = 240
@@ -1055,15 +1068,12 @@ class BoxKeeper:
                     self._control.send(b"-")
 
     def _start(self) -> None:
-        folder, file = os.path.split(os.path.abspath(__file__))
-        module = file.removesuffix(".py")
-        code = f"import sys; sys.path.insert(0, {folder!r}); import {module} as script; script.keep_boxes()"
         kept = ("PATH", "PYTHON", "LD_", "DYLD_")  # other variables may hold keys
         environment = {name: value for name, value in os.environ.items() if name.startswith(kept)}
         self._control, standard_input = socket.socketpair()
         with standard_input:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code],
+                [sys.executable, "-P", "-c", KEEPER, os.path.abspath(__file__)],
                 env=environment,
                 stdin=standard_input.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -4297,7 +4307,11 @@ class Source:
     def search(self) -> list[Cat]:
         """Return the cats that a search finds, at least one. Raises Unavailable."""
         answer = self._fetcher.json(self._api.search_url(), self._headers)
-        return [self._cat(result) for result in self._api.cats(answer)]
+        results = self._api.cats(answer)
+        cats = [*filter(None, map(self._cat, results))]  # of ten results, one may have no URL
+        if not cats:
+            raise no_cat(results[0])
+        return cats
 
     def find(self, cat_id: str, permit: Callable[[], None]) -> Cat:
         """Ask for the cat with this id. Raises NoSuchCat, and Unavailable if the source gives no useful answer."""
@@ -4309,19 +4323,23 @@ class Source:
             if error.status in (400, 404):  # The Cat API sends 400, CATAAS 404
                 raise NoSuchCat(cat_id) from error
             raise
-        cat = self._cat(self._api.cats(answer)[0])
+        result = self._api.cats(answer)[0]
+        cat = self._cat(result)
+        if cat is None:
+            raise no_cat(result)
         if cat.id != cat_id:  # CATAAS searches for a tag if it does not know the id
             raise NoSuchCat(cat_id)
         return cat
 
-    def _cat(self, result: object) -> Cat:
-        """Return the cat that the API describes. Raises Unavailable unless its id and its URL are valid."""
-        if isinstance(result, dict):
-            cat_id, url, tags = self._api.read(result)
-            picture_url = self._picture_url(url)
-            if picture_url and isinstance(cat_id, str) and re.fullmatch(SOURCE_CAT_ID, cat_id):
-                return Cat(cat_id, self.name, picture_url, tags=readable_tags(tags))
-        raise Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(result))}")
+    def _cat(self, result: object) -> Cat | None:
+        """Return the cat that the API describes, or None unless its id and its URL are valid."""
+        if not isinstance(result, dict):
+            return None
+        cat_id, url, tags = self._api.read(result)
+        picture_url = self._picture_url(url)
+        if not picture_url or not isinstance(cat_id, str) or not re.fullmatch(SOURCE_CAT_ID, cat_id):
+            return None
+        return Cat(cat_id, self.name, picture_url, tags=readable_tags(tags))
 
     def _picture_url(self, url: object) -> str | None:
         """Return a URL from an answer as an absolute URL, or None if it is not valid or leads from https to http."""
@@ -4344,6 +4362,10 @@ class Source:
         rest = min(doubled, LONGEST_BACKOFF) * random.uniform(0.5, 1)
         wanted = min(retry_after, LONGEST_RETRY_AFTER)
         self.ready = time.monotonic() + max(rest, wanted)
+
+
+def no_cat(result: object) -> Unavailable:
+    return Unavailable(f"the answer is no cat with an id and a url: {quoted(reprlib.repr(result))}")
 
 
 def readable_tags(tags: object) -> str:
@@ -7819,17 +7841,20 @@ class Server:
         # 1. While a thread answers, the client is right to be silent.
         if channel.requests:
             return False
-        # 2. The client sends nothing, or does not read.
+        # 2. The last answer is sent, and the client has read it.
+        if channel.leaving and not channel.kernel_memory().sent:
+            return True
+        # 3. The client watches a cat, which may be quiet for long. Streams ends this.
+        if channel.streaming and not channel.unsent and not channel.leaving:
+            return False
+        # 4. The client sends nothing, or does not read.
         silence = now - max(channel.touched, self._ending_since)
         if silence > SILENT_CONNECTION_SECONDS:
             return True
-        # 3. The connection ends when the client has read all.
-        if channel.leaving:
-            return not channel.kernel_memory().sent
-        # 4. The client sends a request, but too slowly.
+        # 5. The client sends a request, but too slowly.
         if channel.request:
             return now - channel.begun > REQUEST_SECONDS
-        # 5. The service ends, and the client, which has all answers, has had the time for another request.
+        # 6. The service ends, and the client, which has all answers, has had the time for another request.
         return self.draining and not channel.unsent and silence > TIDY_SECONDS
 
     def _drop_greedy(self) -> None:
@@ -8133,7 +8158,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("catscii.py", usage="see catscii.py --help")
     parser.format_help = usage  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"catscii {__version__}")
-    for name in Settings._fields:
+    for name in SETTINGS:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=partial(refuse_setting, name.upper()))
     commands = parser.add_subparsers(dest="command", metavar="art|live")

@@ -489,6 +489,7 @@ def test_an_option_that_is_a_setting_names_its_variable():
     result = run("--host=::1")
     assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr.endswith(b"argument --host: the environment sets it, as in HOST='::1' catscii.py\n")
+    assert b"OTLP_ENDPOINT" not in run("--otlp-endpoint=http://localhost").stderr, "no such variable is read"
 
 
 def test_all_wrong_settings_are_reported_in_one_go():
@@ -1462,6 +1463,14 @@ def test_photographs_with_exif_are_upright_after_a_box_too():
         assert json.loads(made.stdout)["height"] == 20, format
 
 
+@pytest.mark.parametrize("name", ["catscii", "my-cats.py"])
+def test_pictures_are_decoded_whatever_the_name_of_the_program_is(start, upstream, tmp_path, name):
+    program = tmp_path / name
+    shutil.copy(FOLDER / "catscii.py", program)
+    service = start(command=[sys.executable, str(program)], CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() > 0)
+
+
 def test_the_keeper_of_boxes_is_replaced_if_it_is_killed_and_ends_with_the_service(start, upstream):
     upstream.known |= {"one", "two", "three"}
     upstream.answers["/v1/images/search"] = sends([upstream.the_cat_api_entry("one")])
@@ -2101,6 +2110,15 @@ def test_a_permalink_leads_to_an_evicted_cat_and_to_one_that_only_a_source_knows
     assert service.get("/cat/nobody").status == 404
     upstream.answers["/v1/images/nobody"] = sends(b"", 500)
     assert service.get("/cat/nobody").status == 503
+
+
+def test_a_result_of_a_search_that_is_no_cat_does_not_hide_the_others(start, upstream):
+    upstream.known.add("good")
+    results = [{"id": "bad"}, "bad", upstream.the_cat_api_entry("good")]
+    upstream.answers["/v1/images/search"] = sends(results)
+    service = start(CAT_SOURCES=upstream.the_cat_api)
+    eventually(lambda: service.stored() == 1)
+    assert service.get("/cat/good").status == 200
 
 
 def test_without_sources_there_are_house_cats_only(start, tmp_path):
@@ -3605,14 +3623,18 @@ def test_a_text_is_said_without_drawing_the_cat_again(service):
     assert drawings(service)["made"] == made
 
 
-def test_pages_with_texts_are_not_kept(tmp_path):
-    service = catscii.Service(catscii.Settings(analytics_db=str(tmp_path / "new.db"), cat_sources=()))
-    cat, jpeg = service.cattery.find_local("house-2")
-    for text in ("", "hello"):
-        view = catscii.View(width=40, format="text", says=text)
-        page = service._make_page(text, cat, jpeg, view, catscii.NO_LINKS)
-        assert (text in page.body.decode()) and service.pages.get(text) == (None if text else page)
-    service.database.close()
+def test_pages_with_texts_are_not_kept(held_up):
+    service, go_on = held_up
+    go_on.touch()
+    for path in ("/cat/house-2.txt", "/cat/house-2.txt?says=hello"):
+        assert service.get(path).status == 200
+    go_on.unlink()
+    assert service.get("/cat/house-2.txt").status == 200
+    with ThreadPoolExecutor(1) as pool:
+        page = pool.submit(service.get, "/cat/house-2.txt?says=hello")
+        eventually(lambda: drawings(service)["waiting"] == 1)
+        go_on.touch()
+        assert b"hello" in page.result().data
 
 
 @pytest.mark.parametrize(("query", "size", "likeness"), [
@@ -4877,6 +4899,20 @@ def test_a_line_that_is_longer_than_a_pipe_takes_at_once_is_logged():
     assert len(json.loads(line)["fields"]["message"]) == 100_000
 
 
+def test_the_log_does_not_look_up_code_threads_and_processes_which_takes_time():
+    (line,) = logging_processes(1, """if True:
+        import logging
+        record = logging.getLogger().makeRecord("", 20, "", 0, "", (), None)
+        catscii.log.info("names", {"found": [logging._srcfile, record.threadName, record.process, record.processName]})
+    """)
+    assert json.loads(line)["fields"]["found"] == [None, None, None, None]
+
+
+def test_a_line_whose_arguments_cannot_be_formatted_is_logged_without_them():
+    (line,) = logging_processes(1, "catscii.log.info('%d cats', 'no')")
+    assert json.loads(line)["fields"] == {"message": "%d cats"}
+
+
 def test_logs_are_json_lines_in_the_shape_of_the_rust_service(start):
     service = start(LOG_LEVEL="info")
     service.get("/cat/house-1?width=40")
@@ -5207,6 +5243,14 @@ def current_film(body: str, **options: Any) -> tuple[catscii.Film, catscii.Art, 
     raise AssertionError("no cat of the last minutes")
 
 
+def sees_a_change(client: socket.socket) -> bool:
+    """Read until something in a cat moves. Return False if the stream ends before."""
+    while part := client.recv(65536):
+        if re.search(rb"\x1b\[\d+G", part):  # a change moves the cursor, unlike the first screen
+            return True
+    return False
+
+
 def open_streams(service: Running) -> int:
     return int(samples(service)["catscii_live_streams"][()])
 
@@ -5326,8 +5370,15 @@ def test_many_films_do_not_hold_up_others_and_take_turns(start):
             assert service.get("/health").status == 200
         assert time.monotonic() - begun < 0.2 * len(widths), "less than one turn with all films would take"
         for client in clients:
-            while not re.search(rb"\x1b\[\d+G", client.recv(65536)):  # changes move the cursor, unlike the first screen
-                pass
+            assert sees_a_change(client)
+
+
+def test_a_stream_goes_on_when_nothing_moves_for_longer_than_clients_may_be_silent(start):
+    quiet = "catscii.ACTS = {name: [(moment, 4) for moment, _ in act] for name, act in catscii.ACTS.items()}\n"
+    service = start(command=patched(quiet + "catscii.SILENT_CONNECTION_SECONDS = 1"))
+    with crowd(service, 1, watching()) as [client], connected(service) as silent:
+        assert read_all(silent) == b""
+        assert sees_a_change(client)
 
 
 @pytest.mark.parametrize("unread", [0, 3])
