@@ -834,6 +834,8 @@ BACKGROUNDS = {"dark": (16, 16, 20), "light": (255, 255, 255)}  # of pages; tran
 CONTRAST = 26  # levels of luma that a letter and its background differ by at least, except in the format "ansi"
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 JPEG_START = b"\xff\xd8\xff"
+ORIENTATION = 0x0112  # a tag of EXIF
+UPRIGHT = 1
 TOO_MUCH_MEMORY = "the picture takes too much memory"
 BOX_BYTES = 120 << 20  # memory that a box takes at most, beyond that of its program
 KEEPER = """
@@ -957,7 +959,8 @@ def reduced(picture: Image.Image, longest: int) -> Image.Image:
     small.load()  # before the picture is closed
     small.info = picture.info
     with contextlib.suppress(Exception):  # broken EXIF data does not damage the pixels
-        ImageOps.exif_transpose(small, in_place=True)
+        if small.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
+            ImageOps.exif_transpose(small, in_place=True)
     if small.mode == "RGB":
         return small
     return flatten(small)
@@ -1227,8 +1230,8 @@ def make_stencil(name: str) -> Stencil:
     gain = slope / (2 * RELIEF)  # <x, m> for each level that a difference is away from `flat`
     rank_slope = 2.4 * gain / deviation
     contrast_slope = gain / deviation ** 2 / 2
-    ranks = level_table(lambda x: abs(x["level"] - flat) * rank_slope)
-    contrasts = level_table(lambda x: (flat - x["level"]) * contrast_slope + 128.0)
+    ranks = bytearray(ImageChops.lighter(linear(rank_slope, flat), linear(-rank_slope, flat)).tobytes())
+    contrasts = bytearray(linear(-contrast_slope, flat, 128).tobytes())
     ranks[round(flat)] = 0
     contrasts[round(flat)] = 128
     if name == "_":  # it fits all that is darker or brighter below, but is seen as a thin line
@@ -1243,11 +1246,11 @@ def evaluate(formula: Callable[[Operands], object], **images: Image.Image) -> Im
     return image
 
 
-def level_table(formula: Callable[[Operands], object]) -> bytearray:
-    """Return the level that is nearest to the result of a formula of ImageMath, for each level."""
-    levels = Image.frombytes("L", (len(LEVELS), 1), bytes(LEVELS))
-    results = evaluate(lambda x: x["max"](formula(x), 0.0) + 0.5, level=levels)
-    return bytearray(results.convert("L").tobytes())
+def linear(slope: float, zero: float, base: float = 0.0) -> Image.Image:
+    """Return the level that is nearest to base + slope * (level - zero) for each level, as an image (L, 256 x 1)."""
+    levels = Image.frombytes("L", (len(LEVELS), 1), bytes(LEVELS)).convert("F")
+    shift = base - slope * zero + 0.5
+    return levels.point(lambda level: level * slope + shift).convert("L")
 
 
 @cache
@@ -6125,8 +6128,9 @@ class DrawingQueue:
         self.refused = 0
         self._occupied = Counter[str]()  # places, by client, with that of the request whose drawing is being made
         self._lines = Lines[Callable[[], None]]()
-        self._lock = threading.Lock()
-        self._artist = futures.ThreadPoolExecutor(1)
+        self._ending = False
+        self._changed = threading.Condition()  # the lines are longer, or the thread has to end
+        self._artist = threading.Thread(target=self._draw_for_clients, name="artist", daemon=True)
 
     def __len__(self) -> int:
         return self._occupied.total()
@@ -6145,28 +6149,38 @@ class DrawingQueue:
             except BaseException as error:
                 drawing.set_exception(error)
 
-        with self._lock:
+        with self._changed:
             if len(self) >= PLACES or self._occupied[client] >= PLACES_OF_A_CLIENT:
                 self.refused += 1
                 raise QueueFull
             self._occupied[client] += 1
             self._lines.append(client, work)
+            self._changed.notify()
+            if not self._artist.ident:
+                self._artist.start()
         try:
-            self._artist.submit(self._work_for_next)
             return drawing.result()
         finally:
-            with self._lock:
+            with self._changed:
                 self._occupied[client] -= 1
                 self._occupied += Counter()  # drops clients that do not wait
 
-    def _work_for_next(self) -> None:
-        with self._lock:
-            work = self._lines.popleft()
-        work()
+    def _draw_for_clients(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._ending)
+                if not self._lines:
+                    return
+                work = self._lines.popleft()
+            work()
 
     def close(self) -> None:
         """End the thread that draws. A process can fork only without other threads."""
-        self._artist.shutdown()
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        if self._artist.ident:
+            self._artist.join()
 
 
 class Stream:
@@ -7892,7 +7906,8 @@ def connection_limit() -> int:
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket. The host "::" also accepts IPv4 where the system can. Raises SetupError."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        name = host.encode("ascii")  # a str makes Python import a codec, which is 1 % of the time to start
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         dual_stack = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=dual_stack)
