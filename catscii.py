@@ -1200,50 +1200,38 @@ def variance(name: str) -> float:
     return sum((level / 255 - mean) ** 2 for level in levels) / len(levels)
 
 
-class Stencil(NamedTuple):
-    """The stencil of a glyph, and two tables by the mean difference, 0 to 255, between the stencil and a cell."""
+class Stencil:
+    """The stencil of a glyph, and two tables by the mean difference, 0 to 255, between the stencil and a cell.
 
-    image: Image.Image  # L, SAMPLES
-    ranks: bytes  # how well the glyph fits the cell: 2.4 for each level that the glyph explains
-    contrasts: bytes  # half the contrast that regression finds, plus 128
+    The formulas at the head of this section say what x, m and s are.
+    """
 
+    def __init__(self, name: str) -> None:
+        glyph = glyphs()[name]
+        mean = densities()[ord(name)]
+        deviation = math.sqrt(variance(name))
+        covers = [level / 255 - mean for level in glyph.resize(SAMPLES, Image.Resampling.BOX).tobytes()]
+        threshold = 0.1 * max(covers)
+        white = [cover > threshold for cover in covers]
+        self.image = Image.frombytes("L", SAMPLES, bytes(255 * part for part in white))
 
-@cache
-def stencils() -> dict[str, Stencil]:
-    """Return the stencil of each of FILL_GLYPHS."""
-    return {name: make_stencil(name) for name in FILL_GLYPHS}
+        share = sum(white) / len(white)
+        covered = sum(itertools.compress(covers, white)) / len(white)
+        slope = covered / (share * (1 - share))  # m is about slope * s
+        flat = 128 - share  # the difference of a cell without relief, for which any glyph is equally wrong
+        gain = slope / (2 * RELIEF)  # <x, m> for each level that a difference is away from `flat`
 
+        rank_slope = 2.4 * gain / deviation
+        ranks = bytearray(ImageChops.lighter(linear(rank_slope, flat), linear(-rank_slope, flat)).tobytes())
+        ranks[round(flat)] = 0
+        if name == "_":  # it fits all that is darker or brighter below, but is seen as a thin line
+            ranks = bytearray(max(0, rank - 5) for rank in ranks)
+        self.ranks = bytes(ranks)  # how well the glyph fits the cell: 2.4 for each level that the glyph explains
 
-def make_stencil(name: str) -> Stencil:
-    """Return the stencil of a glyph. The formulas at the head of this section say what x, m and s are."""
-    glyph = glyphs()[name]
-    mean = densities()[ord(name)]
-    deviation = math.sqrt(variance(name))
-    covers = [level / 255 - mean for level in glyph.resize(SAMPLES, Image.Resampling.BOX).tobytes()]
-    threshold = 0.1 * max(covers)
-    white = [cover > threshold for cover in covers]
-    share = sum(white) / len(white)
-    covered = sum(itertools.compress(covers, white)) / len(white)
-    slope = covered / (share * (1 - share))  # m is about slope * s
-
-    flat = 128 - share  # the difference of a cell without relief, for which any glyph is equally wrong
-    gain = slope / (2 * RELIEF)  # <x, m> for each level that a difference is away from `flat`
-    rank_slope = 2.4 * gain / deviation
-    contrast_slope = gain / deviation ** 2 / 2
-    ranks = bytearray(ImageChops.lighter(linear(rank_slope, flat), linear(-rank_slope, flat)).tobytes())
-    contrasts = bytearray(linear(-contrast_slope, flat, 128).tobytes())
-    ranks[round(flat)] = 0
-    contrasts[round(flat)] = 128
-    if name == "_":  # it fits all that is darker or brighter below, but is seen as a thin line
-        ranks = bytearray(max(0, rank - 5) for rank in ranks)
-    image = Image.frombytes("L", SAMPLES, bytes(255 * part for part in white))
-    return Stencil(image, bytes(ranks), bytes(contrasts))
-
-
-def evaluate(formula: Callable[[Operands], object], **images: Image.Image) -> Image.Image:
-    """Return the image that a formula of ImageMath makes of other images: in mode F, unless the formula converts it."""
-    image: Image.Image = ImageMath.lambda_eval(formula, **images)
-    return image
+        contrast_slope = gain / deviation ** 2 / 2
+        contrasts = bytearray(linear(-contrast_slope, flat, 128).tobytes())
+        contrasts[round(flat)] = 128
+        self.contrasts = bytes(contrasts)  # half the contrast that regression finds, plus 128
 
 
 def linear(slope: float, zero: float, base: float = 0.0) -> Image.Image:
@@ -1251,6 +1239,18 @@ def linear(slope: float, zero: float, base: float = 0.0) -> Image.Image:
     levels = Image.frombytes("L", (len(LEVELS), 1), bytes(LEVELS)).convert("F")
     shift = base - slope * zero + 0.5
     return levels.point(lambda level: level * slope + shift).convert("L")
+
+
+@cache
+def stencils() -> dict[str, Stencil]:
+    """Return the stencil of each of FILL_GLYPHS."""
+    return {name: Stencil(name) for name in FILL_GLYPHS}
+
+
+def evaluate(formula: Callable[[Operands], object], **images: Image.Image) -> Image.Image:
+    """Return the image that a formula of ImageMath makes of other images: in mode F, unless the formula converts it."""
+    image: Image.Image = ImageMath.lambda_eval(formula, **images)
+    return image
 
 
 @cache
@@ -1393,45 +1393,41 @@ def faded(contrasts: Image.Image, ranks: Image.Image, spread: Image.Image) -> Im
     return evaluate(formula, contrast=contrasts, rank=ranks, spread=spread).convert("L")
 
 
-class ContrastTables(NamedTuple):
+class ContrastTables:
     """Tables for Image.point that depend on the least contrast. In them, contrasts are halved, plus 128."""
 
-    raised: Sequence[int]  # for a contrast, one that is not less than the least
-    faint: Sequence[int]  # for a contrast, whether it is far less than the least: 255 or 0
-    below: Sequence[int]  # for a code, plus 128 if the glyph is darker: how far the darker colour is below the mean
-    letters: Sequence[int]  # for the largest of R, G and B, the code of a letter
-    letter_contrasts: Sequence[int]  # for the largest of R, G and B, the contrast of this letter
-    fall: Sequence[int]  # for a contrast, how much darker a shared foreground may be
-    rise: Sequence[int]  # for a contrast, how much lighter a shared foreground may be
+    def __init__(self, least: int) -> None:
+        half = least // 2 + 2
+        dark_contrasts = [min(level, 128 - half) for level in range(128)]
+        light_contrasts = [max(level, 128 + half) for level in range(128, 256)]
+        # For a contrast, one that is not less than the least.
+        self.raised = dark_contrasts + light_contrasts
+
+        below_light = [int(least * density) for density in densities()[:128]]
+        below_dark = [int(least * (1 - density)) for density in densities()[:128]]
+        # For a code, plus 128 if the glyph is darker: how far the darker colour is below the mean.
+        self.below = below_light + below_dark
+
+        turn = 255 - least  # from here on, a lighter letter has no room, and a darker one is used
+        light_letters = [LETTERS[level * len(LETTERS) // turn] for level in range(turn)]
+        dark_letters = [LETTERS[(255 - level) * len(LETTERS) // (least + 1)] for level in range(turn, 256)]
+        # For the largest of R, G and B, the code of a letter, and the contrast of this letter.
+        self.letters = "".join(light_letters + dark_letters).encode()
+        self.letter_contrasts = [128 + half] * len(light_letters) + [128 - half] * len(dark_letters)
+
+        sizes = [abs(2 * level - 256) for level in LEVELS]
+        # For a contrast, whether it is far less than the least: 255 or 0.
+        self.faint = [255 * (size < 0.7 * least) for size in sizes]
+
+        sizes[128] = 2000  # a space hides any change
+        away = [8 + size // 5 for size in sizes]  # a high contrast masks a change
+        nearer = [min(8 + size // 5, max(0, size - least) // 2) for size in sizes]
+        # For a contrast, how much darker or lighter a shared foreground may be.
+        self.fall = away[:128] + nearer[128:]
+        self.rise = nearer[:128] + away[128:]
 
 
-@cache
-def contrast_tables(least: int) -> ContrastTables:
-    half = least // 2 + 2
-    dark_contrasts = [min(level, 128 - half) for level in range(128)]
-    light_contrasts = [max(level, 128 + half) for level in range(128, 256)]
-
-    below_light = [int(least * density) for density in densities()[:128]]
-    below_dark = [int(least * (1 - density)) for density in densities()[:128]]
-
-    turn = 255 - least  # from here on, a lighter letter has no room, and a darker one is used
-    light_letters = [LETTERS[level * len(LETTERS) // turn] for level in range(turn)]
-    dark_letters = [LETTERS[(255 - level) * len(LETTERS) // (least + 1)] for level in range(turn, 256)]
-
-    sizes = [abs(2 * level - 256) for level in LEVELS]
-    faint = [255 * (size < 0.7 * least) for size in sizes]
-    sizes[128] = 2000  # a space hides any change
-    away = [8 + size // 5 for size in sizes]  # a high contrast masks a change
-    nearer = [min(8 + size // 5, max(0, size - least) // 2) for size in sizes]
-    return ContrastTables(
-        raised=dark_contrasts + light_contrasts,
-        faint=faint,
-        below=below_light + below_dark,
-        letters="".join(light_letters + dark_letters).encode(),
-        letter_contrasts=[128 + half] * len(light_letters) + [128 - half] * len(dark_letters),
-        fall=away[:128] + nearer[128:],
-        rise=nearer[:128] + away[128:],
-    )
+contrast_tables = cache(ContrastTables)
 
 
 def place_letters(codes: Image.Image, contrasts: Image.Image, mean: Image.Image, least: int) -> None:
@@ -7459,13 +7455,6 @@ class Task(WaitressTask):
             super().set_close_on_finish()
 
 
-class KernelMemory(NamedTuple):
-    """How many bytes of memory the kernel uses for a connection."""
-
-    sent: int  # for what the client has not acknowledged
-    other: int
-
-
 class Channel(WaitressChannel):
     """A connection. The loop sends its responses, directly from the cache of pages, without a copy."""
 
@@ -7592,7 +7581,7 @@ class Channel(WaitressChannel):
 
         The kernel would send the rest of closed connections too, but it has no limit for their number.
         """
-        if not self.kernel_memory().sent:
+        if not self.unacknowledged():
             self.handle_close()
             return
         self.server.poll.unregister(self.socket)  # which would report again and again that both sides send no more
@@ -7604,18 +7593,30 @@ class Channel(WaitressChannel):
 
     def drop(self) -> None:
         """Close the connection, and make the kernel forget what the client has not read."""
-        if self.kernel_memory().sent:
+        if self.unacknowledged():
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # on, 0 seconds
         self.handle_close()
 
-    def kernel_memory(self) -> KernelMemory:
-        """Return the memory of the connection in the kernel. It is unknown, and seems to be 0, if this is not Linux."""
+    def unacknowledged(self) -> int:
+        """Return the bytes of memory that the kernel uses for what the client has not acknowledged."""
+        _, _, sent = self._kernel_memory()
+        return sent
+
+    def kernel_memory(self) -> int:
+        """Return the bytes of memory that the kernel uses for the connection."""
+        return sum(self._kernel_memory())
+
+    def _kernel_memory(self) -> tuple[int, int, int]:
+        """Return the bytes for what has arrived, for nothing yet, and for what the client has not acknowledged.
+
+        If this is not Linux, they are unknown, and seem to be 0.
+        """
         try:
             value = self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 24)
         except OSError:
-            return KernelMemory(0, 0)
-        received, _, _, _, reserved, sent = struct.unpack("6I", value)
-        return KernelMemory(sent, received + reserved)
+            return 0, 0, 0
+        arrived, _, _, _, reserved, sent = struct.unpack("6I", value)
+        return arrived, reserved, sent
 
 
 def channel_class() -> type[Channel]:
@@ -7856,7 +7857,7 @@ class Server:
         if channel.requests:
             return False
         # 2. The last answer is sent, and the client has read it.
-        if channel.leaving and not channel.kernel_memory().sent:
+        if channel.leaving and not channel.unacknowledged():
             return True
         # 3. The client watches a cat, which may be quiet for long. Streams ends this.
         if channel.streaming and not channel.unsent and not channel.leaving:
@@ -7880,7 +7881,7 @@ class Server:
         of_clients = Counter[str]()
         for channel, parts in unsent.items():
             in_process[channel] = sum(len(data) // readers[id(data)] for data in parts)
-            in_kernel[channel] = sum(channel.kernel_memory())
+            in_kernel[channel] = channel.kernel_memory()
             of_clients[channel.client] += in_process[channel] + in_kernel[channel]
         while in_process.total() > MAX_UNSENT_IN_ALL or in_kernel.total() > MAX_KERNEL_MEMORY:
             most = max(of_clients.values())
