@@ -1729,6 +1729,15 @@ class Terminal:
         return [*cells, (cursor.x, cursor.y, cursor.hidden), cursor.attrs]
 
 
+def test_the_cells_that_change_most_move_if_too_many_change():
+    before = Image.new("RGB", (20, 1))
+    after = before.copy()
+    for place in range(20):
+        after.putpixel((place, 0), (10 * place, 0, 0))
+    assert sorted(catscii.changed_places(before, after, (20, 1), 0.25)) == [15, 16, 17, 18, 19]
+    assert len(catscii.changed_places(before, after, (20, 1), 1)) < 20, "the least changes are not seen"
+
+
 def film_of(cat: int, **options: Any) -> tuple[catscii.Film, catscii.Art, catscii.View]:
     """Return the film of a house cat, its still art, and their view."""
     view = catscii.View(**{"height": catscii.TERMINAL_ROWS, "format": "ansi", **options})
