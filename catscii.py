@@ -193,7 +193,7 @@ def ensure(text: str, valid: Callable[[str], object], what: str, secret: bool = 
 
 
 class FreeText(NamedTuple):
-    """Texts of which there are too many to list them."""
+    """The values of a parameter that takes any text, within the rules of `read`."""
 
     name: str  # stands for a text in the usage of an option
     read: Callable[[str], str]  # returns a text as it is used; raises ValueError
@@ -309,7 +309,10 @@ def log_level(text: str) -> int:
 
 
 class Settings(NamedTuple):
-    """The settings. Each is read from the environment variable of the same name. None means that it is not set."""
+    """The settings. Except for `otlp_endpoint`, each is read from the environment variable of the same name.
+
+    None means that it is not set.
+    """
 
     host: str = "0.0.0.0"
     port: int = 8080
@@ -609,12 +612,17 @@ class Trouble:
             log.info(self._ends)
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """End the trouble after a block without exceptions. An exception begins the trouble, and goes no further."""
+    def contain(self, *expected: type[Exception]) -> Iterator[None]:
+        """End the trouble after a block without exceptions. An exception begins the trouble, and goes no further.
+
+        If it is none of the `expected` exceptions, a traceback is logged when the trouble begins.
+        """
         try:
             yield
             self.end()
         except Exception as error:
+            if not self and not isinstance(error, expected):
+                log.exception("Unexpected failure")
             self.begin(error)
 
 
@@ -837,7 +845,9 @@ JPEG_START = b"\xff\xd8\xff"
 ORIENTATION = 0x0112  # a tag of EXIF
 UPRIGHT = 1
 TOO_MUCH_MEMORY = "the picture takes too much memory"
-BOX_BYTES = 120 << 20  # memory that a box takes at most, beyond that of its program
+
+# A box is a process that decodes one picture, and may do nothing else.
+BOX_BYTES = 120 << 20  # the memory of a box, beyond that of the program in it
 KEEPER = """
 import sys
 from importlib.machinery import SourceFileLoader
@@ -847,7 +857,8 @@ script = module_from_spec(spec_from_loader("catscii", loader))
 loader.exec_module(script)
 script.keep_boxes()
 """
-BOX_SECONDS = 9.0  # time that a box takes at most
+BOX_SECONDS = 9.0  # the life of a box
+
 MAX_PIXELS = 64_000_000
 MAX_COLUMNS = 240
 MAX_ROWS = 240
@@ -866,7 +877,7 @@ KEPT = 0.75  # with few colours, a glyph stays if its error is this share of tha
 MOST_LUMINANCE = 0.3  # of glyphs on white: a relative luminance of 0.3 has a contrast of 3:1 (WCAG 2.2)
 LEAST_CHANGE = 12  # levels of a colour: a cell of a moving picture changes if its mean changes as much
 MOST_CHANGED = 1000  # cells of a moving picture that change at once, which bounds the memory for them
-FADE = 2  # the smaller, the fainter are glyphs that fit their cells badly
+FADE = 2  # lower values make glyphs fainter that fit their cells badly
 COVERAGE = """
 c-rlo4UXg}426Bkcgc6jZ#4r?Lgh}jq7LbwT}ztz8Uq0vf`L^1X9V9t)`e$m5K-a{`bmNc&F0r=zCAj^6#wD6oJ}N~T$@CCB^msOg(UeeMJtqi$(AA$RXAi<$&!SYn%i?fD^9g?jAq4<NmG?UCA+Gs{a^OX(QC45O-sJpMFzjlMfF+fBnqfx!&OLB2^BIUD>dv79z`|E
 8yL7{R-DsM5qpAYNrk%dO%mN!Wp{Pice=wqO<WtOx5#I9v2S*{^+Ix4@<8kgdDZr^`(^Vy5>w9e{Q`kT;$&KWl?b4Iy$CnjAnGrX^CVL8Vv^Vw_O9!>{-Ve~cG{2gbX>Smv?-BVSZmJHc8CmvERob*1hA(kP5^2v{y19o+}}0usxu0xR{-pb6P4gu_$0iDcD1Nh)W>8c
@@ -1047,9 +1058,10 @@ def forked_box(channel: socket.socket) -> Iterator[None]:
 
 
 class BoxKeeper:
-    """Makes boxes for a process that has threads and keys, through another one that has neither, one box at a time.
+    """Makes boxes for a process that has threads and keys, one box at a time.
 
-    That process starts with the first box. It ends when this process does, because its standard input is closed then.
+    Boxes must have neither, so they are forks of another process. That process starts with the first box, and ends when
+    this one does, because its standard input is closed then.
     """
 
     def __init__(self) -> None:
@@ -1222,19 +1234,21 @@ class Stencil:
         gain = slope / (2 * RELIEF)  # <x, m> for each level that a difference is away from `flat`
 
         rank_slope = 2.4 * gain / deviation
-        ranks = bytearray(ImageChops.lighter(linear(rank_slope, flat), linear(-rank_slope, flat)).tobytes())
+        below = linear_levels(-rank_slope, flat)
+        above = linear_levels(rank_slope, flat)
+        ranks = bytearray(ImageChops.lighter(below, above).tobytes())
         ranks[round(flat)] = 0
         if name == "_":  # it fits all that is darker or brighter below, but is seen as a thin line
             ranks = bytearray(max(0, rank - 5) for rank in ranks)
         self.ranks = bytes(ranks)  # how well the glyph fits the cell: 2.4 for each level that the glyph explains
 
         contrast_slope = gain / deviation ** 2 / 2
-        contrasts = bytearray(linear(-contrast_slope, flat, 128).tobytes())
+        contrasts = bytearray(linear_levels(-contrast_slope, flat, 128).tobytes())
         contrasts[round(flat)] = 128
         self.contrasts = bytes(contrasts)  # half the contrast that regression finds, plus 128
 
 
-def linear(slope: float, zero: float, base: float = 0.0) -> Image.Image:
+def linear_levels(slope: float, zero: float, base: float = 0.0) -> Image.Image:
     """Return the level that is nearest to base + slope * (level - zero) for each level, as an image (L, 256 x 1)."""
     levels = Image.frombytes("L", (len(LEVELS), 1), bytes(LEVELS)).convert("F")
     shift = base - slope * zero + 0.5
@@ -1613,7 +1627,7 @@ def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> b
 
 
 def darken(bands: dict[str, Image.Image]) -> None:
-    """Limit colours (F) to a relative luminance of 0.28, which has a contrast of 3:1 to white (WCAG 2.2)."""
+    """Limit colours (F) to a relative luminance of 0.28, which is a little less than MOST_LUMINANCE."""
     linear = {name: evaluate(lambda x: ((x["level"] / 255.0 + 0.055) / 1.055) ** 2.4, level=band)
               for name, band in bands.items()}
     relative_luminance = evaluate(
@@ -1783,7 +1797,10 @@ def to_text(art: Art) -> str:
 
 
 def to_ansi(art: Art, colors: str = "true") -> str:
-    """Return lines with SGR sequences where colours change. Each ends with a reset. The art has these `colors`."""
+    """Return lines with SGR sequences where colours change. Each ends with a reset.
+
+    The art must have been drawn with these `colors`.
+    """
     codes = {} if colors == "true" else palette(colors)
     parts: list[str] = []
     levels: list[int] = []  # they fill the placeholders of all parts at once, which is fast
@@ -3636,7 +3653,7 @@ ALERT = Moment(ear=1.0)
 RISEN = Moment(1.0)
 BREATH = [(RISEN, 1.8), (STILL, 2.4)]
 SLEEP = [(Moment(1.0, "closed"), 2.4), (ASLEEP, 3.0)]
-ACTS = {  # what a house cat does: moments, and their seconds
+ACTS = {  # what a house cat does: moments, which PARTS_OF_MOMENTS make up, and their seconds
     "breathe": BREATH,
     "blink": [(ASLEEP, 0.2), (STILL, 0.4), *BREATH],
     "blink slowly": [(DROWSY, 0.4), (ASLEEP, 0.6), (DROWSY, 0.4), (STILL, 0.6), *BREATH],
@@ -4300,7 +4317,7 @@ class Source:
         self._fetcher = fetcher
         self.name = parts.netloc.rpartition("@")[2]
         self.listed: deque[Cat] = deque()  # results of a search that are not stored yet
-        self.failures = 0  # in a row
+        self._failures = 0  # in a row
         self.ready = 0.0  # time.monotonic() of the next try
 
     def search(self) -> list[Cat]:
@@ -4354,13 +4371,29 @@ class Source:
             return url
         return None
 
-    def failed(self, retry_after: float = 0.0) -> None:
-        """Rest for 50 to 100 % (at random) of 1, 2, 4 ... LONGEST_BACKOFF seconds, but at least for `retry_after`."""
-        self.failures += 1
-        doubled = 2.0 ** min(self.failures - 1, 10)
+    def failed(self, error: Unavailable) -> None:
+        """Rest for 50 to 100 % (at random) of 1, 2, 4 ... LONGEST_BACKOFF seconds, but at least as the error tells."""
+        self._failures += 1
+        doubled = 2.0 ** min(self._failures - 1, 10)
         rest = min(doubled, LONGEST_BACKOFF) * random.uniform(0.5, 1)
-        wanted = min(retry_after, LONGEST_RETRY_AFTER)
+        wanted = min(error.retry_after, LONGEST_RETRY_AFTER)
         self.ready = time.monotonic() + max(rest, wanted)
+        if self._failures == 1:
+            log.warning("Source fails", {"source": self.name, "error": str(error)})
+
+    def worked(self) -> None:
+        if self._failures:
+            self._failures = 0
+            log.info("Source works again", {"source": self.name})
+
+    def state(self) -> tuple[int, float]:
+        """Return the failures in a row, and the next try, in Unix time."""
+        return self._failures, self.ready + time.time() - time.monotonic()
+
+    def restore(self, failures: int, ready: float) -> None:
+        """Go on from what `state` has returned in another process."""
+        self._failures = failures
+        self.ready = ready + time.monotonic() - time.time()
 
 
 def no_cat(result: object) -> Unavailable:
@@ -4424,21 +4457,22 @@ class Refresher:
         saved = self._store.claim_due_fetch()
         if saved is None:
             return False
-        from_unix = time.monotonic() - time.time()
         for source in self._sources:
-            source.failures, ready = saved.get(source.name, (0, 0.0))
-            source.ready = ready + from_unix
+            source.restore(*saved.get(source.name, (0, 0.0)))
         self._repeats = QUICK_REPEATS - 1  # unknown for other processes; one more repeat ends the hurry
         return True
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
-        """Store a cat from the first source that works. Schedule the next fetch, `lease_seconds` later for others."""
-        ready = (source for source in self._sources if source.ready <= time.monotonic())
-        worked = any(map(self._fetch_from, ready))  # stops at the first that works
-        if not worked:
+        """Store a cat from the first source that works. Save when the next fetch is due.
+
+        Other processes wait for `lease_seconds` more, so that they only fetch if this one has ended.
+        """
+        for source in self._sources:
+            if source.ready <= time.monotonic() and self._fetch_from(source):
+                break
+        else:
             self.results["failed"] += 1
-        to_unix = time.time() - time.monotonic()
-        saved = {source.name: (source.failures, source.ready + to_unix) for source in self._sources}
+        saved = {source.name: source.state() for source in self._sources}
         self._store.schedule_fetch(time.time() + self._delay() + lease_seconds, saved)
 
     def _short(self) -> bool:
@@ -4457,13 +4491,9 @@ class Refresher:
             with span("get_cat_ascii_art", source=source.name):
                 stored = self._store_next(source)
         except Unavailable as error:
-            source.failed(error.retry_after)
-            if source.failures == 1:
-                log.warning("Source fails", {"source": source.name, "error": str(error)})
+            source.failed(error)
             return False
-        if source.failures:
-            log.info("Source works again", {"source": source.name})
-            source.failures = 0
+        source.worked()
         if stored:
             self._repeats = 0
         else:
@@ -4661,7 +4691,7 @@ def house_cat_like(wanted: str) -> str:
 
 UNKNOWN_COUNTRY = "ZZ"  # CLDR's "Unknown Region"
 MAX_ADDRESS = 64  # characters; one with a port has at most 53
-MOST_WAITING = 10_000  # pairs of day and country that wait for the database; all countries make 250 a day
+MOST_WAITING = 10_000  # pairs of day and country that wait for the database; a statement can write 10,922 of them
 
 COUNT_VISITS = """
 INSERT INTO visits (day, country, count) VALUES (?, ?, ?){more}
@@ -4940,7 +4970,7 @@ class VisitCounter:
         with self._committing:
             with self._lock:
                 visits = self._waiting.copy()  # keep them until the commit: `write` does not wait if none are left
-            with self.trouble.watch():  # after any exception, the visits still wait
+            with self.trouble.contain(sqlite3.Error):  # after any exception, the visits still wait
                 self._commit(visits)
                 with self._lock:
                     self._waiting -= visits
@@ -5107,7 +5137,8 @@ class Machines:
 
     def exchange(self) -> None:
         """Raise the numbers under the keys of this file, and save the sum of all other keys."""
-        with self._failing.watch(), contextlib.suppress(Overtaken):  # the visits are still in the database
+        # If the exchange fails, the visits are still in the database.
+        with self._failing.contain(sqlite3.Error, Unavailable), contextlib.suppress(Overtaken):
             self._exchange()
         if self._failing:
             self.failed += 1
@@ -6013,6 +6044,10 @@ class ClientRequest:
     def parameters(self) -> dict[str, list[str]]:
         return parse_query(self.query)
 
+    def add_parameter(self, name: str, value: str) -> None:
+        self.query += f"&{name}={urllib_parse.quote(value)}"
+        self.__dict__.pop("parameters", None)  # they are read again
+
     @property
     def route(self) -> str:
         """The rule of the route that bottle has found, or "none"."""
@@ -6272,9 +6307,9 @@ class Service:
         self.metrics = Metrics()
         self.gauges: dict[str, Callable[[], float]] = {}  # metrics of the server
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
-        self.refusals = Limit(5, 1)  # what is logged of them
-        self.failures = Limit(5, 1)
-        self.panics = Limit(1, 10)
+        self.logged_refusals = Limit(5, 1)
+        self.logged_failures = Limit(5, 1)
+        self.allowed_panics = Limit(1, 10)
 
     def before_request(self) -> None:
         """Look up the country, and decode the path. Raises HTTPError if the server refuses the request."""
@@ -6310,7 +6345,7 @@ class Service:
                 self.read_trouble.begin(error)
                 raise bottle.HTTPError(503, f"the database cannot be used right now: {error}", error) from None
             except Exception as error:
-                if self.failures.allows():  # /metrics counts all failures
+                if self.logged_failures.allows():  # /metrics counts all failures
                     log.exception("Request failed", {"path": request.path})
                 raise bottle.HTTPError(500, "something went wrong here; it has been logged", error) from None
 
@@ -6344,7 +6379,7 @@ class Service:
         if status >= 500:
             attributes["error.type"] = str(status)
         annotate(attributes)
-        if request.refused and not self.refusals.allows():  # /metrics counts all refusals
+        if request.refused and not self.logged_refusals.allows():  # /metrics counts all refusals
             return
         facts = {"method": method, "path": path, "status": status, "country": request.country}
         log.info("%(method)s %(path)s %(status)d", facts | {"ms": round(seconds * 1000, 3)})
@@ -6401,7 +6436,7 @@ class Service:
 
     def cat_says(self, request: ClientRequest, cat_id: str, text: str) -> bytes:
         """Serve the cat as for the parameter `says`."""
-        request.query += f"&says={urllib_parse.quote(text)}"
+        request.add_parameter("says", text)
         return self.cat_by_id(request, cat_id)
 
     def cat_by_id(self, request: ClientRequest, cat_id: str) -> bytes:
@@ -6415,7 +6450,7 @@ class Service:
             message = f"there is no cat {quoted(cat_id)}; the ids {HOUSE_CAT_IDS} always exist"
             raise bottle.HTTPError(404, message) from None
         except (Unavailable, PictureError) as error:  # PictureError: the stored picture is damaged
-            if self.failures.allows():
+            if self.logged_failures.allows():
                 log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
             raise bottle.HTTPError(503, "the source of this cat's picture is unavailable right now", error) from None
 
@@ -6654,8 +6689,9 @@ class Service:
         return figures
 
     def panic(self, request: ClientRequest) -> bytes:
-        if not self.panics.allows():
-            raise bottle.HTTPError(429, f"somebody asked for this less than {self.panics.seconds:.0f} seconds ago")
+        seconds = self.allowed_panics.seconds
+        if not self.allowed_panics.allows():
+            raise bottle.HTTPError(429, f"somebody asked for this less than {seconds:.0f} seconds ago")
         raise RuntimeError("This is a drill: somebody asked for /panic")
 
     def maintain(self, stopping: threading.Event) -> None:
@@ -6663,7 +6699,7 @@ class Service:
         while not stopping.wait(1):
             self.visit_counter.commit()
             if not self.visit_counter.trouble:
-                with self.read_trouble.watch():
+                with self.read_trouble.contain(sqlite3.Error):
                     self.store.counts()
                     self.database.sync()
             try:
@@ -6721,7 +6757,7 @@ def make_app(settings: Settings) -> bottle.Bottle:
 
 
 def is_seen(request: ClientRequest, page: Page) -> bool:
-    """Tell whether somebody sees the page itself: it is no picture in another one, and no script has fetched it."""
+    """Tell whether a person opens the page. At "/", this is always true; elsewhere, a page or a script may load it."""
     if request.path == "/":
         return True
     navigation = request.header("Sec-Fetch-Dest") in ("", "document")
@@ -6735,24 +6771,24 @@ def crawls(agent: str) -> bool:
 
 
 @lru_cache(256)  # each key has less than MAX_HEADER_BYTES
-def read_view(format: str, query: str, accept: str, client: str) -> View:
+def read_view(format: str, query: str, accept: str, agent: str) -> View:
     """Return the view that a request asks for. `format` is that of the path's suffix, if any. Raises HTTPError 400."""
     given = parse_query(query)
-    negotiated = format or read_format(given, accept, client, "cats")
+    negotiated = format or read_format(given, accept, agent, "cats")
     view = make_view(negotiated, partial(read_parameter, given))
     if format or view.format != "ansi" or view.width or view.height:
         return view
-    if not re.match(TERMINALS, client):
+    if not re.match(TERMINALS, agent):
         return view
     rows = TERMINAL_ROWS
-    if client.startswith("HTTPie"):
+    if agent.startswith("HTTPie"):
         rows -= 2  # it adds two empty lines
     return view._replace(height=rows)
 
 
 def live_view(request: ClientRequest) -> View:
     """Return the view that a request for a cat that moves asks for. Raises HTTPError 400."""
-    view = read_view(request.format(), request.query, "", "")
+    view = make_view(request.format(), partial(read_parameter, request.parameters))
     if view.format == "ansi" and view.height is None:  # the cursor cannot go back to lines that have scrolled away
         return view._replace(height=TERMINAL_ROWS)
     return view
@@ -6780,9 +6816,9 @@ def parse_query(query: str) -> dict[str, list[str]]:
     return urllib_parse.parse_qs(text, keep_blank_values=True, errors="replace")
 
 
-def read_format(given: Mapping[str, list[str]], accept: str, client: str, page: str) -> str:
+def read_format(given: Mapping[str, list[str]], accept: str, agent: str, page: str) -> str:
     """Return the format that the parameters name, or else the Accept header. Raises HTTPError 400."""
-    return read_parameter(given, "format", PAGE_FORMATS[page]) or negotiated_format(accept, client)
+    return read_parameter(given, "format", PAGE_FORMATS[page]) or negotiated_format(accept, agent)
 
 
 def read_parameter(given: Mapping[str, list[str]], name: str, values: Choices | None = None) -> Any:
@@ -6798,10 +6834,10 @@ def read_parameter(given: Mapping[str, list[str]], name: str, values: Choices | 
         raise bottle.HTTPError(400, f"{name}: {error}") from None
 
 
-def negotiated_format(accept: str, client: str) -> str:
+def negotiated_format(accept: str, agent: str) -> str:
     """Return the format with the largest weight in Accept (RFC 9110, 12.5.1), else ANSI for terminals, else HTML."""
     weights = media_weights(accept)
-    first = "ansi" if re.match(TERMINALS, client) else "html"
+    first = "ansi" if re.match(TERMINALS, agent) else "html"
     acceptable = (name for name in (first, "text", "json") if weights.get(FORMATS[name].media_type, 1))
     default = next(acceptable, first)
     known = {FORMATS[name].media_type: name for name in PAGE_FORMATS["all"]}
@@ -7272,7 +7308,10 @@ def serve_cgi() -> int:
 # The code below relies on these internals of waitress, which a test looks for in the installed version:
 #   adjustments.Adjustments      the settings that channels, parsers and tasks read
 #   channel.HTTPChannel          calls its server's pull_trigger, and what WaitressChannel names
+#   channel.ClientDisconnected   tells a task that its client is gone
 #   parser.HTTPRequestParser     what WaitressParser names
+#   parser.ParsingError          what parse_header raises for a head that it refuses
+#   utilities.BadRequest         the error of a request that cannot be parsed
 #   task.WSGITask                what WaitressTask names
 #   task.ThreadedTaskDispatcher  threads, active_count, add_task, set_thread_count, shutdown; ClientQueues is its queue
 #   wasyncore.readwrite          calls a channel for an event; if the channel raises, logs that and closes it
@@ -7791,7 +7830,10 @@ class Server:
             dispatcher.set_thread_count(threads + 1)
 
     def _send(self) -> None:
-        """Commit visits, then send the responses that were ready before. A thread counts its visit, then responds."""
+        """Send the responses that are ready, after a commit of their visits.
+
+        Responses that become ready during the commit wait, because it may not have their visits.
+        """
         ready: dict[Channel, int] = {}  # how many parts of its response each channel has
         while self.answered:
             channel = self.answered.popleft()
@@ -7827,7 +7869,7 @@ class Server:
             self._channel_class(self, client, address)
 
     def _make_room(self) -> None:
-        """Close the idlest connection of the clients with the most, if possible one without a request to answer."""
+        """Drop the idlest connection of those clients that have the most. One without a request comes first."""
         self._full.begin(f"{len(self.active_channels)} are open")
         channels = self.active_channels.values()
         if not channels:
@@ -8252,7 +8294,7 @@ def open_closed_streams() -> None:
 
 
 def end(status: int) -> NoReturn:
-    """End the process, without the time to free its memory, which is a sixth of that of `art` and of a CGI request."""
+    """End the process, but do not free its memory, which takes a sixth of the time of `art` and of a CGI request."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream:  # it is None if it was closed when Python started

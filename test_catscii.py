@@ -1919,8 +1919,8 @@ def test_a_full_store_replaces_its_oldest_cat_once_a_minute(tmp_path, upstream, 
 def test_a_source_that_fails_rests_for_1_2_4_and_at_most_600_seconds_or_half_as_long():
     source = catscii.Source("http://localhost/cat", catscii.Fetcher(None, []), None)
     for failures, longest in ((1, 1), (2, 2), (3, 4), (12, 600), (5000, 600)):
-        source.failures = failures - 1
-        source.failed()
+        source.restore(failures - 1, 0.0)
+        source.failed(catscii.Unavailable("no answer"))
         assert longest / 2 <= source.ready - time.monotonic() <= longest
 
 
@@ -5102,6 +5102,11 @@ def test_clients_that_ask_on_and_on_and_read_nothing_wait_and_are_then_given_up(
     assert service.stop() == 0
 
 
+def open_connections(service: Running) -> int:
+    """Return how many connections are open, with that of the request which asks."""
+    return int(samples(service)["catscii_open_connections"][()])
+
+
 def kernel_megabytes(service: Running) -> float:
     """Return how much the kernel holds for the connections of the service, and for closed ones (proc(5))."""
     port = f":{int(service.url.rpartition(':')[2]):04X}"
@@ -5167,14 +5172,14 @@ def test_a_client_that_reads_late_gets_the_whole_last_answer(service, half_close
             connection.shutdown(socket.SHUT_WR)
         time.sleep(1)
         assert whole_answers(read_all(connection)) == 1
-    eventually(lambda: samples(service)["catscii_open_connections"][()] == 1)
+    eventually(lambda: open_connections(service) == 1)
 
 
 def test_long_heads_of_one_client_do_not_hold_up_others(start):
     service = start()
     fields = "".join(f"A{number}: {'x ' * 70}\r\n" for number in range(95))
     with crowd(service, 400, source=("127.0.0.2", 0)) as clients, connected(service) as other:
-        eventually(lambda: samples(service)["catscii_open_connections"][()] == 402)
+        eventually(lambda: open_connections(service) == 402)
         with suspended(service):
             for client in clients:
                 asking("/help", headers=fields)(client)
@@ -5468,13 +5473,15 @@ def test_a_long_list_of_addresses_takes_no_memory_beyond_the_last_one():
 def test_clients_behind_a_proxy_have_a_line_each(start):
     one_thread = patched("catscii.QUICK_THREADS, catscii.PLACES = 1, 0")
     service = start(command=one_thread, CLIENT_IP_HEADER="X-Real-IP")
-    with contextlib.ExitStack() as stack:
+    address = "X-Real-IP: 1.1.1.1, 2001:db8::"
+    with crowd(service, 200) as others, connected(service) as client:
+        eventually(lambda: open_connections(service) == 202)
         with suspended(service):
-            address = "X-Real-IP: 1.1.1.1, 2001:db8::"
-            first = stack.enter_context(crowd(service, 200, asking("/help", headers=f"{address}{{}}\r\n")))
-            (client,) = stack.enter_context(crowd(service, 1, asking("/help", headers=f"{address}1:0:0:0:0\r\n")))
+            for number, other in enumerate(others):
+                asking("/help", headers=f"{address}{number}\r\n")(other)
+            asking("/help", headers=f"{address}1:0:0:0:0\r\n")(client)
         assert whole_answers(read_answers(client)) == 1
-        waiting = [each for each in first if not select.select([each], [], [], 0)[0]]
+        waiting = [other for other in others if not select.select([other], [], [], 0)[0]]
         assert len(waiting) > 100, "the /64 network of the others is one client"
 
 
