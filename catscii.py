@@ -3709,7 +3709,8 @@ class Film:
         self._still = cut(still, everywhere)
         self._patches = patches
 
-    def __sizeof__(self) -> int:
+    def size(self) -> int:
+        """Return the bytes of memory that the film takes, about."""
         patches = [self._still, *self._patches.values()]
         cells = sum(len(patch.places) for patch in patches)
         return 20 * cells + 2000
@@ -4516,25 +4517,43 @@ class Refresher:
         return False
 
 
-class Cache:
-    """A cache that drops the least recently used values when they have more than `limit` bytes together."""
+Item = TypeVar("Item")
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size, self._lock = limit, 0, threading.Lock()
-        self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
 
-    def get(self, key: Any) -> Any:
+class Cache(Generic[Item]):
+    """A cache that drops the least recently used items when they have more than `limit` bytes together."""
+
+    def __init__(self, limit: int, size_of: Callable[[Item], int]) -> None:
+        self._limit = limit
+        self._size_of = size_of
+        self._size = 0
+        self._lock = threading.Lock()
+        self._items: OrderedDict[object, Item] = OrderedDict()
+
+    def get(self, key: object) -> Item | None:
         with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key, (None, 0))[0]
+            if key in self._items:
+                self._items.move_to_end(key)
+            return self._items.get(key)
 
-    def put(self, key: Any, value: Any, size: int) -> None:
+    def put(self, key: object, item: Item) -> None:
         with self._lock:
-            self._size += size - self._values.pop(key, (None, 0))[1]
-            self._values[key] = value, size
+            old = self._items.pop(key, None)
+            if old is not None:
+                self._size -= self._size_of(old)
+            self._items[key] = item
+            self._size += self._size_of(item)
             while self._size > self._limit:
-                self._size -= self._values.popitem(last=False)[1][1]
+                _, dropped = self._items.popitem(last=False)
+                self._size -= self._size_of(dropped)
+
+    def get_or_make(self, key: object, make: Callable[[], Item]) -> Item:
+        """Return the item with this key. If there is none, return what `make` returns, which is kept."""
+        item = self.get(key)
+        if item is None:
+            item = make()
+            self.put(key, item)
+        return item
 
 
 def main_colours(picture: Image.Image) -> str:
@@ -4560,7 +4579,7 @@ class Cattery:
 
     def __init__(self, store: Store, sources: list[Source], fetcher: Fetcher) -> None:
         self._store, self._sources, self._fetcher = store, sources, fetcher
-        self._revived = Cache(4 << 20)
+        self._revived = Cache[tuple[Cat, bytes]](4 << 20, size_of=lambda found: len(found[1]))
         self._free = threading.BoundedSemaphore(REVIVALS_AT_ONCE)
         self._budgets = {known: Limit(VISITORS_REQUESTS_A_MINUTE, 60) for known in (True, False)}
         self._picked = ""
@@ -4600,7 +4619,7 @@ class Cattery:
             jpeg = self._fetcher.picture(cat, permit)
         finally:
             self._free.release()
-        self._revived.put(cat_id, (cat, jpeg), len(jpeg))
+        self._revived.put(cat_id, (cat, jpeg))
         return cat, jpeg
 
     def _permit(self, known: bool) -> None:
@@ -6118,7 +6137,6 @@ class Page:
 
 
 Made = TypeVar("Made")
-Item = TypeVar("Item")
 
 
 class QueueFull(Exception):
@@ -6280,6 +6298,73 @@ class Streams:
                     connection.go_on(data)
 
 
+def size_of_drawing(drawing: tuple[Cat, Art]) -> int:
+    _, art = drawing
+    return 7 * len(art.foreground) // 3 + 2000  # 7 bytes a cell, and the key
+
+
+class Studio:
+    """Draws for requests when it is their turn, and keeps what it has drawn.
+
+    Only `page` and `film` wait for their turn. What they call runs when it has come.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.queue = DrawingQueue()
+        self.pages = Cache[Page](8 << 20, size_of=lambda page: 2 * len(page.body) + 2000)  # with its compressed body
+        self._drawings = Cache[tuple[Cat, Art]](8 << 20, size_of=size_of_drawing)
+        self._films = Cache[Film](4 << 20, size_of=Film.size)
+        self._patches = Cache[Patch](1 << 20, size_of=lambda patch: 9 * len(patch.places) + 1000)  # of unfinished films
+        self._metrics = metrics
+
+    def page(self, client: str, key: object, make: Callable[[], Page], kept: bool = True) -> Page:
+        """Return the page with this key from the cache, or what `make` returns. Keep this page, if it is to be `kept`.
+
+        Raises QueueFull.
+        """
+        if not kept:
+            return self.queue.draw(client, make)
+        page = self.pages.get(key)
+        # When it is the request's turn, a request before it may have made the page.
+        return page or self.queue.draw(client, partial(self.pages.get_or_make, key, make))
+
+    def film(self, client: str, cat: Cat, view: View) -> Film:
+        """Return the film of a house cat. Its moments are drawn one by one, so that other drawings come in between.
+
+        Raises QueueFull.
+        """
+        key = cat.id, view.options()
+        return self._films.get_or_make(key, partial(self._make_film, client, cat, view))
+
+    def _make_film(self, client: str, cat: Cat, view: View) -> Film:
+        draw = partial(self.queue.draw, client)
+        _, still = draw(partial(self.drawing, cat, b"", view))
+        patches = {moment: draw(partial(self.patch, cat, view, moment)) for moment in PARTS_OF_MOMENTS}
+        return Film(seed_of(cat.id) or 0, still, view.colors, patches)
+
+    def drawing(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
+        """Return the cat with its description and size, and its art."""
+        key = cat.id, view.options()
+        return self._drawings.get_or_make(key, partial(self._draw, cat, jpeg, view))
+
+    def _draw(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
+        started = time.perf_counter()
+        with span("render", width=view.width or COLUMNS, style=view.style):
+            cat, picture = picture_of(cat, jpeg)
+            art = view.draw(picture)
+        self._metrics.observe("catscii_render_seconds", time.perf_counter() - started)
+        return cat, art
+
+    def patch(self, cat: Cat, view: View, moment: Moment) -> Patch:
+        """Return what moves in a house cat at a moment."""
+        key = cat.id, view.options(), moment
+        return self._patches.get_or_make(key, partial(self._draw_patch, cat, view, moment))
+
+    def _draw_patch(self, cat: Cat, view: View, moment: Moment) -> Patch:
+        _, picture = picture_of(cat, b"")
+        return draw_patch(seed_of(cat.id) or 0, moment, picture, view.draw)
+
+
 class Service:
     """The routes and what they share: the database, the cats, the countries and the rendered pages.
 
@@ -6297,14 +6382,10 @@ class Service:
         sources = [Source(url, fetcher, settings.cat_api_key) for url in settings.cat_sources]
         self.refresher = Refresher(self.store, sources, fetcher)
         self.cattery = Cattery(self.store, sources, fetcher)
-        self.pages = Cache(8 << 20)  # by cat, view, and the URL of the service if the page has links
-        self.drawings = Cache(8 << 20)  # a Cat and its Art, by id and options
-        self.films = Cache(4 << 20)  # by id and options
-        self.patches = Cache(1 << 20)  # of films that are being made, by id, options and moment
-        self.drawing_queue = DrawingQueue()
+        self.metrics = Metrics()
+        self.studio = Studio(self.metrics)
         self.streams = Streams()
         self.started = time.time()
-        self.metrics = Metrics()
         self.gauges: dict[str, Callable[[], float]] = {}  # metrics of the server
         self.read_trouble = Trouble("The database cannot be read", "The database can be read again", quiet_seconds=3)
         self.logged_refusals = Limit(5, 1)
@@ -6392,14 +6473,14 @@ class Service:
         view = read_view(format, request.query, request.accept, request.agent)
         links = request.links if view.format in LINKED_FORMATS else NO_LINKS
         key = cat_id, view, links
-        page: Page | None = self.pages.get(key)
+        page = self.studio.pages.get(key)
         annotate({"cat_id": cat_id, "cached": page is not None})
         if page is None:
             with span("store"):
                 cat, jpeg = find(cat_id)
             make = partial(self._cat_page, cat, jpeg, view, links)
             kept = not view.says  # there are too many texts to keep their pages
-            page = self._drawn_page(request.client, key, make, kept)
+            page = self.studio.page(request.client, key, make, kept)
         if is_seen(request, page):
             self._count_visit(request)
         if view.says:
@@ -6430,7 +6511,7 @@ class Service:
     def _cat_like(self, wanted: str, client: str) -> str:
         """Return the id of a house cat with this look. The search takes as long as a drawing, so it waits like one."""
         try:
-            return self.drawing_queue.draw(client, partial(house_cat_like, wanted))
+            return self.studio.queue.draw(client, partial(house_cat_like, wanted))
         except NoSuchCat as error:
             raise bottle.HTTPError(404, str(error)) from None
 
@@ -6458,20 +6539,6 @@ class Service:
         if request.method == "GET" and not crawls(request.agent):
             self.visit_counter.count(request.country)
 
-    def _drawn_page(self, client: str, key: object, make: Callable[[], Page], kept: bool = True) -> Page:
-        """Return a page, from the cache or made when it is the client's turn. Keep a page that was made, if `kept`."""
-
-        def draw() -> Page:
-            page: Page | None = self.pages.get(key)  # a request before this one may have waited for the same page
-            if page is None:
-                page = make()
-                if kept:
-                    self.pages.put(key, page, 2 * len(page.body) + 2000)  # with its compressed body and its key
-            return page
-
-        page: Page | None = self.pages.get(key)
-        return page or self.drawing_queue.draw(client, draw)
-
     def _cat_page(self, cat: Cat, jpeg: bytes, view: View, links: Links) -> Page:
         body = self._body(cat, jpeg, view, links)
         return Page(body, CONTENT_TYPES[view.format], links=view.format in LINKED_FORMATS)
@@ -6482,31 +6549,12 @@ class Service:
                 return jpeg
             _, picture = picture_of(cat, jpeg)  # of a house cat
             return written(picture, "JPEG", quality=88)
-        cat, art = self._drawing(cat, jpeg, view)
+        cat, art = self.studio.drawing(cat, jpeg, view)
         smaller, bubble = view.speaking(cat.size)
         if smaller != view:
-            cat, art = self._drawing(cat, jpeg, smaller)
+            cat, art = self.studio.drawing(cat, jpeg, smaller)
         with span("encode", format=view.format):
             return encode_cat(cat, art, view, bubble, links, self.countries.from_dbip)
-
-    def _drawing(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
-        """Return what is known of the cat, and its art, from the cache if possible."""
-        key = cat.id, view.options()
-        drawing: tuple[Cat, Art] | None = self.drawings.get(key)
-        if drawing is None:
-            drawing = self._draw(cat, jpeg, view)
-            _, art = drawing
-            self.drawings.put(key, drawing, 7 * len(art.foreground) // 3 + 2000)  # 7 bytes a cell, and the key
-        return drawing
-
-    def _draw(self, cat: Cat, jpeg: bytes, view: View) -> tuple[Cat, Art]:
-        """Draw the cat. Return what is known of it now, and the art."""
-        started = time.perf_counter()
-        with span("render", width=view.width or COLUMNS, style=view.style):
-            cat, picture = picture_of(cat, jpeg)
-            art = view.draw(picture)
-        self.metrics.observe("catscii_render_seconds", time.perf_counter() - started)
-        return cat, art
 
     def live(self, request: ClientRequest) -> Body:
         """Serve the house cat of this minute, which moves if the client can show that."""
@@ -6525,8 +6573,8 @@ class Service:
         """Send a cat. The loop of the server goes on with the response."""
         self.streams.check(request.client)
         key = "first screen", cat.id, view.options()
-        first = self._drawn_page(request.client, key, partial(self._first_screen, cat, view))
-        film = self._film(request.client, cat, view)
+        first = self.studio.page(request.client, key, partial(self._first_screen, cat, view))
+        film = self.studio.film(request.client, cat, view)
         if request.method == "GET":
             self.streams.add(film, request.client, begin)
         else:
@@ -6539,30 +6587,8 @@ class Service:
         return iter([first.body])  # an iterator has no length, and so the response has none
 
     def _first_screen(self, cat: Cat, view: View) -> Page:
-        cat, still = self._drawing(cat, b"", view)
+        cat, still = self.studio.drawing(cat, b"", view)
         return Page(to_ansi(still, view.colors) + live_line(cat.description), CONTENT_TYPES["ansi"])
-
-    def _film(self, client: str, cat: Cat, view: View) -> Film:
-        """Return the film of a house cat. Its moments are drawn one by one, so that other drawings come in between."""
-        key = cat.id, view.options()
-        film: Film | None = self.films.get(key)
-        if film is None:
-            draw = partial(self.drawing_queue.draw, client)
-            _, still = draw(partial(self._drawing, cat, b"", view))
-            patches = {moment: draw(partial(self._patch, cat, view, moment)) for moment in PARTS_OF_MOMENTS}
-            film = Film(seed_of(cat.id) or 0, still, view.colors, patches)
-            self.films.put(key, film, sys.getsizeof(film))
-        return film
-
-    def _patch(self, cat: Cat, view: View, moment: Moment) -> Patch:
-        """Return what moves in a house cat at a moment, from the cache if possible."""
-        key = cat.id, view.options(), moment
-        patch: Patch | None = self.patches.get(key)
-        if patch is None:
-            _, picture = picture_of(cat, b"")
-            patch = draw_patch(seed_of(cat.id) or 0, moment, picture, view.draw)
-            self.patches.put(key, patch, 9 * len(patch.places) + 1000)
-        return patch
 
     def _send_still(self, request: ClientRequest, cat: Cat, view: View) -> bytes:
         """Send a cat that does not move, and a sentence that tells where it does."""
@@ -6571,14 +6597,14 @@ class Service:
             note = f"This cat moves in a terminal of your own: catscii.py live {cat.id}"
         key = "still", cat.id, view.format, view.options(), note, request.root
         make = partial(self._still_page, cat, view, note, request.root)
-        return send(self._drawn_page(request.client, key, make), request, format_from=request.format_headers())
+        return send(self.studio.page(request.client, key, make), request, format_from=request.format_headers())
 
     def _still_page(self, cat: Cat, view: View, note: str, root: str) -> Page:
-        cat, art = self._drawing(cat, b"", view)
+        cat, art = self.studio.drawing(cat, b"", view)
         lids = None
         if view.format == "html":  # in a browser it blinks, twice
             grid = len(art.rows[0]), len(art.rows)
-            lids = patch_layer(self._patch(cat, view, ASLEEP), grid)
+            lids = patch_layer(self.studio.patch(cat, view, ASLEEP), grid)
         text = to_ansi(art, view.colors) if view.format == "ansi" else to_text(art)
         title = capitalized(cat.description)
         facts = {"id": cat.id, "description": cat.description, "note": note}
@@ -6652,8 +6678,8 @@ class Service:
         figures[series("catscii_build_info", version=__version__)] = 1
         figures["catscii_waiting_visits"] = self.visit_counter.waiting
         figures["catscii_live_streams"] = len(self.streams)
-        figures["catscii_waiting_drawings"] = len(self.drawing_queue)
-        figures["catscii_refused_drawings_total"] = self.drawing_queue.refused
+        figures["catscii_waiting_drawings"] = len(self.studio.queue)
+        figures["catscii_refused_drawings_total"] = self.studio.queue.refused
         figures |= self._refresher_figures()
         figures |= self._machines_figures()
         try:
@@ -6713,7 +6739,7 @@ class Service:
 
         A fork fetches the cat.
         """
-        self.drawing_queue.close()
+        self.studio.queue.close()
         self.visit_counter.close(CGI_PATIENCE)
         try:
             self.database.wait_for_locks(START_SECONDS)

@@ -1804,7 +1804,7 @@ def test_the_cells_of_a_film_take_little_memory_however_large_it_is():
         film, still, _ = film_of(seed, height=240, width=240)
         assert len(still.foreground) == 3 * 240 * 90
         assert all(len(patch.places) <= catscii.MOST_CHANGED for patch in film._patches.values())
-        assert 5_000 < sys.getsizeof(film) < 130_000
+        assert 5_000 < film.size() < 130_000
 
 
 def test_a_house_cat_breathes_blinks_listens_and_sleeps_in_its_own_order():
