@@ -457,22 +457,20 @@ LEVEL_NAMES = {"WARNING": "WARN", "CRITICAL": "ERROR"}  # in tracing-subscriber;
 Labels = tuple[tuple[str, object], ...]  # names and values of the labels of a time series
 log = cast("logging.Logger", Lazy(lambda: logging.getLogger("catscii")))
 
-if TYPE_CHECKING:
-    HandlerBase = logging.Handler
-else:
-    HandlerBase = object  # only `start_logging`, which adds logging.Handler, imports logging
-
 
 def utc(seconds: float) -> datetime.datetime:
     """Return the date and time in UTC that is this many seconds after the start of 1970."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
 
-class LogHandler(HandlerBase):
-    """Writes JSON lines to standard error without blocking: keeps 256 KiB for a slow reader, and drops the rest."""
+class LogWriter:
+    """Writes JSON lines to standard error without blocking: keeps 256 KiB for a slow reader, and drops the rest.
 
-    def __init__(self) -> None:
-        super().__init__()
+    `lock` is that of the handler which calls `write`.
+    """
+
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
+        self._lock = lock
         self._file = 2  # standard error
         with contextlib.suppress(OSError):  # a write to a terminal can block, so open it again in non-blocking mode
             self._file = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
@@ -483,7 +481,7 @@ class LogHandler(HandlerBase):
         self.dropped = 0  # dropped lines since the start
         self.buffered = False  # if True, lines below WARNING wait until `flush` is called
 
-    def format(self, record: logging.LogRecord) -> str:
+    def _format(self, record: logging.LogRecord) -> str:
         """Return a line in the format of Rust's tracing-subscriber. Arguments that are a dict add fields."""
         fields: dict[str, object] = {"message": record.getMessage()}
         if isinstance(record.args, Mapping):
@@ -502,12 +500,12 @@ class LogHandler(HandlerBase):
             "target": record.name,
         })
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def write(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record)
+            text = self._format(record)
         except Exception:  # a package may pass arguments that cannot be formatted
             record.args = None
-            text = self.format(record)
+            text = self._format(record)
         line = text.encode() + b"\n"
         if len(self._unwritten) + len(line) <= MAX_UNWRITTEN:
             self._unwritten += line
@@ -525,7 +523,7 @@ class LogHandler(HandlerBase):
     def flush(self, seconds: float = 0.0) -> None:
         """Write the lines that wait. Give up if the reader does not take them within `seconds`."""
         deadline = time.monotonic() + seconds
-        with self.lock or contextlib.nullcontext():
+        with self._lock:
             while self._unwritten and self._is_ready(deadline - time.monotonic()):
                 try:
                     self._write_some()
@@ -537,10 +535,6 @@ class LogHandler(HandlerBase):
                     return
             if self._untold and not self._unwritten:
                 self._tell_of_dropped()
-
-    def close(self) -> None:
-        self.flush(FLUSH_SECONDS)
-        super().close()
 
     def _is_ready(self, seconds: float) -> bool:
         """Wait for the reader, `seconds` at most. Return whether it takes bytes."""
@@ -566,8 +560,19 @@ class LogHandler(HandlerBase):
             self._untold = lines
 
 
-def start_logging(level: int) -> LogHandler:
-    handler: LogHandler = type("LogHandler", (LogHandler, logging.Handler), {})()
+def start_logging(level: int) -> LogWriter:
+    """Make all packages log to the LogWriter that is returned."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            writer.write(record)
+
+        def close(self) -> None:
+            writer.flush(FLUSH_SECONDS)
+            super().close()
+
+    handler = Handler()
+    writer = LogWriter(handler.lock or contextlib.nullcontext())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Log lines name no code, thread or process. To leave them out saves time:
     # docs.python.org/3/howto/logging.html#optimization
@@ -579,7 +584,7 @@ def start_logging(level: int) -> LogHandler:
     for name in ("waitress.queue", "urllib3", "PIL"):  # catscii itself logs what they log at lower levels
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("waitress").setLevel(logging.WARNING)  # INFO has a line for each client that hangs up
-    return handler
+    return writer
 
 
 class Trouble:
@@ -7207,7 +7212,7 @@ environment (defaults in parentheses):
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, answer the requests that have arrived, and return 0. Raises SetupError."""
-    handler = start_logging(settings.log_level)
+    log_writer = start_logging(settings.log_level)
     flush = start_reporting(settings)
     check_database(settings.analytics_db)
     app = make_app(settings)
@@ -7218,11 +7223,11 @@ def serve(settings: Settings) -> int:
         listener,
         settings.client_ip_header,
         commit_visits=service.visit_counter.write,
-        write_log=handler.flush,
+        write_log=log_writer.flush,
         streams=service.streams,
     )
     service.gauges["catscii_open_connections"] = lambda: len(server.active_channels)
-    service.gauges["catscii_dropped_log_lines_total"] = lambda: handler.dropped
+    service.gauges["catscii_dropped_log_lines_total"] = lambda: log_writer.dropped
 
     def stop(*_: object) -> None:
         notify("STOPPING=1")
@@ -7230,14 +7235,14 @@ def serve(settings: Settings) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    announce(settings, listener, handler)
+    announce(settings, listener, log_writer)
     stopping = threading.Event()
     maintenance = start_thread(service.maintain, stopping)
     start_thread(service.refresher.run, stopping)
     all_counted = threading.Event()  # then the last exchange with other machines is due
     exchange = start_thread(service.machines.run, all_counted)
     notify("READY=1")
-    handler.buffered = True
+    log_writer.buffered = True
     gc.freeze()  # what exists now is never garbage
     gc.enable()
     server.run(stopping)
@@ -7250,7 +7255,7 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def announce(settings: Settings, listener: socket.socket, handler: LogHandler) -> None:
+def announce(settings: Settings, listener: socket.socket, log_writer: LogWriter) -> None:
     """Log where the service listens and what it uses. A terminal shows an address to open."""
     host, port = listener.getsockname()[:2]
     address = f"{host}:{port}"
@@ -7259,7 +7264,7 @@ def announce(settings: Settings, listener: socket.socket, handler: LogHandler) -
     reachable = address
     if host in ("0.0.0.0", "::"):  # all addresses of the machine
         reachable = f"localhost:{port}"
-    handler.greet(f"open http://{reachable}")
+    log_writer.greet(f"open http://{reachable}")
     if not settings.geolite2_country_db:
         log.warning("No countries: GEOLITE2_COUNTRY_DB is not set")
     log.info("Listening on %(address)s", {

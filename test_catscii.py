@@ -4880,9 +4880,9 @@ def test_dbip_is_credited_where_its_countries_are_shown(start, tmp_path, maker, 
 
 
 def logging_processes(count: int, code: str) -> list[str]:
-    """Return the lines that processes which run `code` with a LogHandler write to the same pipe."""
-    start_code = "import catscii\nhandler = catscii.start_logging(20)\nhandler.buffered = True\n"
-    command = [sys.executable, "-c", f"{start_code}{code}\nhandler.flush(60)"]
+    """Return the lines that processes which run `code` with a LogWriter write to the same pipe."""
+    start_code = "import catscii\nwriter = catscii.start_logging(20)\nwriter.buffered = True\n"
+    command = [sys.executable, "-c", f"{start_code}{code}\nwriter.flush(60)"]
     reading, writing = os.pipe()
     writers = [subprocess.Popen(command, cwd=SCRIPT.parent, stderr=writing) for _ in range(count)]
     os.close(writing)
@@ -4897,7 +4897,7 @@ def test_lines_of_processes_that_share_a_log_stay_whole():
         for number in range(200):
             for length in (500, 1500, 3000):
                 catscii.log.info(length * "x")
-            handler.flush(60)
+            writer.flush(60)
     """)
     messages = [json.loads(line)["fields"]["message"] for line in lines]
     assert Counter(map(len, messages)) == {500: 400, 1500: 400, 3000: 400}
