@@ -5677,8 +5677,11 @@ async function show(link, remember, parts = ["main", "footer"], first = false) {
   const page = new DOMParser().parseFromString(text, "text/html")
   if (!hasSize(link)) find("figure", page).style.setProperty("--most", "22px")
   for (const part of parts) find(part).replaceWith(find(part, page))
-  for (const a of hasSize(link) ? [] : document.querySelectorAll("#another, #permalink, #restyle"))
-    a.href = a.href.replace(/width=[0-9]+&height=[0-9]+&|.width=[0-9]+&height=[0-9]+$/, "")
+  for (const a of hasSize(link) ? [] : document.querySelectorAll("#another, #permalink, #restyle")) {
+    const target = new URL(a.href)
+    for (const name of ["width", "height"]) target.searchParams.delete(name)
+    a.href = target
+  }
   if (document.title !== page.title) find("#news").textContent = "Now: " + page.title
   document.title = page.title
   if (remember) history[remember](null, "", find("#permalink").href)
@@ -5996,8 +5999,7 @@ def with_links(meaning: str, link: str) -> str:
 @cache
 def page_template() -> bottle.SimpleTemplate:
     template = bottle.SimpleTemplate(PAGE)
-    optional = "root view cat art lids message note guide analytics dbip"
-    shared = {
+    template.defaults = {
         "STYLE": STYLE,
         "SCRIPT": SCRIPT,
         "WIDTHS": WIDTHS,
@@ -6009,12 +6011,26 @@ def page_template() -> bottle.SimpleTemplate:
         "country_name": country_name,
         "ceil": math.ceil,
     }
-    template.defaults = dict.fromkeys(optional.split()) | shared
     return template
 
 
-def render_page(**values: object) -> str:
-    return str(page_template().render(values))
+def render_page(
+    title: str,
+    root: str = "",
+    base_url: str = "",
+    label: str = "",  # of the art
+    art: Art | None = None,
+    view: View | None = None,  # of a cat
+    cat: Cat | None = None,
+    lids: str | None = None,  # a layer for art that blinks
+    note: str | None = None,
+    message: str | None = None,  # of an error
+    guide: Mapping[str, Sequence[Hint]] | None = None,
+    analytics: Analytics | None = None,
+    dbip: bool = False,
+) -> str:
+    """Return a page in HTML. It has no part for what is None."""
+    return str(page_template().render(locals()))
 
 
 class Links(NamedTuple):
@@ -6613,8 +6629,8 @@ class Service:
         text = to_ansi(art, view.colors) if view.format == "ansi" else to_text(art)
         title = capitalized(cat.description)
         facts = {"id": cat.id, "description": cat.description, "note": note}
-        return formatted_page(
-            view.format, title, facts, f"{text}{note}\n", root, art=art, lids=lids, label=title, note=note)
+        html_page = partial(render_page, title, root, label=title, art=art, lids=lids, note=note)
+        return formatted_page(view.format, facts, f"{text}{note}\n", html_page)
 
     def analytics(self, request: ClientRequest) -> bytes:
         analytics = read_analytics(self.database, self.machines.view, self.machines.summary())
@@ -6635,8 +6651,10 @@ class Service:
             del facts["machines"]
         first = ", ".join(map(country_name, [*analytics.countries][:5]))
         label = f"Map of the world. Most visits: {first or 'none yet'}"
-        return send_page(
-            request, format, "Visitors", facts, text, analytics=analytics, art=art, label=label, dbip=dbip)
+        html_page = partial(
+            render_page, "Visitors", request.root, label=label, art=art, analytics=analytics, dbip=dbip)
+        page = formatted_page(format, facts, text, html_page)
+        return send(page, request, format_from=request.format_headers())
 
     def _csv(self, first: str, last: str) -> str:
         """Return the visits from the first to the last day, by day and country."""
@@ -6653,7 +6671,9 @@ class Service:
         pairs = [(hint.term, hint.meaning) for hint in itertools.chain(*groups.values())]
         title = "Cats as coloured ASCII art"
         text = guide_text(title, pairs, bold=format == "ansi", dbip=dbip)
-        return send_page(request, format, title, pairs, text, guide=groups, dbip=dbip)
+        html_page = partial(render_page, title, request.root, guide=groups, dbip=dbip)
+        page = formatted_page(format, pairs, text, html_page)
+        return send(page, request, format_from=request.format_headers())
 
     def health(self, request: ClientRequest) -> bytes:
         health = {"status": "ok", "version": __version__}
@@ -6930,7 +6950,7 @@ def encode(art: Art, view: View, bubble: Bubble) -> str | bytes:
     match view.format:
         case "html":
             label = f"A cat, {drawn_in(art)}{speech_label(view)}"
-            return render_page(title="A cat", art=art, label=label, view=view)
+            return render_page("A cat", label=label, art=art, view=view)
         case "json":
             return json.dumps(said_by(view) | to_dict(art)) + "\n"
         case "ansi":
@@ -6951,7 +6971,7 @@ def encode_cat(cat: Cat, art: Art, view: View, bubble: Bubble, links: Links, dbi
             width, height = cat.size
             picture = f"its picture of {width} by {height} pixels shows while you hold or focus it"
             label = f"{title}, {drawn_in(art)}; {picture}{speech_label(view)}"
-            return render_page(**links._asdict(), title=title, art=art, label=label, cat=cat, view=view, dbip=dbip)
+            return render_page(title, *links, label=label, art=art, view=view, cat=cat, dbip=dbip)
         case "json":
             credit = {"id": cat.id, "source": cat.source, "credit": cat.url, "description": cat.description}
             return json.dumps(credit | said_by(view) | to_dict(art)) + "\n"
@@ -7060,21 +7080,14 @@ def sparkline(days: Mapping[str, int]) -> tuple[str, str, str]:
     return blocks, line, f"{first}{last}  Visits a day, up to {most:,}"
 
 
-def formatted_page(format: str, title: str, facts: object, text: str, root: str, **values: object) -> Page:
-    """Return a page that is not a cat: the facts as JSON, the title and the values as HTML, or else the text."""
+def formatted_page(format: str, facts: object, text: str, html_page: Callable[[], str]) -> Page:
+    """Return a page that is not a cat: the facts as JSON, the page as HTML, or else the text."""
+    body = text
     if format == "json":
-        text = json.dumps(facts) + "\n"
+        body = json.dumps(facts) + "\n"
     elif format == "html":
-        text = render_page(**values, title=title, root=root)
-    return Page(text, CONTENT_TYPES[format])
-
-
-def send_page(
-    request: ClientRequest, format: str, title: str, facts: object, text: str, **values: object,
-) -> bytes:
-    """Send a page that is not a cat. See `formatted_page`."""
-    page = formatted_page(format, title, facts, text, request.root, **values)
-    return send(page, request, format_from=request.format_headers())
+        body = html_page()
+    return Page(body, CONTENT_TYPES[format])
 
 
 icon = cache(lambda: Page(written(draw_house_cat(0).resize((64, 48)), "PNG"), "image/png"))
@@ -7157,7 +7170,9 @@ def send_error(
     text = f"{title}: {message}\n"
     if art:
         text = to_ansi(art) + text
-    return send_page(request, format, title, facts, text, message=message, art=art, label="A cat")
+    html_page = partial(render_page, title, request.root, label="A cat", art=art, message=message)
+    page = formatted_page(format, facts, text, html_page)
+    return send(page, request, format_from=request.format_headers())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
