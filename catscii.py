@@ -177,7 +177,7 @@ class SetupError(Exception):
 
 
 def quoted(text: str) -> str:
-    """Quote `text` as printable ASCII, shortened to 200 characters, for use in logs, terminals and pages."""
+    """Quote a text, of which 200 characters are kept, as printable ASCII, for use in logs, terminals and pages."""
     if len(text) > 200:
         text = text[:197] + "..."
     return ascii(text)
@@ -219,7 +219,7 @@ def one_of(text: str, choices: Choices) -> int | str:
 
 def is_web_url(text: str) -> bool:
     """Tell whether `text` is a URL of HTTP or HTTPS that names a host."""
-    if "://" not in text:  # most names of files need no further look
+    if "://" not in text:  # `art` asks this of names of files, for which nothing has to be imported
         return False
     if len(text) > 2048 or not text.isprintable():
         return False
@@ -232,7 +232,7 @@ def is_web_url(text: str) -> bool:
 
 
 def is_source_url(text: str) -> bool:
-    """Tell whether `text` is a URL without commas before its query."""
+    """Tell whether `text` is a URL without commas before its query. There, a comma separates URLs."""
     before_query, _, _ = text.partition("?")
     return is_web_url(text) and "," not in before_query
 
@@ -259,7 +259,7 @@ key_text = partial(
 etcd_url = partial(
     ensure,
     valid=is_web_url,
-    what="a list of URLs such as http://localhost:2379",
+    what="a URL such as http://localhost:2379",
     secret=True,
 )
 otlp_url = partial(
@@ -354,8 +354,7 @@ SETTINGS = {
     ),
     "cat_sources": Setting(
         source_urls,
-        "comma-separated API URLs, tried in order; empty: house cats only\n"
-        f"                        ({','.join(DEFAULT_SOURCES)})",
+        f"comma-separated API URLs, tried in order; empty: house cats only\n({','.join(DEFAULT_SOURCES)})",
     ),
     "cat_api_key": Setting(key_text, "key for The Cat API, sent as x-api-key (none)"),
     "etcd_endpoints": Setting(
@@ -443,7 +442,7 @@ METRICS = {
     "catscii_agreed_age_seconds": ("gauge", "Time since this machine last read the visits of all machines."),
     "catscii_open_connections": ("gauge", "Connections of clients."),
     "catscii_live_streams": ("gauge", "Clients that watch a cat that moves."),
-    "catscii_dropped_log_lines_total": ("counter", "Log lines that were dropped, because no reader took them in time."),
+    "catscii_dropped_log_lines_total": ("counter", "Log lines that could not be written."),
     "catscii_build_info": ("gauge", "1, with the version of catscii."),
     "process_start_time_seconds": ("gauge", "When the process started, in Unix time."),
     "process_cpu_seconds_total": ("counter", "Processor time in user and system mode."),
@@ -482,7 +481,10 @@ class LogWriter:
         self.buffered = False  # if True, lines below WARNING wait until `flush` is called
 
     def _format(self, record: logging.LogRecord) -> str:
-        """Return a line in the format of Rust's tracing-subscriber. Arguments that are a dict add fields."""
+        """Return a line in the format of Rust's tracing-subscriber, as the Rust service wrote it.
+
+        Arguments that are a dict add fields.
+        """
         fields: dict[str, object] = {"message": record.getMessage()}
         if isinstance(record.args, Mapping):
             fields |= record.args
@@ -685,21 +687,24 @@ class Metrics:
             self._histograms[name, tuple(labels.items())].observe(seconds)
 
     def text(self, others: Mapping[str, float]) -> str:
-        """Return these metrics and the `others` (values by time series) in Prometheus' text format 0.0.4."""
+        """Return these metrics and the `others` (values by time series) in Prometheus' text format 0.0.4.
+
+        Raises KeyError if METRICS lacks one of them.
+        """
         samples = dict(others)
         with self._lock:
             samples |= self._counters
             for (name, labels), histogram in self._histograms.items():
                 samples |= histogram.samples(name, dict(labels))
-        lines = []
+        lines: dict[str, list[str]] = {}
         for name, (kind, meaning) in METRICS.items():
-            lines.append(f"# HELP {name} {meaning}")
-            lines.append(f"# TYPE {name} {kind}")
-            names = {name}
-            if kind == "histogram":
-                names = {name + "_bucket", name + "_sum", name + "_count"}
-            lines += [f"{key} {value}" for key, value in samples.items() if key.partition("{")[0] in names]
-        return "\n".join(lines) + "\n"
+            lines[name] = [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+        for key, value in samples.items():
+            name, _, _ = key.partition("{")
+            if name not in METRICS:
+                name = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")  # of a histogram
+            lines[name].append(f"{key} {value}")
+        return "\n".join(itertools.chain(*lines.values())) + "\n"
 
 
 def process_figures() -> dict[str, float]:
@@ -725,7 +730,7 @@ def series(name: str, /, **labels: object) -> str:
 
 
 def span(name: str, /, *context: object, **attributes: object) -> AbstractContextManager[object]:
-    """Open a span, if it has a name and traces are sent. An exception that leaves the span marks it as failed."""
+    """Open a span if traces are sent. A span without a name is none. An exception that leaves it marks it failed."""
     trace = sys.modules.get(TRACE)
     if not name or not trace:
         return contextlib.nullcontext()
@@ -745,7 +750,7 @@ def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = No
 
 @contextlib.contextmanager
 def optional_package(package: str, variables: str) -> Iterator[None]:
-    """Let a function raise SetupError if its `package` is missing or refuses the values of these variables."""
+    """Make SetupErrors of an ImportError, which names the package, and of a ValueError, which names the variables."""
     try:
         yield
     except ImportError as error:
@@ -850,20 +855,6 @@ JPEG_START = b"\xff\xd8\xff"
 ORIENTATION = 0x0112  # a tag of EXIF
 UPRIGHT = 1
 TOO_MUCH_MEMORY = "the picture takes too much memory"
-
-# A box is a process that decodes one picture, and may do nothing else.
-BOX_BYTES = 120 << 20  # the memory of a box, beyond that of the program in it
-KEEPER = """
-import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-loader = SourceFileLoader("catscii", sys.argv[1])  # which loads a file of any name
-script = module_from_spec(spec_from_loader("catscii", loader))
-loader.exec_module(script)
-script.keep_boxes()
-"""
-BOX_SECONDS = 9.0  # the life of a box
-
 MAX_PIXELS = 64_000_000
 MAX_COLUMNS = 240
 MAX_ROWS = 240
@@ -982,8 +973,51 @@ def reduced(picture: Image.Image, longest: int) -> Image.Image:
     return flatten(small)
 
 
+def flatten(picture: Image.Image) -> Image.Image:
+    """Return a picture of any mode in RGB. Its transparent parts get the colour of the dark page."""
+    if picture.mode.startswith("I;16"):
+        return flatten_16_bits(picture)
+    if picture.mode in ("I", "F"):  # there is no usual range of levels, so stretch the picture's own
+        low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
+        scale = 255 / (high - low or 1)
+        stretched = picture.convert("F").point(lambda level: level * scale - low * scale)
+        return stretched.convert("L").convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    page = Image.new("RGBA", picture.size, BACKGROUNDS["dark"])
+    return Image.alpha_composite(page, picture.convert("RGBA")).convert("RGB")
+
+
+def flatten_16_bits(picture: Image.Image) -> Image.Image:
+    """Return a picture with 65,536 levels of grey in RGB, as `flatten` does."""
+    wide = picture.convert("I")
+    flat = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
+    transparent = picture.info.get("transparency")  # the level of transparent pixels
+    if isinstance(transparent, int):
+        equal = evaluate(lambda x: x["convert"](x["wide"] == transparent, "L"), wide=wide)  # 0 or 1
+        flat.paste(BACKGROUNDS["dark"], mask=equal.point(lambda level: 255 * level))
+    return flat
+
+
+# A sandbox is a process that decodes one picture and may do nothing else. Its standard input is a socket, the channel,
+# on which it reads the longest side that the picture may have, a space, and the file. Its answer is "picture", the
+# width, the height, a line feed and the pixels, or "reason", a line feed and a reason.
+
+SANDBOX_BYTES = 120 << 20  # its memory, beyond that of the program in it
+SANDBOX_SECONDS = 9.0  # its life
+KEEPER = """
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+loader = SourceFileLoader("catscii", sys.argv[1])  # which loads a file of any name
+script = module_from_spec(spec_from_loader("catscii", loader))
+loader.exec_module(script)
+script.keep_sandboxes()
+"""
+
+
 def import_decoders(data: bytes) -> None:
-    """Import what `decode` needs for this data, or for any if it is empty, because a box can open no file."""
+    """Import what `decode` needs for this data, or for any if it is empty, because a sandbox can open no file."""
     plugins = ["Bmp", "Gif", "Jpeg", "Png", "Ppm", "Tiff", "WebP"]
     if data.startswith(JPEG_START):
         plugins = ["Jpeg"]
@@ -1007,8 +1041,8 @@ def confine() -> None:
                 os.close(int(name))
     os.environ.clear()
     limits = {
-        resource.RLIMIT_AS: mapped + BOX_BYTES,
-        resource.RLIMIT_CPU: int(BOX_SECONDS / 2),
+        resource.RLIMIT_AS: mapped + SANDBOX_BYTES,
+        resource.RLIMIT_CPU: int(SANDBOX_SECONDS / 2),
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NOFILE: 0,
         resource.RLIMIT_CORE: 0,
@@ -1024,7 +1058,7 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def work_in_box(channel: socket.socket) -> NoReturn:
+def work_in_sandbox(channel: socket.socket) -> NoReturn:
     """Decode the picture that arrives on the channel, answer with its pixels or the reason for a failure, and end."""
     try:
         ignore_signals()
@@ -1046,14 +1080,14 @@ def work_in_box(channel: socket.socket) -> NoReturn:
 
 
 @contextlib.contextmanager
-def forked_box(channel: socket.socket) -> Iterator[None]:
-    """Let a fork of this process work in a box on the channel, until the block ends.
+def forked_sandbox(channel: socket.socket) -> Iterator[None]:
+    """Let a fork of this process work in a sandbox on the channel, until the block ends.
 
     This process must have no other thread, and must have called `import_decoders`.
     """
     pid = os.fork()
     if pid == 0:
-        work_in_box(channel)
+        work_in_sandbox(channel)
     channel.close()
     try:
         yield
@@ -1062,11 +1096,11 @@ def forked_box(channel: socket.socket) -> Iterator[None]:
         os.waitpid(pid, 0)
 
 
-class BoxKeeper:
-    """Makes boxes for a process that has threads and keys, one box at a time.
+class SandboxKeeper:
+    """Makes sandboxes for a process that has threads and keys, one sandbox at a time.
 
-    Boxes must have neither, so they are forks of another process. That process starts with the first box, and ends when
-    this one does, because its standard input is closed then.
+    Sandboxes must have neither, so they are forks of another process. That process starts with the first sandbox. It
+    ends when this process does, because its standard input is closed then.
     """
 
     def __init__(self) -> None:
@@ -1074,8 +1108,8 @@ class BoxKeeper:
         self._process: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
-    def box(self, channel: socket.socket) -> Iterator[None]:
-        """Let another process be the box on the channel until the block ends. Raises OSError."""
+    def sandbox(self, channel: socket.socket) -> Iterator[None]:
+        """Let another process be the sandbox on the channel until the block ends. Raises OSError."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
@@ -1101,34 +1135,35 @@ class BoxKeeper:
             )
 
 
-def keep_boxes() -> None:
-    """Make a box for each channel that arrives at standard input, and end it when another byte arrives."""
-    ignore_signals()  # the last requests may need boxes
+def keep_sandboxes() -> None:
+    """Make a sandbox for each channel that arrives at standard input, and end it when another byte arrives."""
+    ignore_signals()  # the last requests may need sandboxes
     import_decoders(b"")
     control = socket.socket(fileno=0)
     while True:
         _, files, _, _ = socket.recv_fds(control, 1, 1)
         if not files:
             return
-        with forked_box(socket.socket(fileno=files[0])):
+        with forked_sandbox(socket.socket(fileno=files[0])):
             control.recv(1)
 
 
-def decode_in_box(
+def decode_in_sandbox(
     data: bytes,
     longest: int,
-    box: Callable[[socket.socket], AbstractContextManager[None]],
+    sandbox: Callable[[socket.socket], AbstractContextManager[None]],
 ) -> Image.Image:
     """Return what `decode` returns for a picture from outside. Raises PictureError."""
-    deadline = time.monotonic() + BOX_SECONDS
-    ours, channel = socket.socketpair()
     try:
-        with ours, channel, box(channel):
-            answer = ask_box(ours, b"%d " % longest + data, deadline)
+        ours, channel = socket.socketpair()
+        with ours, channel, sandbox(channel):
+            answer = ask_sandbox(ours, b"%d " % longest + data)
     except TimeoutError:
-        raise PictureError(f"decoding takes more than {BOX_SECONDS:.0f} seconds") from None
-    except OSError:  # the box ended before it had read everything
+        raise PictureError(f"decoding takes more than {SANDBOX_SECONDS:.0f} seconds") from None
+    except ConnectionError:  # the sandbox ended before it had read everything
         answer = bytearray()
+    except OSError as error:
+        raise PictureError(f"there is no process that decodes it: {error}") from error
     head, _, body = answer.partition(b"\n")
     if head == b"reason":
         raise PictureError(body.decode("utf-8", "replace"))
@@ -1140,45 +1175,20 @@ def decode_in_box(
     raise PictureError("decoding takes too much memory or time")
 
 
-def ask_box(channel: socket.socket, question: bytes, deadline: float) -> bytearray:
-    """Return the answer of a box, or the beginning of one that is longer than BOX_BYTES. Raises OSError."""
+def ask_sandbox(channel: socket.socket, question: bytes) -> bytearray:
+    """Return the answer of a sandbox, or the beginning of one that is longer than SANDBOX_BYTES. Raises OSError."""
     answer = bytearray()
-    channel.settimeout(BOX_SECONDS)
+    deadline = time.monotonic() + SANDBOX_SECONDS
+    channel.settimeout(SANDBOX_SECONDS)
     channel.sendall(question)
     channel.shutdown(socket.SHUT_WR)
-    while len(answer) <= BOX_BYTES:
+    while len(answer) <= SANDBOX_BYTES:
+        channel.settimeout(max(0.001, deadline - time.monotonic()))
         part = channel.recv(1 << 20)
         if not part:
             break
         answer += part
-        channel.settimeout(max(0.001, deadline - time.monotonic()))
     return answer
-
-
-def flatten(picture: Image.Image) -> Image.Image:
-    """Return a picture of any mode in RGB. Its transparent parts get the colour of the dark page."""
-    if picture.mode.startswith("I;16"):
-        return flatten_16_bits(picture)
-    if picture.mode in ("I", "F"):  # there is no usual range of levels, so stretch the picture's own
-        low, high = map(float, picture.getextrema())  # type: ignore[arg-type]
-        scale = 255 / (high - low or 1)
-        stretched = picture.convert("F").point(lambda level: level * scale - low * scale)
-        return stretched.convert("L").convert("RGB")
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    page = Image.new("RGBA", picture.size, BACKGROUNDS["dark"])
-    return Image.alpha_composite(page, picture.convert("RGBA")).convert("RGB")
-
-
-def flatten_16_bits(picture: Image.Image) -> Image.Image:
-    """Return a picture with 65,536 levels of grey in RGB, as `flatten` does."""
-    wide = picture.convert("I")
-    flat = wide.point(lambda level: level * (1 / 257)).convert("L").convert("RGB")
-    transparent = picture.info.get("transparency")  # the level of transparent pixels
-    if isinstance(transparent, int):
-        equal = evaluate(lambda x: x["convert"](x["wide"] == transparent, "L"), wide=wide)  # 0 or 1
-        flat.paste(BACKGROUNDS["dark"], mask=equal.point(lambda level: 255 * level))
-    return flat
 
 
 def fit(size: tuple[int, int], width: int, height: int | None) -> Grid:
@@ -1531,7 +1541,7 @@ def solve(formula: Callable[[Operands], object], **images: Image.Image) -> Image
 def merged(plane: Image.Image) -> Image.Image:
     """Return a picture (RGB) of three bands (F) that are one below the other."""
     size = (plane.width, plane.height // 3)
-    levels = plane.point(lambda level: level * 1 + 0.5).convert("L").tobytes()
+    levels = plane.point(lambda level: level + 0.5).convert("L").tobytes()
     return Image.merge("RGB", [Image.frombytes("L", size, band) for band in chunks(levels, size[0] * size[1])])
 
 
@@ -1632,7 +1642,7 @@ def readable_colours(colours: Image.Image, lumas: Image.Image, light: bool) -> b
 
 
 def darken(bands: dict[str, Image.Image]) -> None:
-    """Limit colours (F) to a relative luminance of 0.28, which is a little less than MOST_LUMINANCE."""
+    """Limit colours (F) to a relative luminance of 0.28. This is MOST_LUMINANCE with a margin."""
     linear = {name: evaluate(lambda x: ((x["level"] / 255.0 + 0.055) / 1.055) ** 2.4, level=band)
               for name, band in bands.items()}
     relative_luminance = evaluate(
@@ -1727,7 +1737,7 @@ def improves(glyph: str, wanted: Pair, shown: Pair, flat: Pair) -> bool:
 def cell_error(glyph: str, wanted: Pair, shown: Pair) -> float:
     """Return how different a glyph looks in two pairs of colours.
 
-    This is the squared difference of the means, plus that of the contrasts, which are seen more than their size tells.
+    This is the squared difference of the means, plus three times that of the contrasts, which people notice more.
     """
     cover = densities()[ord(glyph)]
     spread = variance(glyph)
@@ -2046,7 +2056,7 @@ def to_dict(art: Art) -> dict[str, object]:
     }
 
 
-class Stage(NamedTuple):
+class Layout(NamedTuple):
     """A bubble, and the columns and rows that it takes from the art."""
 
     columns: int
@@ -2104,7 +2114,8 @@ def wrapped(text: str, width: int) -> list[str]:
         elif lines[-1]:
             lines.append("")
             left = width
-        for piece in word if breaks else [word]:
+        pieces = list(word) if breaks else [word]
+        for piece in pieces:
             taken = columns_of(piece)
             if taken > left:
                 lines.append("")
@@ -2159,7 +2170,7 @@ def bubble_beside(lines: list[str], rows: int) -> Bubble:
     return Bubble(beside=[""] * top + frame)
 
 
-def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterator[Stage]:
+def layouts(text: str, size: tuple[int, int], width: int, height: int) -> Iterator[Layout]:
     """Yield what there is room for in `width` columns and `height` rows, with a picture of this size."""
     words = text.split()
     if not words or width < NARROWEST:
@@ -2169,7 +2180,7 @@ def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterato
     taken = len(lines) + 3
     if taken < height:
         columns, _ = fit(size, width, height - taken)
-        yield Stage(0, taken, bubble_above(lines, columns))
+        yield Layout(0, taken, bubble_above(lines, columns))
     longest = max(map(columns_of, words))
     least = SHORTEST_LINE
     if SHORTEST_LINE < longest <= LONGEST_WORD:
@@ -2181,18 +2192,18 @@ def stages(text: str, size: tuple[int, int], width: int, height: int) -> Iterato
         columns, rows = fit(size, width - taken, height)
         lines = balanced(text, min(width - columns - 6, LONGEST_LINE), MAX_SAID)
         if len(lines) + 2 <= rows:
-            yield Stage(taken, 0, bubble_beside(lines, rows))
+            yield Layout(taken, 0, bubble_beside(lines, rows))
 
 
-def staged(text: str, size: tuple[int, int], width: int, height: int) -> Stage | None:
-    """Return the stage that leaves the largest art for a picture, or None if there is no room for any bubble."""
+def best_layout(text: str, size: tuple[int, int], width: int, height: int) -> Layout | None:
+    """Return the layout that leaves the largest art for a picture, or None if there is no room for any bubble."""
     most_cells = math.prod(fit(size, width, height))
 
-    def cells(stage: Stage) -> int:
-        columns, rows = fit(size, width - stage.columns, height - stage.rows)
+    def cells(layout: Layout) -> int:
+        columns, rows = fit(size, width - layout.columns, height - layout.rows)
         return min(most_cells, columns * rows)
 
-    return max(stages(text, size, width, height), key=cells, default=None)
+    return max(layouts(text, size, width, height), key=cells, default=None)
 
 
 def with_bubble(rows: Sequence[str], bubble: Bubble) -> list[str]:
@@ -3021,7 +3032,7 @@ WEIGHTS = [  # of four points, for three points of the curve
     ((2*t*t - t - t**3) / 2, (2 - 5*t*t + 3*t**3) / 2, (t + 4*t*t - 3*t**3) / 2, (t**3 - t*t) / 2)
     for t in (0, 1 / 3, 2 / 3)
 ]
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+Bounds = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def smooth(points: Sequence[complex]) -> list[complex]:
@@ -3066,12 +3077,12 @@ def corners(points: Iterable[complex]) -> list[tuple[float, float]]:
     return [(z.real, z.imag) for z in points]
 
 
-def bounds(points: Iterable[complex]) -> Box:
+def bounds(points: Iterable[complex]) -> Bounds:
     xs, ys = zip(*corners(points), strict=True)
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def circle(centre: complex, radius: float) -> Box:
+def circle(centre: complex, radius: float) -> Bounds:
     return centre.real - radius, centre.imag - radius, centre.real + radius, centre.imag + radius
 
 
@@ -3221,12 +3232,12 @@ class Frame(NamedTuple):
     bottom: int
 
     @classmethod
-    def around(cls, box: Box, margin: float) -> Frame:
-        """Return the box with a margin, as far as it is in the sketch."""
-        left = max(0, int(box[0] - margin))
-        top = max(0, int(box[1] - margin))
-        right = min(SKETCH[0], int(box[2] + margin) + 1)
-        bottom = min(SKETCH[1], int(box[3] + margin) + 1)
+    def around(cls, edges: Bounds, margin: float) -> Frame:
+        """Return the frame of edges with a margin, as far as they are in the sketch."""
+        left = max(0, int(edges[0] - margin))
+        top = max(0, int(edges[1] - margin))
+        right = min(SKETCH[0], int(edges[2] + margin) + 1)
+        bottom = min(SKETCH[1], int(edges[3] + margin) + 1)
         return cls(left, top, max(left + 1, right), max(top + 1, bottom))
 
     def doubled(self, left: int = 0, top: int = 0) -> tuple[int, int, int, int]:
@@ -3320,10 +3331,10 @@ class Sketch:
                 continue
             part = Frame.around(edges, 2)
             corner = part.doubled()[:2]
-            box = part.doubled(left, top)  # in the frame of the cat
-            mask = hairy(part.large(plane, 1), hair.crop(box), 2.5)
-            mask = ImageChops.multiply(mask, cat.crop(box))
-            picture.paste(tinted(tone.crop(box), fur(colour)), corner, mask)
+            area = part.doubled(left, top)  # in the frame of the cat
+            mask = hairy(part.large(plane, 1), hair.crop(area), 2.5)
+            mask = ImageChops.multiply(mask, cat.crop(area))
+            picture.paste(tinted(tone.crop(area), fur(colour)), corner, mask)
 
 
 class Tube:
@@ -3568,7 +3579,7 @@ def draw_window(scene: Scene) -> Image.Image:
     return image.filter(ImageFilter.BoxBlur(0.7))
 
 
-def draw_room(scene: Scene, cat_edges: Box) -> Image.Image:
+def draw_room(scene: Scene, cat_edges: Bounds) -> Image.Image:
     """Return the room in grey, at a third of the size: it is out of focus."""
     greys = GREYS[scene.cat.coat.room]
     wall = Image.new("L", (40, 30), greys["wall"])
@@ -3594,7 +3605,7 @@ def add_floor(room: Image.Image, edge: int, share: float) -> None:
     room.paste(fainter(floor, share), (0, edge))
 
 
-def add_shadow(room: Image.Image, cat_edges: Box, level: int) -> None:
+def add_shadow(room: Image.Image, cat_edges: Bounds, level: int) -> None:
     """Add the shadow of the cat on the floor. The edges of the cat are in pixels of its sketch."""
     left, _, right, bottom = [edge * 2 / 3 for edge in cat_edges]
     shadow = Image.new("L", ROOM)
@@ -4100,7 +4111,7 @@ class Fetcher:
     def __init__(self, ssl_cert_file: str | None, trusted: Iterable[str]) -> None:
         self._ssl_cert_file = ssl_cert_file
         self._trusted = trusted
-        self._boxes = BoxKeeper()
+        self._sandboxes = SandboxKeeper()
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:  # one for all connections: the certificates take megabytes
@@ -4196,7 +4207,7 @@ class Fetcher:
             data = self.get(Request(cat.url, MAX_PICTURE_BYTES, permit=permit))
         try:
             with span("decode", bytes=len(data)):
-                picture = decode_in_box(data, STORED_SIDE, self._boxes.box)
+                picture = decode_in_sandbox(data, STORED_SIDE, self._sandboxes.sandbox)
         except PictureError as error:
             raise Unavailable(str(error)) from error
         picture.thumbnail((STORED_SIDE, STORED_SIDE))
@@ -5499,12 +5510,12 @@ class View(NamedTuple):
             text = in_ascii(self.says)
             scale = max(1, min(width // COLUMNS, height // TERMINAL_ROWS))  # large art has large letters
         spare = scale - 1  # in small cells, art may be half a large cell wider than in large ones
-        stage = staged(text, size, (width - spare) // scale, height // scale)
-        if not stage:
+        layout = best_layout(text, size, (width - spare) // scale, height // scale)
+        if not layout:
             return self, SILENCE
-        bubble = stage.bubble._replace(scale=scale)
-        left = width - scale * stage.columns
-        below = height - scale * stage.rows
+        bubble = layout.bubble._replace(scale=scale)
+        left = width - scale * layout.columns
+        below = height - scale * layout.rows
         if fit(size, left, below) == fit(size, width, height):
             return self, bubble
         return self._replace(width=left, height=below), bubble
@@ -7207,7 +7218,7 @@ def usage() -> str:
     option_lines = f"\n{' ' * 13}".join(
         f"[--{name} {value_names(parameter.values)}]" for name, parameter in PARAMETERS.items())
     variable_lines = "\n".join(
-        f"  {name.upper():21} {setting.help}" for name, setting in SETTINGS.items())
+        f"  {name.upper():21} " + setting.help.replace("\n", f"\n{' ' * 24}") for name, setting in SETTINGS.items())
     return f"""\
 catscii {__version__}: cats as coloured ASCII art
 
@@ -8039,7 +8050,7 @@ def notify(state: str) -> None:
 class Progress:
     """Shows on standard error, if that is a terminal, how much of a picture has arrived, while a block runs.
 
-    The line appears after half a second. A timer shows it, because no thread may run when a box is made.
+    The line appears after half a second. A timer shows it, because no thread may run when a sandbox is made.
     """
 
     def __init__(self) -> None:
@@ -8215,7 +8226,7 @@ def read_picture(source: str, longest: int) -> Image.Image:
     """
     data = read_source(source)
     import_decoders(data)
-    return decode_in_box(data, longest, forked_box)
+    return decode_in_sandbox(data, longest, forked_sandbox)
 
 
 def read_said() -> str:

@@ -1253,7 +1253,8 @@ def test_every_format_and_mode_shows_the_same_picture_also_in_a_box(format, mode
     picture = Image.open(io.BytesIO(photograph(3, (320, 240)))).convert("L")
     deep = picture.convert("I").point(lambda level: level * 257).convert("I;16")
     data = encoded(deep if mode == "I;16" else picture.convert(mode), format)
-    in_process, in_box = catscii.decode(data, 320), catscii.decode_in_box(data, 320, catscii.BoxKeeper().box)
+    in_process = catscii.decode(data, 320)
+    in_box = catscii.decode_in_sandbox(data, 320, catscii.SandboxKeeper().sandbox)
     assert (in_process.size, in_process.tobytes()) == (in_box.size, in_box.tobytes())
     seen = in_process.convert("L")
     difference = sum(abs(a - b) for a, b in zip(seen.tobytes(), picture.tobytes(), strict=True)) / (320 * 240)
@@ -1359,7 +1360,7 @@ def resident_megabytes(pid: int) -> float:
 def test_greedy_pictures_are_refused_in_little_time_memory_and_log_and_the_next_one_is_shown(start, upstream):
     upstream.known.add("only")
     upstream.answers["/v1/images/search"] = sends([upstream.the_cat_api_entry("only")])
-    patient = patched("catscii.VISITORS_REQUESTS_A_MINUTE, catscii.BOX_SECONDS = 999, 200")
+    patient = patched("catscii.VISITORS_REQUESTS_A_MINUTE, catscii.SANDBOX_SECONDS = 999, 200")
     service = start(command=patient, CAT_SOURCES=upstream.the_cat_api)
     eventually(lambda: service.stored() == 1)
     statuses, pid = {}, service.process.pid
@@ -1374,7 +1375,7 @@ def test_greedy_pictures_are_refused_in_little_time_memory_and_log_and_the_next_
                     most = max(most, sum(map(resident_megabytes, [pid, *descendants(pid)])))
                 time.sleep(0.01)
         statuses[name] = response.result().status
-        assert processor_seconds(service) - used < catscii.BOX_SECONDS and 0 < most < 250, name
+        assert processor_seconds(service) - used < catscii.SANDBOX_SECONDS and 0 < most < 250, name
         assert service.json(f"/cat/after-{name}")["id"] == f"after-{name}"
     service.stop()
     refused = GREEDY.keys() - {"complaints"}  # which is drawn
@@ -1396,7 +1397,7 @@ import catscii
 data = open("data", "rb").read()
 catscii.import_decoders(data)
 try:
-    catscii.decode_in_box(data, 480, {box})
+    catscii.decode_in_sandbox(data, 480, {box})
 except catscii.PictureError as error:
     print(error)
 """
@@ -1404,7 +1405,7 @@ except catscii.PictureError as error:
                             env={"PATH": os.environ["PATH"], "CAT_API_KEY": "s3cret"})
 
 
-BOXES = {"forked": "catscii.forked_box", "kept": "catscii.BoxKeeper().box"}
+BOXES = {"forked": "catscii.forked_sandbox", "kept": "catscii.SandboxKeeper().sandbox"}
 
 
 @pytest.mark.parametrize("box", BOXES)
@@ -1421,7 +1422,7 @@ def test_a_box_has_no_file_and_no_key_in_its_environment_and_cannot_get_more_tha
         limits = dict(re.findall(r"(?m)^(.+?)  +(\d+)  +\d+ ", Path(f"/proc/{child}/limits").read_text()))
         assert {limits[f"Max {name}"] for name in ("open files", "file size", "core file size")} == {"0"}
         assert limits["Max cpu time"] == "4"
-        assert 0 < int(limits["Max address space"]) - catscii.BOX_BYTES < 100 << 20
+        assert 0 < int(limits["Max address space"]) - catscii.SANDBOX_BYTES < 100 << 20
         assert {path.name for path in Path(f"/proc/{child}/fd").iterdir()} == {"0"}
         assert box == "forked" or b"s3cret" not in Path(f"/proc/{child}/environ").read_bytes()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
@@ -1432,14 +1433,14 @@ def test_a_box_has_no_file_and_no_key_in_its_environment_and_cannot_get_more_tha
 
 @pytest.mark.parametrize("box", BOXES)
 def test_a_box_that_takes_too_long_is_killed(box, tmp_path):
-    with decoding(BOXES[box], tmp_path, GREEDY["scans"](), "catscii.BOX_SECONDS = 6") as process:
+    with decoding(BOXES[box], tmp_path, GREEDY["scans"](), "catscii.SANDBOX_SECONDS = 6") as process:
         eventually(lambda: len(descendants(process.pid)) == (1 if box == "forked" else 2))
         os.kill(descendants(process.pid)[-1], signal.SIGSTOP)
         assert process.communicate(timeout=60) == (b"decoding takes more than 6 seconds\n", None)
 
 
 def test_an_answer_of_a_box_that_does_not_end_is_refused(monkeypatch):
-    monkeypatch.setattr(catscii, "BOX_BYTES", 1 << 20)
+    monkeypatch.setattr(catscii, "SANDBOX_BYTES", 1 << 20)
 
     @contextlib.contextmanager
     def taken_over(channel: socket.socket) -> Iterator[None]:
@@ -1452,7 +1453,7 @@ def test_an_answer_of_a_box_that_does_not_end_is_refused(monkeypatch):
         yield
 
     with pytest.raises(catscii.PictureError, match="too much memory or time"):
-        catscii.decode_in_box(b"", 480, taken_over)
+        catscii.decode_in_sandbox(b"", 480, taken_over)
 
 
 def test_photographs_with_exif_are_upright_after_a_box_too():
@@ -1509,14 +1510,14 @@ def damaged(seed: int) -> bytes:
 def test_damaged_pictures_are_drawn_or_refused_with_a_reason():
     def outcome(seed: int) -> str:
         try:
-            made = catscii.decode_in_box(damaged(seed), 480, keeper.box)
+            made = catscii.decode_in_sandbox(damaged(seed), 480, keeper.sandbox)
         except catscii.PictureError as error:
             assert re.match("(the|not a) picture .{10,300}", str(error)), (seed, error)
             return "refused"
         assert max(made.size) < 2 * 480, seed
         return "drawn"
 
-    keeper = catscii.BoxKeeper()
+    keeper = catscii.SandboxKeeper()
     with ThreadPoolExecutor(2) as pool:
         outcomes = Counter(pool.map(outcome, range(rounds(300))))
     assert min(outcomes["drawn"], outcomes["refused"]) > rounds(60)
@@ -1554,7 +1555,7 @@ WISH = "Happy birthday, dear friend! May your bowl always be full."
 def test_a_bubble_stands_where_it_leaves_the_largest_cat_and_has_lines_of_even_length(
         text, size, width, height, grid, bubble):
     height = height or catscii.MAX_ROWS
-    stage = catscii.staged(catscii.in_cells(text), size, width, height)
+    stage = catscii.best_layout(catscii.in_cells(text), size, width, height)
     assert catscii.fit(size, width - stage.columns, height - stage.rows) == grid
     shown = [*stage.bubble.above, *(" " * grid[0] + line for line in stage.bubble.beside if line)]
     assert "\n".join(["", *shown]) == bubble
@@ -1565,14 +1566,14 @@ def test_a_long_word_is_broken_and_a_text_that_has_no_room_ends_in_dots():
     assert catscii.wrapped("猫" * 7, 5) == ["猫猫", "猫猫", "猫猫", "猫"], "wide characters take two columns"
     assert catscii.balanced("one two three four", 10, 9) == ["one two", "three four"]
     assert catscii.balanced("one two three four", 9, 2) == ["one two", "three..."]
-    assert catscii.staged("Meow", (480, 360), 20, 4) is None, "the cat needs a row"
+    assert catscii.best_layout("Meow", (480, 360), 20, 4) is None, "the cat needs a row"
 
 
 def test_a_bubble_in_a_png_has_the_glyphs_of_the_art_and_other_letters_without_accents_or_as_question_marks():
     assert catscii.in_ascii("“Ça\u3000alors, Größe…” naïf œuf — 猫 👍🏽") == '"Ca alors, Grosse..." naif oeuf - ? ?'
     art = catscii.render(catscii.draw_house_cat(2), 60, 22)
     for background, ink in (("dark", (255, 255, 255)), ("light", (16, 16, 20))):
-        stage = catscii.staged("~{[#]}~", (480, 360), 80, 22)
+        stage = catscii.best_layout("~{[#]}~", (480, 360), 80, 22)
         data = catscii.to_png(art, background, stage.bubble)
         picture = Image.open(io.BytesIO(data))
         lines = catscii.with_bubble(art.rows, stage.bubble)
@@ -6800,7 +6801,7 @@ def test_art_alone_is_a_house_cat_and_a_name_is_that_one_and_a_png_goes_to_no_te
 def test_art_says_a_text_beside_the_cat_within_the_terminal():
     art = catscii.render(catscii.draw_house_cat(2), 40, colors="none", style="ink")
     shown = run("art", "house-2", "--width", "40", "--says", "Hi").stdout.decode()
-    assert shown == "\n".join([*catscii.staged("Hi", (480, 360), 40, 240).bubble.above, *art.rows, ""])
+    assert shown == "\n".join([*catscii.best_layout("Hi", (480, 360), 40, 240).bubble.above, *art.rows, ""])
     assert json.loads(run("art", "house-2", "--format", "json", "--says", "é").stdout)["says"] == "é"
     assert b'<p class="says"' in run("art", "house-2", "--format", "html", "--says", "Hi").stdout
     for window in ((80, 24), (40, 24), (12, 20), (80, 5)):
