@@ -2241,7 +2241,10 @@ HEXAGON = [cmath.rect(1, i / 6 * cmath.tau) for i in range(6)]
 
 def mirrored(shape: Shape) -> Shape:
     """Return the mirror image of a shape, on the other side of the face."""
-    return [-z.conjugate() for z in shape]
+    points = [-z.conjugate() for z in shape]
+    if isinstance(shape, tuple):
+        return tuple(points)
+    return points
 
 
 def both(*shapes: Shape) -> list[Shape]:
@@ -2294,7 +2297,7 @@ TUFTS = both([0.86+0.1j, 1.08+0.22j, 1.26+0.5j, 1.06+0.56j, 1.1+0.76j, 0.8+0.76j
 EAR_FOOT = 0.6-0.5j
 EAR = [0.97-0.22j, 1.02-0.62j, 1.01-1.02j, 0.94-1.34j, 0.70-1.20j, 0.42-0.96j, 0.16-0.70j, 0.5-0.3j]
 CONCH = [0.88-0.48j, 0.93-0.82j, 0.89-1.16j, 0.70-1.04j, 0.48-0.80j, 0.58-0.58j]
-EARS = {
+EARS = {  # how far the right and the left ear are turned, and the words for that
     "up": (0, 0, ""),
     "back": (0.36, 0.36, "its ears back"),
     "one": (0, 0.42, "one ear turned"),
@@ -2439,7 +2442,7 @@ class Pose(NamedTuple):
     over: Sequence[Limb] = ()  # before the box or the table
     tilt: float = 0  # of the head, in radians
     facing: complex = 0j  # where the face is turned to
-    moods: str = "calm calm curious sleepy happy cheeky yawning"
+    moods: str = "calm calm curious sleepy happy cheeky yawning"  # one that is repeated is likelier
     worn: str = "bell bow"
     floor: int = 0  # the pixel where it begins
     stage: str = ""  # a thing that it always has, if it is not in a box
