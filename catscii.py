@@ -7676,11 +7676,11 @@ class Channel(WaitressChannel):
             self.received(self.behind)
 
     def leave(self) -> None:
-        """Close the connection when the client has all that was sent to it.
+        """Close the connection when the client has all that was sent to it, or at once if the service ends.
 
-        The kernel would send the rest of closed connections too, but it has no limit for their number.
+        The kernel sends the rest of closed connections too, but it has no limit for their number.
         """
-        if not self.unacknowledged():
+        if self.server.draining or not self.unacknowledged():
             self.handle_close()
             return
         self.server.poll.unregister(self.socket)  # which would report again and again that both sides send no more
@@ -7691,8 +7691,8 @@ class Channel(WaitressChannel):
             self.handle_close()
 
     def drop(self) -> None:
-        """Close the connection, and make the kernel forget what the client has not read."""
-        if self.unacknowledged():
+        """Close the connection, and make the kernel forget what the client has not read, unless the service ends."""
+        if not self.server.draining and self.unacknowledged():
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # on, 0 seconds
         self.handle_close()
 
@@ -7958,8 +7958,8 @@ class Server:
         # 1. While a thread answers, the client is right to be silent.
         if channel.requests:
             return False
-        # 2. The last answer is sent, and the client has read it.
-        if channel.leaving and not channel.unacknowledged():
+        # 2. The last answer is sent. It is over when the client has read it, or when the service ends.
+        if channel.leaving and (self.draining or not channel.unacknowledged()):
             return True
         # 3. The client watches a cat, which may be quiet for long. Streams ends this.
         if channel.streaming and not channel.unsent and not channel.leaving:
