@@ -289,8 +289,8 @@ def source_urls(text: str) -> tuple[str, ...]:
 
 
 def etcd_urls(text: str) -> tuple[str, ...]:
-    """Split a comma-separated list of URLs. Raises ValueError."""
-    return tuple(etcd_url(url) for url in re.split(r"\s*,\s*", text))
+    """Split a comma-separated list of URLs. A comma at its end counts for nothing. Raises ValueError."""
+    return tuple(etcd_url(url) for url in re.split(r"\s*,\s*", text.removesuffix(",")))
 
 
 def certificate_file(text: str) -> str:
@@ -424,7 +424,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 # Telemetry: logs, metrics for Prometheus, errors for Sentry, traces for an OTLP collector
 # ---------------------------------------------------------------------------------------------------------------------
 
-FLUSH_SECONDS = 1.5  # at the end, Sentry and the traces each get this time to send what is left
+FLUSH_SECONDS = 1.5  # in which Sentry and the traces, at the end, send what is left
 TRACE = "opentelemetry.trace"  # a module that is in sys.modules only if traces are sent
 METRICS = {
     "catscii_requests_total": ("counter", "Requests by route and status."),
@@ -730,7 +730,7 @@ def series(name: str, /, **labels: object) -> str:
 
 
 def span(name: str, /, *context: object, **attributes: object) -> AbstractContextManager[object]:
-    """Open a span if traces are sent. A span without a name is none. An exception that leaves it marks it failed."""
+    """Open a span if traces are sent and the name is not empty. An exception that leaves the span marks it failed."""
     trace = sys.modules.get(TRACE)
     if not name or not trace:
         return contextlib.nullcontext()
@@ -750,7 +750,7 @@ def annotate(attributes: Mapping[str, object] = {}, error: Exception | None = No
 
 @contextlib.contextmanager
 def optional_package(package: str, variables: str) -> Iterator[None]:
-    """Make SetupErrors of an ImportError, which names the package, and of a ValueError, which names the variables."""
+    """Turn an ImportError into a SetupError that names the package, and a ValueError into one that names variables."""
     try:
         yield
     except ImportError as error:
@@ -3880,9 +3880,9 @@ class NoSuchCat(LookupError):
 class Unavailable(Exception):
     """Another server, or what it sent, cannot be used now. The message says why."""
 
-    def __init__(self, reason: str, status: int = 200, retry_after: float = 0.0) -> None:
+    def __init__(self, reason: str, status: int | None = None, retry_after: float = 0.0) -> None:
         super().__init__(reason)
-        self.status = status  # of the response
+        self.status = status  # of the response, if there is one
         self.retry_after = retry_after  # seconds
 
 
@@ -4140,8 +4140,9 @@ class Fetcher:
             data = body.result(seconds)
         except TimeoutError:
             reading.give_up()
+            thread.join(1)
             raise Unavailable(f"no whole answer after {seconds:.0f} seconds") from None
-        thread.join()  # a process can fork only without other threads
+        thread.join()  # a CGI process may fork after this, which is safe only without other threads
         return data
 
     def _read(self, request: Request, reading: Reading) -> bytes:
@@ -4479,7 +4480,7 @@ class Refresher:
             return False
         for source in self._sources:
             source.restore(*saved.get(source.name, (0, 0.0)))
-        self._repeats = QUICK_REPEATS - 1  # unknown for other processes; one more repeat ends the hurry
+        self._repeats = QUICK_REPEATS - 1  # of earlier processes, none is known; one more ends the hurry
         return True
 
     def fetch_one(self, lease_seconds: float = 0.0) -> None:
@@ -5059,7 +5060,7 @@ class State(NamedTuple):
     inode: int = 0  # of the file
     key: str = ""  # that the machine writes now
     marks: Sequence[str] = ()  # the last ones that it wrote under the key
-    begun: Mapping[str, int] = {}  # visits that other keys have
+    begun: Mapping[str, int] = {}  # visits already counted under the file's earlier keys
     past: Mapping[str, Mapping[str, int]] = {}  # visits under each key that the file had before
     elsewhere: Mapping[str, int] = {}  # visits of all other machines
     machines: int = 1
@@ -5346,14 +5347,14 @@ CRAWLERS = (  # found in the names of crawlers and link previews, from monperrus
     r"(?i)(?<!cu)bot|crawl|spider|slurp|scrap|preview|fetcher|scan|check|monitor|uptime|archiv|feed|index|google|"
     r"whatsapp|viber|bluesky|externalhit|\(compatible; (?!msie|konq)|://|@[a-z]|\.(com|org|net|io)\b")
 GZIP = r"(?i)\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))"
-QUALITY = r"q=([01]\.?|[01]?\.[0-9]+)"  # the weight of a media type in Accept
+QUALITY = r"q=(0?\.[0-9]+|0\.?|1(\.0*)?)"  # the weight of a media type in Accept
 HOST = r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?"
 MAX_HEADER_BYTES = 16 << 10  # browsers and proxies send less
 MAX_ACCEPT = 1000  # characters of Accept that are read; those of browsers have some 150
 MAX_BODY_BYTES = 8 << 10  # the service ignores bodies
 REFUSALS = {
-    413: f"a request's body has less than {MAX_BODY_BYTES:,} bytes here, and none is needed",
-    431: f"a request's address and headers have less than {MAX_HEADER_BYTES:,} bytes here",
+    413: f"a request's body must have less than {MAX_BODY_BYTES:,} bytes, and none is needed",
+    431: f"a request's address and headers must have less than {MAX_HEADER_BYTES:,} bytes",
 }
 ROBOTS = """\
 User-agent: *
@@ -6210,7 +6211,7 @@ class DrawingQueue:
 
     def __init__(self) -> None:
         self.refused = 0
-        self._occupied = Counter[str]()  # places, by client, with that of the request whose drawing is being made
+        self._occupied = Counter[str]()  # taken places by client, including the drawing in progress
         self._lines = Lines[Callable[[], None]]()
         self._ending = False
         self._changed = threading.Condition()  # the lines are longer, or the thread has to end
@@ -6303,8 +6304,8 @@ class Streams:
     def tick(self, ending: bool) -> None:
         """Send what the cats do now. End the streams that are over, or all if the service ends.
 
-        A client that has not read the last change misses this one. So do clients whose changes would take longer than
-        TURN_SECONDS to compute, together with those of others: they come first in the next call.
+        A client that has not read the last change misses this one. When TURN_SECONDS are used up, the remaining clients
+        are skipped, and come first in the next call.
         """
         now = time.monotonic()
         seconds = time.time()
@@ -6528,11 +6529,15 @@ class Service:
         wanted = read_parameter(request.parameters, "like")
         if wanted:
             return self.show_cat(request, self._cat_like(wanted, request.client), find)
+        cat_id = ""
         try:
-            return self.show_cat(request, self._pick(request), find)
+            cat_id = self._pick(request)
+            return self.show_cat(request, cat_id, find)
         except NoSuchCat:
             pass  # the store dropped the cat after it was picked
-        except (PictureError, sqlite3.Error) as error:
+        except PictureError as error:
+            self._log_unavailable(cat_id, error)
+        except sqlite3.Error as error:
             self.read_trouble.begin(error)
         return self.show_cat(request, random.choice(house_cats()), find)
 
@@ -6565,10 +6570,14 @@ class Service:
         except NoSuchCat:
             message = f"there is no cat {quoted(cat_id)}; the ids {HOUSE_CAT_IDS} always exist"
             raise bottle.HTTPError(404, message) from None
-        except (Unavailable, PictureError) as error:  # PictureError: the stored picture is damaged
-            if self.logged_failures.allows():
-                log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
+        except (Unavailable, PictureError) as error:
+            self._log_unavailable(cat_id, error)
             raise bottle.HTTPError(503, "the source of this cat's picture is unavailable right now", error) from None
+
+    def _log_unavailable(self, cat_id: str, error: Unavailable | PictureError) -> None:
+        """Log that a source gives no picture, or that the stored picture is damaged."""
+        if self.logged_failures.allows():
+            log.warning("Cat unavailable", {"id": cat_id, "error": str(error)})
 
     def _count_visit(self, request: ClientRequest) -> None:
         if request.method == "GET" and not crawls(request.agent):
@@ -6758,42 +6767,6 @@ class Service:
         if not self.allowed_panics.allows():
             raise bottle.HTTPError(429, f"somebody asked for this less than {seconds:.0f} seconds ago")
         raise RuntimeError("This is a drill: somebody asked for /panic")
-
-    def maintain(self, stopping: threading.Event) -> None:
-        """Every second until `stopping`, check and sync the database, and read the countries again if replaced."""
-        while not stopping.wait(1):
-            self.visit_counter.commit()
-            if not self.visit_counter.trouble:
-                with self.read_trouble.contain(sqlite3.Error):
-                    self.store.counts()
-                    self.database.sync()
-            try:
-                if self.countries.reload():
-                    log.info("Countries were replaced")
-            except Exception as error:
-                log.warning("Countries cannot be replaced", {"error": str(error)})
-
-    def finish_cgi(self) -> None:
-        """End a CGI process, whose client has the response: count the visit, exchange visits, and fetch a cat if due.
-
-        A fork fetches the cat.
-        """
-        self.studio.queue.close()
-        self.visit_counter.close(CGI_PATIENCE)
-        try:
-            self.database.wait_for_locks(START_SECONDS)
-            self.machines.exchange_if_due()
-            due = self.refresher.claim_due_fetch()
-            self.database.close()  # SQLite connections do not survive a fork
-            if due and not os.fork():
-                self.database.open(START_SECONDS)
-                self.database.wait_for_locks(START_SECONDS)
-                self.refresher.fetch_one()
-        except sqlite3.Error as error:
-            log.warning("The store cannot be refreshed", {"error": str(error)})
-        except Exception:
-            log.exception("Refreshing the store failed")
-        self.database.close()
 
 
 def make_app(settings: Settings) -> bottle.Bottle:
@@ -7266,7 +7239,7 @@ def serve(settings: Settings) -> int:
     signal.signal(signal.SIGINT, stop)
     announce(settings, listener, log_writer)
     stopping = threading.Event()
-    maintenance = start_thread(service.maintain, stopping)
+    maintenance = start_thread(maintain, service, stopping)
     start_thread(service.refresher.run, stopping)
     all_counted = threading.Event()  # then the last exchange with other machines is due
     exchange = start_thread(service.machines.run, all_counted)
@@ -7282,6 +7255,21 @@ def serve(settings: Settings) -> int:
     service.database.close()
     flush()
     return 0
+
+
+def maintain(service: Service, stopping: threading.Event) -> None:
+    """Every second until `stopping`, check and sync the database, and read the countries again if replaced."""
+    while not stopping.wait(1):
+        service.visit_counter.commit()
+        if not service.visit_counter.trouble:
+            with service.read_trouble.contain(sqlite3.Error):
+                service.store.counts()
+                service.database.sync()
+        try:
+            if service.countries.reload():
+                log.info("Countries were replaced")
+        except Exception as error:
+            log.warning("Countries cannot be replaced", {"error": str(error)})
 
 
 def announce(settings: Settings, listener: socket.socket, log_writer: LogWriter) -> None:
@@ -7328,8 +7316,10 @@ def start_reporting(settings: Settings) -> Callable[[], None]:
         senders.append(start_tracing(settings))
 
     def flush() -> None:
-        for sender in senders:
-            start_thread(sender).join(FLUSH_SECONDS)  # OpenTelemetry itself would wait without limit
+        threads = [start_thread(send_rest) for send_rest in senders]
+        deadline = time.monotonic() + FLUSH_SECONDS  # OpenTelemetry itself would wait without limit
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     return flush
 
@@ -7344,6 +7334,7 @@ def serve_cgi() -> int:
         start_logging(settings.log_level)
         flush = start_reporting(settings)
         app = make_app(settings)
+        wsgi_app = traced(app) if settings.otlp_endpoint else app
     except SetupError as error:
         for problem in error.args:
             log.critical("Not set up", {"problem": problem})
@@ -7351,16 +7342,39 @@ def serve_cgi() -> int:
         return 2
     os.environ.setdefault("PATH_INFO", "")  # servers may omit an empty path
     os.environ.setdefault("REQUEST_METHOD", "GET")
-    CGIHandler().run(traced(app) if settings.otlp_endpoint else app)
+    CGIHandler().run(wsgi_app)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Apache sends SIGTERM when it has the whole response
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         length = int(os.environ.get("CONTENT_LENGTH") or 0)
         sys.stdin.buffer.read(max(0, min(length, 1 << 20)))  # Apache loses a response if it cannot send the body
     discard_output()
-    app.service.finish_cgi()
+    finish_cgi(app.service)
     flush()
     return 0
+
+
+def finish_cgi(service: Service) -> None:
+    """End a CGI process, whose client has the response: count the visit, exchange visits, and fetch a cat if due.
+
+    A fork fetches the cat.
+    """
+    service.studio.queue.close()
+    service.visit_counter.close(CGI_PATIENCE)
+    try:
+        service.database.wait_for_locks(START_SECONDS)
+        service.machines.exchange_if_due()
+        due = service.refresher.claim_due_fetch()
+        service.database.close()  # SQLite connections do not survive a fork
+        if due and not os.fork():
+            service.database.open(START_SECONDS)
+            service.database.wait_for_locks(START_SECONDS)
+            service.refresher.fetch_one()
+    except sqlite3.Error as error:
+        log.warning("The store cannot be refreshed", {"error": str(error)})
+    except Exception:
+        log.exception("Refreshing the store failed")
+    service.database.close()
 
 
 # waitress parses requests, runs the app in its threads and writes the heads of responses. Server has a loop of its own,
@@ -7450,7 +7464,7 @@ REQUEST_HEAD = REQUEST_LINE + rb"(?:" + HEADER_LINE + rb")*+(?:\r\n)?+"
 def check_head(head: bytes) -> None:
     """Raise ValueError, with the reason, if the service refuses the head of a request."""
     if head.count(b"\r\n") > MAX_HEADERS + 2:
-        raise ValueError(f"a request has at most {MAX_HEADERS} headers here")
+        raise ValueError(f"a request may have at most {MAX_HEADERS} headers")
     if not re.fullmatch(REQUEST_HEAD, head):
         wrong = invalid_line(head).decode("latin-1")
         raise ValueError(f"{quoted(wrong)} is not HTTP/1.1 or HTTP/1.0")
@@ -7502,7 +7516,7 @@ class Parser(WaitressParser):
             if "," in self.headers.get("HOST", ""):
                 raise ValueError("more than one Host")
             if self.version == "1.1" and "HOST" not in self.headers:  # RFC 9112, 3.2
-                raise ValueError("a request of HTTP/1.1 has a Host")
+                raise ValueError("a request of HTTP/1.1 must have a Host")
         except ValueError as error:
             raise waitress.parser.ParsingError(str(error)) from None
 
@@ -7683,7 +7697,7 @@ class Channel(WaitressChannel):
         if self.server.draining or not self.unacknowledged():
             self.handle_close()
             return
-        self.server.poll.unregister(self.socket)  # which would report again and again that both sides send no more
+        self.server.poll.unregister(self.socket)  # after the shutdown below, poll() could report POLLHUP in every turn
         self.leaving = True
         try:
             self.socket.shutdown(socket.SHUT_WR)
@@ -7706,7 +7720,7 @@ class Channel(WaitressChannel):
         return sum(self._kernel_memory())
 
     def _kernel_memory(self) -> tuple[int, int, int]:
-        """Return the bytes for what has arrived, for nothing yet, and for what the client has not acknowledged.
+        """Return the receive, reserved and send memory, in bytes.
 
         If this is not Linux, they are unknown, and seem to be 0.
         """
@@ -7929,7 +7943,7 @@ class Server:
             self._channel_class(self, client, address)
 
     def _make_room(self) -> None:
-        """Drop the idlest connection of those clients that have the most. One without a request comes first."""
+        """Of the clients with most connections, drop the idlest connection; prefer one with no request in progress."""
         self._full.begin(f"{len(self.active_channels)} are open")
         channels = self.active_channels.values()
         if not channels:
@@ -8142,7 +8156,8 @@ def find_picture(source: str, view: View) -> Image.Image:
 
 
 def complain(message: str) -> None:
-    print(f"catscii: {message}", file=sys.stderr)
+    if sys.stderr:  # it is None if it was closed when Python started; then print() would choose standard output
+        print(f"catscii: {message}", file=sys.stderr)
 
 
 def discard_output() -> None:

@@ -757,7 +757,14 @@ def test_the_first_log_line_says_what_is_on_and_secrets_stay_secret(start, upstr
     assert b"s3cret" not in shown and "s3cret" not in repr(catscii.read_settings(SECRETS))
 
 
+def test_a_list_of_urls_may_end_with_a_comma():
+    endpoints = "http://a:1, http://b:2,"
+    assert catscii.read_settings({"ETCD_ENDPOINTS": endpoints}).etcd_endpoints == ("http://a:1", "http://b:2")
+    assert catscii.read_settings({"CAT_SOURCES": endpoints}).cat_sources == ("http://a:1", "http://b:2")
+
+
 @pytest.mark.parametrize(("variable", "value"), [
+    ("ETCD_ENDPOINTS", "http://u:s3cret@host,,http://host"),
     ("CAT_API_KEY", "s3cret\nx"),
     ("CAT_API_KEY", "s3crét"),
     ("HONEYCOMB_API_KEY", "s3cret\nx"),
@@ -2126,6 +2133,17 @@ def test_a_permalink_leads_to_an_evicted_cat_and_to_one_that_only_a_source_knows
     assert service.get("/cat/nobody").status == 503
 
 
+def test_a_damaged_picture_in_the_store_is_told_by_its_cat_and_a_house_cat_is_shown(start, upstream):
+    service = start(command=QUICKLY_FILLED, CAT_SOURCES=upstream.cataas)
+    eventually(lambda: service.stored() == FEW_CATS)
+    sql(service.database, "UPDATE cats SET picture = ?", b"no picture")
+    for _ in range(4):
+        assert service.json("/?width=33")["id"].startswith("house-")
+    assert health(service)[:2] == (200, "ok")
+    told = [line["fields"] for line in service.log if line["fields"]["message"] == "Cat unavailable"]
+    assert told and not any(fields["id"].startswith("house-") for fields in told)
+
+
 def test_a_result_of_a_search_that_is_no_cat_does_not_hide_the_others(start, upstream):
     upstream.known.add("good")
     results = [{"id": "bad"}, "bad", upstream.the_cat_api_entry("good")]
@@ -3456,6 +3474,8 @@ def kind(response: urllib3.BaseHTTPResponse) -> str:
     ({"Accept": "*/*, text/html;q=0.0, text/plain;q=0"}, "json"),
     ({"Accept": "text/html;q=0, */*"}, "text"),
     ({"Accept": ";;q=,,"}, "html"),
+    ({"Accept": "text/html, application/json;q=1.9"}, "html"),
+    ({"Accept": "text/html;q=0.9, application/json;q=1.00"}, "json"),
 ])
 def test_the_format_is_what_accept_or_the_client_asks_for(service, headers, expected):
     assert kind(service.get("/cat/house-1", headers)) == expected
@@ -6269,6 +6289,13 @@ def test_cgi_that_is_not_set_up_tells_the_log_alone(tmp_path):
     assert [problem.split(":")[0] for problem in problems] == ["GEOLITE2_COUNTRY_DB", "LOG_LEVEL"]
 
 
+def test_cgi_tells_the_log_that_traces_are_not_set_up(tmp_path):
+    answer = cgi(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://localhost:9", OTEL_PROPAGATORS="pigeon")
+    assert answer.status == "500 Internal Server Error"
+    (line,) = answer.log
+    assert line["fields"]["problem"].startswith("OTEL_PROPAGATORS: ")
+
+
 def test_a_cgi_process_and_its_child_both_send_their_spans(tmp_path, upstream):
     telemetry = {"SENTRY_DSN": upstream.dsn, "OTEL_EXPORTER_OTLP_ENDPOINT": upstream.url}
     result = run(**cgi_variables(tmp_path, CAT_SOURCES=upstream.cataas, **telemetry))
@@ -6284,7 +6311,7 @@ def test_cgi_counts_the_visit_as_soon_as_the_database_is_no_longer_locked(tmp_pa
         service.visit_counter.count("ZZ")
         service.visit_counter.write()
         monkeypatch.setattr(catscii.time, "sleep", lambda _: naps.append(other.execute("COMMIT" if not naps else "")))
-        service.finish_cgi()
+        catscii.finish_cgi(service)
     assert len(naps) == 1 and visits_in(Path(path)) == 1
 
 
@@ -6871,6 +6898,7 @@ def test_art_shows_a_random_cat_like_some_words():
     ("art /no/such.jpg", 1, "catscii: '/no/such.jpg': No such file or directory"),
     ("art house-99999999999", 1, "No such file or directory; house cats are house-0 to house-4294967295"),
     (f"art {__file__}", 1, f"catscii: {__file__!r}: not a picture"),
+    ("art /no/such.jpg 2>&-", 1, ""),
     ("art http://127.0.0.1:9/x.jpg", 1, "catscii: 'http://127.0.0.1:9/x.jpg': "),
     ("art house-1 --format json > /dev/full", 1, "catscii: standard output: No space left on device"),
     ("--help > /dev/full", 1, "catscii: standard output: No space left on device"),
@@ -6893,7 +6921,7 @@ def test_art_explains_what_is_wrong_in_one_line(command, status, words):
     result = subprocess.run(["bash", "-c", script], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     *before, line = result.stderr.splitlines() or [""]
     assert result.returncode == status and words in line and (status == 2 or not before)
-    assert bool(words) == bool(line) and "Traceback" not in result.stderr
+    assert bool(words) == bool(line) and "Traceback" not in result.stderr and not result.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------------------
